@@ -1,0 +1,1 @@
+"""What gives the figures of docs/benchmarks.md: `just benchmark [PART...]`."""

@@ -1,0 +1,373 @@
+import datetime as dt
+import os
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services.audio import AudioFileManager
+
+DAY = dt.date(2025, 11, 7)
+
+
+@pytest.fixture
+def manager(tmp_path):
+    return AudioFileManager(tmp_path / "outputs")
+
+
+def put(manager, job_id, date=None, *, text="audio", extension=".wav", age_days=0.0):
+    path = manager.get_output_path(job_id, extension, date=date)
+    path.write_text(text)
+    then = time.time() - age_days * 86_400
+    os.utime(path, (then, then))
+    return path
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def names(paths):
+    return [path.stem for path in paths]
+
+
+def test_a_file_lies_in_the_folder_of_its_day(manager):
+    path = manager.get_output_path("job-1", date=DAY)
+    assert path == manager.base_dir / "2025" / "11" / "07" / "job-1.wav"
+    assert path.parent.is_dir()
+
+
+def test_today_is_the_day_in_utc(manager):
+    before = dt.datetime.now(dt.UTC).date()
+    path = manager.get_output_path("job-1")
+    after = dt.datetime.now(dt.UTC).date()
+    assert dt.date(*map(int, path.parts[-4:-1])) in {before, after}
+
+
+def test_a_moment_counts_by_its_day_in_utc(manager):
+    zone = dt.timezone(dt.timedelta(hours=5))
+    aware = dt.datetime(2025, 11, 8, 3, 0, tzinfo=zone)
+    assert manager.get_output_path("a", date=aware).parent.name == "07"
+    naive = dt.datetime(2025, 11, 8, 3, 0)
+    assert manager.get_output_path("a", date=naive).parent.name == "08"
+
+
+def test_the_default_folder_is_not_made_before_it_is_needed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manager = AudioFileManager()
+    path = manager.get_output_path("job", create_dirs=False, date=DAY)
+    assert str(path) == "data/outputs/2025/11/07/job.wav"
+    assert not names_in(tmp_path)
+
+
+@pytest.mark.parametrize("extension", ["flac", ".flac"])
+def test_an_extension_may_bring_its_dot(manager, extension):
+    assert manager.get_output_path("job", extension).name == "job.flac"
+
+
+BAD_IDS = ["", ".", "..", "a/b", "../a", "/etc/passwd", "a\\b", "a\0b", "a\n", ".hidden", "-x",
+           "a.", "é", "a b", "x" * 129]  # fmt: skip
+
+
+@pytest.mark.parametrize("job_id", BAD_IDS)
+def test_an_id_that_is_no_plain_name_is_refused(manager, job_id):
+    with pytest.raises(ValueError, match="Invalid job id"):
+        manager.get_output_path(job_id)
+    with pytest.raises(ValueError, match="Invalid job id"):
+        manager.file_exists(job_id)
+    assert not manager.base_dir.exists()
+
+
+@pytest.mark.parametrize("extension", ["", ".", "/wav", "../x", ".w/v", ".wav ", ".tar.gz"])
+def test_an_extension_that_is_none_is_refused(manager, extension):
+    with pytest.raises(ValueError, match="Invalid extension"):
+        manager.get_output_path("job", extension)
+
+
+def test_a_job_exists_on_the_day_it_was_written(manager):
+    put(manager, "job", DAY)
+    assert manager.file_exists("job", date=DAY)
+    assert not manager.file_exists("job", ".flac", date=DAY)
+    assert not manager.file_exists("job")
+    assert not manager.file_exists("other", date=DAY)
+
+
+def test_sizes_are_bytes_and_mebibytes(manager):
+    path = put(manager, "job", text="x" * 524_288)
+    assert manager.get_file_size(path) == 524_288
+    assert manager.get_file_size_mb(str(path)) == 0.5
+    with pytest.raises(FileNotFoundError):
+        manager.get_file_size(path.with_name("none.wav"))
+
+
+def test_deleting_says_whether_there_was_a_file(manager):
+    path = put(manager, "job")
+    assert manager.delete_file(path) is True
+    assert not path.exists()
+    assert manager.delete_file(path) is False
+
+
+def test_a_folder_is_no_file_to_delete(manager):
+    path = put(manager, "job")
+    assert manager.delete_file(path.parent) is False
+    assert path.exists()
+
+
+def test_moving_returns_the_destination(manager):
+    source = put(manager, "job", text="music")
+    destination = manager.base_dir / "kept" / "best.wav"
+    assert manager.move_file(source, destination) == destination
+    assert destination.read_text() == "music"
+    assert not source.exists()
+
+
+def test_copying_keeps_the_source_and_leaves_no_other_file(manager):
+    source = put(manager, "job", text="music", age_days=3)
+    destination = manager.copy_file(source, manager.base_dir / "kept" / "best.wav")
+    assert destination.read_text() == source.read_text() == "music"
+    assert destination.stat().st_mtime == pytest.approx(source.stat().st_mtime, abs=1)
+    assert names_in(destination.parent) == ["best.wav"]
+
+
+def test_a_copy_that_fails_leaves_nothing(manager):
+    source = put(manager, "job")
+    (manager.base_dir / "kept" / "best.wav").mkdir(parents=True)
+    with pytest.raises(IsADirectoryError):
+        manager.copy_file(source, manager.base_dir / "kept" / "best.wav")
+    assert names_in(manager.base_dir / "kept") == ["best.wav"]
+
+
+@pytest.mark.parametrize("operation", ["move_file", "copy_file"])
+def test_without_a_source_there_is_nothing_to_move(manager, operation):
+    with pytest.raises(FileNotFoundError, match="No such file"):
+        getattr(manager, operation)(manager.base_dir / "none.wav", manager.base_dir / "to.wav")
+
+
+def test_a_relative_path_is_taken_from_the_working_or_the_base_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    manager = AudioFileManager("outputs")
+    path = put(manager, "job", DAY)
+    assert not path.is_absolute()
+    assert manager.get_file_size(path) == manager.get_file_size("2025/11/07/job.wav") == 5
+    assert manager.get_file_size(path.absolute()) == 5
+
+
+def outside_paths(tmp_path):
+    """Paths that lead to a file outside, one way or another."""
+    base = tmp_path / "outputs"
+    base.mkdir()
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "f.wav").write_text("secret")
+    (base / "file-link.wav").symlink_to(tmp_path / "secret" / "f.wav")
+    (base / "folder-link").symlink_to(tmp_path / "secret")
+    (base / "loop").symlink_to(base / "loop")
+    (tmp_path / "outputs-2").symlink_to(tmp_path / "secret")
+    return [
+        tmp_path / "secret" / "f.wav",
+        "../secret/f.wav",
+        base / ".." / "secret" / "f.wav",
+        base / "file-link.wav",
+        base / "folder-link" / "f.wav",
+        base / "folder-link" / ".." / "secret" / "f.wav",
+        base / "loop",
+        tmp_path / "outputs-2" / "f.wav",
+        base,
+        tmp_path,
+        "/",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("index", range(12))
+def test_no_path_reaches_outside(tmp_path, monkeypatch, index):
+    monkeypatch.chdir(tmp_path)
+    path = outside_paths(tmp_path)[index]
+    manager = AudioFileManager(tmp_path / "outputs")
+    inside = put(manager, "job")
+    for operation in (
+        lambda: manager.get_file_size(path),
+        lambda: manager.get_file_size_mb(path),
+        lambda: manager.delete_file(path),
+        lambda: manager.move_file(path, inside),
+        lambda: manager.move_file(inside, path),
+        lambda: manager.copy_file(path, inside),
+        lambda: manager.copy_file(inside, path),
+    ):
+        with pytest.raises(ValueError, match="outside"):
+            operation()
+    assert (tmp_path / "secret" / "f.wav").read_text() == "secret"
+    assert inside.read_text() == "audio"
+
+
+def test_a_day_folder_that_leads_out_is_refused(tmp_path, manager):
+    (tmp_path / "secret").mkdir()
+    manager.base_dir.mkdir()
+    (manager.base_dir / "2025").symlink_to(tmp_path / "secret")
+    with pytest.raises(ValueError, match="outside"):
+        manager.get_output_path("job", date=DAY)
+    assert not names_in(tmp_path / "secret")
+
+
+def test_links_are_neither_listed_nor_followed_nor_cleaned(tmp_path):
+    outside_paths(tmp_path)
+    manager = AudioFileManager(tmp_path / "outputs")
+    assert manager.list_files() == []
+    assert manager.get_storage_stats()["total_files"] == 0
+    assert manager.cleanup_old_files(0, dry_run=False) == 0
+    assert manager.cleanup_empty_directories() == 0
+    assert (tmp_path / "secret" / "f.wav").exists()
+
+
+def test_files_are_listed_newest_first(manager):
+    put(manager, "new")
+    put(manager, "hour", age_days=1 / 24 / 60)
+    put(manager, "january", dt.date(2025, 1, 15))
+    put(manager, "november", DAY)
+    put(manager, "restored", dt.date(2024, 6, 1))
+    expected = ["new", "hour", "november", "january", "restored"]
+    assert names(manager.list_files()) == expected
+    assert names(manager.list_files(limit=2)) == expected[:2]
+    assert manager.list_files(limit=0) == manager.list_files(limit=-3) == []
+
+
+def test_within_a_past_day_the_later_file_is_first(manager):
+    put(manager, "first", DAY, age_days=0.2)
+    put(manager, "second", DAY, age_days=0.1)
+    assert names(manager.list_files()) == ["second", "first"]
+
+
+def test_both_ends_of_a_range_of_days_belong_to_it(manager):
+    for day in (1, 2, 3, 4):
+        put(manager, f"d{day}", dt.date(2025, 11, day))
+    listed = manager.list_files(dt.date(2025, 11, 2), dt.datetime(2025, 11, 3))
+    assert names(listed) == ["d3", "d2"]
+    assert names(manager.list_files(start_date=dt.date(2025, 11, 4))) == ["d4"]
+    assert names(manager.list_files(end_date=dt.date(2025, 11, 1))) == ["d1"]
+
+
+@pytest.mark.parametrize("extension", ["flac", ".FLAC"])
+def test_a_listing_can_be_of_one_kind(manager, extension):
+    put(manager, "a")
+    put(manager, "b", extension=".flac")
+    assert names(manager.list_files(extension=extension)) == ["b"]
+
+
+def test_nothing_is_listed_where_there_is_no_folder(manager):
+    assert manager.list_files() == []
+    assert manager.cleanup_old_files() == 0
+    assert manager.cleanup_empty_directories() == 0
+
+
+def test_a_dry_run_counts_and_keeps(manager):
+    old = put(manager, "old", age_days=31)
+    put(manager, "young", age_days=29)
+    assert manager.cleanup_old_files() == 1
+    assert old.exists()
+    assert manager.cleanup_old_files(dry_run=False) == 1
+    assert names(manager.list_files()) == ["young"]
+
+
+def test_a_restored_file_is_as_old_as_its_folder(manager):
+    put(manager, "restored", DAY)
+    assert manager.cleanup_old_files(30) == 1
+
+
+def test_a_negative_age_is_refused(manager):
+    for age in (-1, float("nan")):
+        with pytest.raises(ValueError, match="days_old"):
+            manager.cleanup_old_files(age)
+
+
+def test_left_over_temporary_files_are_hidden_and_cleaned(manager):
+    path = put(manager, "job", age_days=40)
+    path.rename(path.with_name(".dgx-0123456789abcdef.part"))
+    assert manager.list_files() == []
+    assert manager.cleanup_old_files(dry_run=False) == 1
+    assert not names_in(path.parent)
+
+
+def test_empty_folders_go_and_full_ones_stay(manager):
+    kept = put(manager, "job", DAY)
+    manager.get_output_path("gone", date=dt.date(2024, 1, 1))
+    (manager.base_dir / "x" / "y").mkdir(parents=True)
+    assert manager.cleanup_empty_directories() == 5
+    assert kept.exists()
+    assert names_in(manager.base_dir) == ["2025"]
+
+
+def test_the_base_folder_stays_when_it_is_empty(manager):
+    manager.base_dir.mkdir()
+    assert manager.cleanup_empty_directories() == 0
+    assert manager.base_dir.is_dir()
+
+
+def test_statistics_count_what_is_there(manager):
+    oldest = put(manager, "a", dt.date(2025, 1, 1), text="x" * 1000)
+    put(manager, "b", extension=".flac", text="x" * 500, age_days=1)
+    newest = put(manager, "c", text="x" * 548)
+    stats = manager.get_storage_stats()
+    assert (stats["total_files"], stats["total_size_bytes"]) == (3, 2048)
+    assert stats["total_size_mb"] == 2048 / 2**20
+    assert stats["total_size_gb"] == 2048 / 2**30
+    assert (stats["oldest_file"], stats["newest_file"]) == (str(oldest), str(newest))
+    assert stats["file_types"] == {".wav": 2, ".flac": 1}
+
+
+def test_an_empty_store_has_statistics_too(manager):
+    assert manager.get_storage_stats() == {
+        "total_files": 0,
+        "total_size_bytes": 0,
+        "total_size_mb": 0.0,
+        "total_size_gb": 0.0,
+        "oldest_file": None,
+        "newest_file": None,
+        "file_types": {},
+    }
+
+
+def test_the_information_says_whether_the_folder_is_there(manager):
+    info = manager.get_info()
+    assert (info["base_dir"], info["base_dir_exists"]) == (str(manager.base_dir), False)
+    assert info["free_bytes"] is None
+    manager.base_dir.mkdir()
+    assert manager.get_info()["base_dir_exists"] is True
+    assert manager.get_info()["free_bytes"] > 0
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(job_id=st.text(max_size=40), extension=st.text(max_size=12))
+def test_an_id_is_refused_or_stays_in_the_folder_of_its_day(manager, job_id, extension):
+    try:
+        path = manager.get_output_path(job_id, extension, create_dirs=False, date=DAY)
+    except ValueError:
+        return
+    assert path.parent == manager.base_dir / "2025" / "11" / "07"
+    assert path.name.startswith(job_id)
+
+
+PARTS = st.sampled_from(["..", ".", "outputs", "in", "out", "secret", "f.wav", "new", "a\0b"])
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(parts=st.lists(PARTS, max_size=7), absolute=st.booleans())
+def test_whatever_the_path_nothing_outside_is_read_or_written(tmp_path, parts, absolute):
+    base, secret = tmp_path / "outputs", tmp_path / "secret"
+    base.mkdir(exist_ok=True)
+    secret.mkdir(exist_ok=True)
+    (secret / "f.wav").write_text("secret")
+    if not (base / "out").is_symlink():
+        (base / "out").symlink_to(secret)
+    (base / "in").mkdir(exist_ok=True)
+    (base / "source").write_text("x")
+    path = str(Path(base, *parts)) if absolute else "/".join(parts)
+    manager = AudioFileManager(base)
+    for operation in (manager.get_file_size, lambda to: manager.copy_file("source", to)):
+        try:
+            operation(path)
+        except (ValueError, OSError):
+            continue
+        assert base.resolve() in (base / path).resolve().parents
+    assert names_in(secret) == ["f.wav"]
+    assert (secret / "f.wav").read_text() == "secret"

@@ -1,0 +1,166 @@
+"""EBU Tech 3341, cases 15 to 23, and agreement with libebur128."""
+
+import math
+import tracemalloc
+
+import numpy as np
+import pyebur128
+import pytest
+
+from services.audio import measure_loudness
+from services.audio.truepeak import (
+    block_peaks,
+    oversampling,
+    short_filter_block_peaks,
+    short_filter_peak,
+    true_peak,
+)
+
+RATES = [32_000, 44_100, 48_000]
+
+
+def faded(signal, rate):
+    """The signal with 10 ms ramps, on both channels."""
+    ramp = np.minimum(1.0, np.arange(signal.size) / (0.01 * rate))
+    return np.tile((signal * ramp * ramp[::-1]).astype(np.float32), (2, 1))
+
+
+def sine(rate, divisor, amplitude, degrees):
+    angle = 2 * np.pi * np.arange(rate) / divisor + math.radians(degrees)
+    return faded(amplitude * np.sin(angle), rate)
+
+
+def burst(rate, offset):
+    """Cases 20 to 23: one period of fs/4 at 0 dBTP in a tone of fs/6, 0 to 3 quarters late.
+
+    Built at four times the rate, brought below the Nyquist frequency and decimated.
+    """
+    half = 2 * rate // 24 * 24
+    low = 0.5 * np.sin(2 * np.pi * np.arange(half) / 24)
+    fine = np.concatenate([low, np.sin(2 * np.pi * np.arange(16) / 16), low])
+    taps = np.arange(-2048, 2049)
+    kernel = np.sinc(taps * 0.97 / 4) * np.kaiser(taps.size, 10.0)
+    spectrum = np.fft.rfft(fine, 1 << 20) * np.fft.rfft(kernel / kernel.sum(), 1 << 20)
+    smooth = np.fft.irfft(spectrum)[2048 : 2048 + fine.size]
+    return faded(smooth[offset::4], rate)
+
+
+def independent(signal, rate):
+    """The true peak as libebur128 reads it, linear."""
+    state = pyebur128.R128State(len(signal), rate, pyebur128.MeasurementMode.MODE_TRUE_PEAK)
+    frames = np.ascontiguousarray(signal.T, np.float64)
+    state.add_frames(frames.ravel(), len(frames))
+    return max(pyebur128.get_true_peak(state, channel) for channel in range(len(signal)))
+
+
+TONES = {
+    "15": (4, 0.5, 0.0, -6.0),
+    "16": (4, 0.5, 45.0, -6.0),
+    "17": (6, 0.5, 60.0, -6.0),
+    "18": (8, 0.5, 67.5, -6.0),
+    "19": (4, 1.41, 45.0, 3.0),
+}
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("case", TONES)
+def test_tones_with_peaks_between_the_samples(case, rate):
+    *shape, expected = TONES[case]
+    measured = measure_loudness(sine(rate, *shape), rate).true_peak_dbtp
+    assert expected - 0.4 <= measured <= expected + 0.2
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("offset", range(4), ids=["20", "21", "22", "23"])
+def test_bursts_wherever_they_fall_between_the_samples(offset, rate):
+    measured = measure_loudness(burst(rate, offset), rate).true_peak_dbtp
+    assert -0.4 <= measured <= 0.2
+
+
+@pytest.mark.parametrize("rate", [8_000, 32_000, 44_100, 48_000, 96_000, 192_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_short_filter_reads_what_libebur128_reads(rate, channels):
+    rng = np.random.default_rng(rate)
+    signal = rng.standard_normal((channels, 20_011)).astype(np.float32) * np.float32(0.2)
+    signal[:, ::977] *= 4
+    assert short_filter_peak(signal, rate) == pytest.approx(independent(signal, rate), rel=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 2, 13, 31, 32, 33, 100])
+def test_the_short_filter_reads_short_clips_too(samples):
+    signal = np.random.default_rng(samples).uniform(-1, 1, (2, samples)).astype(np.float32)
+    # libebur128 stops at the last sample; what rings after it counts here.
+    ringing = np.pad(signal, ((0, 0), (0, 16)))
+    expected = independent(ringing, 48_000)
+    assert short_filter_peak(signal, 48_000) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("samples", [1, 5, 16, 16_384, 16_385, 40_000])
+@pytest.mark.parametrize("block", [1, 16, 1000])
+def test_there_is_one_peak_a_block_and_none_is_under_its_samples(samples, block):
+    signal = np.random.default_rng(samples).uniform(-1, 1, (2, samples)).astype(np.float32)
+    peaks = block_peaks(signal, 48_000, block)
+    assert peaks.size == math.ceil(samples / block)
+    inside = np.abs(signal).max(axis=0)
+    assert (np.repeat(peaks, block)[:samples] >= inside).all()
+
+
+def test_blocks_hold_the_peak_of_their_own_time():
+    signal = np.zeros((1, 48_000), np.float32)
+    signal[0, 30_007] = 0.7
+    peaks = block_peaks(signal, 48_000, 16)
+    assert peaks.argmax() == 30_007 // 16
+    assert peaks[: 29_000 // 16].max() < 1e-4
+
+
+def test_the_peak_does_not_depend_on_the_block():
+    signal = np.random.default_rng(3).uniform(-1, 1, (2, 50_000)).astype(np.float32)
+    peaks = {float(block_peaks(signal, 48_000, block).max()) for block in (7, 16, 4096)}
+    assert peaks == {true_peak(signal, 48_000)}
+
+
+def test_the_interpolator_is_within_a_tenth_of_a_db_of_a_fine_one():
+    rng = np.random.default_rng(5)
+    spectrum = rng.standard_normal(1000) + 1j * rng.standard_normal(1000)
+    spectrum[850:] = 0
+    signal = np.fft.irfft(spectrum, 2400)
+    fine = np.abs(np.fft.irfft(spectrum, 2400 * 32)).max() * 32
+    # Repeated, since the interpolation of a transform is that of a periodic signal.
+    measured = true_peak(np.tile(signal, 5)[None].astype(np.float32), 48_000)
+    assert 20 * math.log10(measured / fine) == pytest.approx(0.0, abs=0.13)
+
+
+@pytest.mark.parametrize(
+    ("rate", "factor"), [(8_000, 4), (95_999, 4), (96_000, 2), (191_999, 2), (192_000, 1)]
+)
+def test_fast_rates_need_less_oversampling(rate, factor):
+    assert oversampling(rate) == factor
+
+
+def test_memory_does_not_grow_with_the_length_times_the_oversampling():
+    signal = np.zeros((1, 2_000_000), np.float32)
+    tracemalloc.start()
+    true_peak(signal, 48_000)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    # The absolute values of the samples are one copy; four interpolated ones would be four more.
+    assert peak_bytes < 2.5 * signal.nbytes
+
+
+@pytest.mark.parametrize("samples", [1, 31, 33, 5000])
+@pytest.mark.parametrize("rate", [48_000, 96_000, 192_000])
+def test_the_blocks_of_the_short_filter_hold_its_peak(samples, rate):
+    signal = np.random.default_rng(samples).uniform(-1, 1, (2, samples)).astype(np.float32)
+    peaks = short_filter_block_peaks(signal, rate, 16)
+    assert peaks.size == math.ceil(signal.shape[1] / 16)
+    assert peaks.max() == short_filter_peak(signal, rate)
+    assert (np.repeat(peaks, 16)[: signal.shape[1]] >= np.abs(signal).max(axis=0)).all()
+
+
+def test_the_blocks_of_the_short_filter_hold_the_peak_of_their_own_time():
+    signal = np.zeros((1, 48_000), np.float32)
+    # The peak of two equal samples lies between them, and above both.
+    signal[0, 30_007:30_009] = 0.7
+    peaks = short_filter_block_peaks(signal, 48_000, 16)
+    assert peaks.argmax() == 30_007 // 16
+    assert peaks.max() == pytest.approx(0.7 * 4 / math.pi, rel=0.03)

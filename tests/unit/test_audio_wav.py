@@ -1,0 +1,332 @@
+import errno
+import hashlib
+import os
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from services.audio import SUPPORTED_BIT_DEPTHS, write_wav
+from services.audio import wav as wav_module
+from services.audio.wav import staged_wav
+
+RATE = 48_000
+STEPS = {"PCM_16": 2**15, "PCM_24": 2**23, "PCM_32": 2**31}
+
+
+def names_in(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def noise(samples=1000, channels=2, level=0.3):
+    rng = np.random.default_rng(samples)
+    return (rng.standard_normal((channels, samples)) * level).clip(-0.99, 0.99).astype(np.float32)
+
+
+def read(path):
+    """`[channels, samples]` float64 by libsndfile."""
+    frames, _ = soundfile.read(path, dtype="float64", always_2d=True)
+    return frames.T
+
+
+def failing(monkeypatch, name, error):
+    """Make one call into the operating system fail."""
+
+    def fail(*_args, **_kwargs):
+        raise error
+
+    monkeypatch.setattr(wav_module.os, name, fail)
+
+
+@pytest.mark.parametrize("bit_depth", SUPPORTED_BIT_DEPTHS)
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("samples", [1, 3, 65_537])
+def test_an_independent_reader_finds_what_was_written(tmp_path, bit_depth, channels, samples):
+    audio = noise(samples, channels)
+    written = write_wav(tmp_path / "take.wav", audio, RATE, bit_depth, dither=False)
+    info = soundfile.info(written.path)
+    assert (info.format, info.subtype) == ("WAV", bit_depth)
+    assert (info.frames, info.channels, info.samplerate) == (samples, channels, RATE)
+    error = np.abs(read(written.path) - audio).max()
+    assert error <= (0.5 / STEPS[bit_depth] if bit_depth in STEPS else 0.0)
+
+
+def test_the_result_describes_the_file(tmp_path):
+    path = tmp_path / "take.wav"
+    written = write_wav(path, noise(), 32_000)
+    data = path.read_bytes()
+    assert written.path == path
+    assert written.bytes == len(data) == 44 + 4000
+    assert written.sha256 == hashlib.sha256(data).hexdigest()
+    assert written.frames == 1000
+
+
+@pytest.mark.parametrize("bit_depth", SUPPORTED_BIT_DEPTHS)
+def test_the_same_samples_give_the_same_bytes(tmp_path, bit_depth):
+    digests = {write_wav(tmp_path / f"{i}.wav", noise(), RATE, bit_depth).sha256 for i in range(3)}
+    assert len(digests) == 1
+
+
+def test_chunks_are_even_and_the_riff_size_covers_the_file(tmp_path):
+    written = write_wav(tmp_path / "odd.wav", noise(3, 1), RATE, "PCM_24")
+    data = written.path.read_bytes()
+    assert written.bytes == len(data) == 44 + 9 + 1
+    assert struct.unpack_from("<4sI", data) == (b"RIFF", len(data) - 8)
+    assert struct.unpack_from("<4sI", data, 36) == (b"data", 9)
+
+
+def test_pcm_is_held_at_full_scale_and_never_wraps(tmp_path):
+    audio = np.array([[2.0, 1.0, -1.0, -2.0, 1e30, -1e30]], np.float32)
+    for bit_depth, steps in STEPS.items():
+        written = write_wav(tmp_path / f"{bit_depth}.wav", audio, RATE, bit_depth, dither=False)
+        top = (steps - 1) / steps
+        assert read(written.path)[0] == pytest.approx([top, top, -1, -1, top, -1], abs=1e-12)
+
+
+def test_float_keeps_what_is_over_full_scale(tmp_path):
+    audio = np.array([[2.0, -3.5, 1e-20]], np.float32)
+    assert np.array_equal(read(write_wav(tmp_path / "a.wav", audio, RATE, "FLOAT").path), audio)
+
+
+def test_sixteen_bit_samples_come_back_as_they_were(tmp_path):
+    words = np.arange(-(2**15), 2**15, dtype=np.int16)
+    written = write_wav(tmp_path / "all.wav", words, RATE, dither=False)
+    assert np.array_equal(soundfile.read(written.path, dtype="int16")[0], words)
+
+
+def test_dither_makes_the_rounding_error_independent_of_the_signal(tmp_path):
+    time = np.arange(4 * RATE) / RATE
+    quiet = (0.4 / 2**15 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32)
+    plain = read(write_wav(tmp_path / "plain.wav", quiet, RATE, dither=False).path)[0]
+    dithered = read(write_wav(tmp_path / "dithered.wav", quiet, RATE).path)[0]
+    assert not plain.any()
+    amplitude = 2 * np.mean(dithered * np.sin(2 * np.pi * 1000 * time))
+    assert amplitude * 2**15 == pytest.approx(0.4, abs=0.02)
+    error = (dithered - quiet) * 2**15
+    # Rounding 1/12 and two uniform dithers of 1/12 each: a quarter of a step squared.
+    assert error.var() == pytest.approx(0.25, rel=0.03)
+    assert np.abs(error).max() <= 1.5
+
+
+def test_both_channels_get_their_own_dither(tmp_path):
+    audio = np.full((2, 5000), 0.1, np.float32)
+    left, right = read(write_wav(tmp_path / "a.wav", audio, RATE).path) - audio
+    assert abs(np.corrcoef(left, right)[0, 1]) < 0.1
+
+
+def test_silence_is_not_dithered(tmp_path):
+    assert not read(write_wav(tmp_path / "a.wav", np.zeros((2, 500)), RATE).path).any()
+
+
+@pytest.mark.parametrize("bit_depth", ["PCM_24", "PCM_32"])
+def test_only_16_bit_is_dithered(tmp_path, bit_depth):
+    one = write_wav(tmp_path / "a.wav", noise(), RATE, bit_depth, dither=True)
+    other = write_wav(tmp_path / "b.wav", noise(), RATE, bit_depth, dither=False)
+    assert one.sha256 == other.sha256
+
+
+def test_folders_are_made(tmp_path):
+    written = write_wav(str(tmp_path / "a" / "b" / "take.wav"), noise(), RATE)
+    assert written.path == tmp_path / "a" / "b" / "take.wav"
+    assert written.path.is_file()
+
+
+def test_an_existing_file_is_replaced(tmp_path):
+    path = tmp_path / "take.wav"
+    path.write_text("old")
+    write_wav(path, noise(), RATE)
+    assert soundfile.info(path).frames == 1000
+    assert names_in(tmp_path) == ["take.wav"]
+
+
+def test_a_link_is_replaced_and_not_followed(tmp_path):
+    (tmp_path / "elsewhere").write_text("precious")
+    (tmp_path / "take.wav").symlink_to("elsewhere")
+    write_wav(tmp_path / "take.wav", noise(), RATE)
+    assert (tmp_path / "elsewhere").read_text() == "precious"
+    assert not (tmp_path / "take.wav").is_symlink()
+
+
+def test_a_file_gets_the_permissions_new_files_get(tmp_path):
+    (tmp_path / "plain").touch()
+    written = write_wav(tmp_path / "take.wav", noise(), RATE)
+    assert written.path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_the_longest_file_name_can_be_written(tmp_path):
+    path = tmp_path / ("n" * 251 + ".wav")
+    assert write_wav(path, noise(), RATE).path.is_file()
+
+
+@pytest.mark.parametrize("bit_depth", ["PCM_8", "pcm_16", "", "24"])
+def test_unknown_bit_depths_are_refused(tmp_path, bit_depth):
+    with pytest.raises(ValueError, match="Unsupported bit depth"):
+        write_wav(tmp_path / "take.wav", noise(), RATE, bit_depth)
+    assert not names_in(tmp_path)
+
+
+def test_audio_that_cannot_be_written_makes_neither_file_nor_folder(tmp_path):
+    for audio in (np.zeros((3, 9)), np.zeros(0), np.full(5, np.nan)):
+        with pytest.raises(ValueError, match=r"(?i)audio|channels"):
+            write_wav(tmp_path / "new" / "take.wav", audio, RATE)
+    assert not names_in(tmp_path)
+
+
+def test_more_than_4_gib_does_not_fit_a_wav_file(tmp_path):
+    endless = np.broadcast_to(np.float32(0), (2, 2**29))
+    with pytest.raises(ValueError, match="too long"):
+        wav_module._lay_out(*endless.shape, RATE, "FLOAT")
+    assert wav_module._lay_out(2, 2**29 - 8, RATE, "FLOAT").file_bytes <= 2**32 + 7
+
+
+ERRORS = [
+    (errno.ENOSPC, "Free some space"),
+    (errno.EDQUOT, "disk quota"),
+    (errno.EFBIG, "file-size limit"),
+    (errno.EIO, "check it"),
+    (errno.EROFS, "folder you may write to"),
+    (errno.EBUSY, "another place"),
+]
+
+
+@pytest.mark.parametrize(("code", "advice"), ERRORS)
+@pytest.mark.parametrize("call", ["fsync", "fstat"])
+def test_a_disk_that_says_no_is_explained_and_leaves_nothing(
+    tmp_path, monkeypatch, call, code, advice
+):
+    (tmp_path / "take.wav").write_text("old")
+    failing(monkeypatch, call, OSError(code, os.strerror(code)))
+    with pytest.raises(RuntimeError, match=f"Could not write WAV file .*{advice}") as caught:
+        write_wav(tmp_path / "take.wav", noise(), RATE)
+    monkeypatch.undo()
+    assert os.strerror(code) in str(caught.value)
+    assert isinstance(caught.value.__cause__, OSError)
+    assert names_in(tmp_path) == ["take.wav"]
+    assert (tmp_path / "take.wav").read_text() == "old"
+
+
+def test_a_file_that_came_out_short_is_not_delivered(tmp_path, monkeypatch):
+    monkeypatch.setattr(wav_module.os, "fstat", lambda _fd: os.stat_result(range(10)))
+    with pytest.raises(RuntimeError, match=r"Could not write WAV file .*6 of 4044 bytes arrived"):
+        write_wav(tmp_path / "take.wav", noise(), RATE)
+    monkeypatch.undo()
+    assert not names_in(tmp_path)
+
+
+def test_an_interrupt_passes_through_and_leaves_nothing(tmp_path, monkeypatch):
+    failing(monkeypatch, "fsync", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        write_wav(tmp_path / "take.wav", noise(), RATE)
+    monkeypatch.undo()
+    assert not names_in(tmp_path)
+
+
+def test_a_folder_that_is_a_file_is_explained(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RuntimeError, match="part of the path is a file"):
+        write_wav(tmp_path / "file" / "take.wav", noise(), RATE)
+
+
+def test_a_name_that_is_a_folder_is_explained(tmp_path):
+    (tmp_path / "take.wav").mkdir()
+    with pytest.raises(RuntimeError, match="the path is a folder"):
+        write_wav(tmp_path / "take.wav", noise(), RATE)
+    assert names_in(tmp_path) == ["take.wav"]
+
+
+def test_a_name_that_is_too_long_is_explained(tmp_path):
+    with pytest.raises(RuntimeError, match="shorter file name"):
+        write_wav(tmp_path / ("n" * 300), noise(), RATE)
+    assert not names_in(tmp_path)
+
+
+def test_file_and_folders_reach_the_disk_before_and_after_the_name(tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, Path.replace
+
+    def record_fsync(descriptor):
+        name = Path(f"/proc/self/fd/{descriptor}").readlink()
+        events.append("file" if name.suffix == ".part" else name)
+        fsync(descriptor)
+
+    def record_replace(self, target):
+        events.append("rename")
+        return replace(self, target)
+
+    monkeypatch.setattr(wav_module.os, "fsync", record_fsync)
+    monkeypatch.setattr(Path, "replace", record_replace)
+    write_wav(tmp_path / "a" / "b" / "take.wav", noise(), RATE)
+    assert events[:3] == ["file", "rename", tmp_path / "a" / "b"]
+    assert set(events[3:]) == {tmp_path / "a", tmp_path}
+
+
+def test_what_is_not_published_is_removed(tmp_path):
+    with staged_wav(tmp_path / "take.wav", noise(), RATE) as staged:
+        assert len(names_in(tmp_path)) == 1
+        assert not (tmp_path / "take.wav").exists()
+        staged.withdraw()
+    assert not names_in(tmp_path)
+
+
+def test_what_is_published_can_be_withdrawn(tmp_path):
+    with staged_wav(tmp_path / "take.wav", noise(), RATE) as staged:
+        staged.publish()
+        assert names_in(tmp_path) == ["take.wav"]
+        staged.withdraw()
+    assert not names_in(tmp_path)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    audio=hnp.arrays(
+        np.float32,
+        st.tuples(st.integers(1, 2), st.integers(1, 40)),
+        elements=st.floats(-2, 2, width=32),
+    ),
+    bit_depth=st.sampled_from(list(STEPS)),
+    dither=st.booleans(),
+)
+def test_every_sample_is_within_its_rounding(tmp_path_factory, audio, bit_depth, dither):
+    path = tmp_path_factory.mktemp("wav") / "take.wav"
+    write_wav(path, audio, 8_000, bit_depth, dither=dither)
+    steps = STEPS[bit_depth]
+    kept = audio.astype(np.float64).clip(-1, (steps - 1) / steps)
+    allowed = 1.5 if dither and bit_depth == "PCM_16" else 0.5
+    assert np.abs(read(path) - kept).max() <= allowed / steps + 1e-12
+
+
+def test_a_folder_that_cannot_be_synced_is_no_reason_to_fail(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def only_files(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == tmp_path:
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(wav_module.os, "fsync", only_files)
+    assert write_wav(tmp_path / "take.wav", noise(), RATE).path.is_file()
+
+
+def test_a_folder_that_cannot_be_read_is_no_reason_to_fail(tmp_path, monkeypatch):
+    failing(monkeypatch, "open", PermissionError(errno.EACCES, "Permission denied"))
+    written = write_wav(tmp_path / "take.wav", noise(), RATE)
+    monkeypatch.undo()
+    assert written.path.is_file()
+
+
+def test_a_folder_the_disk_fails_on_is_a_reason_to_fail(tmp_path, monkeypatch):
+    fsync = os.fsync
+
+    def only_files(descriptor):
+        if Path(f"/proc/self/fd/{descriptor}").readlink() == tmp_path:
+            raise OSError(errno.EIO, "Input/output error")
+        fsync(descriptor)
+
+    monkeypatch.setattr(wav_module.os, "fsync", only_files)
+    with pytest.raises(RuntimeError, match="The disk reports a fault"):
+        write_wav(tmp_path / "take.wav", noise(), RATE)
