@@ -1,0 +1,153 @@
+"""The figures in a prompt: its tempo and its key."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from services.generation.composer.score import Mode
+
+SLOWEST, FASTEST = 40.0, 240.0
+"""BPM a piece may have."""
+
+_NUMBER = r"(\d{1,4}(?:[.,]\d{1,3})?)"
+_RANGE = rf"{_NUMBER}(?:\s*(?:[-\u2013\u2014]|\bto\b)\s*{_NUMBER})?"
+_UNIT = r"(?:b\.?\s?p\.?\s?m\b\.?|beats? (?:per|a) minute)"
+_TEMPO = re.compile(
+    rf"{_RANGE}\s*-?\s*{_UNIT}"
+    rf"|{_UNIT}\s*(?:of|at|is|around|about|[:=~@])?\s*{_RANGE}"
+    rf"|\btempo\s*(?:of|at|is|around|about|[:=~@])?\s*{_RANGE}"
+    rf"|@\s*{_RANGE}",
+    re.IGNORECASE,
+)
+
+_BARE = re.compile(
+    r"(?<![\w.,:/#$-])(?:\bat\s+)?(\d{2,3}(?:[.,]\d{1,3})?)(?![\w%])(?!'s)"
+    r"(?!\s*(?:bars?|beats?|sec|min|hours?|k?hz|notes?|years?|layers?|percent|[ap]\.?m\b))",
+    re.IGNORECASE,
+)
+
+MODES: dict[str, Mode] = {
+    "major": "major", "maj": "major", "ionian": "major", "dur": "major", "majeur": "major",
+    "mayor": "major", "maggiore": "major",
+    "minor": "minor", "min": "minor", "m": "minor", "aeolian": "minor", "moll": "minor",
+    "mineur": "minor", "menor": "minor", "minore": "minor",
+    "dorian": "dorian", "phrygian": "phrygian", "locrian": "phrygian",
+    "mixolydian": "mixolydian", "lydian": "lydian",
+}  # fmt: skip
+"""The words for a mode, lower case."""
+
+_LETTER = r"([A-Ga-g])"
+_ACCIDENTAL = (
+    r"(#|♯|♭|b(?=m(?:aj(?:or)?|in(?:or)?)?(?![a-z])|[^a-zA-Z]|$)|[ -]?sharp\b|[ -]?flat\b)?"
+)
+_LONG = "|".join(sorted((word for word in MODES if len(word) > 1), key=len, reverse=True))
+_NAMED = re.compile(
+    rf"(?<![^\W_])(?<!'){_LETTER}{_ACCIDENTAL}[ -]*"
+    rf"(?:(?i:natural|harmonic|melodic)[ -]+)?((?i:{_LONG})|(?<! )m|(?<! )M(?=aj))(?![^\W_])"
+)
+_KEY_OF = re.compile(
+    rf"\b(?i:key(?:\s+(?:of|is)|\s*[:=])?|tuned to)\s+{_LETTER}{_ACCIDENTAL}(?![^\W_])"
+)
+_IN = re.compile(rf"\b(?i:in)\s+([A-G]){_ACCIDENTAL}(?![^\W_])(?!\s+[a-z]+ (?:of|that))")
+_MODE_ALONE = re.compile(
+    r"\b(dorian|phrygian|mixolydian|lydian|aeolian|ionian)\b"
+    r"|\b(minor|major)\b(?=[ -]*(?:keys?|scales?|chords?|mode|tonality|melod|progression|harmon"
+    r"|[,.;!)]|$))"
+    r"|(?<=\bin )(minor|major)\b",
+    re.IGNORECASE,
+)
+
+_PITCH = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
+_ARTICLE_NOUNS = re.compile(
+    r"[ -]*(?:chords?|change|key|detail|issue|tweak|drop|feel|mood|touch|shift|hint|bit|variation"
+    r"|tune|song|piece|melod|vibe|mode|tonality|one|thing|third|scale|progression|sound)\b",
+    re.IGNORECASE,
+)
+_KEY_FOLLOWS = re.compile(
+    r"\s*(?:$|[^\w\s]|\d|(?:at|with|and|for|by|using|scale|key|bpm|then|featuring|plus)\b)",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyWords:
+    """What a prompt says of the key: either part may be missing."""
+
+    tonic: int | None
+    mode: Mode | None
+
+
+def read_tempo(text: str) -> tuple[float | None, str]:
+    """The stated tempo in BPM (the middle of a range), the last one standing within 40..240.
+
+    Returns:
+        The tempo or None, and a sentence about a tempo that could not be taken ("" without one).
+    """
+    refused = ""
+    for match in _TEMPO.finditer(text):
+        figures = [float(figure.replace(",", ".")) for figure in match.groups() if figure]
+        tempo = sum(figures) / len(figures)
+        if SLOWEST <= tempo <= FASTEST:
+            return tempo, ""
+        refused = f"{tempo:g} BPM is outside {SLOWEST:g} to {FASTEST:g}."
+    return None, refused
+
+
+def read_bare_tempo(text: str, slowest: float, fastest: float) -> float | None:
+    """A number without a unit that can only be a tempo: the only one of its kind, and in range."""
+    figures = [float(figure.replace(",", ".")) for figure in _BARE.findall(text)]
+    fitting = [figure for figure in figures if slowest <= figure <= fastest]
+    return fitting[0] if len(fitting) == 1 else None
+
+
+def read_key(text: str) -> KeyWords:
+    """The stated tonic and mode; `text` in its own case, since a lone "a" is mostly an article."""
+    shouted = text.upper() == text
+    for match in _NAMED.finditer(text):
+        if _is_key(text, match, shouted=shouted):
+            mode = MODES[match[3].lower()]
+            return KeyWords(_tonic(match[1], match[2]), mode)
+    alone = _mode_alone(text)
+    if stated := _KEY_OF.search(text):
+        return KeyWords(_tonic(stated[1], stated[2]), alone)
+    if not shouted and (letter := _IN.search(text)) and _lone_letter_is_key(text, letter):
+        return KeyWords(_tonic(letter[1], letter[2]), alone)
+    return KeyWords(None, alone)
+
+
+def _is_key(text: str, match: re.Match[str], *, shouted: bool) -> bool:
+    """Whether "<letter> <mode>" names a key and does not start with the article "a"."""
+    letter, accidental, mode = match[1], match[2], match[3]
+    before, after = text[: match.start()].rstrip(), text[match.end() :]
+    glued = match.end(1) == match.start(3)
+    if glued and mode == "m":
+        return letter.isupper() and not re.match(r"\s+I\b", after)
+    if accidental or letter not in "Aa":
+        return True
+    starts = not before or before[-1] in ".!?"
+    if letter == "a" or shouted:
+        wanted = bool(re.search(r"(?:\bin|\bkey of|[,;:(-])$", before, re.IGNORECASE)) or not before
+        return wanted and bool(_KEY_FOLLOWS.match(after)) and not _ARTICLE_NOUNS.match(after)
+    return not (starts and _ARTICLE_NOUNS.match(after))
+
+
+def _lone_letter_is_key(text: str, match: re.Match[str]) -> bool:
+    if match[1] == "A" and not match[2]:
+        return bool(_KEY_FOLLOWS.match(text[match.end() :]))
+    return True
+
+
+def _mode_alone(text: str) -> Mode | None:
+    match = _MODE_ALONE.search(text)
+    if not match:
+        return None
+    return MODES[match[0].lower()]
+
+
+def _tonic(letter: str, accidental: str | None) -> int:
+    mark = (accidental or "").strip(" -").lower()
+    shift = {"": 0, "#": 1, "♯": 1, "sharp": 1}.get(mark, -1)
+    return (_PITCH[letter.lower()] + shift) % 12

@@ -1,0 +1,80 @@
+"""Which genre suits a prompt that names none: a weighted draw from what it does say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.generation.composer.genres import GENRES
+
+if TYPE_CHECKING:
+    from services.generation.composer.dice import Dice
+    from services.generation.composer.wishes import Wishes
+
+_USUAL = {
+    "trap": 3.0,
+    "hip-hop": 3.0,
+    "lo-fi": 3.0,
+    "house": 3.0,
+    "synthwave": 2.0,
+    "ambient": 1.0,
+    "techno": 0.7,
+    "drum and bass": 0.7,
+}
+"""How often, where nothing points anywhere."""
+
+_GENTLE = {"ambient": 6.0, "lo-fi": 3.0, "trap": 0.2, "house": 0.2, "synthwave": 0.4}
+_HARD = {"trap": 3.0, "techno": 4.0, "drum and bass": 3.0, "lo-fi": 0.1, "ambient": 0.1}
+_LIVELY = {"house": 3.0, "synthwave": 2.0, "drum and bass": 2.0, "lo-fi": 0.4, "ambient": 0.1}
+_HANDMADE = {"lo-fi": 4.0, "hip-hop": 2.0, "ambient": 4.0, "trap": 0.5, "techno": 0.1}
+_MACHINES = {"synthwave": 4.0, "house": 2.0, "techno": 2.0, "lo-fi": 0.3, "hip-hop": 0.3}
+
+_LEANS: dict[str, dict[str, float]] = {
+    "sad": _GENTLE,
+    "melancholic": _GENTLE,
+    "romantic": _GENTLE,
+    "calm": _GENTLE,
+    "chill": _GENTLE,
+    "dreamy": _GENTLE,
+    "mysterious": _GENTLE,
+    "dark": {"trap": 3.0, "techno": 2.0},
+    "aggressive": _HARD,
+    "scary": {"trap": 2.0, "ambient": 3.0},
+    "happy": _LIVELY,
+    "uplifting": _LIVELY,
+    "energetic": _LIVELY,
+    "groovy": {"house": 4.0, "hip-hop": 3.0},
+    "808 bass": {"trap": 12.0},
+    "hats": {"trap": 3.0},
+    "reese bass": {"drum and bass": 20.0},
+    "acid bass": {"techno": 20.0},
+    "upright bass": _HANDMADE,
+    "piano": _HANDMADE,
+    "rhodes": _HANDMADE,
+    "guitar": _HANDMADE,
+    "strings": _HANDMADE,
+    "flute": _HANDMADE,
+    "harp": _HANDMADE,
+    "vinyl": {"lo-fi": 8.0, "hip-hop": 3.0},
+    "supersaw": _MACHINES,
+    "synth bass": _MACHINES,
+    "synths": _MACHINES,
+    "saw lead": _MACHINES,
+    "arpeggio": _MACHINES,
+    "airy pad": _GENTLE,
+    "pad": {"ambient": 3.0},
+    "wind": {"ambient": 12.0},
+}
+
+
+def guess_style(wishes: Wishes, moods: tuple[str, ...], tempo: float | None, dice: Dice) -> str:
+    """One of `GENRES`; a stated tempo all but rules out the genres that never go there."""
+    weights = dict(_USUAL)
+    for name in (*moods, *wishes.wanted):
+        for genre, factor in _LEANS.get(name, {}).items():
+            weights[genre] *= factor
+    if tempo is not None:
+        for genre in weights:
+            slowest, _, fastest = GENRES[genre].tempo
+            if not 0.93 * slowest <= tempo <= 1.07 * fastest:
+                weights[genre] *= 0.02
+    return dice.pick(weights)

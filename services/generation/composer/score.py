@@ -1,0 +1,143 @@
+"""The score: the music as notes, before any sound is made.
+
+Times are in quarter-note beats from the start of the piece, pitches are MIDI numbers (60 = C4),
+velocities 0..1. A score is data: composing makes one, the synthesiser and a MIDI writer read it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Mode = Literal["major", "minor", "dorian", "phrygian", "mixolydian", "lydian"]
+Role = Literal["drums", "bass", "chords", "lead", "arp", "pad", "texture"]
+
+PITCH_CLASSES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+
+MODE_INTERVALS: dict[Mode, tuple[int, ...]] = {
+    "major": (0, 2, 4, 5, 7, 9, 11),
+    "minor": (0, 2, 3, 5, 7, 8, 10),
+    "dorian": (0, 2, 3, 5, 7, 9, 10),
+    "phrygian": (0, 1, 3, 5, 7, 8, 10),
+    "mixolydian": (0, 2, 4, 5, 7, 9, 10),
+    "lydian": (0, 2, 4, 6, 7, 9, 11),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A tonic (0 = C .. 11 = B) and a mode."""
+
+    tonic: int
+    mode: Mode
+
+    @property
+    def name(self) -> str:
+        """As "C minor"."""
+        return f"{PITCH_CLASSES[self.tonic]} {self.mode}"
+
+    @property
+    def pitch_classes(self) -> frozenset[int]:
+        """The seven pitch classes of the scale."""
+        return frozenset((self.tonic + step) % 12 for step in MODE_INTERVALS[self.mode])
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One note or drum hit."""
+
+    start: float
+    """Beats; swing and humanising are already in it."""
+    duration: float
+    """Beats, more than 0."""
+    pitch: int
+    """MIDI number; for drums the General MIDI percussion map (36 kick, 38 snare, 42 hat ...)."""
+    velocity: float
+    """0..1."""
+    glide_to: int | None = None
+    """The pitch a sliding bass reaches at the end of the note."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chord:
+    """A stretch of harmony."""
+
+    start: float
+    duration: float
+    root: int
+    """Pitch class, 0..11."""
+    pitch_classes: tuple[int, ...]
+    """Root first."""
+    symbol: str
+    """As "Cm7"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A named run of whole bars."""
+
+    name: str
+    """intro, verse, build, drop, break, outro, ..."""
+    start_bar: int
+    bars: int
+    energy: float
+    """0..1: how much plays and how bright it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What one instrument plays, and where it sits in the mix."""
+
+    name: str
+    """Unique in the score; also the name of the stem: drums, bass, chords, lead, pad, ..."""
+    role: Role
+    patch: str
+    """A name in `instruments.PATCHES`."""
+    notes: tuple[Note, ...]
+    gain_db: float = 0.0
+    pan: float = 0.0
+    """-1 left .. 1 right."""
+    reverb: float = 0.0
+    """Send level, 0..1."""
+    delay: float = 0.0
+    """Send level to the tempo-synchronised echo, 0..1."""
+    sidechain: float = 0.0
+    """Depth of ducking under the kick, 0..1."""
+    brightness: tuple[tuple[float, float], ...] = ()
+    """Breakpoints (beat, 0..1) of the filter, linear between; empty: the patch's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A whole piece in 4/4."""
+
+    tempo_bpm: float
+    bars: int
+    key: Key
+    genre: str
+    sections: tuple[Section, ...]
+    chords: tuple[Chord, ...]
+    parts: tuple[Part, ...]
+
+    beats_per_bar = 4
+
+    @property
+    def beats(self) -> float:
+        """Length in beats."""
+        return float(self.bars * self.beats_per_bar)
+
+    @property
+    def seconds(self) -> float:
+        """Length in seconds, without the tail."""
+        return self.beats * 60.0 / self.tempo_bpm
+
+    def seconds_at(self, beat: float) -> float:
+        """The time of a beat."""
+        return beat * 60.0 / self.tempo_bpm
+
+    def part(self, name: str) -> Part:
+        """The part of that name (KeyError without one)."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise KeyError(name)

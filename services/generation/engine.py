@@ -1,0 +1,107 @@
+"""What an engine is: the one seam between making audio and everything else.
+
+An engine turns parameters into float audio. It knows nothing of files, databases or loudness.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from services.generation.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from services.generation.composer.score import Score
+
+SEED_LIMIT = 2**32
+"""Seeds are 0 <= seed < SEED_LIMIT."""
+
+Progress = Callable[[str, float], None]
+"""Called with a stage in plain words and the fraction done, 0..1, never going back."""
+
+ShouldStop = Callable[[], bool]
+"""Asked often; once it says True the engine raises CancelledError."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What can be said of an engine before it runs."""
+
+    name: str
+    version: str
+    description: str
+    output_licence: str
+    """SPDX identifier of the licence of what it makes."""
+    sample_rate: int
+    """Hz."""
+    channels: int
+    shortest_seconds: float
+    longest_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationParams:
+    """One request as an engine sees it; the sampling fields concern neural engines only."""
+
+    prompt: str
+    duration_seconds: float
+    seed: int
+    temperature: float = 1.0
+    top_k: int = 250
+    top_p: float = 0.0
+    cfg_coef: float = 3.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.duration_seconds) and self.duration_seconds > 0):
+            raise InvalidRequestError("The duration must be a positive number of seconds.")
+        if not 0 <= self.seed < SEED_LIMIT:
+            raise InvalidRequestError(f"The seed must be from 0 to {SEED_LIMIT - 1}.")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rendered:
+    """What an engine made, with what it knows about it."""
+
+    audio: NDArray[np.float32]
+    """`[channels, samples]`, finite, not mastered; samples == round(duration * sample_rate)."""
+    sample_rate: int
+    """Hz."""
+    seed: int
+    tempo_bpm: float | None = None
+    key: str | None = None
+    """As "C minor", "F# major"."""
+    bars: int | None = None
+    """Whole bars from the first sample; what follows is their tail."""
+    stems: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
+    """Name -> `[channels, samples]`; they sum to `audio` within 1e-6."""
+    score: Score | None = None
+    understood: Mapping[str, Any] = field(default_factory=dict)
+    """What the engine read in the prompt, JSON-ready: tempo, key, genre, mood, instruments, ..."""
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """Makes audio from parameters."""
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What can be said before it runs."""
+
+    def render(
+        self,
+        requests: Sequence[GenerationParams],
+        progress: Progress,
+        should_stop: ShouldStop,
+    ) -> list[Rendered]:
+        """Make one result a request, in the order of the requests.
+
+        Raises:
+            InvalidRequestError: a request is outside what the engine can do.
+            EngineError: the engine failed.
+            CancelledError: `should_stop` said so.
+        """

@@ -1,0 +1,61 @@
+"""Everything that can go wrong on the way from a request to a file, as one tree.
+
+The message of each error is one or two sentences for the person who asked: what is wrong, and what
+to do. `exit_code` is what the command line leaves with (docs/cli.md).
+"""
+
+from __future__ import annotations
+
+
+class DGXMusicError(Exception):
+    """Anything this project says no with; the message is for people."""
+
+    exit_code = 1
+
+
+class InvalidRequestError(DGXMusicError):
+    """What was asked for cannot be made, however often it is tried."""
+
+    exit_code = 2
+
+
+class SettingsError(DGXMusicError):
+    """A setting has a value it cannot have; the message names the variable."""
+
+    exit_code = 2
+
+
+class UnknownGenerationError(DGXMusicError):
+    """No generation, or more than one, has the id that was given."""
+
+    exit_code = 3
+
+
+class EngineUnavailableError(DGXMusicError):
+    """The engine asked for does not exist or lacks something on this machine."""
+
+    exit_code = 4
+
+
+class EngineError(DGXMusicError):
+    """The engine failed while it made the audio."""
+
+    exit_code = 5
+
+
+class StorageError(DGXMusicError):
+    """The database cannot be used as it is."""
+
+    exit_code = 6
+
+
+class OutputError(DGXMusicError):
+    """A file cannot be written where it should be."""
+
+    exit_code = 7
+
+
+class CancelledError(DGXMusicError):
+    """The person, or the system, asked to stop."""
+
+    exit_code = 130

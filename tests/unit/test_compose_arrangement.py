@@ -1,0 +1,130 @@
+"""The shape of a piece: whole sections, an early groove, contrast, and a landing."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.generation.composer.arrangement import SHAPES, SHORT_BARS, arrange
+from services.generation.composer.compose import compose
+from services.generation.composer.prompt import understand
+
+FORMS = list(SHAPES)
+SLOTS = {"bass", "chords", "pad", "lead", "arp", "texture", "riser", "drums"}
+
+
+@settings(max_examples=200)
+@given(st.integers(1, 700), st.sampled_from(FORMS), st.booleans(), st.booleans())
+def test_passages_cover_all_bars_once(bars: int, form: str, loop: bool, build: bool) -> None:
+    structure = ("build", "drop", "break") if build else ()
+    passages = arrange(bars, form, loop=loop, structure=structure)
+    at = 0
+    for passage in passages:
+        assert passage.section.start_bar == at
+        at = passage.end_bar
+    assert at == bars
+    assert [passage.last for passage in passages].count(True) == (0 if loop else 1)
+    assert all((p.into is None) == (p is passages[-1]) for p in passages)
+
+
+@given(st.integers(SHORT_BARS + 1, 700), st.sampled_from(FORMS))
+def test_long_forms_are_made_of_whole_phrases(bars: int, form: str) -> None:
+    passages = arrange(bars, form)
+    assert all(passage.section.bars % 2 == 0 for passage in passages[:-1])
+    assert max(passage.section.bars for passage in passages) <= 24
+    energies = [passage.section.energy for passage in passages]
+    assert energies[0] < max(energies)
+    assert energies[-1] < max(energies)
+
+
+@given(st.integers(3, SHORT_BARS), st.sampled_from(FORMS))
+def test_short_forms_have_their_groove_by_the_third_bar(bars: int, form: str) -> None:
+    passages = arrange(bars, form)
+    full = next(p for p in passages if p.section.name in ("groove", "drop"))
+    assert full.section.start_bar <= 2
+    grooving = sum(p.section.bars for p in passages if p.section.name not in ("intro", "ending"))
+    assert grooving >= bars / 2
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_nine_bar_clip_has_intro_groove_variation_and_ending(form: str) -> None:
+    lengths = [passage.section.bars for passage in arrange(9, form)]
+    assert lengths == [2, 4, 2, 1]
+
+
+def test_words_for_structure_change_the_form() -> None:
+    assert arrange(9, "dance", structure=("build",))[0].section.name == "build"
+    names = [p.section.name for p in arrange(14, "beat", structure=("break",))]
+    assert "break" in names
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_shapes_name_known_slots_and_stay_in_range(form: str) -> None:
+    for shape in SHAPES[form].values():
+        assert shape.slots == "all" or set(shape.slots.split()) <= SLOTS
+        assert set(shape.late.split()) | set(shape.leaves.split()) <= SLOTS
+        assert 0.0 <= shape.energy <= 1.0
+        assert all(0.0 <= opening <= 1.0 for opening in shape.opening)
+
+
+def test_who_joins_late_joins_halfway() -> None:
+    drop = next(p for p in arrange(93, "dance") if p.section.name == "drop")
+    first, end = drop.section.start_bar, drop.end_bar
+    assert drop.bars_of("bass") == range(first, end)
+    assert drop.bars_of("arp").start > first
+    assert drop.bars_of("arp").stop == end
+
+
+def test_the_second_time_nobody_waits() -> None:
+    again = next(p for p in arrange(93, "dance") if p.section.name == "drop 2")
+    assert again.bars_of("arp") == range(again.section.start_bar, again.end_bar)
+
+
+def test_who_leaves_early_leaves_halfway() -> None:
+    outro = arrange(180, "dance")[-1]
+    assert outro.section.bars >= 8
+    assert outro.bars_of("pad").stop < outro.end_bar
+    assert outro.bars_of("bass").stop == outro.end_bar
+
+
+def test_the_second_time_has_more_energy() -> None:
+    energies = {p.section.name: p.section.energy for p in arrange(130, "dance")}
+    assert energies["drop 2"] > energies["drop"]
+
+
+@pytest.mark.parametrize("prompt", ["house 124 bpm", "techno 130 bpm", "synthwave 110 bpm"])
+def test_risers_lead_into_impacts(prompt: str) -> None:
+    found = False
+    for seed in range(6):
+        score = compose(understand(prompt), duration_seconds=120.0, seed=seed)
+        names = {part.name for part in score.parts}
+        if {"riser", "impact"} <= names:
+            found = True
+            ends = {note.start + note.duration for note in score.part("riser").notes}
+            starts = {section.start_bar * 4.0 for section in score.sections}
+            assert ends <= starts
+            assert {note.start for note in score.part("impact").notes} <= ends
+    assert found
+
+
+def test_filters_open_through_a_build() -> None:
+    score = compose(understand("house 124 bpm"), duration_seconds=120.0, seed=1)
+    build = next(s for s in score.sections if s.name == "build")
+    first, end = build.start_bar * 4.0, (build.start_bar + build.bars) * 4.0
+    line = dict(score.part("chords").brightness)
+    inside = [value for beat, value in sorted(line.items()) if first < beat <= end]
+    assert inside == sorted(inside)
+    assert inside[-1] - inside[0] > 0.4
+
+
+def test_dark_moods_close_the_filter() -> None:
+    dark = compose(understand("dark house in C minor"), duration_seconds=16.0, seed=1)
+    bright = compose(understand("bright house in C minor"), duration_seconds=16.0, seed=1)
+    peak = max(value for _, value in dark.part("chords").brightness)
+    assert peak < max(value for _, value in bright.part("chords").brightness)
+
+
+def test_a_texture_is_one_long_note_where_it_never_stops() -> None:
+    score = compose(understand("lo-fi with vinyl crackle"), duration_seconds=60.0, seed=1)
+    notes = score.part("texture").notes
+    assert len(notes) == 1
+    assert notes[0].duration == score.beats

@@ -1,0 +1,381 @@
+"""Reading a prompt: tempo, key, genre, mood, instruments, and what is only assumed."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.generation.composer.figures import read_bare_tempo, read_key, read_tempo
+from services.generation.composer.genres import GENRES
+from services.generation.composer.prompt import understand
+from services.generation.composer.styles import STYLE_WORDS, STYLES
+from services.generation.composer.vocabulary import INSTRUMENTS, MOODS
+
+
+@pytest.mark.parametrize(
+    ("text", "tempo"),
+    [
+        ("140 BPM", 140.0),
+        ("140bpm", 140.0),
+        ("trap at 92.5 bpm", 92.5),
+        ("92,5 bpm", 92.5),
+        ("tempo 120", 120.0),
+        ("tempo: 118", 118.0),
+        ("BPM: 133", 133.0),
+        ("bpm=133", 133.0),
+        ("120-130 bpm", 125.0),
+        ("120 to 130 BPM", 125.0),
+        ("120\u2013130 bpm", 125.0),
+        ("90 beats per minute", 90.0),
+        ("140-bpm", 140.0),
+        ("@ 128", 128.0),
+        ("40 bpm", 40.0),
+        ("240 bpm", 240.0),
+        ("1000 bpm, no, 100 bpm", 100.0),
+    ],
+)
+def test_a_stated_tempo_is_read_exactly(text: str, tempo: float) -> None:
+    assert read_tempo(text) == (tempo, "")
+
+
+@pytest.mark.parametrize("text", ["39.9 bpm", "241 bpm", "1000 BPM", "0 bpm"])
+def test_a_tempo_out_of_range_is_refused_with_a_reason(text: str) -> None:
+    tempo, reason = read_tempo(text)
+    assert tempo is None
+    assert "outside 40 to 240" in reason
+
+
+@pytest.mark.parametrize("text", ["808s and a 909", "16 bars", "an 80s groove", "", "24/7"])
+def test_other_numbers_are_no_tempo(text: str) -> None:
+    assert read_tempo(text) == (None, "")
+
+
+@pytest.mark.parametrize(
+    ("text", "tempo"),
+    [
+        ("dnb at 174", 174.0),
+        ("trance, 138", 138.0),
+        ("house 124 125", None),
+        ("loop of 120 bars", None),
+        ("120 seconds", None),
+        ("130's", None),
+        ("at 128kbps", None),
+        ("$120", None),
+        ("303 and 808", None),
+    ],
+)
+def test_a_bare_number_is_a_tempo_only_where_it_can_be_nothing_else(
+    text: str, tempo: float | None
+) -> None:
+    assert read_bare_tempo(text, 100.0, 180.0) == tempo
+
+
+@pytest.mark.parametrize(
+    ("text", "tonic", "mode"),
+    [
+        ("C minor", 0, "minor"),
+        ("in F# maj", 6, "major"),
+        ("Am", 9, "minor"),
+        ("an Am lofi beat", 9, "minor"),
+        ("F#m drill", 6, "minor"),
+        ("Ebm", 3, "minor"),
+        ("Bbm trap", 10, "minor"),
+        ("Bb major", 10, "major"),
+        ("B\u266d major", 10, "major"),
+        ("C\u266f minor", 1, "minor"),
+        ("c sharp minor", 1, "minor"),
+        ("E-flat major", 3, "major"),
+        ("Cb major", 11, "major"),
+        ("E dorian", 4, "dorian"),
+        ("D Mixolydian", 2, "mixolydian"),
+        ("g phrygian", 7, "phrygian"),
+        ("F lydian", 5, "lydian"),
+        ("A harmonic minor", 9, "minor"),
+        ("A natural minor", 9, "minor"),
+        ("a trap beat in a minor, 150 bpm", 9, "minor"),
+        ("lofi in a minor", 9, "minor"),
+        ("A minor trap beat", 9, "minor"),
+        ("piano in A minor chords", 9, "minor"),
+        ("c-moll", 0, "minor"),
+        ("C-Dur", 0, "major"),
+        ("Cmaj", 0, "major"),
+        ("Gmin", 7, "minor"),
+    ],
+)
+def test_a_stated_key_is_read(text: str, tonic: int, mode: str) -> None:
+    words = read_key(text)
+    assert (words.tonic, words.mode) == (tonic, mode)
+
+
+@pytest.mark.parametrize(
+    ("text", "tonic"),
+    [
+        ("key of D", 2),
+        ("in the key of f#", 6),
+        ("key: Bb", 10),
+        ("house in G", 7),
+        ("in A, fast", 9),
+    ],
+)
+def test_a_key_may_come_without_its_mode(text: str, tonic: int) -> None:
+    words = read_key(text)
+    assert (words.tonic, words.mode) == (tonic, None)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a minor change in the mood",
+        "A minor chord progression",
+        "Just a major drop please",
+        "a beat",
+        "in a dark room",
+        "IN A DARK ROOM",
+        "vitamin C",
+        "Am I dreaming",
+        "e",
+        "b-side vibes",
+        "AM radio",
+        "plan b, a big drop",
+        "c",
+    ],
+)
+def test_words_that_look_like_keys_are_none(text: str) -> None:
+    assert read_key(text).tonic is None
+
+
+@pytest.mark.parametrize(
+    ("text", "mode"),
+    [("in a minor key", "minor"), ("major chords", "major"), ("dorian house", "dorian")],
+)
+def test_a_mode_may_come_without_a_tonic(text: str, mode: str) -> None:
+    words = read_key(text)
+    assert (words.tonic, words.mode) == (None, mode)
+
+
+@pytest.mark.parametrize(
+    ("text", "genre", "style"),
+    [
+        ("dark trap", "trap", "trap"),
+        ("hiphop", "hip-hop", "hip-hop"),
+        ("hip-hop beat", "hip-hop", "hip-hop"),
+        ("boom bap", "hip-hop", "boom bap"),
+        ("lofi hip hop", "lo-fi", "lo-fi"),
+        ("chillhop", "lo-fi", "lo-fi"),
+        ("deep house", "house", "deep house"),
+        ("EDM banger", "house", "house"),
+        ("techno", "techno", "techno"),
+        ("drum and bass", "drum and bass", "drum and bass"),
+        ("drum & bass", "drum and bass", "drum and bass"),
+        ("drum n bass", "drum and bass", "drum and bass"),
+        ("DnB roller", "drum and bass", "drum and bass"),
+        ("jungle", "drum and bass", "jungle"),
+        ("retrowave", "synthwave", "retrowave"),
+        ("outrun chase", "synthwave", "outrun"),
+        ("cinematic strings", "ambient", "cinematic"),
+        ("meditation", "ambient", "meditation"),
+        ("UK drill", "trap", "drill"),
+        ("phonk", "trap", "phonk"),
+        ("uk garage", "house", "garage"),
+        ("dubstep", "trap", "dubstep"),
+        ("uplifting trance", "house", "trance"),
+        ("reggaeton", "hip-hop", "reggaeton"),
+        ("k-pop", "house", "pop"),
+        ("jazz", "lo-fi", "jazz"),
+        ("ambient techno", "techno", "techno"),
+        ("lo-fi house", "house", "house"),
+        ("techno with ambient pads", "techno", "techno"),
+        ("not trap, house", "house", "house"),
+    ],
+)
+def test_genres_and_their_neighbours_are_recognised(text: str, genre: str, style: str) -> None:
+    heard = understand(text)
+    assert (heard.genre, heard.style) == (genre, style)
+    assert "genre" in heard.read
+
+
+def test_a_style_played_as_another_genre_is_noted() -> None:
+    heard = understand("phonk")
+    assert heard.notes == ("phonk is played as a kind of trap.",)
+    assert heard.summary.startswith("phonk (as trap), ")
+
+
+@pytest.mark.parametrize(
+    ("text", "wanted", "refused"),
+    [
+        ("heavy 808 bass, piano", {"808 bass", "piano"}, set()),
+        ("no drums", set(), {"drums"}),
+        ("without bass", set(), {"bass"}),
+        ("without drums or bass, strings", {"strings"}, {"drums", "bass"}),
+        ("no drums, bass or pads but a flute", {"flute"}, {"drums", "bass", "pad"}),
+        ("no drums, piano and strings", {"piano", "strings"}, {"drums"}),
+        ("drumless pads", {"pad"}, {"drums"}),
+        ("beatless", set(), {"drums"}),
+        ("bassless", set(), {"bass"}),
+        ("no hats, rhodes", {"rhodes"}, {"hats"}),
+        ("bells and a reese", {"bells", "reese bass"}, set()),
+        ("upright bass and electric piano", {"upright bass", "rhodes"}, set()),
+        ("drum and bass", set(), set()),
+        ("don't use any guitar", set(), {"guitar"}),
+        ("steel drums", {"mallets"}, set()),
+    ],
+)
+def test_instruments_are_asked_for_and_refused(
+    text: str, wanted: set[str], refused: set[str]
+) -> None:
+    wishes = understand(text).wishes
+    assert set(wishes.wanted) == wanted
+    assert set(wishes.refused) == refused
+
+
+@pytest.mark.parametrize(
+    ("text", "only"),
+    [
+        ("only drums", ("drums",)),
+        ("solo piano", ("piano",)),
+        ("just a guitar", ("guitar",)),
+        ("piano only", ("piano",)),
+        ("piano and drums", ()),
+    ],
+)
+def test_what_shall_play_alone_is_read(text: str, only: tuple[str, ...]) -> None:
+    assert understand(text).wishes.only == only
+
+
+def test_emphasis_moves_the_level_of_what_it_stands_before() -> None:
+    wishes = understand("trap with heavy 808 bass and subtle bells").wishes
+    assert dict(wishes.emphasis) == {"808 bass": 2.0, "bells": -3.0}
+
+
+def test_moods_turn_mode_energy_and_brightness() -> None:
+    dark, happy = understand("dark house"), understand("happy house")
+    assert (dark.key.mode, happy.key.mode) == ("minor", "major")
+    assert dark.brightness < 0 < happy.brightness
+    assert understand("energetic trap").energy > 0.5 > understand("calm trap").energy
+
+
+def test_a_denied_mood_is_no_mood() -> None:
+    assert understand("house, not dark").moods == ()
+    assert understand("not too aggressive techno").moods == ()
+
+
+def test_a_stated_mode_wins_over_the_mood() -> None:
+    assert understand("sad piano in C major").key.mode == "major"
+
+
+def test_words_for_speed_move_the_tempo_inside_the_range_of_the_style() -> None:
+    slow, fast = understand("slow techno"), understand("fast techno")
+    lowest, usual, highest = GENRES["techno"].tempo
+    assert lowest <= slow.tempo_bpm < usual < fast.tempo_bpm <= highest
+    assert "tempo_bpm" not in slow.read
+
+
+def test_a_stated_tempo_is_kept_whatever_the_words_for_speed() -> None:
+    assert understand("slow half-time trap 140 bpm").tempo_bpm == 140.0
+
+
+def test_structure_loop_and_swing_are_read() -> None:
+    heard = understand("house with a build-up and a drop, seamless loop, shuffled")
+    assert set(heard.structure) == {"build", "drop"}
+    assert heard.loop
+    assert heard.swing == 0.6
+    assert understand("straight hip hop").swing == 0.5
+
+
+def test_what_was_read_and_what_was_assumed_stay_apart() -> None:
+    facts = understand("dark trap, 140 BPM").to_dict()
+    assert facts["read"]["tempo_bpm"] == 140.0
+    assert facts["read"]["genre"] == "trap"
+    assert facts["read"]["mood"] == ["dark"]
+    assert "key" in facts["assumed"]
+    assert not set(facts["read"]) & set(facts["assumed"])
+
+
+def test_the_summary_says_what_was_assumed() -> None:
+    heard = understand("dark trap 140 BPM with 808 bass, hats, bells")
+    key = heard.key.name
+    assert heard.summary == f"trap, 140 BPM, {key} (assumed), dark; 808 bass, hats, bells"
+    assert "C minor," in understand("trap C minor, dark").summary
+
+
+def test_the_summary_names_what_is_left_out() -> None:
+    assert understand("techno 130 bpm in G minor, no drums").summary.endswith("; no drums")
+    assert understand("only drums, trap").summary.endswith("; only drums")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\U0001f3b5\U0001f3b5\U0001f3b5",
+        "日本の伝統音楽",
+        "موسيقى هادئة",
+        "שיר",
+        "???",
+        "\u0130\u0130 trap",
+    ],
+)
+def test_an_unknown_prompt_gives_music_with_everything_assumed(text: str) -> None:
+    heard = understand(text)
+    assert heard.genre in GENRES
+    assert heard.read <= {"genre", "style"}
+
+
+def test_the_same_prompt_is_always_understood_alike() -> None:
+    assert understand("something nice") == understand("something nice")
+
+
+def test_prompts_that_leave_all_open_differ_in_genre() -> None:
+    assert len({understand(f"idea number {n} of mine").genre for n in range(40)}) >= 4
+
+
+def test_a_stated_tempo_guides_the_choice_of_a_genre() -> None:
+    genres = [understand(f"take {n}, 174 bpm please").genre for n in range(30)]
+    assert genres.count("drum and bass") > 20
+
+
+@settings(max_examples=150)
+@given(st.text(min_size=3, max_size=500))
+def test_no_text_breaks_the_reader(text: str) -> None:
+    heard = understand(text)
+    assert 40.0 <= heard.tempo_bpm <= 240.0
+    assert 0 <= heard.key.tonic < 12
+    assert 0.0 <= heard.energy <= 1.0
+    assert json.loads(json.dumps(heard.to_dict()))["summary"] == heard.summary
+
+
+_WORDS = st.sampled_from(
+    [
+        *STYLES,
+        *MOODS,
+        *INSTRUMENTS,
+        "no",
+        "without",
+        "only",
+        "in A minor",
+        "140 bpm",
+        ",",
+        "and",
+        "or",
+    ]
+)
+
+
+@given(st.lists(_WORDS, min_size=1, max_size=12).map(" ".join))
+def test_any_mix_of_known_words_is_understood(text: str) -> None:
+    heard = understand(text)
+    assert heard.genre in GENRES
+    assert not set(heard.wishes.wanted) & set(heard.wishes.refused)
+    assert set(heard.wishes.only) <= set(heard.wishes.wanted)
+
+
+def test_every_style_has_words_and_is_found_by_its_name() -> None:
+    assert set(STYLE_WORDS) == set(STYLES)
+    assert {name for name in STYLES if understand(name).style != name} == set()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "genre"), [("acid house in E minor", "house"), ("acid techno", "techno")]
+)
+def test_acid_goes_with_the_genre_it_stands_before(prompt, genre):
+    assert understand(prompt).genre == genre
