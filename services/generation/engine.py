@@ -74,7 +74,7 @@ class Rendered:
     seed: int
     tempo_bpm: float | None = None
     key: str | None = None
-    """As "C minor", "F# major"."""
+    """As "C minor", "F# major", "E dorian"."""
     bars: int | None = None
     """Whole bars from the first sample; what follows is their tail."""
     stems: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)

@@ -92,7 +92,7 @@ class Part:
     """Unique in the score; also the name of the stem: drums, bass, chords, lead, pad, ..."""
     role: Role
     patch: str
-    """A name in `instruments.PATCHES`."""
+    """A name in `synth.PATCHES`."""
     notes: tuple[Note, ...]
     gain_db: float = 0.0
     pan: float = 0.0

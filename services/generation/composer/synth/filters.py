@@ -1,0 +1,80 @@
+"""Filters: fixed biquads (Audio EQ Cookbook, R. Bristow-Johnson) and the moving filter."""
+
+from __future__ import annotations
+
+from math import cos, pi, sin, sqrt
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.generation.composer.synth.curves import constant, points_of
+from services.generation.composer.synth.kernels import Audio, Curve, biquads, shape
+
+Sections = NDArray[np.float64]
+
+BUTTERWORTH = 1.0 / sqrt(2.0)
+LOW_PASS = np.array([0.0, 0.0, 1.0])
+
+
+def _section(b0: float, b1: float, b2: float, a: tuple[float, float, float]) -> Sections:
+    return np.array([[b0 / a[0], b1 / a[0], b2 / a[0], a[1] / a[0], a[2] / a[0]]])
+
+
+def _prewarp(hertz: float, rate: int, q: float) -> tuple[float, float]:
+    omega = 2.0 * pi * min(hertz, 0.49 * rate) / rate
+    return cos(omega), sin(omega) / (2.0 * q)
+
+
+def low_pass(hertz: float, rate: int, q: float = BUTTERWORTH) -> Sections:
+    """12 dB an octave above `hertz`."""
+    c, alpha = _prewarp(hertz, rate, q)
+    return _section((1 - c) / 2, 1 - c, (1 - c) / 2, (1 + alpha, -2 * c, 1 - alpha))
+
+
+def high_pass(hertz: float, rate: int, q: float = BUTTERWORTH) -> Sections:
+    """12 dB an octave below `hertz`."""
+    c, alpha = _prewarp(hertz, rate, q)
+    return _section((1 + c) / 2, -(1 + c), (1 + c) / 2, (1 + alpha, -2 * c, 1 - alpha))
+
+
+def band_pass(hertz: float, rate: int, q: float) -> Sections:
+    """0 dB at `hertz`."""
+    c, alpha = _prewarp(hertz, rate, q)
+    return _section(alpha, 0.0, -alpha, (1 + alpha, -2 * c, 1 - alpha))
+
+
+def peak(hertz: float, gain_db: float, rate: int, q: float = 1.0) -> Sections:
+    """`gain_db` at `hertz`, 0 dB far from it."""
+    c, alpha = _prewarp(hertz, rate, q)
+    a = 10.0 ** (gain_db / 40.0)
+    return _section(1 + alpha * a, -2 * c, 1 - alpha * a, (1 + alpha / a, -2 * c, 1 - alpha / a))
+
+
+def run(audio: Audio, *sections: Sections) -> Audio:
+    """Filter `audio` `[channels, n]` in place and give it back."""
+    biquads(audio, np.concatenate(sections))
+    return audio
+
+
+def sweep(
+    audio: Audio,
+    cutoff: Curve,
+    rate: int,
+    *,
+    resonance: float = 0.0,
+    weights: NDArray[np.float64] = LOW_PASS,
+    stages: int = 1,
+    drive: float = 0.0,
+    amplitude: Curve | None = None,
+) -> Audio:
+    """The moving filter in place: `cutoff` in Hz at the control rate, `resonance` 0..0.98."""
+    angle = np.tan(pi * np.clip(cutoff, 20.0, 0.45 * rate) / rate)
+    level = constant(points_of(audio.shape[1])) if amplitude is None else amplitude
+    # Without resonance each stage is a Butterworth section (1/Q = sqrt 2).
+    shape(audio, angle, sqrt(2.0) * (1.0 - resonance), weights, stages, drive, level)
+    return audio
+
+
+def band(audio: Audio, rate: int, low: float, high: float) -> Audio:
+    """Keep what is between `low` and `high` Hz, in place."""
+    return run(audio, high_pass(low, rate), low_pass(high, rate))

@@ -1,0 +1,51 @@
+"""The plucked string that basses and guitars share (extended Karplus-Strong)."""
+
+from __future__ import annotations
+
+from math import atan2, cos, pi, sin
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from services.generation.composer.synth.filters import low_pass, run
+from services.generation.composer.synth.kernels import Audio, pluck
+from services.generation.composer.synth.oscillators import noise
+
+if TYPE_CHECKING:
+    from services.generation.composer.synth.instrument import Tone
+
+
+def string(
+    tone: Tone, samples: int, *, position: float, softness: float, damping: float, sustain: float
+) -> Audio:
+    """A string plucked at `position` (share of its length) with a finger of `softness` 0..1.
+
+    `damping` 0..0.5 is how fast its top dies, `sustain` the seconds to -60 dB of the fundamental.
+    Returns `[1, samples]`, peak about 1, tuned to the pitch.
+    """
+    omega = 2.0 * pi * tone.frequency / tone.rate
+    period = tone.rate / tone.frequency
+    filter_delay = atan2(damping * sin(omega), 1.0 - damping + damping * cos(omega)) / omega
+    size = int(period - filter_delay - 0.3)
+    fraction = period - filter_delay - size
+    # The all-pass coefficient whose phase delay at the fundamental is `fraction`.
+    allpass = sin((1.0 - fraction) * omega / 2.0) / sin((1.0 + fraction) * omega / 2.0)
+    magnitude = (1.0 - 2.0 * damping * (1.0 - damping) * (1.0 - cos(omega))) ** 0.5
+    loss = min(10.0 ** (-3.0 / (tone.frequency * sustain)) / magnitude, 1.0)
+    out = np.zeros((1, samples), dtype=np.float32)
+    pluck(out[0], _burst(tone, size, position, softness), allpass, damping, loss)
+    return out
+
+
+def _burst(tone: Tone, size: int, position: float, softness: float) -> Audio:
+    """The string's shape at the moment it is let go, plus the roughness of the finger."""
+    place = np.arange(size) / size
+    triangle = np.where(place < position, place / position, (1.0 - place) / (1.0 - position))
+    bright = 2.0 ** (2.5 * (tone.velocity - 0.8))
+    rough = noise(tone.rng, 1, 4 * size)
+    cutoff = min(tone.frequency * (4.0 + 26.0 * (1.0 - softness)) * bright, 0.4 * tone.rate)
+    rough = run(rough, low_pass(cutoff, tone.rate))[0, 2 * size : 3 * size]
+    comb = rough - np.roll(rough, max(1, int(position * size)))
+    shape = (triangle - triangle.mean()) * 1.2 + (1.0 - softness) * 1.1 * comb
+    shape -= shape.mean()
+    return np.ascontiguousarray(shape / np.max(np.abs(shape)), dtype=np.float32)
