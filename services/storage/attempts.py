@@ -1,0 +1,138 @@
+"""Attempts: every step is a compare-and-set, so that a worker that lost its job changes nothing.
+
+A worker draws a fresh token for each attempt. It claims with it, and whatever it says later counts
+only while the row still carries that token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, or_, select, update
+
+from services.storage.models import Generation
+from services.storage.schema import GenerationStatus
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+_UNFINISHED = (GenerationStatus.PENDING.value, GenerationStatus.PROCESSING.value)
+
+
+def claim_generation(
+    session: Session, generation_id: str, token: str, *, taking_over: str | None = None
+) -> bool:
+    """Start an attempt at a pending generation; False when there is nothing to claim.
+
+    Args:
+        session: an open session that may write.
+        generation_id: which.
+        token: of the new attempt, never used before.
+        taking_over: the token of an attempt whose worker is known to be gone; a row that is
+            processing under it may be claimed too.
+    """
+    may_start = Generation.status == GenerationStatus.PENDING.value
+    if taking_over is not None:
+        abandoned = and_(
+            Generation.status == GenerationStatus.PROCESSING.value,
+            Generation.attempt_token == taking_over,
+        )
+        may_start = or_(may_start, abandoned)
+    claimed = session.execute(
+        update(Generation)
+        .where(Generation.id == generation_id, may_start)
+        .values(
+            status=GenerationStatus.PROCESSING.value,
+            attempt_token=token,
+            attempts=Generation.attempts + 1,
+            completed_at=None,
+        )
+        .returning(Generation.id)
+    )
+    return claimed.scalar_one_or_none() is not None
+
+
+def publish_generation(
+    session: Session,
+    generation_id: str,
+    token: str,
+    *,
+    generation_time: float,
+    file_size_bytes: int,
+    file_sha256: str,
+    metadata: Mapping[str, Any] | None = None,
+) -> bool:
+    """Say that the attempt's file is there; False, and no change, when the attempt lost its job.
+
+    Args:
+        session: an open session that may write.
+        generation_id: which.
+        token: of the attempt.
+        generation_time: seconds it took.
+        file_size_bytes: of the delivered file.
+        file_sha256: of the delivered file, as hexadecimal.
+        metadata: added to what is there.
+    """
+    generation = _held(session, generation_id, token)
+    if generation is None:
+        return False
+    generation.mark_completed(generation_time)
+    generation.attempt_token = None
+    generation.file_size_bytes = file_size_bytes
+    generation.file_sha256 = file_sha256
+    generation.merge_metadata(metadata)
+    session.flush()
+    return True
+
+
+def fail_generation(session: Session, generation_id: str, token: str, message: str) -> bool:
+    """Say that the generation cannot be made; as `publish_generation`."""
+    generation = _held(session, generation_id, token)
+    if generation is None:
+        return False
+    generation.mark_failed(message)
+    generation.attempt_token = None
+    session.flush()
+    return True
+
+
+def release_generation(
+    session: Session, generation_id: str, token: str, message: str | None = None
+) -> bool:
+    """Give the generation back to those that wait, for another attempt; as `publish_generation`."""
+    generation = _held(session, generation_id, token)
+    if generation is None:
+        return False
+    generation.mark_pending()
+    generation.attempt_token = None
+    generation.error_message = message
+    session.flush()
+    return True
+
+
+def cancel_generation(session: Session, generation_id: str) -> bool:
+    """Stop a generation that is not finished; False when it is, or is unknown."""
+    generation = session.scalars(
+        _fresh().where(Generation.id == generation_id, Generation.status.in_(_UNFINISHED))
+    ).one_or_none()
+    if generation is None:
+        return False
+    generation.mark_cancelled()
+    generation.attempt_token = None
+    session.flush()
+    return True
+
+
+def _held(session: Session, generation_id: str, token: str) -> Generation | None:
+    return session.scalars(
+        _fresh().where(
+            Generation.id == generation_id,
+            Generation.status == GenerationStatus.PROCESSING.value,
+            Generation.attempt_token == token,
+        )
+    ).one_or_none()
+
+
+def _fresh() -> Any:
+    return select(Generation).with_for_update().execution_options(populate_existing=True)

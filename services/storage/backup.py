@@ -1,0 +1,277 @@
+"""Backups: taking, checking and restoring them."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy.exc import DBAPIError
+
+from services.storage import postgres_tools, snapshot
+from services.storage.connection import Database, resolve_url
+from services.storage.database import close_db, current_database, init_db, open_database
+from services.storage.errors import (
+    BackupError,
+    DatabaseCorruptError,
+    DatabaseTooNewError,
+    OverwriteRefusedError,
+)
+from services.storage.migrations import State, examine, standing_of, upgrade
+from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS
+from services.storage.search_index import SEARCH_TABLE
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+_SIDE_FILES = ("-journal", "-wal", "-shm")
+
+
+@dataclass(frozen=True, slots=True)
+class CheckResult:
+    """What a check of the database found; `problems` is empty when all is well."""
+
+    revision: str | None
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Nothing is wrong."""
+        return not self.problems
+
+
+def backup_database(destination: str | Path, *, force: bool = False) -> Path:
+    """Write a whole, checked copy of the open database while others use it.
+
+    SQLite: a database file, in order and without free pages, mode 0600. PostgreSQL: a pg_dump
+    archive in the custom format, of the whole database.
+
+    Raises:
+        OverwriteRefusedError: the destination exists and `force` is not given.
+        BackupError: it could not be made.
+    """
+    database = current_database()
+    path = Path(destination)
+    if not database.is_sqlite:
+        postgres_tools.dump(database.url, path, force=force)
+        return path
+    with database.translated(), closing(database.engine.raw_connection()) as pooled:
+        connection = pooled.driver_connection
+        if not isinstance(connection, sqlite3.Connection):
+            raise BackupError("The connection to the database was lost.")
+        snapshot.write_snapshot(connection, path, force=force)
+    return path
+
+
+def restore_database(
+    source: str | Path, *, force: bool = False, database_url: str | None = None
+) -> Path | None:
+    """Put a backup in the place of the database, whole or not at all, and open it.
+
+    The backup is checked, and upgraded when it is older. What it replaces is kept beside the
+    database (PostgreSQL: beside the backup) under a dated name. Works on a database that is too
+    damaged to be opened, which is then only moved away. Processes that have an SQLite database
+    open go on with the restored rows.
+
+    Args:
+        source: what `backup_database` wrote.
+        force: replace a database that holds rows, or is damaged.
+        database_url: None is the open database, else what `init_db` would open.
+
+    Returns:
+        Where the replaced database is, None when it held nothing.
+
+    Raises:
+        BackupError: the source is missing, damaged, or no backup of ours.
+        NotADatabaseError: the source is no database at all.
+        DatabaseTooNewError: a later release wrote it.
+        OverwriteRefusedError: the database holds rows and `force` is not given.
+    """
+    path = Path(source)
+    opened = open_database()
+    url = opened.url if opened is not None and database_url is None else resolve_url(database_url)
+    if url.drivername.startswith("postgresql"):
+        kept = _restore_postgres(Database(url), path, force=force)
+    else:
+        target = Database(url).file
+        if target is None:
+            raise BackupError("A database in memory cannot be restored into.")
+        kept = _restore_sqlite(target, path, force=force)
+    init_db(url.render_as_string(hide_password=False))
+    return kept
+
+
+def check_database() -> CheckResult:
+    """Check structure, references, revision and the text index of the open database.
+
+    Raises:
+        StorageError: it cannot be checked, as it is locked or away.
+    """
+    database = current_database()
+    problems: list[str] = []
+    revision = None
+    try:
+        # Never committed: the check of the text index is worded as a write, but changes nothing.
+        with database.translated(), database.engine.connect() as connection:
+            standing = examine(connection)
+            revision = standing.revision
+            if standing.state is not State.CURRENT:
+                problems.append(f"the revision is {revision}, this release has {HEAD_REVISION}")
+            problems += _structure_problems(connection)
+            problems += _search_problems(connection)
+    except DatabaseCorruptError as error:
+        problems.append(str(error))
+    return CheckResult(revision, tuple(problems))
+
+
+def _structure_problems(connection: Connection) -> list[str]:
+    if connection.dialect.name == "sqlite":
+        raw = connection.connection.driver_connection
+        return snapshot.damage_of(raw) if isinstance(raw, sqlite3.Connection) else []
+    invalid = connection.exec_driver_sql(
+        "SELECT conrelid::regclass || ': ' || conname FROM pg_constraint "
+        "WHERE NOT convalidated AND connamespace = current_schema()::regnamespace"
+    ).scalars()
+    broken = connection.exec_driver_sql(
+        "SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON oid = indexrelid "
+        "WHERE NOT indisvalid AND relnamespace = current_schema()::regnamespace"
+    ).scalars()
+    return [f"the constraint {name} was never checked" for name in invalid] + [
+        f"the index {name} is not valid" for name in broken
+    ]
+
+
+def _search_problems(connection: Connection) -> list[str]:
+    unnumbered = "SELECT count(*) FROM generations WHERE search_id IS NULL"
+    missing = connection.exec_driver_sql(unnumbered).scalar_one()
+    if connection.dialect.name == "sqlite":
+        present = connection.exec_driver_sql(
+            f"SELECT count(*) FROM sqlite_master WHERE name = '{SEARCH_TABLE}'"  # noqa: S608 - a constant
+        ).scalar_one()
+        if not present:
+            return []
+        try:
+            connection.exec_driver_sql(
+                f"INSERT INTO {SEARCH_TABLE} ({SEARCH_TABLE}, rank) VALUES ('integrity-check', 1)"  # noqa: S608 - a constant
+            )
+        except DBAPIError as error:
+            return [f"the text index does not match the prompts ({error.orig})"]
+    return [f"{missing} generations are not in the text index"] if missing else []
+
+
+def _restore_sqlite(target: Path, source: Path, *, force: bool) -> Path | None:
+    if source.resolve() == target.resolve():
+        raise BackupError("The backup and the database are the same file.")
+    ready = target.with_name(f".{target.name}.restore.part")
+    try:
+        _prepare_restore(source, ready)
+        return _put_in_place(ready, target, force=force)
+    finally:
+        for leftover in (ready, *(ready.with_name(ready.name + end) for end in _SIDE_FILES)):
+            leftover.unlink(missing_ok=True)
+
+
+def _prepare_restore(source: Path, ready: Path) -> None:
+    """Copy the backup beside the database, check it, and bring it up to date there."""
+    snapshot.require_sqlite_file(source)
+    damage = snapshot.find_damage(source)
+    if damage:
+        raise BackupError(f"The backup {source} is damaged: {damage[0]}.")
+    ready.unlink(missing_ok=True)
+    with closing(snapshot.connect_to_file(source, read_only=True)) as connection:
+        snapshot.write_snapshot(connection, ready)
+    copy = Database(resolve_url(f"sqlite:///{ready}"))
+    try:
+        standing = standing_of(copy)
+        if standing.state is State.NEWER:
+            raise DatabaseTooNewError(
+                f"The backup {source} has revision {standing.revision}, this release knows up to "
+                f"{HEAD_REVISION}. Restore it with the release that wrote it."
+            )
+        if standing.state is State.EMPTY:
+            raise BackupError(f"{source} is a database, but not a backup of DGX Music.")
+        if standing.state is not State.CURRENT:
+            upgrade(copy)
+    finally:
+        copy.close()
+
+
+def _put_in_place(ready: Path, target: Path, *, force: bool) -> Path | None:
+    with closing(snapshot.connect_to_file(target)) as current:
+        try:
+            held = _holds_rows(current)
+            if held and not force:
+                raise OverwriteRefusedError(
+                    f"The database {target} holds {held} generations; force to replace them."
+                )
+            kept = snapshot.dated(target, "replaced") if held else None
+            if kept is not None:
+                snapshot.write_snapshot(current, kept)
+            with closing(snapshot.connect_to_file(ready, read_only=True)) as copy:
+                # One transaction of SQLite's own: other processes and a crash see all or nothing.
+                copy.backup(current)
+            return kept
+        except sqlite3.OperationalError as error:
+            raise BackupError(f"The database {target} could not be replaced: {error}.") from error
+        except (sqlite3.DatabaseError, BackupError) as error:
+            if isinstance(error, OverwriteRefusedError):
+                raise
+    return _replace_damaged(ready, target, force=force)
+
+
+def _holds_rows(connection: sqlite3.Connection) -> int:
+    named = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'generations'"
+    if not connection.execute(named).fetchone()[0]:
+        return 0
+    return int(connection.execute("SELECT count(*) FROM generations").fetchone()[0])
+
+
+def _replace_damaged(ready: Path, target: Path, *, force: bool) -> Path:
+    if not force:
+        raise OverwriteRefusedError(
+            f"The database {target} is damaged; force to move it away and restore the backup."
+        )
+    close_db()
+    kept = snapshot.dated(target, "damaged")
+    for end in _SIDE_FILES:
+        side = target.with_name(target.name + end)
+        if side.exists():
+            side.replace(kept.with_name(kept.name + end))
+    target.replace(kept)
+    ready.replace(target)
+    snapshot.sync_file(target.parent)
+    return kept
+
+
+def _restore_postgres(database: Database, source: Path, *, force: bool) -> Path | None:
+    try:
+        revision = postgres_tools.revision_of(source)
+        if revision is None:
+            raise BackupError(f"{source} is an archive, but not a backup of DGX Music.")
+        if revision not in KNOWN_REVISIONS:
+            raise DatabaseTooNewError(
+                f"The backup {source} has revision {revision}, this release knows up to "
+                f"{HEAD_REVISION}. Restore it with the release that wrote it."
+            )
+        kept = None
+        if _count_postgres(database):
+            if not force:
+                raise OverwriteRefusedError(
+                    f"{database.name} holds generations; force to replace them."
+                )
+            kept = snapshot.dated(source, "replaced")
+            postgres_tools.dump(database.url, kept, force=False)
+    finally:
+        database.close()
+    postgres_tools.restore(database.url, source)
+    return kept
+
+
+def _count_postgres(database: Database) -> int:
+    if standing_of(database).state is State.EMPTY:
+        return 0
+    with database.session(read_only=True) as session:
+        counted = session.connection().exec_driver_sql("SELECT count(*) FROM generations")
+        return int(counted.scalar_one())

@@ -1,0 +1,130 @@
+"""Which database, and how it is opened."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.orm import Session
+
+from services.storage.errors import InvalidDatabaseURLError, ReadOnlySessionError, translate
+from services.storage.postgres import create_postgres_engine
+from services.storage.sqlite import (
+    READ_ONLY_OPTION,
+    create_sqlite_engine,
+    file_of,
+    prepare_file,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL, Engine
+
+DEFAULT_DATABASE_URL = "sqlite:///data/generations.db"
+BUSY_TIMEOUT_SECONDS = 30.0
+
+_SQLITE_DRIVERS = frozenset({"sqlite", "sqlite+pysqlite"})
+_POSTGRES_DRIVERS = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
+_READ_ONLY_STATES = frozenset({"25006"})
+_SQLITE_READONLY = 8
+
+
+def resolve_url(database_url: str | None = None) -> URL:
+    """Give the database to use: the argument, else DATABASE_URL, else the default.
+
+    Relative SQLite paths are taken from the working folder of this moment.
+
+    Raises:
+        InvalidDatabaseURLError: it is no URL, or names a database that is not supported.
+    """
+    chosen = database_url or os.environ.get("DATABASE_URL") or DEFAULT_DATABASE_URL
+    try:
+        url = make_url(chosen)
+    except (ArgumentError, ValueError):
+        # The text itself stays out of the message: it may hold a password.
+        raise InvalidDatabaseURLError(
+            "The database URL cannot be read. Write it as sqlite:///path/to/file.db or "
+            "postgresql://user:password@host/database."
+        ) from None
+    if url.drivername in _SQLITE_DRIVERS:
+        file = file_of(url)
+        return url if file is None else url.set(database=str(file.expanduser().absolute()))
+    if url.drivername in _POSTGRES_DRIVERS:
+        return url.set(drivername="postgresql+psycopg")
+    raise InvalidDatabaseURLError(
+        f"A database of the kind {url.drivername!r} is not supported; "
+        "use sqlite:/// or postgresql://."
+    )
+
+
+def database_file(database_url: str | None = None) -> Path | None:
+    """Give the SQLite file that `init_db` would open; None where there is no such file.
+
+    Raises:
+        InvalidDatabaseURLError: as `resolve_url`.
+    """
+    url = resolve_url(database_url)
+    return file_of(url) if url.drivername in _SQLITE_DRIVERS else None
+
+
+class Database:
+    """An open database: its address, its connections, and sessions on it."""
+
+    def __init__(self, url: URL, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> None:
+        self.url = url
+        self.is_sqlite = url.drivername in _SQLITE_DRIVERS
+        self.file: Path | None = file_of(url) if self.is_sqlite else None
+        if self.file is not None:
+            prepare_file(self.file)
+        opener = create_sqlite_engine if self.is_sqlite else create_postgres_engine
+        self.engine: Engine = opener(url, busy_timeout_seconds)
+        self._read_only_engine = self.engine.execution_options(**{READ_ONLY_OPTION: True})
+
+    @property
+    def name(self) -> str:
+        """The database in words for people, never with a password."""
+        if self.is_sqlite:
+            return str(self.file or self.url.database or "in memory")
+        return f"the PostgreSQL database {self.url.database!r} at {self.url.host or 'this machine'}"
+
+    @contextmanager
+    def session(self, *, read_only: bool = False) -> Iterator[Session]:
+        """Give a session; see `services.storage.get_session`."""
+        bind = self._read_only_engine if read_only else self.engine
+        session = Session(bind, expire_on_commit=False)
+        try:
+            with self.translated(read_only=read_only):
+                yield session
+                session.commit()
+        finally:
+            # Closing forgets the objects before it rolls back, so that what they held stays.
+            session.close()
+
+    @contextmanager
+    def translated(self, *, read_only: bool = False) -> Iterator[None]:
+        """Turn what the driver says about the database's condition into a `StorageError`."""
+        try:
+            yield
+        except DBAPIError as error:
+            if read_only and _is_write_refused(error):
+                raise ReadOnlySessionError(
+                    "This session only reads; open one with get_session() to write."
+                ) from error
+            told = translate(error, self.name)
+            if told is None:
+                raise
+            raise told from error
+
+    def close(self) -> None:
+        """Close every connection that is not in use."""
+        self.engine.dispose()
+
+
+def _is_write_refused(error: DBAPIError) -> bool:
+    code = getattr(error.orig, "sqlite_errorcode", None)
+    state = getattr(error.orig, "sqlstate", None)
+    return code == _SQLITE_READONLY or state in _READ_ONLY_STATES

@@ -1,0 +1,153 @@
+"""The database of this process: opened once by `init_db`, used by everything else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select
+
+from services.storage.connection import BUSY_TIMEOUT_SECONDS, Database, resolve_url
+from services.storage.errors import DatabaseNotInitialisedError
+from services.storage.migrations import (
+    create_schema,
+    examine,
+    migration_transaction,
+    prepare_database,
+)
+from services.storage.models import Base, Generation, Prompt
+from services.storage.schema import STATUSES
+from services.storage.search import search_backend
+from services.storage.sqlite import library_version, wal_is_safe
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Engine
+    from sqlalchemy.orm import Session
+
+
+class _Process:
+    """What `init_db` opened."""
+
+    database: Database | None = None
+
+
+def init_db(
+    database_url: str | None = None, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
+) -> None:
+    """Open the database, create what is missing, and upgrade what is old.
+
+    Called again, it closes the database that was open and opens the one now named.
+
+    Args:
+        database_url: None takes DATABASE_URL, else sqlite:///data/generations.db.
+        busy_timeout_seconds: how long to wait for another process to finish its write.
+
+    Raises:
+        StorageError: one subclass for each thing that can be wrong (services/storage/errors.py).
+    """
+    database = Database(resolve_url(database_url), busy_timeout_seconds)
+    try:
+        prepare_database(database)
+    except BaseException:
+        database.close()
+        raise
+    close_db()
+    _Process.database = database
+
+
+def close_db() -> None:
+    """Close the database; nothing happens when none is open."""
+    if _Process.database is not None:
+        _Process.database.close()
+        _Process.database = None
+
+
+def open_database() -> Database | None:
+    """Give the open database, None when `init_db` has not been called."""
+    return _Process.database
+
+
+def current_database() -> Database:
+    """Give the open database.
+
+    Raises:
+        RuntimeError: `init_db` has not been called.
+    """
+    if _Process.database is None:
+        raise DatabaseNotInitialisedError("The database is not open; call init_db() first.")
+    return _Process.database
+
+
+def get_engine() -> Engine:
+    """Give the engine of the open database; every transaction it begins may write.
+
+    Raises:
+        RuntimeError: `init_db` has not been called.
+    """
+    return current_database().engine
+
+
+@contextmanager
+def get_session(*, read_only: bool = False) -> Iterator[Session]:
+    """Give a session: commit on success, roll back on error, always close.
+
+    Objects read in it stay readable after it. On SQLite the first statement takes the write lock,
+    and waits for it; a read-only session takes none.
+
+    Raises:
+        RuntimeError: `init_db` has not been called.
+        ReadOnlySessionError: a read-only session was asked to write.
+        StorageError: the database is locked, full, damaged or away.
+    """
+    with current_database().session(read_only=read_only) as session:
+        yield session
+
+
+def reset_database() -> None:
+    """Drop our tables with all their rows, and make them anew; other tables stay.
+
+    Raises:
+        RuntimeError: `init_db` has not been called.
+    """
+    with migration_transaction(current_database()) as connection:
+        Base.metadata.drop_all(connection)
+        create_schema(connection)
+
+
+def get_database_stats(session: Session) -> dict[str, Any]:
+    """Count the generations, in all and by status, and the prompts."""
+    counted = session.execute(select(Generation.status, func.count()).group_by(Generation.status))
+    by_status: dict[str, int] = {row[0]: row[1] for row in counted}
+    prompts = session.execute(select(func.count()).select_from(Prompt)).scalar_one()
+    return {
+        "total_generations": sum(by_status.values()),
+        **{f"{status}_generations": by_status.get(status, 0) for status in STATUSES},
+        "total_prompts": prompts,
+    }
+
+
+def describe_database() -> dict[str, Any]:
+    """Say how the open database is kept, for `dgx-music doctor`.
+
+    Keys: kind, name, revision, server_version, search; on SQLite journal_mode and wal_is_safe too.
+    """
+    database = current_database()
+    facts: dict[str, Any] = {
+        "kind": "sqlite" if database.is_sqlite else "postgresql",
+        "name": database.name,
+    }
+    with database.session(read_only=True) as session:
+        connection = session.connection()
+        facts["revision"] = examine(connection).revision
+        facts["search"] = search_backend(session)
+        if database.is_sqlite:
+            facts["server_version"] = ".".join(map(str, library_version()))
+            facts["wal_is_safe"] = wal_is_safe(library_version())
+            facts["journal_mode"] = str(
+                connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
+            ).lower()
+        else:
+            version = connection.exec_driver_sql("SHOW server_version")
+            facts["server_version"] = str(version.scalar_one())
+    return facts

@@ -1,0 +1,120 @@
+"""What is known of finished files and of installed models."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, select
+
+from services.storage.columns import utc_now
+from services.storage.models import AudioAnalysis, InstalledModel
+from services.storage.prompts import upsert
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurements:
+    """What was measured on a file; None is "not measured"."""
+
+    bpm: float | None = None
+    bpm_confidence: float | None = None
+    """0..1."""
+    key: str | None = None
+    key_confidence: float | None = None
+    """0..1."""
+    integrated_lufs: float | None = None
+    true_peak_dbtp: float | None = None
+    loudness_range_lu: float | None = None
+    peak_amplitude: float | None = None
+    """Of full scale, 1.0."""
+    rms_energy: float | None = None
+    dynamic_range_db: float | None = None
+
+
+def record_analysis(
+    session: Session, generation_id: str, measurements: Measurements
+) -> AudioAnalysis:
+    """Keep what was measured; measured again, the new figures replace the old.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: there is no such generation.
+    """
+    values = {**asdict(measurements), "analysed_at": utc_now()}
+    statement = (
+        upsert(session.get_bind().dialect.name, AudioAnalysis)
+        .values(generation_id=generation_id, **values)
+        .on_conflict_do_update(index_elements=[AudioAnalysis.generation_id], set_=values)
+        .returning(AudioAnalysis)
+    )
+    analysis: AudioAnalysis = session.execute(
+        statement, execution_options={"populate_existing": True}
+    ).scalar_one()
+    return analysis
+
+
+def get_analysis(session: Session, generation_id: str) -> AudioAnalysis | None:
+    """Give what was measured on a generation's file."""
+    return session.get(AudioAnalysis, generation_id)
+
+
+def record_model(
+    session: Session,
+    name: str,
+    *,
+    revision: str,
+    licence: str,
+    sample_rate: int,
+    channels: int,
+    longest_seconds: float,
+    size_bytes: int,
+    path: str,
+) -> InstalledModel:
+    """Note that a model is installed; installed again, the new facts replace the old.
+
+    Args:
+        session: an open session that may write.
+        name: of the model.
+        revision: the exact version of its files.
+        licence: SPDX identifier of the licence of the weights.
+        sample_rate: Hz.
+        channels: 1 or 2.
+        longest_seconds: the longest piece it makes.
+        size_bytes: on disk.
+        path: relative to the models folder.
+    """
+    values = {
+        "revision": revision,
+        "licence": licence,
+        "sample_rate": sample_rate,
+        "channels": channels,
+        "longest_seconds": longest_seconds,
+        "size_bytes": size_bytes,
+        "path": path,
+        "installed_at": utc_now(),
+    }
+    statement = (
+        upsert(session.get_bind().dialect.name, InstalledModel)
+        .values(name=name, **values)
+        .on_conflict_do_update(index_elements=[InstalledModel.name], set_=values)
+        .returning(InstalledModel)
+    )
+    model: InstalledModel = session.execute(
+        statement, execution_options={"populate_existing": True}
+    ).scalar_one()
+    return model
+
+
+def get_models(session: Session) -> list[InstalledModel]:
+    """Give the installed models by name."""
+    return list(session.scalars(select(InstalledModel).order_by(InstalledModel.name)))
+
+
+def forget_model(session: Session, name: str) -> bool:
+    """Drop the note of a model, not its files; False for an unknown one."""
+    deleted = session.execute(
+        delete(InstalledModel).where(InstalledModel.name == name).returning(InstalledModel.name)
+    )
+    return deleted.scalar_one_or_none() is not None

@@ -1,0 +1,241 @@
+"""Generations: making, finding and changing their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, delete, func, literal_column, or_, select
+
+from services.storage.models import Generation
+from services.storage.paging import Page, clamp_limit, decode_moment, encode_moment, page_of
+from services.storage.prompts import count_prompt
+from services.storage.schema import GenerationStatus, known_status
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import Session
+    from sqlalchemy.sql import Select
+
+_NEWEST_FIRST = (Generation.created_at.desc(), Generation.id.desc())
+_LAST_CHARACTER = "\U0010ffff"
+
+
+def create_generation(
+    session: Session,
+    prompt: str,
+    model_name: str,
+    duration_seconds: float,
+    sample_rate: int,
+    channels: int,
+    file_path: str,
+    model_version: str | None = None,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    generation_id: str | None = None,
+) -> Generation:
+    """Add a pending generation, and count its prompt.
+
+    Args:
+        session: an open session that may write.
+        prompt: the person's sentence.
+        model_name: the engine.
+        duration_seconds: seconds asked for, above 0.
+        sample_rate: Hz, above 0.
+        channels: 1 or 2.
+        file_path: where the file will be, relative to the output folder.
+        model_version: the engine's version or checkpoint.
+        metadata: anything that has a JSON form.
+        generation_id: None draws a UUID4.
+
+    Raises:
+        sqlalchemy.exc.IntegrityError: the database refuses a value.
+    """
+    generation = Generation(
+        id=generation_id,
+        prompt=prompt,
+        model_name=model_name,
+        duration_seconds=duration_seconds,
+        sample_rate=sample_rate,
+        channels=channels,
+        file_path=file_path,
+        model_version=model_version,
+        metadata=metadata,
+        prompt_id=count_prompt(session, prompt),
+    )
+    session.add(generation)
+    session.flush()
+    return generation
+
+
+def get_generation(session: Session, generation_id: str) -> Generation | None:
+    """Give the generation with this id."""
+    return session.get(Generation, generation_id)
+
+
+def find_generations_by_prefix(
+    session: Session, id_prefix: str, limit: int = 2
+) -> list[Generation]:
+    """Give generations whose id starts with `id_prefix`, by id; none for an empty prefix.
+
+    Two rows are enough to know that a prefix is ambiguous.
+    """
+    if not id_prefix:
+        return []
+    found = (
+        select(Generation)
+        .where(Generation.id >= id_prefix, Generation.id < id_prefix + _LAST_CHARACTER)
+        .order_by(Generation.id)
+        .limit(limit)
+    )
+    return list(session.scalars(found))
+
+
+def get_all_generations(
+    session: Session, limit: int = 100, offset: int = 0, status: str | None = None
+) -> list[Generation]:
+    """Give generations, newest first.
+
+    Raises:
+        ValueError: there is no such status.
+    """
+    found = _filtered(select(Generation), status=status).order_by(*_NEWEST_FIRST)
+    return list(session.scalars(found.limit(limit).offset(offset)))
+
+
+def get_generations_by_status(session: Session, status: str, limit: int = 100) -> list[Generation]:
+    """Give the generations that stand so, newest first; raises as `get_all_generations`."""
+    return get_all_generations(session, limit=limit, status=status)
+
+
+def get_pending_generations(session: Session, limit: int = 100) -> list[Generation]:
+    """Give the generations that wait, the one that waits longest first."""
+    found = _filtered(select(Generation), status=GenerationStatus.PENDING)
+    return list(session.scalars(found.order_by(Generation.created_at, Generation.id).limit(limit)))
+
+
+def list_generations(
+    session: Session,
+    *,
+    status: str | None = None,
+    model_name: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> Page[Generation]:
+    """Give one page of generations, newest first, each row once however many are inserted.
+
+    Args:
+        session: an open session.
+        status: only these.
+        model_name: only from this engine.
+        created_after: only at this moment or later.
+        created_before: only earlier than this moment.
+        limit: rows a page, brought into 1..1000.
+        cursor: `next_cursor` of the page before; None for the first.
+
+    Raises:
+        ValueError: there is no such status.
+        InvalidCursorError: the cursor is not one of these.
+    """
+    limit = clamp_limit(limit)
+    found = _filtered(select(Generation), status=status, model_name=model_name)
+    if created_after is not None:
+        found = found.where(Generation.created_at >= created_after)
+    if created_before is not None:
+        found = found.where(Generation.created_at < created_before)
+    if cursor is not None:
+        moment, last_id = decode_moment(cursor)
+        found = found.where(
+            Generation.created_at <= moment,
+            or_(
+                Generation.created_at < moment,
+                and_(Generation.created_at == moment, Generation.id < last_id),
+            ),
+        )
+    rows = session.scalars(found.order_by(*_NEWEST_FIRST).limit(limit + 1)).all()
+    return page_of(rows, limit, lambda row: encode_moment(row.created_at, row.id))
+
+
+def count_generations(session: Session, status: str | None = None) -> int:
+    """Count generations, all or those that stand so; raises as `get_all_generations`."""
+    counted = select(func.count()).select_from(Generation)
+    if status is not None:
+        counted = counted.where(Generation.status == known_status(status))
+    return session.execute(counted).scalar_one()
+
+
+def update_generation_status(
+    session: Session, generation_id: str, status: str, error_message: str | None = None
+) -> Generation | None:
+    """Set where a generation stands; None for an unknown id.
+
+    A finished status sets `completed_at`, any other clears it.
+
+    Raises:
+        ValueError: there is no such status.
+    """
+    status = known_status(status)
+    generation = _locked(session, generation_id)
+    if generation is None:
+        return None
+    generation.move_to(status, error_message)
+    session.flush()
+    return generation
+
+
+def complete_generation(
+    session: Session,
+    generation_id: str,
+    generation_time: float,
+    file_size_bytes: int,
+    metadata: Mapping[str, Any] | None = None,
+) -> Generation | None:
+    """Say that the file is there, and add to the metadata; None for an unknown id.
+
+    Whoever works beside other workers uses `publish_generation`, which checks the attempt.
+    """
+    generation = _locked(session, generation_id)
+    if generation is None:
+        return None
+    generation.mark_completed(generation_time)
+    generation.file_size_bytes = file_size_bytes
+    generation.merge_metadata(metadata)
+    session.flush()
+    return generation
+
+
+def delete_generation(session: Session, generation_id: str) -> bool:
+    """Delete a row and its analysis, not its file; False for an unknown id."""
+    deleted = session.execute(
+        delete(Generation).where(Generation.id == generation_id).returning(Generation.id)
+    )
+    return deleted.scalar_one_or_none() is not None
+
+
+def _locked(session: Session, generation_id: str) -> Generation | None:
+    """Read a row afresh and keep others from changing it until the transaction ends."""
+    return session.get(Generation, generation_id, with_for_update=True, populate_existing=True)
+
+
+def _filtered(
+    query: Select[Any], *, status: str | None = None, model_name: str | None = None
+) -> Select[Any]:
+    if status is not None:
+        query = query.where(*has_status(known_status(status)))
+    if model_name is not None:
+        query = query.where(Generation.model_name == model_name)
+    return query
+
+
+def has_status(status: str) -> tuple[ColumnElement[bool], ...]:
+    """Give the conditions for a status in the form that leads SQLite to the right index.
+
+    Most rows are completed: they are read along the index of times, not gathered by status and
+    then sorted. The others have an index of their own, whose condition the query must repeat.
+    """
+    if status == GenerationStatus.COMPLETED:
+        return (literal_column("generations.status || ''") == status,)
+    return (Generation.status == status, literal_column("generations.status <> 'completed'"))

@@ -1,0 +1,288 @@
+"""Bringing a database to the current revision, whole or not at all.
+
+Alembic is imported only where something has to be changed: it costs a fifth of a second.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from services.storage import snapshot
+from services.storage.errors import DatabaseTooNewError, MigrationError, translate
+from services.storage.models import Base
+from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS
+from services.storage.search_index import (
+    POSTGRES_COLUMN,
+    POSTGRES_INDEX,
+    repair_search_index,
+)
+from services.storage.sqlite import MIGRATING_OPTION
+
+if TYPE_CHECKING:
+    from alembic.config import Config
+    from sqlalchemy.engine import Connection
+
+    from services.storage.connection import Database
+
+# One number that every process of this project asks PostgreSQL to lock while it migrates.
+_ADVISORY_LOCK = 0x0D68_4D75_7369_63
+
+# SQLite does not tell Alembic that these descend; a test compares their text instead.
+_INDEXES_BY_SORT_ORDER = frozenset({"idx_generations_created_at", "idx_generations_completed_at"})
+
+_VERSION_TABLE = """CREATE TABLE IF NOT EXISTS alembic_version (
+    version_num VARCHAR(32) NOT NULL,
+    CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
+)"""
+
+_TABLES = {
+    "sqlite": "SELECT name FROM sqlite_master WHERE type = 'table' "
+    "AND name IN ('alembic_version', 'generations', 'prompts')",
+    "postgresql": "SELECT tablename FROM pg_tables WHERE schemaname = current_schema() "
+    "AND tablename IN ('alembic_version', 'generations', 'prompts')",
+}
+
+_HAS_CURRENT_COLUMNS = {
+    "sqlite": "SELECT count(*) FROM pragma_table_info('generations') WHERE name = 'search_id'",
+    "postgresql": "SELECT count(*) FROM information_schema.columns WHERE table_schema = "
+    "current_schema() AND table_name = 'generations' AND column_name = 'search_id'",
+}
+
+
+class State(Enum):
+    """How a database stands against this release."""
+
+    EMPTY = auto()
+    """None of our tables."""
+    UNVERSIONED = auto()
+    """Our two tables as they were before revisions were kept, with fewer columns."""
+    OLDER = auto()
+    CURRENT = auto()
+    NEWER = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The state of a database and the revision it carries."""
+
+    state: State
+    revision: str | None
+
+
+def examine(connection: Connection) -> Standing:
+    """Find out how the database stands, in three small queries."""
+    dialect = connection.dialect.name
+    tables = set(connection.exec_driver_sql(_TABLES[dialect]).scalars())
+    revision = None
+    if "alembic_version" in tables:
+        revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+    if revision is not None and revision not in KNOWN_REVISIONS:
+        return Standing(State.NEWER, revision)
+    if not tables & {"generations", "prompts"}:
+        return Standing(State.EMPTY, revision)
+    if not connection.exec_driver_sql(_HAS_CURRENT_COLUMNS[dialect]).scalar_one():
+        return Standing(State.UNVERSIONED, revision)
+    state = State.CURRENT if revision == HEAD_REVISION else State.OLDER
+    return Standing(state, revision)
+
+
+def standing_of(database: Database) -> Standing:
+    """Find out how a database stands without writing to it."""
+    with database.session(read_only=True) as session:
+        return examine(session.connection())
+
+
+def prepare_database(database: Database) -> None:
+    """Create what is missing and upgrade what is old; a current database is left alone.
+
+    An older SQLite database that holds rows is copied beside itself first.
+
+    Raises:
+        DatabaseTooNewError: a later release wrote it.
+        MigrationError: it could not be changed, and was not.
+    """
+    standing = standing_of(database)
+    if standing.state is State.CURRENT:
+        return
+    if standing.state is State.NEWER:
+        raise DatabaseTooNewError(
+            f"The database {database.name} has revision {standing.revision}, this release knows "
+            f"up to {HEAD_REVISION}. Use the release that wrote it, or a later one."
+        )
+    if standing.state is State.EMPTY:
+        with migration_transaction(database) as connection:
+            if examine(connection).state is State.EMPTY:
+                create_schema(connection)
+        return
+    if standing.state is State.UNVERSIONED and not database.is_sqlite:
+        raise MigrationError(
+            f"{database.name} has other tables named generations or prompts. "
+            "Use a database or a search_path of its own."
+        )
+    save_before_upgrade(database)
+    upgrade(database)
+
+
+def create_schema(connection: Connection) -> None:
+    """Make every table, index and trigger at once, and note the revision."""
+    Base.metadata.create_all(connection)
+    set_revision(connection, HEAD_REVISION)
+
+
+def set_revision(connection: Connection, revision: str | None) -> None:
+    """Note the revision, or none."""
+    connection.exec_driver_sql(_VERSION_TABLE)
+    connection.exec_driver_sql("DELETE FROM alembic_version")
+    if revision is not None:
+        placeholder = "?" if connection.dialect.name == "sqlite" else "%s"
+        connection.exec_driver_sql(
+            f"INSERT INTO alembic_version (version_num) VALUES ({placeholder})",  # noqa: S608 - the dialect's sign
+            (revision,),
+        )
+
+
+def save_before_upgrade(database: Database) -> Path | None:
+    """Copy an SQLite file that holds rows beside itself; give the copy's path."""
+    if database.file is None:
+        return None
+    try:
+        with closing(snapshot.connect_to_file(database.file)) as source:
+            if not _holds_rows(source):
+                return None
+            copy = snapshot.dated(database.file, f"before-{HEAD_REVISION}")
+            snapshot.write_snapshot(source, copy)
+    except sqlite3.Error as error:
+        raise MigrationError(
+            f"{database.name} could not be copied before its upgrade, and is as it was: {error}"
+        ) from error
+    return copy
+
+
+def _holds_rows(connection: sqlite3.Connection) -> bool:
+    tables = connection.execute(_TABLES["sqlite"]).fetchall()
+    counted = (
+        connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()  # noqa: S608 - our own names
+        for (name,) in tables
+        if name != "alembic_version"
+    )
+    return any(row is not None for row in counted)
+
+
+def upgrade(database: Database, revision: str = "head", *, scripts: Path | None = None) -> None:
+    """Run the scripts up to `revision`; a second starter waits, then finds nothing to do.
+
+    Args:
+        database: what to change.
+        revision: an Alembic revision.
+        scripts: the folder of the scripts; None is this project's.
+
+    Raises:
+        MigrationError: a script failed; the database is as it was.
+    """
+
+    def run(config: Config, connection: Connection) -> None:
+        from alembic import command
+
+        if examine(connection).state is State.UNVERSIONED:
+            set_revision(connection, None)
+        command.upgrade(config, revision)
+
+    _migrate(database, run, scripts)
+
+
+def downgrade(database: Database, revision: str, *, scripts: Path | None = None) -> None:
+    """Run the scripts down to `revision`, "base" for none of our tables; as `upgrade`."""
+
+    def run(config: Config, _connection: Connection) -> None:
+        from alembic import command
+
+        command.downgrade(config, revision)
+
+    _migrate(database, run, scripts)
+
+
+def _migrate(
+    database: Database, run: Callable[[Config, Connection], None], scripts: Path | None
+) -> None:
+    from alembic.config import Config
+    from alembic.util import CommandError
+
+    config = Config()
+    config.set_main_option("script_location", str(scripts or scripts_folder()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    try:
+        with migration_transaction(database) as connection:
+            config.attributes["connection"] = connection
+            run(config, connection)
+    except CommandError as error:
+        raise MigrationError(f"{database.name} could not be migrated: {error}") from error
+
+
+@contextmanager
+def migration_transaction(database: Database) -> Iterator[Connection]:
+    """Give a connection whose one transaction keeps every other migrating process waiting.
+
+    On SQLite foreign keys are off in it, and checked before it commits.
+    """
+    engine = database.engine.execution_options(**{MIGRATING_OPTION: True})
+    try:
+        with engine.begin() as connection:
+            if not database.is_sqlite:
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+            yield connection
+            if database.is_sqlite:
+                _finish_sqlite(connection)
+    except SQLAlchemyError as error:
+        told = translate(error, database.name) if isinstance(error, DBAPIError) else None
+        raise told or MigrationError(
+            f"{database.name} could not be migrated and is as it was: {error}"
+        ) from error
+
+
+def _finish_sqlite(connection: Connection) -> None:
+    if connection.exec_driver_sql(_HAS_CURRENT_COLUMNS["sqlite"]).scalar_one():
+        repair_search_index(connection)
+    broken = connection.exec_driver_sql("PRAGMA foreign_key_check").fetchall()
+    if broken:
+        table, row, parent = broken[0][:3]
+        raise MigrationError(
+            f"The migration would leave row {row} of {table} without its row of {parent}; "
+            "nothing was changed."
+        )
+
+
+def scripts_folder() -> Path:
+    """Find the migration scripts: beside the package in a checkout, inside it when installed."""
+    package = Path(__file__).parent
+    for folder in (package / "alembic", package.parents[1] / "alembic"):
+        if (folder / "env.py").is_file():
+            return folder
+    raise MigrationError("The migration scripts are missing; install dgx-music again.")
+
+
+def alembic_options() -> dict[str, Any]:
+    """Give what `alembic.context.configure` needs to know of our tables."""
+    return {
+        "target_metadata": Base.metadata,
+        "render_as_batch": True,
+        "compare_type": True,
+        "include_object": _is_ours,
+    }
+
+
+def _is_ours(_item: Any, name: str | None, kind: str, reflected: bool, _other: object) -> bool:
+    if kind == "index" and name in _INDEXES_BY_SORT_ORDER:
+        return False
+    if not reflected:
+        return True
+    if kind == "table":
+        return name in Base.metadata.tables
+    return name not in {POSTGRES_COLUMN, POSTGRES_INDEX}

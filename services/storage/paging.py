@@ -1,0 +1,104 @@
+"""Pages that stay right while rows are inserted: each starts after the last row before it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Generic, TypeVar
+
+from services.storage.columns import as_utc
+from services.storage.errors import InvalidCursorError
+
+Row = TypeVar("Row")
+
+MAX_LIMIT = 1000
+"""No page holds more rows than this, whatever is asked for."""
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LONGEST_CURSOR = 500
+_ROW_NUMBER_LIMIT = 2**63
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[Row]):
+    """Some rows, and the cursor of the page after them; None when this is the last."""
+
+    items: Sequence[Row]
+    next_cursor: str | None
+
+
+def page_of(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], str]) -> Page[Row]:
+    """Make a page from up to `limit` + 1 rows."""
+    if len(rows) <= limit:
+        return Page(rows, None)
+    shown = rows[:limit]
+    return Page(shown, cursor_of(shown[-1]))
+
+
+def clamp_limit(limit: int) -> int:
+    """Bring the number of rows asked for into 1..MAX_LIMIT."""
+    return max(1, min(limit, MAX_LIMIT))
+
+
+def encode_moment(moment: datetime, row_id: str) -> str:
+    """Write the place of a row ordered by time, then id."""
+    return _encode("t", str((as_utc(moment) - _EPOCH) // timedelta(microseconds=1)), row_id)
+
+
+def decode_moment(cursor: str) -> tuple[datetime, str]:
+    """Read what `encode_moment` wrote.
+
+    Raises:
+        InvalidCursorError: it did not write this.
+    """
+    microseconds, row_id = _decode("t", cursor)
+    try:
+        return _EPOCH + timedelta(microseconds=int(microseconds)), row_id
+    except (ValueError, OverflowError):
+        raise _invalid() from None
+
+
+def encode_number(number: int) -> str:
+    """Write the place of a row ordered by number."""
+    return _encode("n", str(number), "")
+
+
+def decode_number(cursor: str) -> int:
+    """Read what `encode_number` wrote; raises as `decode_moment`."""
+    number, _ = _decode("n", cursor)
+    try:
+        value = int(number)
+    except ValueError:
+        raise _invalid() from None
+    if not -_ROW_NUMBER_LIMIT <= value < _ROW_NUMBER_LIMIT:
+        raise _invalid()
+    return value
+
+
+def _encode(kind: str, place: str, row_id: str) -> str:
+    raw = f"{kind}|{place}|{row_id}".encode()
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+
+def _decode(kind: str, cursor: str) -> tuple[str, str]:
+    if len(cursor) > _LONGEST_CURSOR:
+        raise _invalid()
+    try:
+        padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
+        raw = base64.b64decode(padded, altchars=b"-_", validate=True).decode()
+    except (UnicodeError, binascii.Error):
+        raise _invalid() from None
+    found, _, rest = raw.partition("|")
+    place, separator, row_id = rest.partition("|")
+    if found != kind or not separator or "\x00" in row_id:
+        raise _invalid()
+    return place, row_id
+
+
+def _invalid() -> InvalidCursorError:
+    return InvalidCursorError(
+        "This cursor was not given out by this list; start again without one."
+    )

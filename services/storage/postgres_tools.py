@@ -1,0 +1,108 @@
+"""pg_dump and pg_restore, where they are installed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from services.storage.errors import BackupError
+from services.storage.snapshot import publish
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
+
+_DEBIAN_SERVERS = Path("/usr/lib/postgresql")
+_LIBPQ_NAMES = {"username": "PGUSER", "host": "PGHOST", "port": "PGPORT", "database": "PGDATABASE"}
+_VERSION_ROW = re.compile(
+    r"^COPY [\w.]*alembic_version \(version_num\) FROM stdin;\n(\S+)$", re.MULTILINE
+)
+
+
+def dump(url: URL, destination: Path, *, force: bool) -> None:
+    """Write an archive of the whole database in pg_dump's custom format, mode 0600.
+
+    Raises:
+        OverwriteRefusedError: the destination exists and `force` is not given.
+        BackupError: pg_dump is missing, or failed.
+    """
+
+    def write(part: Path) -> None:
+        _run("pg_dump", "--format=custom", f"--file={part}", url=url)
+
+    publish(destination, write, force=force)
+
+
+def restore(url: URL, source: Path) -> None:
+    """Replace what the archive names by what it holds, in one transaction; raises as `dump`."""
+    _run(
+        "pg_restore",
+        "--clean",
+        "--if-exists",
+        "--no-owner",
+        "--no-privileges",
+        "--single-transaction",
+        f"--dbname={url.database}",
+        str(source),
+        url=url,
+    )
+
+
+def revision_of(source: Path) -> str | None:
+    """Read the revision in an archive; None when it has none. Raises as `dump`."""
+    listed = _run("pg_restore", "--data-only", "--table=alembic_version", "--file=-", str(source))
+    found = _VERSION_ROW.search(listed)
+    return found.group(1) if found else None
+
+
+def find_tool(name: str) -> str:
+    """Find a PostgreSQL program: the newest that Debian's packages installed, else on the path.
+
+    Raises:
+        BackupError: it is not installed.
+    """
+    servers = sorted(
+        _DEBIAN_SERVERS.glob("[0-9]*/bin"), key=lambda folder: int(folder.parent.name), reverse=True
+    )
+    for folder in servers:
+        if (folder / name).is_file():
+            return str(folder / name)
+    found = shutil.which(name)
+    if found is None:
+        raise BackupError(f"{name} is not installed; install the PostgreSQL client programs.")
+    return found
+
+
+def _run(name: str, *arguments: str, url: URL | None = None) -> str:
+    # Address and password go through the environment, which other users cannot read.
+    done = subprocess.run(  # noqa: S603 - the program is PostgreSQL's own, without a shell
+        [find_tool(name), *arguments],
+        env=os.environ | _environment(url),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode != 0:
+        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        raise BackupError(f"{name} failed: {lines[-1]}")
+    return done.stdout
+
+
+def _environment(url: URL | None) -> dict[str, str]:
+    if url is None:
+        return {}
+    named = {
+        variable: str(getattr(url, attribute))
+        for attribute, variable in _LIBPQ_NAMES.items()
+        if getattr(url, attribute) is not None
+    }
+    if url.password is not None:
+        named["PGPASSWORD"] = str(url.password)
+    for option, variable in (("host", "PGHOST"), ("port", "PGPORT"), ("sslmode", "PGSSLMODE")):
+        value = url.query.get(option)
+        if isinstance(value, str):
+            named[variable] = value
+    return named

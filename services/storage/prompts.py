@@ -1,0 +1,93 @@
+"""Prompts and how often they are used."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from sqlalchemy import bindparam, select
+
+from services.storage.columns import utc_now
+from services.storage.models import Prompt
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.orm import Session
+    from sqlalchemy.sql.dml import ReturningInsert
+
+
+class _Upsert(Protocol):
+    """What the two dialects' own INSERT has in common."""
+
+    excluded: Any
+
+    def values(self, *args: Any, **kwargs: Any) -> _Upsert: ...
+
+    def on_conflict_do_update(self, *, index_elements: Any, set_: Any) -> _Upsert: ...
+
+    def returning(self, *columns: Any) -> ReturningInsert[Any]: ...
+
+
+def upsert(dialect: str, table: Any) -> _Upsert:
+    """Give the INSERT that knows ON CONFLICT for the kind of database."""
+    if dialect == "postgresql":
+        from sqlalchemy.dialects.postgresql import insert as postgres_insert
+
+        return cast("_Upsert", postgres_insert(table))
+    from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+    return cast("_Upsert", sqlite_insert(table))
+
+
+@cache
+def _counting(dialect: str) -> ReturningInsert[Any]:
+    """Build the statement once: building it takes longer than running it."""
+    table = Prompt.__table__
+    now = bindparam("now", type_=table.c.last_used_at.type)
+    new = upsert(dialect, table).values(
+        text=bindparam("prompt_text"), used_count=1, first_used_at=now, last_used_at=now
+    )
+    return new.on_conflict_do_update(
+        index_elements=[table.c.text],
+        set_={"used_count": table.c.used_count + 1, "last_used_at": now},
+    ).returning(table.c.id)
+
+
+def count_prompt(session: Session, prompt_text: str) -> int:
+    """Count one use in one statement, so that no concurrent count is lost; give the prompt's id."""
+    session.flush()
+    connection = session.connection()
+    values = {"prompt_text": prompt_text, "now": utc_now()}
+    counted: int = connection.execute(_counting(connection.dialect.name), values).scalar_one()
+    return counted
+
+
+def track_prompt_usage(session: Session, prompt_text: str) -> Prompt:
+    """Count one use of a prompt, which is added when it is new."""
+    return session.get_one(Prompt, count_prompt(session, prompt_text), populate_existing=True)
+
+
+def get_prompt(session: Session, prompt_id: int) -> Prompt | None:
+    """Give the prompt with this id."""
+    return session.get(Prompt, prompt_id)
+
+
+def get_prompt_by_text(session: Session, text: str) -> Prompt | None:
+    """Give the prompt with exactly this text."""
+    return session.scalars(select(Prompt).where(Prompt.text == text)).one_or_none()
+
+
+def get_all_prompts(session: Session, limit: int = 100, offset: int = 0) -> list[Prompt]:
+    """Give prompts, most used first; of equals, the one used last."""
+    return list(_most_used(session, limit, offset))
+
+
+def get_most_used_prompts(session: Session, limit: int = 10) -> list[Prompt]:
+    """Give the prompts used most, in the order of `get_all_prompts`."""
+    return list(_most_used(session, limit, 0))
+
+
+def _most_used(session: Session, limit: int, offset: int) -> Sequence[Prompt]:
+    order = (Prompt.used_count.desc(), Prompt.last_used_at.desc(), Prompt.id.desc())
+    return session.scalars(select(Prompt).order_by(*order).limit(limit).offset(offset)).all()

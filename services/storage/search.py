@@ -1,0 +1,114 @@
+"""Full-text search over prompts, with the same meaning on both databases.
+
+Every word of the query must be in the prompt, in any order; case, accents and endings do not
+matter ("beat" finds "Beats"). Whatever is no letter or digit only parts words.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, bindparam, column, func, literal_column, select, table
+from sqlalchemy import text as sql
+
+from services.storage.errors import InvalidSearchError
+from services.storage.models import GENERATIONS, Generation
+from services.storage.paging import Page, clamp_limit, decode_number, encode_number, page_of
+from services.storage.schema import known_status
+from services.storage.search_index import POSTGRES_COLUMN, SEARCH_TABLE
+from services.storage.words import beginning, split_marked_words, split_words
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.orm import Session
+
+LONGEST_SEARCH = 10_000
+"""Characters; more is refused."""
+
+MOST_WORDS = 100
+"""Words of a query beyond these are not looked at."""
+
+_SEARCH_ID: ColumnElement[int] = GENERATIONS.c.search_id
+_FTS = table(SEARCH_TABLE, column("rowid"))
+
+
+def search_generations(
+    session: Session,
+    text: str,
+    *,
+    status: str | None = None,
+    model_name: str | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> Page[Generation]:
+    """Give one page of generations whose prompt has every word of `text`, newest first.
+
+    A text without a letter or digit finds nothing.
+
+    Args:
+        session: an open session.
+        text: what a person typed; no character in it has a meaning of its own.
+        status: only these.
+        model_name: only from this engine.
+        limit: rows a page, brought into 1..1000.
+        cursor: `next_cursor` of the page before; None for the first.
+
+    Raises:
+        ValueError: there is no such status.
+        InvalidCursorError: the cursor is not one of these.
+        InvalidSearchError: the text is longer than 10,000 characters.
+    """
+    if len(text) > LONGEST_SEARCH:
+        raise InvalidSearchError(f"A search has at most {LONGEST_SEARCH} characters.")
+    conditions = _conditions(status, model_name)
+    place = None if cursor is None else decode_number(cursor)
+    if not split_words(text):
+        return Page([], None)
+    limit = clamp_limit(limit)
+    number, found = _matching(session, text)
+    if place is not None:
+        found = found.where(number < place)
+    found = found.where(*conditions).order_by(number.desc()).limit(limit + 1)
+    rows = session.execute(found.add_columns(number)).all()
+    page = page_of(rows, limit, lambda row: encode_number(row[1]))
+    return Page([row[0] for row in page.items], page.next_cursor)
+
+
+def search_backend(session: Session) -> str:
+    """Name what answers searches here: "tsvector", "fts5", or "like" without a text index."""
+    if session.get_bind().dialect.name == "postgresql":
+        return "tsvector"
+    present = sql("SELECT count(*) FROM sqlite_master WHERE name = :name")
+    indexed = session.execute(present, {"name": SEARCH_TABLE}).scalar_one()
+    return "fts5" if indexed else "like"
+
+
+def _matching(session: Session, text: str) -> tuple[ColumnElement[int], Any]:
+    """Give the column that numbers the rows, and the rows that have every word."""
+    backend = search_backend(session)
+    # FTS5 has its own mind about accents (й is no и to it): it folds both sides itself.
+    split = split_marked_words if backend == "fts5" else split_words
+    words = list(dict.fromkeys(split(text)))[:MOST_WORDS]
+    if backend == "tsvector":
+        wanted = func.plainto_tsquery(literal_column("'dgx_music'::regconfig"), " ".join(words))
+        matches = literal_column(f"generations.{POSTGRES_COLUMN}").bool_op("@@")(wanted)
+        return _SEARCH_ID, select(Generation).where(matches)
+    if backend == "fts5":
+        quoted = " ".join(f'"{word}"' for word in words)
+        number: ColumnElement[int] = _FTS.c.rowid
+        matches = literal_column(SEARCH_TABLE).bool_op("MATCH")(bindparam("words", quoted))
+        return number, select(Generation).where(matches, number == _SEARCH_ID)
+    folded = func.dgx_music_fold(Generation.prompt)
+    return literal_column("generations.rowid"), select(Generation).where(
+        and_(*(folded.contains(f" {beginning(word)}", autoescape=True) for word in words))
+    )
+
+
+def _conditions(status: str | None, model_name: str | None) -> list[ColumnElement[bool]]:
+    # The unary plus keeps SQLite from walking the index of the filter instead of the text index.
+    conditions: list[ColumnElement[bool]] = []
+    if status is not None:
+        conditions.append(literal_column("generations.status || ''") == known_status(status))
+    if model_name is not None:
+        conditions.append(literal_column("generations.model_name || ''") == model_name)
+    return conditions

@@ -1,0 +1,126 @@
+"""Whole, checked copies of an SQLite database while others write to it.
+
+A plain file copy is not one: under a writer it is stale or damaged (docs/database.md).
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from services.storage.columns import utc_now
+from services.storage.errors import BackupError, NotADatabaseError, OverwriteRefusedError
+from services.storage.sqlite import DATABASE_FILE_MODE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_HEADER = b"SQLite format 3\x00"
+
+
+def dated(path: Path, reason: str, moment: datetime | None = None) -> Path:
+    """Name a copy beside `path`: generations.before-002.20261120T101500123456Z.db."""
+    stamp = (moment or utc_now()).strftime("%Y%m%dT%H%M%S%fZ")
+    return path.with_name(f"{path.stem}.{reason}.{stamp}{path.suffix}")
+
+
+def write_snapshot(source: sqlite3.Connection, destination: Path, *, force: bool = False) -> None:
+    """Copy the database behind `source` to `destination`, whole or not at all, mode 0600.
+
+    Raises:
+        OverwriteRefusedError: `destination` exists and `force` is not given.
+        BackupError: it cannot be written, or the copy is not sound.
+    """
+
+    def vacuum_into(part: Path) -> None:
+        with closing(source.cursor()) as cursor:
+            cursor.execute("VACUUM INTO ?", (str(part),))
+        problems = find_damage(part)
+        if problems:
+            raise BackupError(f"The copy of the database is not sound: {problems[0]}.")
+
+    publish(destination, vacuum_into, force=force)
+
+
+def publish(destination: Path, write: Callable[[Path], None], *, force: bool) -> None:
+    """Let `write` fill an empty file, then put it in place durably; raises as `write_snapshot`."""
+    if destination.exists() and not force:
+        raise OverwriteRefusedError(
+            f"{destination} exists; give another name, or force to replace it."
+        )
+    part = destination.with_name(f".{destination.name}.{os.getpid()}.part")
+    try:
+        destination.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BackupError(f"The folder of {destination} cannot be made: {error}.") from error
+    try:
+        os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, DATABASE_FILE_MODE))
+        write(part)
+        sync_file(part)
+        part.replace(destination)
+        sync_file(destination.parent)
+    except (OSError, sqlite3.Error) as error:
+        raise BackupError(f"The backup {destination} could not be written: {error}.") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until a file's content, or a folder's names, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def require_sqlite_file(path: Path) -> None:
+    """Look at the first bytes.
+
+    Raises:
+        BackupError: there is no such file, or it cannot be read.
+        NotADatabaseError: it is something else.
+    """
+    try:
+        with path.open("rb") as file:
+            header = file.read(len(_HEADER))
+    except OSError as error:
+        raise BackupError(f"{path} cannot be read: {error.strerror}.") from error
+    if header != _HEADER:
+        raise NotADatabaseError(f"{path} is not an SQLite database.")
+
+
+def connect_to_file(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a database file that must exist, in autocommit mode."""
+    mode = "ro" if read_only else "rw"
+    return sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=30.0
+    )
+
+
+def find_damage(path: Path) -> list[str]:
+    """Check the structure and the references of a database file; empty when all is well.
+
+    SQLite keeps no checksums: it finds what breaks its structure, not every changed byte.
+    """
+    try:
+        with closing(connect_to_file(path, read_only=True)) as connection:
+            return damage_of(connection)
+    except sqlite3.DatabaseError as error:
+        return [str(error)]
+
+
+def damage_of(connection: sqlite3.Connection) -> list[str]:
+    """Check as `find_damage` does, on an open connection."""
+    try:
+        found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check").fetchall()]
+    except sqlite3.DatabaseError as error:
+        return [str(error)]
+    return [problem for problem in found if problem != "ok"] + [
+        f"row {row} of {table} refers to a missing row of {parent}"
+        for table, row, parent, _ in connection.execute("PRAGMA foreign_key_check").fetchall()
+    ]

@@ -1,0 +1,226 @@
+"""Objects without a database."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.storage import (
+    FINISHED_STATUSES,
+    STATUSES,
+    Generation,
+    GenerationStatus,
+    Prompt,
+    get_schema_version,
+    validate_status,
+)
+from services.storage.columns import UtcDateTime, as_utc
+from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS, known_status
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=10,
+)  # fmt: skip
+
+PROPERTIES = {
+    "pending": "is_pending",
+    "processing": "is_processing",
+    "completed": "is_complete",
+    "failed": "is_failed",
+    "cancelled": "is_cancelled",
+}
+
+
+def generation(**changes: Any) -> Generation:
+    values: dict[str, Any] = {
+        "prompt": "beat", "model_name": "composer", "duration_seconds": 16.0,
+        "sample_rate": 32000, "channels": 2, "file_path": "a.wav",
+    }  # fmt: skip
+    return Generation(**(values | changes))
+
+
+def test_statuses_equal_their_strings() -> None:
+    assert GenerationStatus.PENDING == "pending"
+    assert STATUSES == ("pending", "processing", "completed", "failed", "cancelled")
+    assert set(FINISHED_STATUSES) == {"completed", "failed", "cancelled"}
+
+
+@given(st.text())
+def test_only_the_five_statuses_are_valid(text: str) -> None:
+    assert validate_status(text) == (text in STATUSES)
+
+
+def test_a_known_status_comes_back_as_a_plain_string() -> None:
+    assert type(known_status(GenerationStatus.FAILED)) is str
+    with pytest.raises(ValueError, match="'lost'"):
+        known_status("lost")
+
+
+def test_versions() -> None:
+    assert get_schema_version() == "1.0.0"
+    assert (KNOWN_REVISIONS[0], HEAD_REVISION) == ("001", KNOWN_REVISIONS[-1])
+
+
+def test_a_new_generation_has_id_status_and_time() -> None:
+    before = datetime.now(UTC)
+    made = generation()
+    assert uuid.UUID(made.id).version == 4
+    assert str(uuid.UUID(made.id)) == made.id
+    assert type(made.status) is str
+    assert made.is_pending
+    assert before <= made.created_at <= datetime.now(UTC)
+    assert made.attempts == 0
+
+
+def test_two_generations_have_different_ids() -> None:
+    assert generation().id != generation().id
+
+
+def test_given_values_are_kept() -> None:
+    moment = datetime(2026, 1, 2, 3, tzinfo=timezone(timedelta(hours=3)))
+    made = generation(id="x", status=GenerationStatus.FAILED, created_at=moment, attempts=2)
+    assert (made.id, made.status, made.attempts) == ("x", "failed", 2)
+    assert made.created_at == datetime(2026, 1, 2, 0, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("status", STATUSES)
+def test_properties_follow_the_status(status: str) -> None:
+    made = generation(status=status)
+    true = {name for name in PROPERTIES.values() if getattr(made, name)}
+    assert true == {PROPERTIES[status]}
+    assert made.is_finished == (status in FINISHED_STATUSES)
+
+
+def test_marking_goes_through_a_life() -> None:
+    made = generation()
+    made.mark_processing()
+    assert made.is_processing
+    assert made.completed_at is None
+    made.mark_completed(18.5)
+    assert made.is_complete
+    assert made.generation_time_seconds == 18.5
+    assert made.completed_at is not None
+    assert made.completed_at >= made.created_at
+
+
+def test_failing_keeps_the_reason_and_trying_again_the_history() -> None:
+    made = generation()
+    made.mark_failed("no memory")
+    assert (made.is_failed, made.error_message) == (True, "no memory")
+    made.mark_pending()
+    assert made.is_pending
+    assert made.completed_at is None
+    made.mark_completed(1.0)
+    assert made.error_message is None
+
+
+def test_cancelling_finishes() -> None:
+    made = generation()
+    made.mark_cancelled()
+    assert made.is_cancelled
+    assert made.completed_at is not None
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON_VALUES))
+def test_metadata_comes_back(metadata: dict[str, Any]) -> None:
+    made = generation()
+    made.set_metadata(metadata)
+    assert made.get_metadata() == metadata
+
+
+@pytest.mark.parametrize("unreadable", [None, "", "{", "[1]", '"text"', "NaN", "\x00"])
+def test_metadata_that_is_none_or_unreadable_is_empty(unreadable: str | None) -> None:
+    assert generation(metadata_json=unreadable).get_metadata() == {}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"), [({"x": float("nan")}, ValueError), ({"x": object()}, TypeError)]
+)
+def test_metadata_without_a_json_form_is_refused(
+    wrong: dict[str, Any], error: type[Exception]
+) -> None:
+    made = generation(metadata={"kept": 1})
+    with pytest.raises(error):
+        made.set_metadata(wrong)
+    assert made.get_metadata() == {"kept": 1}
+
+
+def test_merging_metadata_lets_the_new_value_stay() -> None:
+    made = generation(metadata={"a": 1, "b": 2})
+    made.merge_metadata({"b": 3, "c": 4})
+    made.merge_metadata(None)
+    assert made.get_metadata() == {"a": 1, "b": 3, "c": 4}
+
+
+def test_a_dictionary_is_ready_for_json() -> None:
+    made = generation(metadata={"bpm": 90}, created_at=datetime(2026, 1, 2, 3, 4, 5))
+    given = json.loads(json.dumps(made.to_dict()))
+    assert given["metadata"] == {"bpm": 90}
+    assert given["created_at"] == "2026-01-02T03:04:05+00:00"
+    assert given["completed_at"] is None
+    assert given["status"] == "pending"
+    assert {"id", "prompt", "model_name", "file_path", "error_message"} <= set(given)
+
+
+def test_a_dictionary_keeps_the_token_of_the_attempt_to_itself() -> None:
+    assert "secret" not in str(generation(attempt_token="secret").to_dict())
+
+
+def test_a_new_prompt_was_used_once_now() -> None:
+    before = datetime.now(UTC)
+    made = Prompt(text="beat")
+    assert made.used_count == 1
+    assert before <= made.first_used_at == made.last_used_at <= datetime.now(UTC)
+
+
+def test_using_a_prompt_again_moves_the_last_time() -> None:
+    moment = datetime(2025, 1, 1)
+    made = Prompt(text="beat", used_count=4, first_used_at=moment)
+    made.increment_usage()
+    assert made.used_count == 5
+    assert made.first_used_at == moment.replace(tzinfo=UTC)
+    assert made.last_used_at > made.first_used_at
+
+
+def test_a_prompt_as_a_dictionary() -> None:
+    moment = datetime(2025, 1, 1, tzinfo=UTC)
+    made = Prompt(id=3, text="beat", first_used_at=moment)
+    assert made.to_dict() == {
+        "id": 3,
+        "text": "beat",
+        "used_count": 1,
+        "first_used_at": "2025-01-01T00:00:00+00:00",
+        "last_used_at": "2025-01-01T00:00:00+00:00",
+    }
+
+
+def test_objects_say_what_they_are() -> None:
+    assert repr(generation(id="x")) == "<Generation x pending>"
+    assert repr(Prompt(id=1, text="t")) == "<Prompt 1 used 1 times>"
+
+
+@given(st.datetimes(timezones=st.none() | st.timezones()))
+def test_moments_are_bound_as_utc_without_a_zone(moment: datetime) -> None:
+    try:
+        expected = as_utc(moment)
+    except OverflowError:
+        return
+    bound = UtcDateTime().process_bind_param(moment, None)  # type: ignore[arg-type] - not looked at
+    assert bound is not None
+    assert bound.tzinfo is None
+    back = UtcDateTime().process_result_value(bound, None)  # type: ignore[arg-type] - not looked at
+    assert back == expected
+
+
+def test_no_moment_stays_none() -> None:
+    column = UtcDateTime()
+    assert column.process_bind_param(None, None) is None  # type: ignore[arg-type] - not looked at
+    assert column.process_result_value(None, None) is None  # type: ignore[arg-type] - not looked at
