@@ -100,12 +100,12 @@ class ComposerEngine:
 
 
 def _told(understood: Understood) -> dict[str, Any]:
-    """The genre for everyone, then what the prompt said and what had to be assumed."""
+    """The genre, what the prompt stated and what was read otherwise; the rest was assumed."""
     facts = understood.to_dict()
-    return {
-        "summary": facts["summary"],
-        "genre": understood.genre,
-        "requested": facts["read"],
-        "assumed": facts["assumed"],
-        "notes": facts["notes"],
-    }
+    stated = facts["read"]
+    if stated.get("style") == understood.genre:
+        del stated["style"]
+    if "key" in stated:
+        stated.pop("mode", None)
+    stated.pop("energy", None)
+    return {"genre": understood.genre, "requested": stated, "notes": facts["notes"]}

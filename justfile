@@ -1,0 +1,99 @@
+# Every recipe sets up what it needs; `./just RECIPE` runs them where `just` is not installed.
+set positional-arguments
+
+bin := justfile_directory() / ".venv/bin"
+export PYTHONPATH := ""
+
+[private]
+default:
+    @{{ just_executable() }} --justfile {{ justfile() }} --list --unsorted
+
+[private]
+_core:
+    @scripts/setup core
+
+[private]
+_dev:
+    @scripts/setup dev
+
+# Set up, and make the database.
+init: _core db-init
+
+# Make music from a sentence: just generate "lo-fi beat at 82 BPM" [SECONDS] [--seed 7 ...]
+generate PROMPT *SECONDS_AND_OPTIONS: _core
+    @prompt=$1; shift; \
+    case ${1:-} in "" | -*) ;; *) set -- --duration "$@" ;; esac; \
+    "{{ bin }}/dgx-music" generate "$@" -- "$prompt"
+
+# What has been made, newest first.
+history *OPTIONS: _core
+    @"{{ bin }}/dgx-music" history "$@"
+
+# All tests.
+test *OPTIONS: _dev
+    @"{{ bin }}/pytest" "$@"
+
+# Tests that need no database server and no other process.
+test-unit *OPTIONS: _dev
+    @"{{ bin }}/pytest" tests/unit "$@"
+
+# Tests against real databases, files and processes.
+test-integration *OPTIONS: _dev
+    @"{{ bin }}/pytest" tests/integration tests/migration tests/acceptance "$@"
+
+# All tests, with branch coverage.
+test-coverage *OPTIONS: _dev
+    @"{{ bin }}/pytest" --cov --cov-report=term-missing:skip-covered --cov-report=html "$@"
+
+# Put the code in its standard form.
+format: _dev
+    @"{{ bin }}/ruff" format .
+    @"{{ bin }}/ruff" check --fix-only --quiet .
+
+# Look for mistakes ruff knows.
+lint: _dev
+    @"{{ bin }}/ruff" format --check .
+    @"{{ bin }}/ruff" check .
+
+# Check the types (mypy strict).
+typecheck: _dev
+    @"{{ bin }}/mypy"
+
+# lint and typecheck.
+quality: lint typecheck
+
+# Make the database, or bring it up to date.
+db-init: _core
+    @"{{ bin }}/dgx-music" db init
+
+# Bring the database to the newest revision.
+db-migrate: _core
+    @"{{ bin }}/dgx-music" db migrate
+
+# Empty the database; asks first.
+db-reset *OPTIONS: _core
+    @"{{ bin }}/dgx-music" db reset "$@"
+
+# Measure this machine; the figures of docs/benchmarks.md.
+benchmark *OPTIONS: _dev
+    @"{{ bin }}/python" -m benchmarks "$@"
+
+# Draw the pictures of docs/.
+pictures *OPTIONS: _dev
+    @"{{ bin }}/python" scripts/pictures.py "$@"
+
+# Write the generated blocks of docs/.
+docs: _dev
+    @"{{ bin }}/python" scripts/docs.py
+
+# Pin the dependencies anew.
+lock: _dev
+    @scripts/lock
+
+# What continuous integration runs.
+ci: test quality
+
+# Remove what can be made again: caches and the virtual environment, never data/.
+clean:
+    @rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.* .set-up.lock dist
+    @find . -name __pycache__ -type d -prune -exec rm -rf {} +

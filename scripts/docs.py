@@ -1,0 +1,106 @@
+"""Writes the generated blocks of docs/: the settings table and the `--help` of every command.
+
+just docs            rewrite them
+python scripts/docs.py --check    exit 1 when they differ from the code
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from pathlib import Path
+
+os.environ |= {"COLUMNS": "96", "NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "96"}
+
+from typer.testing import CliRunner
+
+from services.generation.cli import app
+from services.generation.composer.genres import GENRES
+from services.generation.composer.styles import STYLES
+from services.generation.composer.synth import PATCHES
+from services.generation.composer.vocabulary import INSTRUMENTS, MOODS
+from services.generation.config import Settings, variable_of
+
+DOCS = Path(__file__).parents[1] / "docs"
+COMMANDS = (
+    "", "generate", "history", "status", "models", "models list", "doctor", "db", "db init",
+    "db migrate", "db reset", "db stats", "db check", "db backup", "db restore", "db cleanup",
+)  # fmt: skip
+BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def settings_table() -> str:
+    """One row a setting, from the descriptions in the code."""
+    rows = ["| variable | default | what it does |", "| --- | --- | --- |"]
+    for name, field in Settings.model_fields.items():
+        default = "none" if field.default is None else f"`{field.default}`"
+        rows.append(f"| `{variable_of(name)}` | {default} | {field.description} |")
+    return "\n".join(rows) + "\n"
+
+
+def help_blocks() -> str:
+    """The help of every command, as a person sees it."""
+    runner = CliRunner()
+    blocks = []
+    for command in COMMANDS:
+        result = runner.invoke(app, [*command.split(), "--help"], prog_name="dgx-music")
+        assert result.exit_code == 0, (command, result.output)
+        text = "\n".join(line.rstrip() for line in result.output.strip().splitlines())
+        blocks.append(f"### dgx-music {command}".rstrip() + f"\n\n```text\n{text}\n```\n")
+    return "\n".join(blocks)
+
+
+def genre_table() -> str:
+    """One row a genre: its tempo and the styles that are played as it."""
+    rows = ["| genre | BPM | styles played as it |", "| --- | --- | --- |"]
+    for name, genre in GENRES.items():
+        slowest, usual, fastest = genre.tempo
+        near = [style for style, how in STYLES.items() if how.genre == name and style != name]
+        tempo = f"{usual:g} ({slowest:g} to {fastest:g})"
+        rows.append(f"| {name} | {tempo} | {', '.join(near)} |")
+    return "\n".join(rows) + "\n"
+
+
+def word_lists() -> str:
+    """The moods, instruments and patches by name."""
+    return (
+        f"Moods: {', '.join(MOODS)}.\n\n"
+        f"Instruments: {', '.join(INSTRUMENTS)}.\n\n"
+        f"Patches: {', '.join(f'`{name}`' for name in PATCHES)}.\n"
+    )
+
+
+GENERATED = {
+    "settings": settings_table,
+    "help": help_blocks,
+    "genres": genre_table,
+    "words": word_lists,
+}
+
+
+def renew(text: str) -> str:
+    """The page with its generated blocks as the code has them now."""
+    return BLOCK.sub(lambda match: match[1] + GENERATED[match[2]]() + match[3], text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    stale = []
+    for page in sorted(DOCS.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        new = renew(text)
+        if new != text:
+            stale.append(page.name)
+            if not check:
+                page.write_text(new, encoding="utf-8")
+    if stale:
+        print(f"{'stale' if check else 'written'}: {', '.join(stale)}")
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""The command line, `dgx-music`: stdout is the answer, stderr the talk.
+
+Commands import what they need when they run, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from typing import Annotated
+
+import typer
+
+from services import __version__
+from services.generation.cli import db, doctor, generate, library
+from services.generation.errors import CancelledError, DGXMusicError
+
+UNEXPECTED_EXIT_CODE = 1
+
+app = typer.Typer(
+    name="dgx-music",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Turn a sentence into music a producer can drop into a DAW.\n\n"
+        'Example: dgx-music generate "trap beat with heavy 808 bass at 140 BPM"'
+    ),
+    epilog="Settings are environment variables and .env; docs/ has all of them.",
+)
+app.command("generate")(generate.generate)
+app.command("history")(library.history)
+app.command("status")(library.status)
+app.add_typer(library.models_app, name="models")
+app.add_typer(db.app, name="db")
+app.command("doctor")(doctor.doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dgx-music {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, and log more.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001  (its callback acts)
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options of every command."""
+    context.obj = {"debug": debug}
+    if debug:
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line and leave with a documented code (docs/cli.md)."""
+    try:
+        app()
+    except DGXMusicError as error:
+        _show_traceback_if_asked(error)
+        label = "" if isinstance(error, CancelledError) else "error: "
+        typer.echo(f"{label}{error}", err=True)
+        sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001  (the outer edge of the process)
+        _show_traceback_if_asked(error)
+        typer.echo(
+            f"error: something unexpected happened: {type(error).__name__}: {error}. "
+            "Run it again as `dgx-music --debug ...` and report what it shows.",
+            err=True,
+        )
+        sys.exit(UNEXPECTED_EXIT_CODE)
+
+
+def _show_traceback_if_asked(error: Exception) -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exception(error)

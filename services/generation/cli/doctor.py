@@ -1,0 +1,140 @@
+"""`dgx-music doctor`: what this machine has, what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from services import __version__
+from services.generation.cli.console import answer, answer_json
+from services.generation.errors import SettingsError
+
+if TYPE_CHECKING:
+    from services.generation.config import Settings
+
+Verdict = Literal["ok", "warn", "fail"]
+
+LOW_DISK_BYTES = 2**30
+GPU_QUERY_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+) -> None:
+    """Look at everything the project needs here; exit code 1 when something fails."""
+    findings = examine()
+    if as_json:
+        answer_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            answer(f"{finding.verdict:<4}  {finding.name:<16}  {finding.detail}")
+    if any(finding.verdict == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine() -> list[Finding]:
+    """All findings, without changing anything."""
+    from services.generation.config import load_settings
+
+    findings = [
+        Finding("dgx-music", "ok", __version__),
+        Finding("python", "ok", f"{platform.python_version()} on {platform.machine()}"),
+    ]
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        return [*findings, Finding("settings", "fail", str(error))]
+    return [
+        *findings,
+        Finding("settings", "ok", "environment and .env are valid"),
+        *_database(settings),
+        _disk(settings),
+        _gpu(),
+        *_engines(),
+    ]
+
+
+def _database(settings: Settings) -> list[Finding]:
+    from services import storage
+    from services.generation.errors import StorageError
+    from services.generation.service import open_database, storage_errors
+
+    try:
+        with storage_errors():
+            # Opening would make the file; a look should leave nothing behind.
+            file = storage.database_file(settings.database_url)
+            if file is not None and not file.exists():
+                detail = f"{file} is not there yet; the first generate makes it"
+                return [_sqlite(), Finding("database", "ok", detail)]
+            open_database(settings)
+            facts = storage.describe_database()
+    except StorageError as error:
+        return [_sqlite(), Finding("database", "fail", str(error))]
+    journal = f", journal {facts['journal_mode']}" if "journal_mode" in facts else ""
+    detail = (
+        f"{facts['name']}: {facts['kind']} {facts['server_version']}{journal}, "
+        f"revision {facts['revision']}, search by {facts['search']}"
+    )
+    return [_sqlite(), Finding("database", "ok", detail)]
+
+
+def _sqlite() -> Finding:
+    from services import storage
+
+    facts = storage.describe_sqlite_library()
+    why = "" if facts["wal_is_safe"] else " (it lacks the WAL-reset fix)"
+    search = "" if facts["fts5"] else "; without FTS5, so search reads every prompt"
+    detail = f"{facts['version']}, journal mode {facts['journal_mode']}{why}{search}"
+    return Finding("sqlite", "ok", detail)
+
+
+def _disk(settings: Settings) -> Finding:
+    folder = settings.output_dir
+    nearest = folder.absolute()
+    while not nearest.exists():
+        nearest = nearest.parent
+    free = shutil.disk_usage(nearest).free
+    detail = f"{free / 2**30:.1f} GiB free for {folder}"
+    if not os.access(nearest, os.W_OK):
+        return Finding("output", "fail", f"{nearest} cannot be written; set DGX_MUSIC_OUTPUT_DIR")
+    return Finding("output", "ok" if free >= LOW_DISK_BYTES else "warn", detail)
+
+
+def _gpu() -> Finding:
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return Finding("gpu", "ok", "none found; the composer needs none")
+    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(  # noqa: S603  (a fixed command, found on PATH)
+            query, capture_output=True, text=True, timeout=GPU_QUERY_SECONDS, check=True
+        )
+    except (subprocess.SubprocessError, OSError) as error:
+        return Finding("gpu", "warn", f"nvidia-smi is here but does not answer: {error}")
+    return Finding("gpu", "ok", "; ".join(found.stdout.strip().splitlines()) or "none found")
+
+
+def _engines() -> list[Finding]:
+    from services.generation.registry import default_registry
+
+    return [
+        Finding(f"engine {entry.facts.name}", "ok", entry.facts.description)
+        if (reason := entry.why_unavailable()) is None
+        else Finding(f"engine {entry.facts.name}", "warn", reason)
+        for entry in default_registry()
+    ]

@@ -1,0 +1,129 @@
+"""Settings: the environment, then `.env`, then the defaults below.
+
+Nothing is read at import; `load_settings()` reads everything once and says which variable is wrong.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from dotenv import dotenv_values
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from services.generation.errors import SettingsError
+
+PREFIX = "DGX_MUSIC_"
+ENV_FILE = Path(".env")
+
+BitDepth = Literal["PCM_16", "PCM_24", "PCM_32", "FLOAT"]
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("must not be empty")
+    return value
+
+
+class Settings(BaseSettings):
+    """Every setting; `docs/settings.md` is made from the descriptions."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        allow_inf_nan=False,
+    )
+
+    database_url: Annotated[str, AfterValidator(_not_blank)] = Field(
+        "sqlite:///data/generations.db",
+        validation_alias="DATABASE_URL",
+        description="SQLite file or PostgreSQL server that keeps the generations.",
+    )
+    database_timeout_seconds: float = Field(
+        30.0, gt=0.0, le=3600.0, description="How long a locked database is waited for."
+    )
+    output_dir: Path = Field(
+        Path("data/outputs"),
+        description="Folder of the audio files, by date: YYYY/MM/DD/<id>.wav.",
+    )
+    model_name: Annotated[str, AfterValidator(_not_blank)] = Field(
+        "auto", description="Engine to use when a request names none; `auto` takes the best here."
+    )
+    use_gpu: bool = Field(True, description="Let neural engines use a GPU when there is one.")
+    target_lufs: float = Field(
+        -16.0, ge=-40.0, le=-6.0, description="Integrated loudness of what is delivered, LUFS."
+    )
+    true_peak_dbtp: float = Field(
+        -1.0, ge=-12.0, le=0.0, description="Highest true peak of what is delivered, dBTP."
+    )
+    bit_depth: BitDepth = Field("PCM_16", description="Sample format of the WAV file.")
+    max_retries: int = Field(
+        3, ge=0, le=10, description="How often a failed job is tried again by a worker."
+    )
+    retry_delay_seconds: float = Field(
+        1.0, ge=0.0, le=3600.0, description="Wait before the first retry; it doubles every time."
+    )
+    rate_limit_enabled: bool = Field(True, description="Limit requests for each API client.")
+    rate_limit_per_minute: int = Field(
+        10, ge=1, description="Generation requests a minute for each API client."
+    )
+    api_host: str = Field("127.0.0.1", description="Address the API listens on.")
+    api_port: int = Field(8000, ge=1, le=65535, description="Port the API listens on.")
+    api_key: SecretStr | None = Field(None, description="Key that API clients must send.")
+    log_level: LogLevel = Field("WARNING", description="Least level of what is logged on stderr.")
+
+
+def variable_of(field_name: str) -> str:
+    """The environment variable behind a field of `Settings`."""
+    alias = Settings.model_fields[field_name].validation_alias
+    return alias if isinstance(alias, str) else f"{PREFIX}{field_name.upper()}"
+
+
+def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
+    """Read the settings from the environment and `env_file`.
+
+    Raises:
+        SettingsError: a value is not possible, or a DGX_MUSIC_ variable is not a setting.
+    """
+    _refuse_unknown_variables(env_file)
+    try:
+        # pydantic-settings takes _env_file at run time; its stub of __init__ knows it too.
+        return Settings(_env_file=env_file, _env_file_encoding="utf-8")  # type: ignore[call-arg]
+    except ValidationError as error:
+        raise SettingsError(_explain(error)) from None
+    except UnicodeDecodeError:
+        raise SettingsError(f"{env_file} is not UTF-8 text. Save it as UTF-8.") from None
+
+
+def _explain(error: ValidationError) -> str:
+    sentences = []
+    for problem in error.errors(include_url=False):
+        location = str(problem["loc"][0])
+        name = variable_of(location) if location in Settings.model_fields else location
+        reason = problem["msg"].removeprefix("Value error, ")
+        shown = "" if name.endswith("_KEY") else f", not {problem['input']!r}"
+        sentences.append(f"{name}: {reason[0].lower()}{reason[1:]}{shown}.")
+    return " ".join(sentences)
+
+
+def _refuse_unknown_variables(env_file: Path | None) -> None:
+    known = {variable_of(name) for name in Settings.model_fields}
+    given = set(os.environ)
+    if env_file is not None and env_file.is_file():
+        try:
+            given |= set(dotenv_values(env_file))
+        except (OSError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{env_file} cannot be read: {error}.") from None
+    for name in sorted(given):
+        if not name.upper().startswith(PREFIX) or name.upper().startswith(f"{PREFIX}TEST_"):
+            continue
+        if name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f" Did you mean {near[0]}?" if near else " docs/settings.md lists them."
+            raise SettingsError(f"{name} is not a setting.{hint}")

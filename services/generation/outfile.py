@@ -1,0 +1,110 @@
+"""Where a finished take goes besides the library: checked before it is made, written whole."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from services.generation.errors import InvalidRequestError, OutputError
+
+if TYPE_CHECKING:
+    from services.generation.models import Job
+
+STDOUT = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """A file to write, a folder to write into, or standard output."""
+
+    path: Path | None
+    """None: standard output."""
+    is_folder: bool
+    force: bool
+
+    @classmethod
+    def check(cls, text: str, *, force: bool) -> Destination:
+        """Say now what would go wrong after the music is made.
+
+        Raises:
+            InvalidRequestError: not a WAV name, or stdout is a terminal.
+            OutputError: the file exists, or its folder cannot be written.
+        """
+        if text == STDOUT:
+            if sys.stdout.isatty():
+                raise InvalidRequestError(
+                    "A WAV file makes no sense on a terminal. Pipe it on, or name a file."
+                )
+            return cls(None, is_folder=False, force=force)
+        path = Path(text).expanduser()
+        is_folder = path.is_dir() or text.endswith(os.sep)
+        if not is_folder:
+            if path.suffix.lower() != ".wav":
+                raise InvalidRequestError(
+                    f"The output {text!r} must end in .wav, the format this release writes."
+                )
+            if path.exists() and not force:
+                raise OutputError(f"{path} exists. Add --force to replace it, or name another.")
+        folder = path if is_folder else path.parent
+        _require_writable(folder)
+        return cls(path, is_folder=is_folder, force=force)
+
+    def deliver(self, job: Job, made: Path) -> Path:
+        """Copy the finished file `made` there; the path of the copy.
+
+        Raises:
+            OutputError: it could not be written; the take is still in the library.
+        """
+        if self.path is None:
+            with made.open("rb") as source:
+                shutil.copyfileobj(source, sys.stdout.buffer)
+            return made
+        target = self.path / suggested_name(job) if self.is_folder else self.path
+        try:
+            copy_whole(made, target)
+        except OSError as error:
+            raise OutputError(
+                f"{target} could not be written: {error.strerror}. The take is kept as {made}."
+            ) from error
+        return target
+
+
+def suggested_name(job: Job) -> str:
+    """A name that tells a DAW and a person what is inside: words, tempo, key, id."""
+    words = re.sub(r"[^a-z0-9]+", "-", job.prompt.lower()).strip("-")[:40].strip("-") or "take"
+    tempo = f"_{job.metadata['bpm']:g}bpm" if "bpm" in job.metadata else ""
+    key = f"_{job.metadata['key'].replace(' ', '-')}" if "key" in job.metadata else ""
+    return f"{words}{tempo}{key}_{job.job_id[:8]}.wav"
+
+
+def copy_whole(source: Path, target: Path) -> None:
+    """Copy a file so that the target is the old one or the whole new one, also after a crash."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as out, source.open("rb") as data:
+            shutil.copyfileobj(data, out)
+            out.flush()
+            os.fsync(out.fileno())
+        shutil.copymode(source, temporary)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def _require_writable(folder: Path) -> None:
+    nearest = folder
+    while not nearest.exists() and nearest != nearest.parent:
+        nearest = nearest.parent
+    if not nearest.is_dir():
+        raise OutputError(f"{nearest} is not a folder. Name a file in a folder.")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise OutputError(f"The folder {nearest} cannot be written. Name a file in another one.")

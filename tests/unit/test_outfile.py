@@ -1,0 +1,82 @@
+"""The copy of a take that a person asked for."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.generation.errors import InvalidRequestError, OutputError
+from services.generation.models import Job
+from services.generation.outfile import Destination, copy_whole, suggested_name
+
+
+def job(prompt: str = "lo-fi beat", **metadata: object) -> Job:
+    return Job(
+        job_id="1a2b3c4d-0000-4000-8000-000000000000",
+        status="completed",
+        prompt=prompt,
+        model="composer",
+        duration_seconds=16.0,
+        file=None,
+        metadata=dict(metadata),
+        generation_time_seconds=1.0,
+        error_message=None,
+        retry_count=0,
+        created_at=datetime.now(UTC),
+        completed_at=None,
+    )
+
+
+def test_the_suggested_name_tells_words_tempo_key_and_id():
+    name = suggested_name(job("Trap beat, 808!", bpm=140.0, key="C# minor"))
+    assert name == "trap-beat-808_140bpm_C#-minor_1a2b3c4d.wav"
+
+
+@given(st.text(min_size=1, max_size=500))
+def test_the_suggested_name_is_one_safe_file_name_for_any_prompt(prompt):
+    name = suggested_name(job(prompt, bpm=92.5, key="A minor"))
+    assert Path(name).name == name
+    assert not name.startswith((".", "-"))
+    assert len(name) < 100
+    assert name.isascii()
+
+
+def test_a_copy_is_whole_and_leaves_nothing_beside_it(tmp_path):
+    source = tmp_path / "source.wav"
+    source.write_bytes(b"RIFF" * 1000)
+    copy_whole(source, tmp_path / "new" / "copy.wav")
+    assert (tmp_path / "new" / "copy.wav").read_bytes() == source.read_bytes()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["copy.wav"]
+
+
+def test_a_copy_that_fails_keeps_the_old_file(tmp_path):
+    target = tmp_path / "copy.wav"
+    target.write_bytes(b"old")
+    with pytest.raises(FileNotFoundError):
+        copy_whole(tmp_path / "missing.wav", target)
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.wav"]
+
+
+def test_a_failed_delivery_says_where_the_take_is(tmp_path):
+    target = tmp_path / "out.wav"
+    destination = Destination.check(str(target), force=False)
+    target.mkdir()
+    made = tmp_path / "made.wav"
+    made.write_bytes(b"RIFF")
+    with pytest.raises(OutputError, match=r"kept as .*made\.wav"):
+        destination.deliver(job(), made)
+
+
+def test_a_destination_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="not a folder"):
+        Destination.check(str(tmp_path / "file" / "a.wav"), force=False)
+
+
+@pytest.mark.parametrize("name", ["a.mp3", "a", "wav"])
+def test_another_format_is_refused(tmp_path, name):
+    with pytest.raises(InvalidRequestError, match=r"\.wav"):
+        Destination.check(str(tmp_path / name), force=True)
