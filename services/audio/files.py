@@ -210,8 +210,10 @@ class AudioFileManager:
         base = self.base_dir.resolve()
         candidates = [given] if given.is_absolute() else [given, self.base_dir / given]
         for candidate in candidates:
-            with suppress(RuntimeError):  # a link that leads to itself leads nowhere
-                if base in candidate.resolve().parents:
+            # A link that leads to itself leads nowhere: Python 3.13 leaves it, older ones raise.
+            with suppress(RuntimeError):
+                found = candidate.resolve()
+                if base in found.parents and not found.is_symlink():
                     return candidate
         raise ValueError(f"Path {os.fspath(path)!r} is outside {self.base_dir}.")
 
