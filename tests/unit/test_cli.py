@@ -1,0 +1,121 @@
+"""How the command line speaks."""
+
+import signal
+from datetime import UTC, datetime
+
+import pytest
+
+from services.generation import cli
+from services.generation.cli import console, doctor
+from services.generation.cli.generate import StopFlag, facts
+from services.generation.errors import CancelledError, InvalidRequestError
+from services.generation.models import Job
+
+
+def job(**metadata: object) -> Job:
+    return Job(
+        job_id="1a2b3c4d-0000-4000-8000-000000000000",
+        status="completed",
+        prompt="a [bold]beat[/bold]",
+        model="composer",
+        duration_seconds=16.0,
+        file="x.wav",
+        metadata=dict(metadata),
+        generation_time_seconds=1.25,
+        error_message=None,
+        retry_count=0,
+        created_at=datetime.now(UTC),
+        completed_at=None,
+    )
+
+
+def leave(monkeypatch, error: BaseException, *arguments: str) -> int:
+    """Run `main` with an app that raises, and give the exit code."""
+
+    def app() -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", app)
+    monkeypatch.setattr("sys.argv", ["dgx-music", *arguments])
+    with pytest.raises(SystemExit) as left:
+        cli.main()
+    return int(left.value.code or 0)
+
+
+def test_an_error_is_one_sentence_and_its_code(monkeypatch, capsys):
+    assert leave(monkeypatch, InvalidRequestError("Say more.")) == 2
+    assert capsys.readouterr() == ("", "error: Say more.\n")
+
+
+def test_a_cancellation_is_no_error(monkeypatch, capsys):
+    assert leave(monkeypatch, CancelledError("Cancelled.")) == 130
+    assert capsys.readouterr() == ("", "Cancelled.\n")
+
+
+def test_the_unexpected_has_no_traceback_unless_asked_for(monkeypatch, capsys):
+    assert leave(monkeypatch, ZeroDivisionError("one over nothing")) == 1
+    shown = capsys.readouterr().err
+    assert "ZeroDivisionError: one over nothing" in shown
+    assert "--debug" in shown
+    assert "Traceback" not in shown
+    assert leave(monkeypatch, ZeroDivisionError("one over nothing"), "--debug") == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_rows_are_tab_separated_lines_in_a_pipe(capsys):
+    console.answer_table(("id", "prompt"), [("1", "a\tb\nc"), ("2", "[red]x")])
+    assert capsys.readouterr().out == "1\ta b c\n2\t[red]x\n"
+
+
+def test_rows_are_a_table_on_a_terminal_and_prompts_are_not_markup(monkeypatch, capsys):
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    monkeypatch.setenv("TERM", "dumb")
+    console.answer_table(("id", "prompt"), [("1", "[red]x")])
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split() == ["id", "prompt"]
+    assert shown[1].split() == ["1", "[red]x"]
+
+
+def test_facts_mark_what_the_prompt_did_not_say():
+    shown = facts(
+        job(
+            seed=7, engine="composer", licence="CC0-1.0", bpm=140.0, key="C minor", bars=1,
+            genre="trap", requested={"genre": "trap", "mood": ["dark"]}, integrated_lufs=-16.0,
+            true_peak_dbtp=-1.02, notes=["drill is played as a kind of trap."],
+        )
+    )  # fmt: skip
+    assert shown == [
+        "trap · 140 BPM (assumed) · C minor (assumed) · dark · 1 bar · 16 s · "
+        "-16.0 LUFS · -1.0 dBTP",
+        "seed 7 · composer · licence CC0-1.0 · made in 1.2 s · id 1a2b3c4d",
+        "drill is played as a kind of trap.",
+    ]
+
+
+def test_facts_of_an_engine_that_knows_little_are_short():
+    assert facts(job(seed=7)) == ["16 s", "seed 7 · composer · made in 1.2 s · id 1a2b3c4d"]
+
+
+def test_the_first_signal_asks_and_the_second_stops(capsys):
+    stop = StopFlag()
+    before = signal.getsignal(signal.SIGINT)
+    with stop.catching_signals():
+        assert not stop()
+        signal.raise_signal(signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+    assert "Ctrl-C again" in capsys.readouterr().err
+
+
+def test_a_gpu_tool_that_fails_is_a_warning(monkeypatch, tmp_path):
+    tool = tmp_path / "nvidia-smi"
+    tool.write_text("#!/bin/sh\nexit 9\n")
+    tool.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    found = next(finding for finding in doctor.examine() if finding.name == "gpu")
+    assert found.verdict == "warn"
+    tool.write_text("#!/bin/sh\necho 'NVIDIA GB10, 122570 MiB, 580.95'\n")
+    found = next(finding for finding in doctor.examine() if finding.name == "gpu")
+    assert (found.verdict, found.detail) == ("ok", "NVIDIA GB10, 122570 MiB, 580.95")
