@@ -23,6 +23,7 @@ from services.generation.composer.score import Score
 from services.generation.engine import GenerationParams, Rendered
 
 SEED = 7
+LONG_SECONDS = 180.0
 FOLDER = Path(__file__).parents[1] / "docs" / "pictures"
 PROMPTS = {
     "trap": "trap beat with heavy 808 bass at 140 BPM",
@@ -48,6 +49,7 @@ def main() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     for name, prompt in PROMPTS.items():
         draw(prompt, options.seconds, options.seed, FOLDER / f"{name}.png")
+    draw(PROMPTS["house"], LONG_SECONDS, options.seed, FOLDER / "house-three-minutes.png")
 
 
 def draw(prompt: str, seconds: float, seed: int, path: Path) -> None:
@@ -133,7 +135,8 @@ def draw_piano_roll(axes: Axes, score: Score) -> None:
 
 def mark_bars(axes: Axes, rendered: Rendered) -> None:
     assert rendered.score is not None
-    for bar in range(rendered.score.bars + 1):
+    bars = rendered.score.bars
+    for bar in range(0, bars + 1, 1 if bars <= 32 else 8):
         axes.axvline(
             rendered.score.seconds_at(bar * rendered.score.beats_per_bar),
             color="grey",

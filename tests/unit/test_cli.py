@@ -114,6 +114,7 @@ def test_a_gpu_tool_that_fails_is_a_warning(monkeypatch, tmp_path):
     tool.write_text("#!/bin/sh\nexit 9\n")
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
     found = next(finding for finding in doctor.examine() if finding.name == "gpu")
     assert found.verdict == "warn"
     tool.write_text("#!/bin/sh\necho 'NVIDIA GB10, 122570 MiB, 580.95'\n")
