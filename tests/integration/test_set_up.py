@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TOOLS = ("cat", "cksum", "dirname", "flock", "rm", "sh")
+TOOLS = ("cat", "cksum", "dirname", "flock", "mkdir", "readlink", "rm", "sh")
 
 
 @pytest.fixture
@@ -75,21 +75,34 @@ def test_a_python_without_venv_gets_the_advice_for_debian(bare):
     assert "apt install python3-venv" in result.stderr
 
 
-def test_a_finished_set_up_is_not_done_again(bare):
-    stamped = "\n".join(
-        (
-            "mkdir -p .venv/bin",
-            'printf "#!/bin/sh\\nexit 0\\n" >.venv/bin/dgx-music',
-            "chmod +x .venv/bin/dgx-music",
-            "{ pwd; cat pyproject.toml requirements/bootstrap.lock requirements/core.lock "
-            "scripts/setup; } | cksum >.venv/.set-up-core",
-        )
+def finish(folder: Path) -> None:
+    """Leave what a finished set-up leaves, as far as the script looks."""
+    script = (
+        "mkdir -p .venv/bin",
+        'printf "#!/bin/sh\\nexit 0\\n" >.venv/bin/dgx-music',
+        "cp .venv/bin/dgx-music .venv/bin/python",
+        "chmod +x .venv/bin/*",
+        "{ pwd; cat pyproject.toml requirements/bootstrap.lock requirements/core.lock "
+        "scripts/setup; } | cksum >.venv/.set-up-core",
     )
-    subprocess.run(["sh", "-c", stamped], cwd=bare, check=True)
+    subprocess.run(["sh", "-c", "\n".join(script)], cwd=folder, check=True)
+
+
+def test_a_finished_set_up_is_not_done_again(bare):
+    finish(bare)
     done = run(bare, "scripts/setup", "core")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     (bare / "requirements" / "core.lock").write_text("changed\n")
-    assert run(bare, "scripts/setup", "core").returncode == 1
+    assert "installing" in run(bare, "scripts/setup", "core").stderr
+
+
+@pytest.mark.parametrize("damage", ["rm .venv/bin/python", "touch .venv/.unfinished"])
+def test_an_interrupted_or_orphaned_set_up_is_made_anew(bare, damage):
+    finish(bare)
+    subprocess.run(["sh", "-c", damage], cwd=bare, check=True)
+    result = run(bare, "scripts/setup", "core")
+    assert result.returncode == 1
+    assert "no Python 3.11 or newer" in result.stderr
 
 
 def test_every_recipe_shows_in_the_list():

@@ -1,0 +1,50 @@
+"""Compiles every loop of the synthesiser now, so that the first take does not wait for it.
+
+python -m services.generation.composer.warm_up
+"""
+
+from __future__ import annotations
+
+from services.generation.composer.score import Key, Note, Part, Score
+from services.generation.composer.synth import PATCHES, render_score
+
+SAMPLE_RATE = 48_000
+
+
+def warm_up() -> None:
+    """Play one short note on every patch, through every effect; the machine code stays on disk."""
+    score = Score(
+        tempo_bpm=120.0,
+        bars=1,
+        key=Key(9, "minor"),
+        genre="lo-fi",  # the one genre whose tape wears
+        sections=(),
+        chords=(),
+        parts=tuple(_part(patch) for patch in PATCHES),
+    )
+    render_score(
+        score,
+        sample_rate=SAMPLE_RATE,
+        samples=SAMPLE_RATE // 4,
+        seed=0,
+        progress=lambda _stage, _fraction: None,
+        should_stop=lambda: False,
+    )
+
+
+def _part(patch: str) -> Part:
+    drums = patch.startswith("kit-")
+    return Part(
+        name=patch,
+        role="drums" if drums else "chords",
+        patch=patch,
+        notes=(Note(start=0.0, duration=0.25, pitch=36 if drums else 57, velocity=0.8),),
+        reverb=0.3,
+        delay=0.3,
+        sidechain=0.3,
+        brightness=((0.0, 0.3), (1.0, 0.8)),
+    )
+
+
+if __name__ == "__main__":
+    warm_up()
