@@ -13,7 +13,7 @@ from services.generation.composer.harmony import BAR, chord_of, compose_harmony
 from services.generation.composer.progressions import progressions
 from services.generation.composer.prompt import understand
 from services.generation.composer.score import MODE_INTERVALS, Chord, Key, Score
-from services.generation.composer.voicing import Voicer
+from services.generation.composer.voicing import Voicer, clear_tones
 
 MODES = list(MODE_INTERVALS)
 
@@ -161,6 +161,23 @@ def test_voicings_stay_in_the_register_with_every_tone_once(
 def test_too_many_tones_lose_the_fifth_first() -> None:
     voicing = Voicer(50, 74, 4).voice(chord(0, 4, 7, 11, 2))
     assert {pitch % 12 for pitch in voicing} == {0, 4, 11, 2}
+
+
+@pytest.mark.parametrize(
+    ("classes", "above", "around"),
+    [
+        ((0, 4, 7), (0, 4, 7), (0, 4, 7)),
+        ((0, 4, 7, 11), (4, 7, 11), (4, 7)),
+        ((0, 3, 7, 10, 2), (0, 7, 10, 2), (0, 7, 10)),
+        ((5, 9, 0, 4, 7), (9, 0, 4, 7), (9, 0, 7)),
+        ((0, 7), (0, 7), (0, 7)),
+    ],
+)
+def test_tones_that_grate_over_a_chord_are_known(
+    classes: tuple[int, ...], above: tuple[int, ...], around: tuple[int, ...]
+) -> None:
+    assert clear_tones(chord(*classes)) == above
+    assert clear_tones(chord(*classes), around=True) == around
 
 
 def test_voices_move_little() -> None:

@@ -11,6 +11,7 @@ from services.generation.composer.genres import GENRES
 from services.generation.composer.prompt import understand
 from services.generation.composer.styles import STYLE_WORDS, STYLES
 from services.generation.composer.vocabulary import INSTRUMENTS, MOODS
+from services.generation.composer.voices import choose_voices
 
 
 @pytest.mark.parametrize(
@@ -237,10 +238,107 @@ def test_instruments_are_asked_for_and_refused(
         ("just a guitar", ("guitar",)),
         ("piano only", ("piano",)),
         ("piano and drums", ()),
+        ("lo-fi, just guitar and piano", ("guitar", "piano")),
+        ("just a piano, a flute and strings", ("piano", "flute", "strings")),
+        ("minimal techno, only drums and bass", ("drums", "bass")),
+        ("808 and hi hats only", ("808 bass", "hats")),
+        ("no snare, just soft keys and kick", ("keys", "kick")),
+        ("only piano and no drums", ("piano",)),
+        ("hi-hat loop only", ("hats",)),
+        ("solo acoustic guitar fingerpicking", ("guitar",)),
+        ("sad piano solo", ("piano",)),
+        ("rock track with a guitar solo", ()),
+        ("drum loop, 174 bpm, amen break", ("drums",)),
+        ("house with a drum loop", ()),
+        ("drum loop with bass", ()),
     ],
 )
 def test_what_shall_play_alone_is_read(text: str, only: tuple[str, ...]) -> None:
     assert understand(text).wishes.only == only
+
+
+@pytest.mark.parametrize(
+    ("text", "slot", "patch"),
+    [
+        ("trap with 808 bass and a sad piano melody", "lead", "keys-piano"),
+        ("piano lead, rhodes chords, house", "chords", "keys-rhodes"),
+        ("melody in D minor for cello", "lead", "strings"),
+        ("loop of guitar chords at 88 bpm", "chords", "guitar-pluck"),
+        ("synthwave with bell arpeggio", "arp", "lead-bell"),
+        ("rock track with a guitar solo", "lead", "guitar-pluck"),
+        ("amapiano with log drums", "bass", "bass-808"),
+    ],
+)
+def test_an_instrument_plays_what_the_prompt_says_it_plays(
+    text: str, slot: str, patch: str
+) -> None:
+    for seed in range(4):
+        voices = {voice.slot: voice for voice in choose_voices(understand(text), seed)}
+        assert voices[slot].patch == patch
+
+
+def test_a_tune_given_to_the_piano_is_not_doubled_by_its_chords() -> None:
+    for seed in range(8):
+        voices = {
+            voice.slot: voice.patch
+            for voice in choose_voices(understand("trap piano melody"), seed)
+        }
+        assert voices["lead"] == "keys-piano"
+        assert "chords" not in voices or voices["chords"] not in ("keys-piano", voices.get("pad"))
+
+
+@pytest.mark.parametrize("genre", GENRES)
+def test_what_was_refused_does_not_come_back_as_another_part(genre: str) -> None:
+    for seed in range(6):
+        heard = understand(f"{genre} with strings and a flute, no piano, no rhodes, no bells")
+        patches = {voice.patch for voice in choose_voices(heard, seed)}
+        assert not patches & {"keys-piano", "keys-rhodes", "lead-bell"}
+
+
+@pytest.mark.parametrize("text", ["beat with space for vocals", "a track for my vocals", "for rap"])
+def test_those_whom_the_music_is_for_do_not_play_in_it(text: str) -> None:
+    heard = understand(text)
+    assert "choir" not in heard.wishes.wanted
+    assert "dreamy" not in heard.moods
+
+
+def test_no_percussion_means_no_drums_unless_some_are_asked_for() -> None:
+    assert set(understand("church organ, no percussion").wishes.refused) == {"percussion", "drums"}
+    assert understand("kick and snare, no percussion").wishes.refused == ("percussion",)
+
+
+@pytest.mark.parametrize(
+    ("text", "tonic", "mode"),
+    [
+        ("trap en la menor", 9, "minor"),
+        ("piano en do mayor", 0, "major"),
+        ("house en ré mineur", 2, "minor"),
+        ("lo-fi in fa diesis minore", 6, "minor"),
+        ("si bémol majeur, synthwave", 10, "major"),
+    ],
+)
+def test_sung_names_of_a_key_are_read(text: str, tonic: int, mode: str) -> None:
+    words = read_key(text)
+    assert (words.tonic, words.mode) == (tonic, mode)
+
+
+@pytest.mark.parametrize("metre", ["3/4", "6/8", "waltz", "7 / 8"])
+def test_another_metre_is_noted(metre: str) -> None:
+    assert understand(f"lo-fi in {metre}").notes[-1] == (
+        f"Everything is played in 4/4; {metre} was asked for."
+    )
+
+
+@pytest.mark.parametrize("text", ["lo-fi in 4/4", "house, 24/7 party", "techno 1/16 hats"])
+def test_common_time_and_other_fractions_are_not_noted(text: str) -> None:
+    assert not any("4/4" in note for note in understand(text).notes)
+
+
+def test_what_is_asked_for_guides_the_choice_of_a_genre() -> None:
+    heavy = [understand(f"heavy 808 bass, take {n}").genre for n in range(30)]
+    still = [understand(f"church organ, no drums, take {n}").genre for n in range(30)]
+    assert heavy.count("trap") > 20
+    assert still.count("trap") + still.count("techno") + still.count("house") < 5
 
 
 def test_emphasis_moves_the_level_of_what_it_stands_before() -> None:

@@ -164,8 +164,15 @@ def test_the_metal_of_a_hat_has_lines_and_its_noise_has_none():
         spectrum = power(np.tile(strike(hat), 1))[7_000:14_000] + 1e-12
         return math.exp(np.log(spectrum).mean()) / spectrum.mean()
 
-    long = Hat(length=1.5)
+    long = Hat(length=1.5, width=0.0)
     assert flatness(replace(long, noise=0.0)) < 0.3 * flatness(replace(long, metal=0.0))
+
+
+def test_a_hat_is_wide_and_folds_down_to_its_middle():
+    wide, narrow = strike(Hat()), strike(Hat(width=0.0))
+    assert 0.1 < np.corrcoef(wide)[0, 1] < 0.95
+    assert np.array_equal(narrow[0], narrow[1])
+    assert np.allclose(wide.mean(axis=0), narrow[0], atol=1e-5)
 
 
 def test_a_harder_hat_is_longer():

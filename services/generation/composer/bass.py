@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from services.generation.composer.voices import Voice
 
 _LOWEST = {"bass-808": 27, "bass-sub": 27, "bass-reese": 28, "bass-upright": 29}
-"""Lowest root (MIDI); the others start at A1."""
+_USUAL_LOWEST = 31
+"""Lowest root (MIDI) of a patch; that of the others, an octave above which is at most F#3."""
 _BOTTOM = 26
 """Nothing goes below."""
 
@@ -61,7 +62,7 @@ class Bar:
 
 def play_bass(plan: Plan, voice: Voice) -> list[Note]:
     """The whole line, one note at a time, as written."""
-    low = _LOWEST.get(voice.patch, 33)
+    low = _LOWEST.get(voice.patch, _USUAL_LOWEST)
     way = STYLES[voice.playing]
     notes: list[Note] = []
     for passage, bars in plan.playing(voice):

@@ -10,7 +10,7 @@ from services.generation.composer.dice import Dice
 from services.generation.composer.harmony import BAR
 from services.generation.composer.rhythm import STEP
 from services.generation.composer.score import Chord, Note
-from services.generation.composer.voicing import Voicer, Voicing
+from services.generation.composer.voicing import Voicer, Voicing, clear_tones
 
 if TYPE_CHECKING:
     from services.generation.composer.plan import Plan
@@ -82,18 +82,31 @@ def play_pad(plan: Plan, voice: Voice) -> list[Note]:
     """Each chord once, for as long as it lasts: the root low, the rest wide above it."""
     low, high = _REGISTER["pad"]
     voicer = Voicer(low, high, 3)
+    shared = any(other.slot in ("chords", "arp") for other in plan.voices)
     notes = []
     for passage, bars in plan.playing(voice):
         start, end = bars.start * BAR, bars.stop * BAR
         for at, length, chord in plan.harmony.between(start, end):
             loud = 0.5 + 0.25 * passage.section.energy
-            # The triad, with the colour only where it cannot blur which chord is home.
-            tones = chord.pitch_classes[:3]
-            if chord.root != plan.key.tonic and len(chord.pitch_classes) > 3:
-                tones = (*tones[1:], chord.pitch_classes[3])
-            pitches = {_FLOOR + (chord.root - _FLOOR) % 12, *voicer.place(tones)}
+            above = voicer.place(_pad_tones(chord, plan.key.tonic, shared=shared))
+            pitches = {_FLOOR + (chord.root - _FLOOR) % 12, *above}
             notes += [Note(at, length, pitch, loud) for pitch in sorted(pitches)]
     return notes
+
+
+def _pad_tones(chord: Chord, tonic: int, *, shared: bool) -> tuple[int, ...]:
+    """What a pad holds above its root.
+
+    The triad, with the colour only where it cannot blur which chord is home; away from home, beside
+    another chord instrument (`shared`), nothing that would rub against what that one may play.
+    """
+    if chord.root == tonic or len(chord.pitch_classes) <= 3:
+        return chord.pitch_classes[:3]
+    colour = chord.pitch_classes[1:4]
+    if not shared:
+        return colour
+    clear = clear_tones(chord, around=True)
+    return tuple(tone for tone in colour if tone in clear) or clear[:2]
 
 
 def play_arp(plan: Plan, voice: Voice) -> list[Note]:
@@ -143,11 +156,11 @@ def _ticks(stretch: Stretch, order: list[int], way: str) -> list[tuple[int, int,
     ]
 
 
-def _stretches(plan: Plan, voice: Voice, tones: int) -> list[Stretch]:
+def _stretches(plan: Plan, voice: Voice, voices: int) -> list[Stretch]:
     low, high = _REGISTER.get(voice.slot, (50, 72))
     if voice.slot == "arp":
         low, high = low + plan.register, high + plan.register - 12
-    voicer = Voicer(low, high, tones)
+    voicer = Voicer(low, high, voices)
     out = []
     for passage, bars in plan.playing(voice):
         section = passage.section
@@ -161,7 +174,7 @@ def _stretches(plan: Plan, voice: Voice, tones: int) -> list[Stretch]:
                         at,
                         length,
                         chord,
-                        voicer.place(chord.pitch_classes[:tones]),
+                        voicer.place(_tones(chord, plan, voice.slot)),
                         -1 if held else bar,
                         start,
                         at in (chord.start, bars.start * BAR),
@@ -171,6 +184,21 @@ def _stretches(plan: Plan, voice: Voice, tones: int) -> list[Stretch]:
                     )
                 )
     return out
+
+
+def _tones(chord: Chord, plan: Plan, slot: str) -> tuple[int, ...]:
+    """What of a chord is played; at home the triad has precedence, so that it is heard as home.
+
+    Where a pad holds it, colours a semitone from it stay out; an arpeggio leaves them out always.
+    """
+    triad = chord.pitch_classes[:3]
+    home = chord.root == plan.key.tonic
+    if slot == "arp":
+        return triad if home else clear_tones(chord, around=True)[:3]
+    if not home or all(other.slot != "pad" for other in plan.voices):
+        return chord.pitch_classes
+    rubs = {(tone + step) % 12 for tone in triad for step in (-1, 1)}
+    return (*triad, *(tone for tone in chord.pitch_classes[3:] if tone not in rubs))
 
 
 def _block(

@@ -60,6 +60,17 @@ _MODE_ALONE = re.compile(
     re.IGNORECASE,
 )
 
+_SOLFEGE = {"do": 0, "re": 2, "ré": 2, "mi": 4, "fa": 5, "sol": 7, "la": 9, "si": 11}
+_SUNG = re.compile(
+    r"\b(do|r[eé]|mi|fa|sol|la|si)"
+    r"(?:\s*(#|♯|\bsostenido|\bdi[eè]se|\bdiesis)|\s*(♭|\bb[eé]mol(?:le)?))?"
+    r"\s+(menor|mayor|mineur|majeur|minore|maggiore)\b",
+    re.IGNORECASE,
+)
+_METRE = re.compile(
+    r"(?<![\d/])(?:[235679]|1[0-9])\s*/\s*(?:4|8|16)(?![\d/])|\bwaltz(?:es)?\b", re.IGNORECASE
+)
+
 _PITCH = {"c": 0, "d": 2, "e": 4, "f": 5, "g": 7, "a": 9, "b": 11}
 _ARTICLE_NOUNS = re.compile(
     r"[ -]*(?:chords?|change|key|detail|issue|tweak|drop|feel|mood|touch|shift|hint|bit|variation"
@@ -103,8 +114,17 @@ def read_bare_tempo(text: str, slowest: float, fastest: float) -> float | None:
     return fitting[0] if len(fitting) == 1 else None
 
 
+def read_metre(text: str) -> str:
+    """A sentence about a metre that is not played, "" without one: everything is in 4/4."""
+    match = _METRE.search(text)
+    return f"Everything is played in 4/4; {match[0].lower()} was asked for." if match else ""
+
+
 def read_key(text: str) -> KeyWords:
     """The stated tonic and mode; `text` in its own case, since a lone "a" is mostly an article."""
+    if sung := _SUNG.search(text):
+        shift = bool(sung[2]) - bool(sung[3])
+        return KeyWords((_SOLFEGE[sung[1].lower()] + shift) % 12, MODES[sung[4].lower()])
     shouted = text.upper() == text
     for match in _NAMED.finditer(text):
         if _is_key(text, match, shouted=shouted):

@@ -79,8 +79,9 @@ GENRES: dict[str, Genre] = {
                 "texture": 0.15, "riser": 0.6, "impact": 0.7},
         lead_density=0.45,
         seats={
-            "bass": Seat(),
-            "chords": Seat(-1, -0.15, 0.3, 0.1),
+            "drums": Seat(reverb=0.05),
+            "bass": Seat(sidechain=0.25),
+            "chords": Seat(1, -0.15, 0.3, 0.1),
             "pad": Seat(-1.5, 0, 0.4, 0, 0.25),
             "lead": Seat(0, 0.1, 0.3, 0.25),
             "arp": Seat(-3, 0.3, 0.25, 0.25),
@@ -113,11 +114,13 @@ GENRES: dict[str, Genre] = {
                 "texture": 0.7, "riser": 0, "impact": 0.1},
         lead_density=0.45,
         seats={
+            "drums": Seat(reverb=0.05),
+            "bass": Seat(-1, sidechain=0.2),
             "chords": Seat(0, -0.15, 0.15, 0.05),
             "pad": Seat(-2.5, 0.1, 0.3),
             "lead": Seat(-1, 0.2, 0.2, 0.15),
             "arp": Seat(-3, -0.3, 0.2, 0.1),
-            "texture": Seat(-2),
+            "texture": Seat(4),
         },
     ),
     "lo-fi": Genre(
@@ -143,10 +146,13 @@ GENRES: dict[str, Genre] = {
                 "texture": 1, "riser": 0, "impact": 0},
         lead_density=0.4,
         seats={
+            "drums": Seat(reverb=0.06),
+            "bass": Seat(-1.5, sidechain=0.2),
             "chords": Seat(1, -0.1, 0.2, 0.05, 0.15),
             "pad": Seat(-2.5, 0.1, 0.3),
             "lead": Seat(-1, 0.2, 0.3, 0.2),
             "arp": Seat(-3, -0.3, 0.25, 0.15),
+            "texture": Seat(3),
         },
     ),
     "house": Genre(
@@ -174,6 +180,7 @@ GENRES: dict[str, Genre] = {
                 "texture": 0, "riser": 0.9, "impact": 0.9},
         lead_density=0.5,
         seats={
+            "drums": Seat(reverb=0.04),
             "bass": Seat(sidechain=0.5),
             "chords": Seat(0, 0.1, 0.2, 0.2, 0.4),
             "pad": Seat(-1.5, 0, 0.3, 0, 0.6),
@@ -205,6 +212,7 @@ GENRES: dict[str, Genre] = {
                 "texture": 0.3, "riser": 0.9, "impact": 0.9},
         lead_density=0.3,
         seats={
+            "drums": Seat(reverb=0.05),
             "bass": Seat(sidechain=0.7),
             "chords": Seat(-2, -0.15, 0.35, 0.35, 0.4),
             "pad": Seat(-2.5, 0, 0.45, 0, 0.6),
@@ -237,8 +245,9 @@ GENRES: dict[str, Genre] = {
                 "texture": 0.1, "riser": 0.8, "impact": 0.9},
         lead_density=0.4,
         seats={
-            "bass": Seat(sidechain=0.3),
-            "chords": Seat(-1, -0.15, 0.3, 0.15),
+            "drums": Seat(reverb=0.06),
+            "bass": Seat(sidechain=0.45),
+            "chords": Seat(1, -0.15, 0.3, 0.15),
             "pad": Seat(-1, 0, 0.45, 0, 0.3),
             "lead": Seat(-1, 0.1, 0.35, 0.3),
             "arp": Seat(-3, 0.3, 0.3, 0.25),
@@ -265,7 +274,7 @@ GENRES: dict[str, Genre] = {
                 "texture": 0.9, "riser": 0, "impact": 0.2},
         lead_density=0.2,
         seats={
-            "drums": Seat(-4, 0, 0.5),
+            "drums": Seat(-1, 0, 0.5),
             "bass": Seat(-2, 0, 0.1),
             "chords": Seat(-2, -0.2, 0.5, 0.2),
             "pad": Seat(2, 0, 0.6),
@@ -298,6 +307,7 @@ GENRES: dict[str, Genre] = {
                 "texture": 0, "riser": 0.6, "impact": 0.6},
         lead_density=0.5,
         seats={
+            "drums": Seat(reverb=0.08),
             "bass": Seat(sidechain=0.35),
             "chords": Seat(-3, -0.15, 0.3, 0.1, 0.3),
             "pad": Seat(-1.5, 0, 0.4, 0, 0.4),

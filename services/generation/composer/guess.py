@@ -43,7 +43,7 @@ _LEANS: dict[str, dict[str, float]] = {
     "uplifting": _LIVELY,
     "energetic": _LIVELY,
     "groovy": {"house": 4.0, "hip-hop": 3.0},
-    "808 bass": {"trap": 12.0},
+    "808 bass": {"trap": 40.0},
     "hats": {"trap": 3.0},
     "reese bass": {"drum and bass": 20.0},
     "acid bass": {"techno": 20.0},
@@ -54,6 +54,9 @@ _LEANS: dict[str, dict[str, float]] = {
     "strings": _HANDMADE,
     "flute": _HANDMADE,
     "harp": _HANDMADE,
+    "organ": {"trap": 0.3, "techno": 0.2, "drum and bass": 0.3},
+    "choir": {"ambient": 6.0, "trap": 0.5},
+    "no drums": {"ambient": 8.0, "lo-fi": 2.0, "trap": 0.1, "house": 0.1, "techno": 0.1},
     "vinyl": {"lo-fi": 8.0, "hip-hop": 3.0},
     "supersaw": _MACHINES,
     "synth bass": _MACHINES,
@@ -69,7 +72,7 @@ _LEANS: dict[str, dict[str, float]] = {
 def guess_style(wishes: Wishes, moods: tuple[str, ...], tempo: float | None, dice: Dice) -> str:
     """One of `GENRES`; a stated tempo all but rules out the genres that never go there."""
     weights = dict(_USUAL)
-    for name in (*moods, *wishes.wanted):
+    for name in (*moods, *wishes.wanted, *(f"no {name}" for name in wishes.refused)):
         for genre, factor in _LEANS.get(name, {}).items():
             weights[genre] *= factor
     if tempo is not None:

@@ -9,6 +9,7 @@ from services.generation.composer.dice import Dice
 from services.generation.composer.harmony import BAR
 from services.generation.composer.rhythm import one_at_a_time
 from services.generation.composer.score import Chord, Key, Note
+from services.generation.composer.voicing import clear_tones
 
 if TYPE_CHECKING:
     from services.generation.composer.arrangement import Passage
@@ -176,6 +177,7 @@ class _Singer:
         self._low, self._high = low, high
         self._scale = [pitch for pitch in range(low, high + 1) if pitch % 12 in key.pitch_classes]
         self._home = home
+        self._tonic = key.tonic
 
     def sing(self, plan: Plan, motif: Motif, start: float, end: float, loud: float) -> list[Note]:
         """The motif from a beat on, cut at `end`."""
@@ -220,6 +222,9 @@ class _Singer:
     def _chord_tone(self, chord: Chord, near: int, last: int | None = None) -> int:
         """The nearest of the triad; rather another than the note before once more."""
         triad = chord.pitch_classes[:3]
+        if chord.root != self._tonic:
+            clear = clear_tones(chord)
+            triad = tuple(tone for tone in triad if tone in clear) or clear
         tones = [pitch for pitch in range(self._low, self._high + 1) if pitch % 12 in triad]
         return min(tones, key=lambda pitch: (abs(pitch - near) + 2.5 * (pitch == last), pitch))
 

@@ -9,7 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from services.generation.composer.dice import Dice
-from services.generation.composer.figures import read_bare_tempo, read_key, read_tempo
+from services.generation.composer.figures import (
+    read_bare_tempo,
+    read_key,
+    read_metre,
+    read_tempo,
+)
 from services.generation.composer.genres import GENRES
 from services.generation.composer.guess import guess_style
 from services.generation.composer.score import Key, Mode
@@ -158,7 +163,7 @@ def understand(prompt: str) -> Understood:
         loop=read["loop"],
         swing=_swing(low),
         read=frozenset(name for name, stated in read.items() if stated),
-        notes=_notes(style, complaint, stated=read["genre"]),
+        notes=_notes(style, complaint, read_metre(text), stated=read["genre"]),
     )
 
 
@@ -236,12 +241,14 @@ def _swing(low: str) -> float | None:
     return 0.6 if _SWUNG.search(low) else None
 
 
-def _notes(style: str, complaint: str, *, stated: bool) -> tuple[str, ...]:
+def _notes(style: str, complaint: str, metre: str, *, stated: bool) -> tuple[str, ...]:
     notes = []
     if stated and STYLES[style].genre != style:
         notes.append(f"{style} is played as a kind of {STYLES[style].genre}.")
     if complaint:
         notes.append(f"{complaint} The genre's own tempo was taken.")
+    if metre:
+        notes.append(metre)
     return tuple(notes)
 
 

@@ -52,7 +52,8 @@ MOODS: dict[str, Mood] = {
     "epic": Mood(r"epic|heroic|majestic|massive|huge|anthemic", "minor", 0.4, 0.2, 0.2),
     "romantic": Mood(r"romantic|love|tender|sensual|sexy|intimate", "major", -0.2, -0.1, -0.2),
     "dreamy": Mood(
-        r"dream(?:y|ing)?|ethereal|hazy|floating|celestial|spac(?:e|ey|y)|hypnotic|psychedelic",
+        r"dream(?:y|ing)?|ethereal|hazy|floating|celestial|space(?! for\b)|spac(?:ey|y)"
+        r"|hypnotic|psychedelic",
         "lydian",
         -0.2,
         0.0,
@@ -101,7 +102,9 @@ class Instrument:
 
 
 INSTRUMENTS: dict[str, Instrument] = {
-    "808 bass": Instrument(r"808'?s?(?:[ -]?bass(?:line)?)?|sliding bass", ("bass",), "bass-808"),
+    "808 bass": Instrument(
+        r"808'?s?(?:[ -]?bass(?:line)?)?|sliding bass|log[ -]?drums?", ("bass",), "bass-808"
+    ),
     "sub bass": Instrument(r"sub(?:[ -]?bass)?", ("bass",), "bass-sub"),
     "reese bass": Instrument(
         r"reese(?:[ -]bass)?|growl(?:ing)? bass|wobble(?: bass)?", ("bass",), "bass-reese"

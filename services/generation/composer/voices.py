@@ -14,6 +14,7 @@ from services.generation.composer.vocabulary import INSTRUMENTS
 if TYPE_CHECKING:
     from services.generation.composer.prompt import Understood
     from services.generation.composer.score import Role
+    from services.generation.composer.wishes import Wishes
 
 SLOTS = ("drums", "bass", "chords", "pad", "lead", "arp", "texture", "riser", "impact")
 """In the order of the parts of a score."""
@@ -30,6 +31,8 @@ _BASS_PLAYING = {
     "bass-reese": "reese",
     "bass-upright": "upright",
 }
+_SUSTAINED = ("strings", "pad-warm", "pad-supersaw")
+"""Patches that hold their chords whatever the genre does."""
 _INSTEAD = {
     "bass": ("bass-sub", "bass-saw"),
     "chords": ("keys-rhodes", "keys-piano", "pad-warm"),
@@ -73,8 +76,9 @@ def choose_voices(understood: Understood, seed: int) -> tuple[Voice, ...]:
     genre = GENRES[understood.genre]
     wishes = understood.wishes
     patches = _patches(understood, genre, seed)
-    asked, extras = _asked(wishes.only or wishes.wanted)
+    asked, extras = _asked(wishes.only or wishes.wanted, wishes)
     patches |= {slot: patch for slot, patch in asked.items() if patch}
+    _part_ways(patches, asked, genre, _refused_patches(wishes))
     if wishes.only:
         slots = set(asked)
     else:
@@ -99,7 +103,7 @@ def choose_voices(understood: Understood, seed: int) -> tuple[Voice, ...]:
 
 def _patches(understood: Understood, genre: Genre, seed: int) -> dict[str, str]:
     """A patch for each slot: often the genre's first, never one that was refused."""
-    refused = {INSTRUMENTS[name].patch for name in understood.wishes.refused}
+    refused = _refused_patches(understood.wishes)
     own = dict(STYLES[understood.style].patches)
     out = {"drums": genre.kit}
     for slot, instead in _INSTEAD.items():
@@ -111,18 +115,51 @@ def _patches(understood: Understood, genre: Genre, seed: int) -> dict[str, str]:
         if own.get(slot) not in (None, *refused):
             out[slot] = own[slot]
     if out["lead"] == out["chords"] and len(genre.patches["lead"]) > 1 and "lead" not in own:
-        out["lead"] = next(patch for patch in genre.patches["lead"] if patch != out["chords"])
+        out["lead"] = _another("lead", out, genre, refused | {out["chords"]})
     return out
 
 
-def _asked(names: tuple[str, ...]) -> tuple[dict[str, str | None], list[tuple[str, str, str]]]:
+def _refused_patches(wishes: Wishes) -> frozenset[str]:
+    patches = (INSTRUMENTS[name].patch for name in wishes.refused)
+    return frozenset(patch for patch in patches if patch)
+
+
+def _part_ways(
+    patches: dict[str, str],
+    asked: Mapping[str, str | None],
+    genre: Genre,
+    refused: frozenset[str],
+) -> None:
+    """Give chords or pad another sound where they would double a tune or each other, in place."""
+    if patches["chords"] == patches["lead"] and "lead" in asked and "chords" not in asked:
+        taken = refused | {patches["lead"], *_SUSTAINED}
+        patches["chords"] = _another("chords", patches, genre, taken)
+    if patches["chords"] == patches["pad"]:
+        slot = "chords" if "pad" in asked else "pad"
+        if slot not in asked:
+            taken = refused | {patches["pad"], patches["lead"]}
+            patches[slot] = _another(slot, patches, genre, taken)
+
+
+def _another(slot: str, patches: Mapping[str, str], genre: Genre, taken: frozenset[str]) -> str:
+    """The genre's first patch for a slot that is not taken; where all are, the one it has."""
+    others = (*genre.patches[slot], *_INSTEAD[slot])
+    return next((patch for patch in others if patch not in taken), patches[slot])
+
+
+def _asked(
+    names: tuple[str, ...], wishes: Wishes
+) -> tuple[dict[str, str | None], list[tuple[str, str, str]]]:
     """Seat what was asked for: slot -> patch, and (name, slot, patch) of those left standing."""
+    seats = dict(wishes.seats)
     seated: dict[str, str | None] = {}
     extras: list[tuple[str, str, str]] = []
     # What names a sound has its choice of seat before what only names a seat.
-    for name in sorted(names, key=lambda name: INSTRUMENTS[name].patch is None):
+    # What was given a seat by the prompt comes first of all.
+    for name in sorted(names, key=lambda name: (name not in seats, not INSTRUMENTS[name].patch)):
         instrument = INSTRUMENTS[name]
-        free = next((slot for slot in instrument.slots if slot not in seated), None)
+        slots = (seats[name], *instrument.slots) if name in seats else instrument.slots
+        free = next((slot for slot in slots if slot not in seated), None)
         if free is not None:
             seated[free] = instrument.patch
         elif instrument.patch and instrument.patch not in seated.values():
@@ -197,7 +234,7 @@ def _voice(
         _playing(slot, patch, understood, seed),
         seat,
         everywhere,
-        slot in _asked(understood.wishes.wanted)[0],
+        slot in _asked(understood.wishes.wanted, understood.wishes)[0],
         pitches=only if slot == "drums" else frozenset(),
         silent=silent if slot == "drums" else frozenset(),
     )
@@ -216,7 +253,7 @@ def _playing(slot: str, patch: str, understood: Understood, seed: int) -> str:
             return "acid"
         usual = tuple(way for way in usual if way != "acid" or patch == "bass-acid")
     if slot == "chords":
-        if patch in ("strings", "pad-warm", "pad-supersaw"):
+        if patch in _SUSTAINED:
             return "sustain"
         if patch == "guitar-pluck":
             return "broken"

@@ -37,8 +37,23 @@ class Voicer:
             cost += 0.8 * abs(option[-1] - self._last[-1])
         gaps = [high - low for low, high in pairwise(option)]
         cost += sum(3.0 for low, gap in zip(option, gaps, strict=False) if gap < 3 and low < 55)
-        cost += sum(1.5 for gap in gaps if gap == 1) + sum(gap - 9 for gap in gaps if gap > 9)
+        cost += sum(4.0 for gap in gaps if gap == 1) + sum(gap - 9 for gap in gaps if gap > 9)
         return cost
+
+
+def clear_tones(chord: Chord, *, around: bool = False) -> tuple[int, ...]:
+    """The chord's tones with none of its others a semitone below: what may be sung above it.
+
+    The root over a major seventh, or a minor third over a ninth, is a minor ninth that grates when
+    both are held. `around`: nor a semitone above, for a part in the same register. The triad, where
+    fewer than two would be left.
+    """
+    tones = frozenset(chord.pitch_classes)
+    rubs = {tone for tone in tones if (tone - 1) % 12 in tones}
+    if around:
+        rubs |= {(tone - 1) % 12 for tone in rubs}
+    clear = tuple(tone for tone in chord.pitch_classes if tone not in rubs)
+    return clear if len(clear) >= 2 else chord.pitch_classes[:3]
 
 
 @lru_cache(maxsize=512)

@@ -177,9 +177,11 @@ class Hat:
     pitch: float = 1.0
     high: float = 18_000.0
     attack: float = 0.0006
+    width: float = 0.2
+    """Noise of opposite sign on the two sides, against that in the middle."""
 
     def strike(self, hit: Strike) -> Audio:
-        """One hit."""
+        """One hit; folded down to mono it is what its middle is."""
         stretch = 0.6 + 0.5 * hit.velocity
         t = hit.seconds(self.length * 1.15 * stretch)
         cluster = np.zeros(t.size)
@@ -187,9 +189,10 @@ class Hat:
             turns = frequency * 1.9 * self.pitch * hit.wobble(0.003) * t + hit.rng.random()
             cluster += np.sign(np.sin(2.0 * pi * turns))
         raw = self.metal * cluster / 3.0 + self.noise * noise(hit.rng, 1, t.size)[0]
+        sides = self.width * noise(hit.rng, 1, t.size)[0]
         top = min(self.high * (0.7 + 0.3 * hit.open), 0.44 * hit.rate)
         shaped = run(
-            _mono(raw),
+            np.stack([raw + sides, raw - sides]).astype(np.float32),
             high_pass(self.low, hit.rate, 0.9),
             high_pass(self.low * 0.8, hit.rate),
             low_pass(top, hit.rate),
