@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import random
 import statistics
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from services import storage
+from services.storage.models import dump_metadata
 
 DIFFERENT_PROMPTS = 5000
 PAGE = 100
@@ -30,6 +30,13 @@ MODELS = ("composer", "musicgen-small", "musicgen-medium", "musicgen-stereo")
 GENRES = ("lo-fi", "trap", "house", "techno", "ambient", "jazz", "drum and bass", "synthwave")
 MOODS = ("calm", "dark", "bright", "dusty", "dreamy", "angry", "hopeful", "cold", "warm", "slow")
 INSTRUMENTS = ("piano", "808 bass", "strings", "guitar", "pads", "brushed drums", "vibraphone")
+
+
+INSERTED = {
+    "engine": "composer",
+    "licence": "CC0-1.0",
+    "requested": {"genre": "lo-fi", "tempo_bpm": 82.0, "instruments": ["piano"]},
+}
 
 
 @dataclass(frozen=True)
@@ -54,26 +61,33 @@ def prompt_pool(chance: random.Random) -> list[str]:
     return prompts
 
 
-def metadata_of(chance: random.Random) -> str:
-    return json.dumps(
-        {
-            "seed": chance.getrandbits(32),
-            "bpm": 60 + chance.random() * 120,
-            "key": chance.choice(("C minor", "F# major", "A minor")),
-            "requested": {"duration": 16.0, "temperature": 1.0, "top_k": 250, "cfg_coef": 3.0},
-            "understood": {"genre": chance.choice(GENRES), "mood": chance.choice(MOODS)},
-            "instruments": chance.sample(INSTRUMENTS, 4),
-            "loudness": {"integrated_lufs": -16.0, "true_peak_dbtp": -1.2, "range_lu": 4.1},
-            "engine": {"name": "composer", "version": "1.0", "licence": "CC0-1.0"},
+def metadata_of(chance: random.Random) -> dict[str, Any]:
+    """Give what the composer writes beside a piece."""
+    genre, tempo = chance.choice(GENRES), 60.0 + chance.randrange(120)
+    return {
+        "seed": chance.getrandbits(31),
+        "engine": "composer",
+        "engine_version": "1",
+        "licence": "CC0-1.0",
+        "bpm": tempo,
+        "key": chance.choice(("C minor", "F# major", "A minor", "C# minor")),
+        "bars": chance.randrange(4, 33),
+        "genre": genre,
+        "requested": {
+            "genre": genre,
+            "tempo_bpm": tempo,
+            "instruments": chance.sample(INSTRUMENTS, chance.randrange(1, 3)),
         },
-        separators=(",", ":"),
-    )
+        "target_lufs": -16.0,
+        "integrated_lufs": -16.0,
+        "true_peak_dbtp": -1.0 - round(chance.random(), 2),
+    }
 
 
 def make_rows(count: int) -> Iterator[tuple[Any, ...]]:
     chance = random.Random(1)
     prompts = prompt_pool(chance)
-    pool = [metadata_of(chance) for _ in prompts]
+    pool = [dump_metadata(metadata_of(chance)) for _ in prompts]
     start = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=count + 60)
     statuses = ("completed",) * 94 + ("failed",) * 3 + ("cancelled",) * 3
     for number in range(count):
@@ -83,12 +97,12 @@ def make_rows(count: int) -> Iterator[tuple[Any, ...]]:
         status = chance.choice(statuses) if number < count - 50 else "pending"
         done = status == "completed"
         yield (
-            row_id, prompts[place], MODELS[place % 4], "1.0", 16.0, 32000, 2,
+            row_id, prompts[place], MODELS[place % 4], "1", 16.0, 48000, 2,
             f"{created:%Y/%m/%d}/{row_id}.wav", 2_048_044 if done else None, status,
             created.isoformat(" ", "microseconds"),
             None if status == "pending" else created.isoformat(" ", "microseconds"),
             2.4 if done else None, pool[place], place + 1, 1,
-            f"{chance.getrandbits(256):064x}" if done else None,
+            chance.randbytes(32) if done else None,
         )  # fmt: skip
 
 
@@ -136,7 +150,7 @@ def insert_one() -> None:
     with storage.get_session() as session:
         storage.create_generation(
             session, f"calm lo-fi beat at {random.randrange(4000)} BPM", "composer", 16.0, 48000, 2,
-            "2026/11/20/take.wav", "1.0", {"seed": 1, "bpm": 82.0, "key": "C minor"},
+            f"2026/11/21/{uuid.uuid4()}.wav", "1", INSERTED,
         )  # fmt: skip
 
 
@@ -183,7 +197,7 @@ def measure(rows: int, rounds: int) -> Iterator[Measured]:
     """Fill the open database, which must be empty, and measure it."""
     seconds = fill(rows)
     yield Measured(f"fill with {rows:,} rows", f"{seconds:.1f} s", "")
-    yield Measured("bytes a generation", f"{bytes_a_row(rows):.0f}", "1024")
+    yield Measured("bytes a generation", f"{bytes_a_row(rows):.0f}", "1000")
     with storage.get_session(read_only=True) as session:
         ids = [row.id for row in storage.get_all_generations(session, limit=1000, offset=rows // 2)]
     cursor = deep_cursor(min(20, max(1, rows // 2000)))

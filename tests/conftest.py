@@ -6,6 +6,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import hypothesis
 import pytest
 
 from services import storage
+from services.storage import sqlite_driver
 from services.storage.connection import Database, resolve_url
 from services.storage.database import current_database
 
@@ -127,10 +129,25 @@ def postgres_url(postgres_server: Server) -> str:
     return postgres_server.new_database()
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+@pytest.fixture
+def standard_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Without the bundled SQLite, as where its package is not installed."""
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, sqlite_driver.BUNDLED, None)
+        sqlite_driver.library.cache_clear()
+        yield
+        storage.close_db()
+    sqlite_driver.library.cache_clear()
+
+
+@pytest.fixture(
+    params=["sqlite", "sqlite-of-python", pytest.param("postgresql", marks=pytest.mark.postgres)]
+)
 def database_url(request: pytest.FixtureRequest) -> str:
-    """An empty database of each kind."""
-    name = "sqlite_url" if request.param == "sqlite" else "postgres_url"
+    """An empty database of each kind, SQLite also with the library that Python is linked with."""
+    if request.param == "sqlite-of-python":
+        request.getfixturevalue("standard_library")
+    name = "postgres_url" if request.param == "postgresql" else "sqlite_url"
     url: str = request.getfixturevalue(name)
     return url
 

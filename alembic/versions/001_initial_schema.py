@@ -24,7 +24,7 @@ IDENTIFIER = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 SQLITE_SEARCH = (
     """CREATE VIRTUAL TABLE generations_search USING fts5(
     prompt, content = 'generations', content_rowid = 'search_id', columnsize = 0,
-    tokenize = 'porter unicode61 remove_diacritics 2'
+    detail = none, tokenize = 'porter unicode61 remove_diacritics 2'
 )""",
     """CREATE TRIGGER generations_search_insert AFTER INSERT ON generations BEGIN
     UPDATE generations SET search_id = (SELECT coalesce(max(search_id), 0) + 1 FROM generations)
@@ -138,7 +138,7 @@ def create_generations() -> None:
         sa.Column("prompt_id", sa.Integer()),
         sa.Column("attempts", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("attempt_token", sa.Text()),
-        sa.Column("file_sha256", sa.Text()),
+        sa.Column("file_sha256", sa.LargeBinary()),
         sa.Column("search_id", COUNT),
         sa.PrimaryKeyConstraint("id", name="pk_generations"),
         sa.CheckConstraint(f"status IN {STATUSES}", name=op.f("ck_generations_status")),

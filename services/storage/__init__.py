@@ -84,7 +84,7 @@ from services.storage.schema import (
     validate_status,
 )
 from services.storage.search import search_backend, search_generations
-from services.storage.sqlite import describe_sqlite_library
+from services.storage.sqlite_driver import describe_sqlite_library
 
 __all__ = [
     "FINISHED_STATUSES",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +21,15 @@ from services.storage.errors import (
 from services.storage.migrations import State, examine, standing_of, upgrade
 from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS
 from services.storage.search_index import SEARCH_TABLE
+from services.storage.sqlite_driver import library
 
 if TYPE_CHECKING:
+    from sqlite3 import Connection as DriverConnection
+
     from sqlalchemy.engine import Connection
 
 _SIDE_FILES = ("-journal", "-wal", "-shm")
+_BUSY, _LOCKED = 5, 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,7 @@ def backup_database(destination: str | Path, *, force: bool = False) -> Path:
         return path
     with database.translated(), closing(database.engine.raw_connection()) as pooled:
         connection = pooled.driver_connection
-        if not isinstance(connection, sqlite3.Connection):
+        if not isinstance(connection, library().Connection):
             raise BackupError("The connection to the database was lost.")
         snapshot.write_snapshot(connection, path, force=force)
     return path
@@ -129,7 +132,7 @@ def check_database() -> CheckResult:
 def _structure_problems(connection: Connection) -> list[str]:
     if connection.dialect.name == "sqlite":
         raw = connection.connection.driver_connection
-        return snapshot.damage_of(raw) if isinstance(raw, sqlite3.Connection) else []
+        return snapshot.damage_of(raw) if isinstance(raw, library().Connection) else []
     invalid = connection.exec_driver_sql(
         "SELECT conrelid::regclass || ': ' || conname FROM pg_constraint "
         "WHERE NOT convalidated AND connamespace = current_schema()::regnamespace"
@@ -210,18 +213,32 @@ def _put_in_place(ready: Path, target: Path, *, force: bool) -> Path | None:
             if kept is not None:
                 snapshot.write_snapshot(current, kept)
             with closing(snapshot.connect_to_file(ready, read_only=True)) as copy:
+                if _page_size(copy) != _page_size(current):
+                    # In WAL mode pages keep their size.
+                    close_db()
+                    current.execute("PRAGMA journal_mode = DELETE")
                 # One transaction of SQLite's own: other processes and a crash see all or nothing.
-                copy.backup(current)
+                copy.backup(current, progress=_stop_when_locked)
             return kept
-        except sqlite3.OperationalError as error:
+        except library().OperationalError as error:
             raise BackupError(f"The database {target} could not be replaced: {error}.") from error
-        except (sqlite3.DatabaseError, BackupError) as error:
+        except (library().DatabaseError, BackupError) as error:
             if isinstance(error, OverwriteRefusedError):
                 raise
     return _replace_damaged(ready, target, force=force)
 
 
-def _holds_rows(connection: sqlite3.Connection) -> int:
+def _page_size(connection: DriverConnection) -> int:
+    return int(connection.execute("PRAGMA page_size").fetchone()[0])
+
+
+def _stop_when_locked(status: int, _remaining: int, _total: int) -> None:
+    # Each step has waited for the busy time-out already; the driver would try again for ever.
+    if status in {_BUSY, _LOCKED}:
+        raise library().OperationalError("database is locked")
+
+
+def _holds_rows(connection: DriverConnection) -> int:
     named = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'generations'"
     if not connection.execute(named).fetchone()[0]:
         return 0

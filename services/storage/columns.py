@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import DOUBLE_PRECISION, REAL, TIMESTAMP, BigInteger, Integer, Text
+from sqlalchemy import DOUBLE_PRECISION, REAL, TIMESTAMP, BigInteger, Integer, LargeBinary, Text
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
 if TYPE_CHECKING:
@@ -38,6 +38,21 @@ class UtcDateTime(TypeDecorator[datetime]):
     def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
         """Say that what the database keeps is UTC."""
         return None if value is None else value.replace(tzinfo=UTC)
+
+
+class Digest(TypeDecorator[str]):
+    """A digest: hexadecimal text in Python, half as many raw bytes in the database."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, _dialect: Dialect) -> bytes | None:
+        """Pack the text; ValueError when it is not hexadecimal."""
+        return None if value is None else bytes.fromhex(value)
+
+    def process_result_value(self, value: bytes | None, _dialect: Dialect) -> str | None:
+        """Unpack the bytes, in small letters."""
+        return None if value is None else value.hex()
 
 
 Identifier = Text().with_variant(Text(collation="C"), "postgresql")

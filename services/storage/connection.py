@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -82,6 +83,7 @@ class Database:
             prepare_file(self.file)
         opener = create_sqlite_engine if self.is_sqlite else create_postgres_engine
         self.engine: Engine = opener(url, busy_timeout_seconds)
+        _OPEN.add(self)
         self._read_only_engine = self.engine.execution_options(**{READ_ONLY_OPTION: True})
 
     @property
@@ -122,6 +124,23 @@ class Database:
     def close(self) -> None:
         """Close every connection that is not in use."""
         self.engine.dispose()
+
+
+_OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
+
+
+def _let_go_before_fork() -> None:
+    """Close idle connections, so that a child has none of its parent's.
+
+    SQLite notes in memory which locks it holds, and a child inherits the notes without the locks:
+    in WAL mode its parent would then delete the log that the child writes to.
+    """
+    for database in list(_OPEN):
+        if database.file is not None or not database.is_sqlite:
+            database.close()
+
+
+os.register_at_fork(before=_let_go_before_fork)
 
 
 def _is_write_refused(error: DBAPIError) -> bool:

@@ -19,7 +19,7 @@ from services.storage.migrations import (
 from services.storage.models import Base, Generation, Prompt
 from services.storage.schema import STATUSES
 from services.storage.search import search_backend
-from services.storage.sqlite import library_version, wal_is_safe
+from services.storage.sqlite_driver import library_version, wal_is_safe
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine

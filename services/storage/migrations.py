@@ -5,7 +5,6 @@ Alembic is imported only where something has to be changed: it costs a fifth of 
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -25,8 +24,11 @@ from services.storage.search_index import (
     repair_search_index,
 )
 from services.storage.sqlite import MIGRATING_OPTION
+from services.storage.sqlite_driver import library
 
 if TYPE_CHECKING:
+    from sqlite3 import Connection as DriverConnection
+
     from alembic.config import Config
     from sqlalchemy.engine import Connection
 
@@ -159,14 +161,14 @@ def save_before_upgrade(database: Database) -> Path | None:
                 return None
             copy = snapshot.dated(database.file, f"before-{HEAD_REVISION}")
             snapshot.write_snapshot(source, copy)
-    except sqlite3.Error as error:
+    except library().Error as error:
         raise MigrationError(
             f"{database.name} could not be copied before its upgrade, and is as it was: {error}"
         ) from error
     return copy
 
 
-def _holds_rows(connection: sqlite3.Connection) -> bool:
+def _holds_rows(connection: DriverConnection) -> bool:
     tables = connection.execute(_TABLES["sqlite"]).fetchall()
     counted = (
         connection.execute(f"SELECT 1 FROM {name} LIMIT 1").fetchone()  # noqa: S608 - our own names

@@ -23,7 +23,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from services.storage.columns import Count, Identifier, Real, UtcDateTime, as_utc, utc_now
+from services.storage.columns import Count, Digest, Identifier, Real, UtcDateTime, as_utc, utc_now
 from services.storage.schema import FINISHED_STATUSES, STATUSES, GenerationStatus
 
 NOT_COMPLETED = sql("status <> 'completed'")
@@ -85,7 +85,7 @@ class Generation(Base):
     prompt_id: Mapped[int | None] = mapped_column(ForeignKey("prompts.id", ondelete="SET NULL"))
     attempts: Mapped[int] = mapped_column(Integer, server_default=sql("0"))
     attempt_token: Mapped[str | None] = mapped_column(Text)
-    file_sha256: Mapped[str | None] = mapped_column(Text)
+    file_sha256: Mapped[str | None] = mapped_column(Digest)
 
     __table_args__ = (
         # The database numbers the rows for the full-text index; objects have no use for it.

@@ -6,7 +6,10 @@ matter ("beat" finds "Beats"). Whatever is no letter or digit only parts words.
 
 from __future__ import annotations
 
+from contextlib import closing
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
+from unicodedata import ucd_3_2_0
 
 from sqlalchemy import and_, bindparam, column, func, literal_column, select, table
 from sqlalchemy import text as sql
@@ -16,6 +19,7 @@ from services.storage.models import GENERATIONS, Generation
 from services.storage.paging import Page, clamp_limit, decode_number, encode_number, page_of
 from services.storage.schema import known_status
 from services.storage.search_index import POSTGRES_COLUMN, SEARCH_TABLE
+from services.storage.sqlite_driver import library
 from services.storage.words import beginning, split_marked_words, split_words
 
 if TYPE_CHECKING:
@@ -87,7 +91,7 @@ def _matching(session: Session, text: str) -> tuple[ColumnElement[int], Any]:
     """Give the column that numbers the rows, and the rows that have every word."""
     backend = search_backend(session)
     # FTS5 has its own mind about accents (й is no и to it): it folds both sides itself.
-    split = split_marked_words if backend == "fts5" else split_words
+    split = _fts5_words if backend == "fts5" else split_words
     words = list(dict.fromkeys(split(text)))[:MOST_WORDS]
     if backend == "tsvector":
         wanted = func.plainto_tsquery(literal_column("'dgx_music'::regconfig"), " ".join(words))
@@ -102,6 +106,27 @@ def _matching(session: Session, text: str) -> tuple[ColumnElement[int], Any]:
     return literal_column("generations.rowid"), select(Generation).where(
         and_(*(folded.contains(f" {beginning(word)}", autoescape=True) for word in words))
     )
+
+
+def _fts5_words(text: str) -> list[str]:
+    """Cut text into words of one token each: the index keeps no places, so it knows no phrases."""
+    return [
+        part
+        for word in split_marked_words(text)
+        for part in "".join(" " if _parts_words(c) else c for c in word).split()
+    ]
+
+
+@lru_cache(maxsize=4096)
+def _parts_words(character: str) -> bool:
+    """Say whether FTS5, which has its own tables, cuts a word at this character."""
+    if character.isascii() or ucd_3_2_0.category(character)[0] in "LN":
+        return False
+    with closing(library().connect(":memory:")) as connection:
+        connection.execute("CREATE VIRTUAL TABLE cut USING fts5(word, tokenize = 'unicode61')")
+        connection.execute("INSERT INTO cut VALUES (?)", (f"a{character}b",))
+        connection.execute("CREATE VIRTUAL TABLE tokens USING fts5vocab(cut, 'instance')")
+        return bool(connection.execute("SELECT count(*) > 1 FROM tokens").fetchone()[0])
 
 
 def _conditions(status: str | None, model_name: str | None) -> list[ColumnElement[bool]]:

@@ -49,7 +49,7 @@ END""",
 
 SQLITE_TABLE = """CREATE VIRTUAL TABLE generations_search USING fts5(
     prompt, content = 'generations', content_rowid = 'search_id', columnsize = 0,
-    tokenize = 'porter unicode61 remove_diacritics 2'
+    detail = none, tokenize = 'porter unicode61 remove_diacritics 2'
 )"""
 
 SQLITE_REBUILD = "INSERT INTO generations_search (generations_search) VALUES ('rebuild')"

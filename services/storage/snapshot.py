@@ -6,7 +6,6 @@ A plain file copy is not one: under a writer it is stale or damaged (docs/databa
 from __future__ import annotations
 
 import os
-import sqlite3
 from contextlib import closing
 from datetime import datetime
 from pathlib import Path
@@ -15,9 +14,11 @@ from typing import TYPE_CHECKING
 from services.storage.columns import utc_now
 from services.storage.errors import BackupError, NotADatabaseError, OverwriteRefusedError
 from services.storage.sqlite import DATABASE_FILE_MODE
+from services.storage.sqlite_driver import library
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from sqlite3 import Connection as DriverConnection
 
 _HEADER = b"SQLite format 3\x00"
 
@@ -28,7 +29,7 @@ def dated(path: Path, reason: str, moment: datetime | None = None) -> Path:
     return path.with_name(f"{path.stem}.{reason}.{stamp}{path.suffix}")
 
 
-def write_snapshot(source: sqlite3.Connection, destination: Path, *, force: bool = False) -> None:
+def write_snapshot(source: DriverConnection, destination: Path, *, force: bool = False) -> None:
     """Copy the database behind `source` to `destination`, whole or not at all, mode 0600.
 
     Raises:
@@ -63,7 +64,7 @@ def publish(destination: Path, write: Callable[[Path], None], *, force: bool) ->
         sync_file(part)
         part.replace(destination)
         sync_file(destination.parent)
-    except (OSError, sqlite3.Error) as error:
+    except (OSError, library().Error) as error:
         raise BackupError(f"The backup {destination} could not be written: {error}.") from error
     finally:
         part.unlink(missing_ok=True)
@@ -94,12 +95,13 @@ def require_sqlite_file(path: Path) -> None:
         raise NotADatabaseError(f"{path} is not an SQLite database.")
 
 
-def connect_to_file(path: Path, *, read_only: bool = False) -> sqlite3.Connection:
+def connect_to_file(path: Path, *, read_only: bool = False) -> DriverConnection:
     """Open a database file that must exist, in autocommit mode."""
     mode = "ro" if read_only else "rw"
-    return sqlite3.connect(
+    connection: DriverConnection = library().connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=30.0
     )
+    return connection
 
 
 def find_damage(path: Path) -> list[str]:
@@ -110,15 +112,15 @@ def find_damage(path: Path) -> list[str]:
     try:
         with closing(connect_to_file(path, read_only=True)) as connection:
             return damage_of(connection)
-    except sqlite3.DatabaseError as error:
+    except library().DatabaseError as error:
         return [str(error)]
 
 
-def damage_of(connection: sqlite3.Connection) -> list[str]:
+def damage_of(connection: DriverConnection) -> list[str]:
     """Check as `find_damage` does, on an open connection."""
     try:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check").fetchall()]
-    except sqlite3.DatabaseError as error:
+    except library().DatabaseError as error:
         return [str(error)]
     return [problem for problem in found if problem != "ok"] + [
         f"row {row} of {table} refers to a missing row of {parent}"

@@ -14,6 +14,8 @@ from services.storage import postgres_tools, snapshot
 from services.storage.connection import Database
 from services.storage.database import current_database
 from services.storage.migrations import set_revision
+from services.storage.sqlite import PAGE_SIZE
+from services.storage.sqlite_driver import library
 
 
 def add(*prompts: str) -> None:
@@ -97,7 +99,7 @@ def test_what_is_no_backup_is_refused(database: Database, tmp_path: Path, conten
 
 def test_a_strange_database_is_no_backup(sqlite_database: Database, tmp_path: Path) -> None:
     file = tmp_path / "other.db"
-    with closing(sqlite3.connect(file)) as other:
+    with closing(library().connect(file)) as other:
         other.execute("CREATE TABLE songs (name TEXT)")
     with pytest.raises(storage.BackupError, match="not a backup"):
         storage.restore_database(file)
@@ -142,7 +144,7 @@ def test_backups_under_a_writer_are_whole(sqlite_database: Database, tmp_path: P
         writer.join()
     for least, file, most in files:
         assert snapshot.find_damage(file) == []
-        with closing(sqlite3.connect(file)) as copy:
+        with closing(library().connect(file)) as copy:
             rows = copy.execute("SELECT count(*), count(search_id) FROM generations").fetchone()
         assert rows[0] == rows[1]
         assert least <= rows[0] <= most
@@ -155,7 +157,7 @@ def test_a_process_that_has_the_database_open_sees_the_restored_rows(
     file = storage.backup_database(tmp_path / "one.db")
     add("lost")
     assert sqlite_database.file is not None
-    with closing(sqlite3.connect(sqlite_database.file)) as other:
+    with closing(library().connect(sqlite_database.file)) as other:
         assert other.execute("SELECT count(*) FROM generations").fetchone() == (2,)
         storage.restore_database(file, force=True)
         assert other.execute("SELECT prompt FROM generations").fetchall() == [("kept",)]
@@ -171,7 +173,7 @@ def test_a_damaged_database_is_moved_away_and_replaced(
     assert file is not None
     storage.close_db()
     whole = file.read_bytes()
-    file.write_bytes(damage or whole[:4096] + b"\xff" * (len(whole) - 4096))
+    file.write_bytes(damage or whole[:PAGE_SIZE] + b"\xff" * (len(whole) - PAGE_SIZE))
     (file.parent / f"{file.name}-wal").write_bytes(b"left over")
     url = f"sqlite:///{file}"
     with pytest.raises(storage.OverwriteRefusedError, match="damaged"):
@@ -228,7 +230,7 @@ def test_a_restore_waits_for_no_lock_for_ever(
 
     monkeypatch.setattr(snapshot, "connect_to_file", impatient)
     assert sqlite_database.file is not None
-    with closing(sqlite3.connect(sqlite_database.file, isolation_level=None)) as other:
+    with closing(library().connect(sqlite_database.file, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(storage.BackupError, match="locked"):
             storage.restore_database(backup, force=True)
@@ -308,7 +310,7 @@ def test_a_constraint_that_was_never_checked_is_told(postgres_database: Database
 def test_a_broken_reference_is_told(sqlite_database: Database) -> None:
     add("kept")
     assert sqlite_database.file is not None
-    with closing(sqlite3.connect(sqlite_database.file)) as careless:
+    with closing(library().connect(sqlite_database.file)) as careless:
         careless.execute("DELETE FROM prompts")
         careless.commit()
     assert "refers to a missing row of prompts" in storage.check_database().problems[0]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -15,7 +14,8 @@ import pytest
 from services import storage
 from services.storage.connection import Database
 from services.storage.migrations import set_revision
-from services.storage.sqlite import MIGRATING_OPTION
+from services.storage.sqlite import MIGRATING_OPTION, PAGE_SIZE
+from services.storage.sqlite_driver import library
 
 NOBODY = 65534
 
@@ -45,7 +45,7 @@ def test_a_damaged_database_is_told_as_such(sqlite_database: Database) -> None:
     file = sqlite_database.file
     assert file is not None
     whole = file.read_bytes()
-    file.write_bytes(whole[:4096] + b"\xff" * (len(whole) - 4096))
+    file.write_bytes(whole[:PAGE_SIZE] + b"\xff" * (len(whole) - PAGE_SIZE))
     with pytest.raises(storage.DatabaseCorruptError, match="restore"):
         storage.init_db(f"sqlite:///{file}")
 
@@ -56,13 +56,13 @@ def test_damage_found_later_is_told_too(sqlite_database: Database) -> None:
     file = sqlite_database.file
     assert file is not None
     storage.close_db()
-    with closing(sqlite3.connect(file)) as connection:
+    with closing(library().connect(file)) as connection:
         page = connection.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = 'generations'"
         ).fetchone()[0]
     with file.open("r+b") as raw:
-        raw.seek((page - 1) * 4096)
-        raw.write(b"\xff" * 4096)
+        raw.seek((page - 1) * PAGE_SIZE)
+        raw.write(b"\xff" * PAGE_SIZE)
     storage.init_db(f"sqlite:///{file}")
     assert not storage.check_database().ok
     with pytest.raises(storage.DatabaseCorruptError), storage.get_session() as session:
@@ -71,7 +71,7 @@ def test_damage_found_later_is_told_too(sqlite_database: Database) -> None:
 
 def test_a_locked_database_is_told_after_the_timeout(sqlite_url: str) -> None:
     storage.init_db(sqlite_url, busy_timeout_seconds=0.05)
-    with closing(sqlite3.connect(storage.get_engine().url.database or "")) as other:
+    with closing(library().connect(storage.get_engine().url.database or "")) as other:
         other.isolation_level = None
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(storage.DatabaseLockedError, match="try again"):
@@ -88,7 +88,8 @@ def test_a_database_locked_at_the_start_is_told(sqlite_url: str) -> None:
     storage.init_db(sqlite_url)
     file = storage.get_engine().url.database or ""
     storage.close_db()
-    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+    with closing(library().connect(file, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(storage.DatabaseLockedError):
             storage.init_db(sqlite_url, busy_timeout_seconds=0.05)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -19,6 +18,7 @@ from services.storage.connection import Database, resolve_url
 from services.storage.migrations import prepare_database
 from services.storage.search import LONGEST_SEARCH, MOST_WORDS
 from services.storage.search_index import remove_search_index
+from services.storage.sqlite_driver import library
 
 SHARED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 
@@ -203,7 +203,7 @@ def test_new_rows_are_found_after_the_newest_was_deleted(database: Database) -> 
 def test_the_index_survives_a_vacuum(sqlite_database: Database) -> None:
     add(*(f"beat number{number}" for number in range(50)))
     assert sqlite_database.file is not None
-    with closing(sqlite3.connect(sqlite_database.file)) as connection:
+    with closing(library().connect(sqlite_database.file)) as connection:
         connection.execute("DELETE FROM generations WHERE prompt LIKE '%7'")
         connection.commit()
         connection.execute("VACUUM")
@@ -392,3 +392,16 @@ def test_both_databases_find_the_same(
             answers.append({item.id for item in page.items})
     embedded.close()
     assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize(
+    "prompt", ["हिन्दी गाना", "b\u0306eat", "ab\u19b0cd", "a\u0332b", "مُوسيقى", "ไทย เพลง", "நமஸ்தே"]
+)
+def test_a_word_in_which_the_text_index_cuts_is_found(
+    sqlite_database: Database, prompt: str
+) -> None:
+    add(prompt)
+    add("something else")
+    with storage.get_session(read_only=True) as session:
+        found = storage.search_generations(session, prompt).items
+    assert [row.prompt for row in found] == [prompt]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import shutil
-import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from services import storage
+from services.storage.sqlite_driver import library
 
 ROWS = 3000
 MOMENTS = [number * 0.006 for number in range(14)]
@@ -52,7 +52,7 @@ def held() -> int:
 @pytest.fixture(scope="module")
 def old_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("old") / "old.db"
-    with closing(sqlite3.connect(file)) as connection:
+    with closing(library().connect(file)) as connection:
         connection.executescript(OLD)
     return file
 
@@ -63,7 +63,7 @@ def test_an_upgrade_that_is_killed_loses_no_row(old_file: Path, tmp_path: Path) 
         file = tmp_path / f"{moment:.3f}.db"
         shutil.copy(old_file, file)
         kill_after(moment * 3, lambda url=f"sqlite:///{file}": storage.init_db(url))
-        with closing(sqlite3.connect(file)) as connection:
+        with closing(library().connect(file)) as connection:
             columns = {row[1] for row in connection.execute("PRAGMA table_info(generations)")}
         unfinished += "search_id" not in columns
         storage.init_db(f"sqlite:///{file}")

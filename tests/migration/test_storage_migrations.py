@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import sqlite3
 import subprocess
 import sys
 import threading
@@ -22,6 +21,7 @@ from services.storage import migrations, snapshot
 from services.storage.connection import Database, resolve_url
 from services.storage.migrations import State, downgrade, prepare_database, standing_of, upgrade
 from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS
+from services.storage.sqlite_driver import library
 
 PROJECT = Path(__file__).parents[2]
 ROWS = 10_000
@@ -284,7 +284,7 @@ def test_an_unknown_revision_of_the_scripts_is_told(database: Database) -> None:
 @pytest.fixture
 def before_revisions(tmp_path: Path) -> Path:
     file = tmp_path / "old.db"
-    with closing(sqlite3.connect(file)) as connection:
+    with closing(library().connect(file)) as connection:
         connection.executescript(BEFORE_REVISIONS)
     return file
 
@@ -294,7 +294,7 @@ def test_a_database_from_before_revisions_is_taken_over(
     before_revisions: Path, sqlite_database: Database, stamped: bool
 ) -> None:
     if stamped:
-        with closing(sqlite3.connect(before_revisions)) as connection:
+        with closing(library().connect(before_revisions)) as connection:
             connection.executescript(
                 "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
                 "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num));"
@@ -323,13 +323,13 @@ def test_a_database_is_copied_before_it_is_upgraded(before_revisions: Path) -> N
     storage.init_db(f"sqlite:///{before_revisions}")
     (copy,) = before_revisions.parent.glob("old.before-001.*.db")
     assert copy.stat().st_mode & 0o777 == 0o600
-    with closing(sqlite3.connect(copy)) as connection:
+    with closing(library().connect(copy)) as connection:
         assert connection.execute("SELECT count(*) FROM generations").fetchone() == (2,)
     assert snapshot.find_damage(copy) == []
 
 
 def test_an_empty_database_is_upgraded_without_a_copy(before_revisions: Path) -> None:
-    with closing(sqlite3.connect(before_revisions)) as connection:
+    with closing(library().connect(before_revisions)) as connection:
         connection.execute("DELETE FROM generations")
         connection.execute("DELETE FROM prompts")
         connection.commit()
@@ -339,7 +339,7 @@ def test_an_empty_database_is_upgraded_without_a_copy(before_revisions: Path) ->
 
 @pytest.mark.parametrize("missing", ["prompts", "generations"])
 def test_one_of_the_two_tables_is_taken_over_too(before_revisions: Path, missing: str) -> None:
-    with closing(sqlite3.connect(before_revisions)) as connection:
+    with closing(library().connect(before_revisions)) as connection:
         connection.execute(f"DROP TABLE {missing}")
     storage.init_db(f"sqlite:///{before_revisions}")
     with storage.get_session(read_only=True) as session:
@@ -358,12 +358,12 @@ def test_an_upgrade_that_cannot_copy_first_does_not_start(before_revisions: Path
 
 
 def test_rows_that_the_new_tables_refuse_stop_the_upgrade(before_revisions: Path) -> None:
-    with closing(sqlite3.connect(before_revisions)) as connection:
+    with closing(library().connect(before_revisions)) as connection:
         connection.execute("UPDATE generations SET status = 'done' WHERE id = 'a'")
         connection.commit()
     with pytest.raises(storage.MigrationError, match="status"):
         storage.init_db(f"sqlite:///{before_revisions}")
-    with closing(sqlite3.connect(before_revisions)) as connection:
+    with closing(library().connect(before_revisions)) as connection:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         assert connection.execute("SELECT count(*) FROM generations").fetchone() == (2,)
     assert "audio_analysis" not in tables
@@ -375,7 +375,7 @@ def test_an_older_backup_is_upgraded_when_restored(before_revisions: Path, sqlit
     with storage.get_session(read_only=True) as session:
         assert storage.count_generations(session) == 2
     assert storage.check_database().ok
-    with closing(sqlite3.connect(before_revisions)) as connection:
+    with closing(library().connect(before_revisions)) as connection:
         names = {row[1] for row in connection.execute("PRAGMA table_info(generations)")}
     assert "search_id" not in names
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.dialects import sqlite
 
 from services.storage import (
     FINISHED_STATUSES,
@@ -20,7 +21,7 @@ from services.storage import (
     get_schema_version,
     validate_status,
 )
-from services.storage.columns import UtcDateTime, as_utc
+from services.storage.columns import Digest, UtcDateTime, as_utc
 from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS, known_status
 
 JSON_VALUES = st.recursive(
@@ -224,3 +225,18 @@ def test_no_moment_stays_none() -> None:
     column = UtcDateTime()
     assert column.process_bind_param(None, None) is None  # type: ignore[arg-type] - not looked at
     assert column.process_result_value(None, None) is None  # type: ignore[arg-type] - not looked at
+
+
+def test_a_digest_is_kept_as_raw_bytes() -> None:
+    digest = Digest()
+    dialect = sqlite.dialect()
+    packed = digest.process_bind_param("AB" * 32, dialect)
+    assert packed == b"\xab" * 32
+    assert digest.process_result_value(packed, dialect) == "ab" * 32
+    assert digest.process_bind_param(None, dialect) is None
+    assert digest.process_result_value(None, dialect) is None
+
+
+def test_what_is_no_digest_is_refused() -> None:
+    with pytest.raises(ValueError, match="hexadecimal"):
+        Digest().process_bind_param("not a digest", sqlite.dialect())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError
 
 from services import storage
-from services.storage import connection, errors, postgres, sqlite
+from services.storage import connection, errors, postgres, sqlite, sqlite_driver
 from services.storage.connection import Database, resolve_url
 
 WITH_THE_FIX = [
@@ -38,19 +39,19 @@ def parsed(version: str) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize("version", WITH_THE_FIX)
 def test_wal_is_used_where_the_library_has_the_fix(version: str) -> None:
-    assert sqlite.wal_is_safe(parsed(version))
-    assert sqlite.journal_mode(parsed(version)) == "WAL"
+    assert sqlite_driver.wal_is_safe(parsed(version))
+    assert sqlite_driver.journal_mode(parsed(version)) == "WAL"
 
 
 @pytest.mark.parametrize("version", WITHOUT_THE_FIX)
 def test_a_rollback_journal_is_used_elsewhere(version: str) -> None:
-    assert not sqlite.wal_is_safe(parsed(version))
-    assert sqlite.journal_mode(parsed(version)) == "PERSIST"
+    assert not sqlite_driver.wal_is_safe(parsed(version))
+    assert sqlite_driver.journal_mode(parsed(version)) == "PERSIST"
 
 
 def test_the_linked_library_is_described() -> None:
     facts = storage.describe_sqlite_library()
-    assert parsed(facts["version"]) == sqlite.library_version()
+    assert parsed(facts["version"]) == sqlite_driver.library_version()
     assert facts["journal_mode"] == ("wal" if facts["wal_is_safe"] else "persist")
     assert isinstance(facts["fts5"], bool)
 
@@ -202,19 +203,31 @@ def test_a_broken_constraint_is_not_translated() -> None:
     assert told(kind="Surprise") is None
 
 
-def test_a_read_only_file_is_told_from_a_missing_right(
+def test_a_file_that_may_not_be_made_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The tests may run as root, whom no file rights stop.
     def refuse(*_arguments: object) -> int:
         raise PermissionError(13, "Permission denied")
 
-    present = tmp_path / "present.db"
-    present.touch()
     monkeypatch.setattr("services.storage.sqlite.os.open", refuse)
     with pytest.raises(storage.DatabasePermissionError, match="Permission denied"):
         sqlite.prepare_file(tmp_path / "new.db")
-    with pytest.raises(storage.DatabaseReadOnlyError, match="cannot be written"):
+
+
+@pytest.mark.parametrize(
+    ("missing", "kind"),
+    [(os.W_OK, storage.DatabaseReadOnlyError), (os.R_OK, storage.DatabasePermissionError)],
+)
+def test_missing_rights_on_a_file_that_is_there_are_told_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int, kind: type[storage.StorageError]
+) -> None:
+    present = tmp_path / "present.db"
+    present.touch()
+    monkeypatch.setattr(
+        "services.storage.sqlite.os.access", lambda _path, right, **_options: right != missing
+    )
+    with pytest.raises(kind, match="Check the rights"):
         sqlite.prepare_file(present)
 
 
