@@ -10,8 +10,8 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from dotenv import dotenv_values
-from pydantic import AfterValidator, Field, SecretStr, ValidationError
+from dotenv.parser import parse_stream
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from services.generation.errors import SettingsError
@@ -27,6 +27,10 @@ def _not_blank(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be empty")
     return value
+
+
+def _folder(value: str | Path) -> Path:
+    return Path(_not_blank(str(value))).expanduser()
 
 
 class Settings(BaseSettings):
@@ -48,7 +52,7 @@ class Settings(BaseSettings):
     database_timeout_seconds: float = Field(
         30.0, gt=0.0, le=3600.0, description="How long a locked database is waited for."
     )
-    output_dir: Path = Field(
+    output_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
         Path("data/outputs"),
         description="Folder of the audio files, by date: YYYY/MM/DD/<id>.wav.",
     )
@@ -97,8 +101,6 @@ def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
         return Settings(_env_file=env_file, _env_file_encoding="utf-8")  # type: ignore[call-arg]
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
-    except UnicodeDecodeError:
-        raise SettingsError(f"{env_file} is not UTF-8 text. Save it as UTF-8.") from None
 
 
 def _explain(error: ValidationError) -> str:
@@ -114,16 +116,30 @@ def _explain(error: ValidationError) -> str:
 
 def _refuse_unknown_variables(env_file: Path | None) -> None:
     known = {variable_of(name) for name in Settings.model_fields}
-    given = set(os.environ)
-    if env_file is not None and env_file.is_file():
-        try:
-            given |= set(dotenv_values(env_file))
-        except (OSError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{env_file} cannot be read: {error}.") from None
-    for name in sorted(given):
-        if not name.upper().startswith(PREFIX) or name.upper().startswith(f"{PREFIX}TEST_"):
+    for name in sorted({*os.environ, *_names_in(env_file)}):
+        upper = name.upper()
+        if not upper.startswith(PREFIX) or upper.startswith(f"{PREFIX}TEST_") or upper in known:
             continue
-        if name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f" Did you mean {near[0]}?" if near else " docs/settings.md lists them."
-            raise SettingsError(f"{name} is not a setting.{hint}")
+        bare = upper.removeprefix(PREFIX)
+        near = [bare] if bare in known else difflib.get_close_matches(upper, known, n=1)
+        hint = f" Did you mean {near[0]}?" if near else " docs/settings.md lists them."
+        raise SettingsError(f"{name} is not a setting.{hint}")
+
+
+def _names_in(env_file: Path | None) -> list[str]:
+    if env_file is None or not env_file.exists():
+        return []
+    if not env_file.is_file():
+        raise SettingsError(f"{env_file} is not a file. Move it away, or make it one.")
+    try:
+        with env_file.open(encoding="utf-8-sig") as lines:
+            bindings = list(parse_stream(lines))
+    except UnicodeDecodeError:
+        raise SettingsError(f"{env_file} is not UTF-8 text. Save it as UTF-8.") from None
+    except OSError as error:
+        raise SettingsError(f"{env_file} cannot be read: {error.strerror}.") from None
+    for binding in bindings:
+        if binding.error:
+            line = binding.original.line
+            raise SettingsError(f"{env_file}, line {line}: this is not NAME=value. Mend the line.")
+    return [binding.key for binding in bindings if binding.key]

@@ -37,20 +37,30 @@ class Destination:
             OutputError: the file exists, or its folder cannot be written.
         """
         if text == STDOUT:
-            if sys.stdout.isatty():
+            if sys.stdout is None or sys.stdout.isatty():
                 raise InvalidRequestError(
                     "A WAV file makes no sense on a terminal. Pipe it on, or name a file."
                 )
             return cls(None, is_folder=False, force=force)
+        try:
+            return cls._check_path(text, force=force)
+        except OSError as error:
+            raise OutputError(f"{text} cannot be written: {error.strerror}.") from error
+
+    @classmethod
+    def _check_path(cls, text: str, *, force: bool) -> Destination:
         path = Path(text).expanduser()
         is_folder = path.is_dir() or text.endswith(os.sep)
+        if not text.strip():
+            raise InvalidRequestError("The output needs a name: a .wav file, a folder, or -.")
         if not is_folder:
             if path.suffix.lower() != ".wav":
                 raise InvalidRequestError(
                     f"The output {text!r} must end in .wav, the format this release writes."
                 )
-            if path.exists() and not force:
-                raise OutputError(f"{path} exists. Add --force to replace it, or name another.")
+            # lexists, since a link that leads nowhere is somebody's too.
+            if os.path.lexists(path) and not force:
+                raise _exists(path)
         folder = path if is_folder else path.parent
         _require_writable(folder)
         return cls(path, is_folder=is_folder, force=force)
@@ -67,7 +77,9 @@ class Destination:
             return made
         target = self.path / suggested_name(job) if self.is_folder else self.path
         try:
-            copy_whole(made, target)
+            copy_whole(made, target, replace=self.force)
+        except FileExistsError:
+            raise OutputError(f"{_exists(target)} The take is kept as {made}.") from None
         except OSError as error:
             raise OutputError(
                 f"{target} could not be written: {error.strerror}. The take is kept as {made}."
@@ -83,10 +95,15 @@ def suggested_name(job: Job) -> str:
     return f"{words}{tempo}{key}_{job.job_id[:8]}.wav"
 
 
-def copy_whole(source: Path, target: Path) -> None:
-    """Copy a file so that the target is the old one or the whole new one, also after a crash."""
+def copy_whole(source: Path, target: Path, *, replace: bool = True) -> None:
+    """Copy a file so that the target is the old one or the whole new one, also after a crash.
+
+    Raises:
+        FileExistsError: there is a target, and it is not to be replaced.
+        OSError: the disk says no; nothing is left.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    handle, name = tempfile.mkstemp(prefix=".dgx-", suffix=".part", dir=target.parent)
     temporary = Path(name)
     try:
         with os.fdopen(handle, "wb") as out, source.open("rb") as data:
@@ -94,10 +111,17 @@ def copy_whole(source: Path, target: Path) -> None:
             out.flush()
             os.fsync(out.fileno())
         shutil.copymode(source, temporary)
-        temporary.replace(target)
-    except BaseException:
+        if replace:
+            temporary.replace(target)
+        else:
+            # Unlike a rename, a link never takes the place of a file that came meanwhile.
+            target.hardlink_to(temporary)
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
+
+
+def _exists(path: Path) -> OutputError:
+    return OutputError(f"{path} exists. Add --force to replace it, or name another.")
 
 
 def _require_writable(folder: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import time
-import uuid
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from services.generation.errors import (
     OutputError,
     UnknownGenerationError,
 )
+from services.generation.owner import is_abandoned, new_token
 
 if TYPE_CHECKING:
     from services.audio import Mastered, WrittenFile
@@ -64,7 +65,7 @@ def run_job(
         CancelledError: it was cancelled, here or by someone else.
         DGXMusicError: it failed; the row has the same message.
     """
-    token = uuid.uuid4().hex
+    token = new_token()
     with storage.get_session() as session:
         if not storage.claim_generation(session, task.generation_id, token):
             raise UnknownGenerationError(
@@ -73,8 +74,7 @@ def run_job(
     try:
         _produce(task, engine, delivery, token, progress, should_stop)
     except (CancelledError, KeyboardInterrupt):
-        with storage.get_session() as session:
-            storage.cancel_generation(session, task.generation_id)
+        cancel_job(task)
         raise
     except (DGXMusicError, storage.StorageError) as error:
         _fail(task, token, str(error))
@@ -119,7 +119,7 @@ def _produce(
                 metadata=describe(engine, rendered, mastered, delivery),
             )
     except BaseException:
-        written.path.unlink(missing_ok=True)
+        _withdraw(task, written)
         raise
     if not published:
         written.path.unlink(missing_ok=True)
@@ -198,9 +198,36 @@ def _write(
         raise OutputError(str(error)) from error
 
 
+def cancel_job(task: Task) -> None:
+    """Mark a job cancelled that is not finished; a database that cannot be written is let be."""
+    with suppress(storage.StorageError), storage.get_session() as session:
+        storage.cancel_generation(session, task.generation_id)
+
+
+def fail_abandoned_jobs() -> None:
+    """Say of jobs whose process on this machine was killed that they will not be finished."""
+    with storage.get_session(read_only=True) as session:
+        running = storage.get_generations_by_status(session, storage.GenerationStatus.PROCESSING)
+    for row in running:
+        if is_abandoned(row.attempt_token):
+            message = "The process that made it was killed before it was done. Make it again."
+            with storage.get_session() as session:
+                storage.fail_generation(session, row.id, str(row.attempt_token), message)
+
+
 def _fail(task: Task, token: str, message: str) -> None:
-    with storage.get_session() as session:
+    # What went wrong first is what the person should hear of, also when this fails too.
+    with suppress(storage.StorageError), storage.get_session() as session:
         storage.fail_generation(session, task.generation_id, token, message)
+
+
+def _withdraw(task: Task, written: WrittenFile) -> None:
+    """Remove the file unless the row says that it is there: a signal may come after the commit."""
+    with suppress(storage.StorageError), storage.get_session(read_only=True) as session:
+        row = storage.get_generation(session, task.generation_id)
+        if row is not None and row.is_complete:
+            return
+    written.path.unlink(missing_ok=True)
 
 
 def _stop_if_asked(should_stop: ShouldStop) -> None:

@@ -18,7 +18,14 @@ from services.generation.errors import (
     UnknownGenerationError,
 )
 from services.generation.models import GenerationRequest, Job
-from services.generation.pipeline import Delivery, Task, require_space, run_job
+from services.generation.pipeline import (
+    Delivery,
+    Task,
+    cancel_job,
+    fail_abandoned_jobs,
+    require_space,
+    run_job,
+)
 
 STATUSES = tuple(storage.GenerationStatus)
 
@@ -69,6 +76,8 @@ class MusicService:
         self.registry = registry
         self._engines: dict[str, Engine] = {}
         open_database(settings)
+        with storage_errors():
+            fail_abandoned_jobs()
 
     @property
     def delivery(self) -> Delivery:
@@ -108,6 +117,19 @@ class MusicService:
                 generation_id=generation_id,
             )
             return _task(generation)
+
+    def make(self, request: GenerationRequest, progress: Progress, should_stop: ShouldStop) -> Job:
+        """Submit a request and run it here; no way out leaves an open row.
+
+        Raises:
+            DGXMusicError: as `submit` and `run`.
+        """
+        task = self.submit(request)
+        try:
+            return self.run(task, progress, should_stop)
+        except BaseException:
+            cancel_job(task)
+            raise
 
     def run(self, task: Task, progress: Progress, should_stop: ShouldStop) -> Job:
         """Run a submitted job here, in this process, and return its finished state.
@@ -199,7 +221,7 @@ def _check_duration(request: GenerationRequest, entry: EngineEntry) -> None:
     if not facts.shortest_seconds <= request.duration <= facts.longest_seconds:
         raise InvalidRequestError(
             f"The duration must be from {facts.shortest_seconds:g} to {facts.longest_seconds:g} "
-            f"seconds with the model {facts.name!r}, not {request.duration:g}."
+            f"seconds with the model {facts.name!r}, not {request.duration}."
         )
 
 

@@ -53,10 +53,12 @@ def backup_database(destination: str | Path, *, force: bool = False) -> Path:
 
     Raises:
         OverwriteRefusedError: the destination exists and `force` is not given.
-        BackupError: it could not be made.
+        BackupError: it could not be made, or would replace the database or no plain file.
     """
     database = current_database()
     path = Path(destination)
+    if database.file is not None and path.exists() and path.samefile(database.file):
+        raise BackupError(f"{path} is the database itself; give the backup another name.")
     if not database.is_sqlite:
         postgres_tools.dump(database.url, path, force=force)
         return path

@@ -55,6 +55,9 @@ def resolve_url(database_url: str | None = None) -> URL:
         file = file_of(url)
         return url if file is None else url.set(database=str(file.expanduser().absolute()))
     if url.drivername in _POSTGRES_DRIVERS:
+        if "@" in (url.host or ""):
+            # Half a password would be taken for the host, and shown as one.
+            raise InvalidDatabaseURLError("Write an @ in the password of the database URL as %40.")
         return url.set(drivername="postgresql+psycopg")
     raise InvalidDatabaseURLError(
         f"A database of the kind {url.drivername!r} is not supported; "

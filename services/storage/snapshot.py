@@ -53,7 +53,9 @@ def publish(destination: Path, write: Callable[[Path], None], *, force: bool) ->
         raise OverwriteRefusedError(
             f"{destination} exists; give another name, or force to replace it."
         )
-    part = destination.with_name(f".{destination.name}.{os.getpid()}.part")
+    if destination.exists() and not destination.is_file():
+        raise BackupError(f"{destination} is a folder or a device; name a file.")
+    part = destination.with_name(f".backup.{os.getpid()}.part")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -145,6 +145,8 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_done(home, small_disk, leav
     assert "Traceback" not in result.stderr
     assert re.search(r"free|full|space", result.stderr, re.IGNORECASE), result.stderr
     assert home.files() == []
+    # Even reading a database in WAL mode takes a little room.
+    (small_disk / "ballast").unlink()
     assert all(status not in {"pending", "processing"} for (status,) in home.rows())
 
 

@@ -1,15 +1,19 @@
 """What a person gets from `dgx-music generate`, and can do with it afterwards."""
 
+import fcntl
 import hashlib
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
+import termios
 import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile as sf
 from pyebur128 import MeasurementMode, R128State, get_loudness_global, get_true_peak
 
@@ -83,7 +87,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(home):
         hashlib.sha256(job["path"].read_bytes()).hexdigest() for job in (first, again, other)
     ]
     assert digests[0] == digests[1] != digests[2]
-    stored = {digest for (digest,) in home.rows("file_sha256")}
+    stored = {digest for (digest,) in home.rows("lower(hex(file_sha256))")}
     assert stored == set(digests)
 
 
@@ -186,6 +190,81 @@ def test_sigterm_is_a_cancellation_too(home):
     assert result.returncode == 130
     assert home.rows() == [("cancelled",)]
     assert home.files() == []
+
+
+def test_a_closed_terminal_cancels_the_job(home):
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        home.command("generate", TRAP, "--duration", "600"),
+        cwd=home.path,
+        env=home.full_environment() | {"TERM": "xterm"},
+        stdin=follower,
+        stdout=subprocess.DEVNULL,
+        stderr=follower,
+        start_new_session=True,
+        # A terminal hangs up on the session it controls.
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+    )
+    os.close(follower)
+    while b"composing" not in os.read(leader, 4096):
+        pass
+    os.close(leader)
+    assert process.wait(timeout=60) == 130
+    assert home.rows() == [("cancelled",)]
+    assert home.files() == []
+
+
+def test_a_killed_job_is_failed_by_the_next_command(home):
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        home.command("generate", TRAP, "--duration", "600"),
+        cwd=home.path,
+        env=home.full_environment() | {"TERM": "xterm"},
+        stderr=follower,
+        stdout=subprocess.DEVNULL,
+    )
+    os.close(follower)
+    while b"composing" not in os.read(leader, 4096):
+        pass
+    process.kill()
+    process.wait(timeout=60)
+    os.close(leader)
+    assert home.rows() == [("processing",)]
+    (job,) = json.loads(home.run("history", "--json").stdout)["generations"]
+    assert job["status"] == "failed"
+    assert "killed" in job["error_message"]
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_closed_streams_are_no_reason_to_fail(home, closed):
+    command = shlex.join(home.command("generate", HOUSE, "--duration", "1"))
+    ran = subprocess.run(
+        ["sh", "-c", f"{command} {closed}"],
+        cwd=home.path, env=home.full_environment(), capture_output=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0
+    assert home.rows() == [("completed",)]
+
+
+def test_many_at_once_on_one_new_database_all_succeed(home):
+    command = home.command("generate", HOUSE, "--duration", "1", "--quiet")
+    running = [
+        subprocess.Popen(
+            command, cwd=home.path, env=home.full_environment(), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(6)
+    ]  # fmt: skip
+    results = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0] * 6, results
+    assert home.rows() == [("completed",)] * 6
+    assert len(home.files()) == 6
+
+
+def test_a_wav_and_json_do_not_share_stdout(home):
+    result = home.run("generate", HOUSE, "--json", "-o", "-")
+    assert result.returncode == 2
+    assert home.rows() == []
 
 
 def test_a_run_without_arguments_and_help_are_short_and_have_examples(home):

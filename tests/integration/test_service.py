@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -32,8 +35,12 @@ from services.generation.errors import (
     UnknownGenerationError,
 )
 from services.generation.models import parse_request
+from services.generation.owner import new_token
 from services.generation.registry import EngineEntry, Registry
 from services.generation.service import MusicService
+
+if TYPE_CHECKING:
+    from services.generation.pipeline import Task
 
 FACTS = EngineFacts(
     name="tone",
@@ -210,6 +217,82 @@ def test_a_job_cancelled_by_someone_else_publishes_nothing(service, engine):
         service.run(task, silent, never)
     assert status_of(task.generation_id) == "cancelled"
     assert files(service) == []
+
+
+def killed_process_token() -> str:
+    program = "from services.generation.owner import new_token; print(new_token())"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    return ran.stdout.strip()
+
+
+def test_a_job_whose_process_was_killed_is_failed_when_the_service_opens_next(service):
+    killed, running = (service.submit(parse_request(prompt="a tone")) for _ in range(2))
+    with storage.get_session() as session:
+        assert storage.claim_generation(session, killed.generation_id, killed_process_token())
+        assert storage.claim_generation(session, running.generation_id, new_token())
+    again = MusicService(service.settings, service.registry)
+    job = again.get(killed.generation_id)
+    assert job.status == "failed"
+    assert "killed" in str(job.error_message)
+    assert status_of(running.generation_id) == "processing"
+
+
+def test_making_is_submitting_and_running_and_leaves_no_open_row(service, engine):
+    job = service.make(parse_request(prompt="a tone", duration=1), silent, never)
+    assert job.status == "completed"
+
+    def interrupted(task: Task, progress: Progress, should_stop: ShouldStop) -> None:
+        raise KeyboardInterrupt
+
+    service.run = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        service.make(parse_request(prompt="a tone"), silent, never)
+    assert service.history(limit=1).jobs[0].status == "cancelled"
+
+
+def test_a_signal_just_after_the_commit_leaves_the_file_the_row_speaks_of(service, monkeypatch):
+    real = storage.publish_generation
+    task = service.submit(parse_request(prompt="a tone", duration=1))
+
+    def publish_and_interrupt(session, *arguments, **named):
+        real(session, *arguments, **named)
+        session.commit()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "publish_generation", publish_and_interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        service.run(task, silent, never)
+    job = service.get(task.generation_id)
+    assert job.status == "completed"
+    assert Path(str(job.file)).is_file()
+
+
+def test_a_signal_before_the_commit_leaves_no_file(service, monkeypatch):
+    def interrupt(*_arguments, **_named):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(storage, "publish_generation", interrupt)
+    task = service.submit(parse_request(prompt="a tone", duration=1))
+    with pytest.raises(KeyboardInterrupt):
+        service.run(task, silent, never)
+    assert status_of(task.generation_id) == "cancelled"
+    assert files(service) == []
+
+
+def test_of_two_failures_the_first_is_told(service, engine, monkeypatch):
+    def locked(*_arguments):
+        raise storage.DatabaseLockedError("The database is locked.")
+
+    def fail() -> None:
+        monkeypatch.setattr(storage, "fail_generation", locked)
+        raise ZeroDivisionError("no wave")
+
+    engine.meanwhile = fail
+    task = service.submit(parse_request(prompt="a tone"))
+    with pytest.raises(EngineError, match="no wave"):
+        service.run(task, silent, never)
 
 
 def test_a_job_is_run_once(service):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import threading
 from contextlib import closing
@@ -314,3 +315,34 @@ def test_a_broken_reference_is_told(sqlite_database: Database) -> None:
         careless.execute("DELETE FROM prompts")
         careless.commit()
     assert "refers to a missing row of prompts" in storage.check_database().problems[0]
+
+
+@pytest.mark.parametrize("way", ["path", "link"])
+def test_a_backup_never_replaces_the_database_it_copies(sqlite_url, tmp_path, way):
+    storage.init_db(sqlite_url)
+    file = current_database().file
+    assert file is not None
+    target = file
+    if way == "link":
+        target = tmp_path / "link.db"
+        target.symlink_to(file)
+    before = file.stat().st_ino
+    with pytest.raises(storage.BackupError, match="the database itself"):
+        storage.backup_database(target, force=True)
+    assert file.stat().st_ino == before
+
+
+def test_a_backup_never_replaces_what_is_no_plain_file(database_url, tmp_path):
+    storage.init_db(database_url)
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    for target in (fifo, tmp_path):
+        with pytest.raises(storage.BackupError, match="name a file"):
+            storage.backup_database(target, force=True)
+    assert fifo.is_fifo()
+
+
+def test_a_backup_may_have_the_longest_name_there_is(sqlite_url, tmp_path):
+    storage.init_db(sqlite_url)
+    target = tmp_path / ("x" * 252 + ".db")
+    assert storage.backup_database(target) == target

@@ -112,3 +112,29 @@ def test_importing_the_settings_reads_nothing():
         "import services.generation.config, services.generation.service"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_line_of_the_file_that_is_no_setting_is_named(tmp_path):
+    env_file = tmp_path / ".env"
+    env_file.write_text('DGX_MUSIC_API_PORT=9000\nDGX_MUSIC_TARGET_LUFS="-14\n')
+    with pytest.raises(SettingsError, match=r"\.env, line 2"):
+        load_settings(env_file)
+
+
+def test_a_folder_in_the_place_of_the_file_is_said(tmp_path):
+    with pytest.raises(SettingsError, match="not a file"):
+        load_settings(tmp_path)
+
+
+def test_the_home_folder_may_be_written_as_a_tilde_and_a_blank_folder_not_at_all(monkeypatch):
+    monkeypatch.setenv("DGX_MUSIC_OUTPUT_DIR", "~/music")
+    assert load_settings(None).output_dir == Path.home() / "music"
+    monkeypatch.setenv("DGX_MUSIC_OUTPUT_DIR", " ")
+    with pytest.raises(SettingsError, match="DGX_MUSIC_OUTPUT_DIR: must not be empty"):
+        load_settings(None)
+
+
+def test_the_one_variable_without_the_prefix_is_hinted_at(monkeypatch):
+    monkeypatch.setenv("DGX_MUSIC_DATABASE_URL", "sqlite:///a.db")
+    with pytest.raises(SettingsError, match=r"Did you mean DATABASE_URL\?"):
+        load_settings(None)

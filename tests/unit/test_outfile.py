@@ -80,3 +80,45 @@ def test_a_destination_below_a_file_is_refused(tmp_path):
 def test_another_format_is_refused(tmp_path, name):
     with pytest.raises(InvalidRequestError, match=r"\.wav"):
         Destination.check(str(tmp_path / name), force=True)
+
+
+def test_a_file_that_came_meanwhile_is_not_replaced_without_force(tmp_path):
+    destination = Destination.check(str(tmp_path / "loop.wav"), force=False)
+    (tmp_path / "loop.wav").write_text("dear")
+    made = tmp_path / "made.wav"
+    made.write_bytes(b"RIFF")
+    with pytest.raises(OutputError, match=r"exists.*kept as"):
+        destination.deliver(job(), made)
+    assert (tmp_path / "loop.wav").read_text() == "dear"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loop.wav", "made.wav"]
+
+
+def test_a_link_that_leads_nowhere_is_somebodys(tmp_path):
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "nowhere.wav")
+    with pytest.raises(OutputError, match="exists"):
+        Destination.check(str(tmp_path / "loop.wav"), force=False)
+
+
+def test_a_name_that_is_too_long_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(OutputError, match="too long"):
+        Destination.check(str(tmp_path / ("x" * 260 + ".wav")), force=False)
+
+
+def test_the_longest_name_there_may_be_can_be_written(tmp_path):
+    made = tmp_path / "made.wav"
+    made.write_bytes(b"RIFF")
+    target = tmp_path / ("x" * 251 + ".wav")
+    assert Destination.check(str(target), force=False).deliver(job(), made) == target
+    assert target.read_bytes() == b"RIFF"
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_output_without_a_name_is_refused(name):
+    with pytest.raises(InvalidRequestError, match="needs a name"):
+        Destination.check(name, force=False)
+
+
+def test_a_closed_stdout_is_no_destination(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(InvalidRequestError, match="Pipe it on"):
+        Destination.check("-", force=False)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.generation.cli import generate
 from services.generation.engine import SEED_LIMIT, GenerationParams
 from services.generation.errors import InvalidRequestError
 from services.generation.models import parse_request
@@ -86,3 +87,7 @@ def test_engine_parameters_refuse_an_impossible_duration(seconds):
 def test_engine_parameters_refuse_an_impossible_seed(seed):
     with pytest.raises(InvalidRequestError, match="seed"):
         GenerationParams(prompt="beat", duration_seconds=1.0, seed=seed)
+
+
+def test_the_help_of_the_command_names_the_default_duration_of_a_request():
+    assert parse_request(prompt="lo-fi beat").duration == generate.DEFAULT

@@ -244,3 +244,9 @@ def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
 
 def test_the_default_timeout_is_half_a_minute() -> None:
     assert connection.BUSY_TIMEOUT_SECONDS == 30.0
+
+
+def test_half_a_password_is_never_taken_for_a_host() -> None:
+    with pytest.raises(storage.InvalidDatabaseURLError, match="%40") as caught:
+        resolve_url("postgresql://bob:S3cr@etPW@127.0.0.1:9/x")
+    assert "etPW" not in str(caught.value)

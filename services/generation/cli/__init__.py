@@ -14,6 +14,7 @@ import typer
 
 from services import __version__
 from services.generation.cli import db, doctor, generate, library
+from services.generation.cli.console import note
 from services.generation.errors import CancelledError, DGXMusicError
 
 UNEXPECTED_EXIT_CODE = 1
@@ -67,14 +68,13 @@ def main() -> None:
     except DGXMusicError as error:
         _show_traceback_if_asked(error)
         label = "" if isinstance(error, CancelledError) else "error: "
-        typer.echo(f"{label}{error}", err=True)
+        note(f"{label}{error}")
         sys.exit(error.exit_code)
     except Exception as error:  # noqa: BLE001  (the outer edge of the process)
         _show_traceback_if_asked(error)
-        typer.echo(
+        note(
             f"error: something unexpected happened: {type(error).__name__}: {error}. "
-            "Run it again as `dgx-music --debug ...` and report what it shows.",
-            err=True,
+            "Run it again as `dgx-music --debug ...` and report what it shows."
         )
         sys.exit(UNEXPECTED_EXIT_CODE)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.generation.cli.console import answer, answer_json, answer_table, note
+from services.generation.cli.console import answer, answer_json, answer_table, is_terminal, note
 from services.generation.errors import InvalidRequestError, StorageError
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def _show_facts() -> None:
 def _confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
-    if not sys.stdin.isatty():
+    if not is_terminal(sys.stdin):
         raise InvalidRequestError(f"{question} Say --yes; nobody is here to ask.")
     if not typer.confirm(question, err=True):
         raise typer.Exit(1)
@@ -148,7 +148,8 @@ def restore(
 @app.command("cleanup")
 def cleanup(
     older_than: Annotated[
-        float, typer.Option("--older-than", min=0.0, help="Days since it was finished.")
+        float,
+        typer.Option("--older-than", min=0.0, max=36_500.0, help="Days since it was finished."),
     ] = 30.0,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Really delete; without it, only show.")

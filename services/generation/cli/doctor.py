@@ -78,7 +78,7 @@ def _database(settings: Settings) -> list[Finding]:
         with storage_errors():
             # Opening would make the file; a look should leave nothing behind.
             file = storage.database_file(settings.database_url)
-            if file is not None and not file.exists():
+            if file is not None and not os.path.lexists(file):
                 detail = f"{file} is not there yet; the first generate makes it"
                 return [_sqlite(), Finding("database", "ok", detail)]
             open_database(settings)
@@ -99,16 +99,19 @@ def _sqlite() -> Finding:
     facts = storage.describe_sqlite_library()
     why = "" if facts["wal_is_safe"] else " (it lacks the WAL-reset fix)"
     search = "" if facts["fts5"] else "; without FTS5, so search reads every prompt"
-    detail = f"{facts['version']}, journal mode {facts['journal_mode']}{why}{search}"
-    return Finding("sqlite", "ok", detail)
+    journal = f"journal mode {facts['journal_mode']}{why}"
+    return Finding("sqlite", "ok", f"{facts['version']} ({facts['library']}), {journal}{search}")
 
 
 def _disk(settings: Settings) -> Finding:
     folder = settings.output_dir
     nearest = folder.absolute()
-    while not nearest.exists():
+    while not os.path.lexists(nearest):
         nearest = nearest.parent
-    free = shutil.disk_usage(nearest).free
+    try:
+        free = shutil.disk_usage(nearest).free
+    except OSError as error:
+        return Finding("output", "fail", f"{nearest} cannot be used: {error.strerror}")
     detail = f"{free / 2**30:.1f} GiB free for {folder}"
     if not os.access(nearest, os.W_OK):
         return Finding("output", "fail", f"{nearest} cannot be written; set DGX_MUSIC_OUTPUT_DIR")
@@ -132,9 +135,13 @@ def _gpu() -> Finding:
 def _engines() -> list[Finding]:
     from services.generation.registry import default_registry
 
+    entries = list(default_registry())
+    reasons = [entry.why_unavailable() for entry in entries]
+    # One engine less is a pity; without any there is no music.
+    bad: Verdict = "fail" if all(reasons) else "warn"
     return [
-        Finding(f"engine {entry.facts.name}", "ok", entry.facts.description)
-        if (reason := entry.why_unavailable()) is None
-        else Finding(f"engine {entry.facts.name}", "warn", reason)
-        for entry in default_registry()
+        Finding(f"engine {entry.facts.name}", bad, reason)
+        if reason
+        else Finding(f"engine {entry.facts.name}", "ok", entry.facts.description)
+        for entry, reason in zip(entries, reasons, strict=True)
     ]

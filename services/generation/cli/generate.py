@@ -5,22 +5,26 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.generation.cli.console import answer, answer_json, note
+from services.generation.cli.console import answer, answer_json, is_terminal, note
 from services.generation.engine import SEED_LIMIT, Progress
+from services.generation.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from services.generation.models import Job
 
+DEFAULT = 16.0
+"""Seconds; a test holds it equal to the request's own default, whose module is slow to import."""
+
 
 class StopFlag:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop; a second Ctrl-C stops at once."""
+    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a request to stop; a second stops at once."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -34,7 +38,7 @@ class StopFlag:
         """Hold the handlers while the block runs."""
         before = {
             number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM)
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
         }
         try:
             yield
@@ -53,7 +57,8 @@ class StopFlag:
 def generate(
     prompt: Annotated[str, typer.Argument(help="The music in words: genre, tempo, key, mood, ...")],
     duration: Annotated[
-        float | None, typer.Option("--duration", "-d", help="Seconds.  [default: 16]")
+        float | None,
+        typer.Option("--duration", "-d", help="Seconds, from 1.", show_default=f"{DEFAULT:g}"),
     ] = None,
     seed: Annotated[
         int | None,
@@ -102,13 +107,13 @@ def generate(
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     request = parse_request(prompt=prompt, **given)
+    if output == STDOUT and as_json:
+        raise InvalidRequestError("The WAV file and JSON cannot both go to stdout. Drop one.")
     destination = Destination.check(output, force=force) if output is not None else None
     service = MusicService(load_settings(), default_registry())
     stop = StopFlag()
-    with stop.catching_signals():
-        task = service.submit(request)
-        with progress_bar(shown=not quiet) as progress:
-            job = service.run(task, progress, stop)
+    with stop.catching_signals(), progress_bar(shown=not quiet) as progress:
+        job = service.make(request, progress, stop)
     made = Path(job.file or "")
     if destination is not None:
         made = destination.deliver(job, made)
@@ -168,7 +173,7 @@ def _named_music(about: dict[str, Any]) -> list[str]:
 @contextmanager
 def progress_bar(*, shown: bool) -> Iterator[Progress]:
     """A bar with the stage on a terminal; nothing where nobody looks."""
-    if not (shown and sys.stderr.isatty()):
+    if not (shown and is_terminal(sys.stderr)):
         yield lambda _stage, _fraction: None
         return
     from rich.console import Console
@@ -176,6 +181,18 @@ def progress_bar(*, shown: bool) -> Iterator[Progress]:
     from rich.progress import Progress as RichProgress
 
     columns = (TextColumn("{task.description:<22}"), BarColumn(), TaskProgressColumn())
-    with RichProgress(*columns, console=Console(stderr=True), transient=True) as bar:
-        row = bar.add_task("starting", total=1.0)
-        yield lambda stage, fraction: bar.update(row, description=stage, completed=fraction)
+    bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
+    row = bar.add_task("starting", total=1.0)
+
+    def show(stage: str, fraction: float) -> None:
+        # A terminal that was closed is no reason to fail the job.
+        with suppress(OSError):
+            bar.update(row, description=stage, completed=fraction)
+
+    with suppress(OSError):
+        bar.start()
+    try:
+        yield show
+    finally:
+        with suppress(OSError):
+            bar.stop()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.generation.cli.console import answer, answer_json, answer_table, note
+from services.generation.cli.console import answer, answer_json, answer_table, is_terminal, note
 
 if TYPE_CHECKING:
     from services.generation.models import Job
@@ -57,9 +58,7 @@ def history(
     if not page.jobs:
         note("Nothing found." if search or status or model else "Nothing was made yet.")
         return
-    import sys
-
-    whole = not sys.stdout.isatty()
+    whole = not is_terminal(sys.stdout)
     headings = ("id", "when", "status", "s", "bpm", "key", "model", "prompt")
     answer_table(headings, [_row(job, whole=whole) for job in page.jobs])
     if page.next_cursor:

@@ -1,0 +1,59 @@
+"""Who runs an attempt: a token that tells, on the same machine, whether its process still lives."""
+
+from __future__ import annotations
+
+import os
+import socket
+import uuid
+from pathlib import Path
+
+_PROC = Path("/proc")
+_START_TIME_FIELD = 22
+"""Of /proc/PID/stat, see proc(5): clock ticks after boot. A process id alone is given out again."""
+
+
+def new_token() -> str:
+    """A token for an attempt of this process, never given out before.
+
+    host, boot, PID namespace, PID, start time and a random part, joined by slashes.
+    """
+    pid = os.getpid()
+    parts = (socket.gethostname(), _boot(), _namespace(), str(pid), _start_time(pid) or "")
+    return "/".join((*parts, uuid.uuid4().hex))
+
+
+def is_abandoned(token: str | None) -> bool:
+    """Whether the token is of this machine and its process is certainly gone.
+
+    False where that cannot be known from here: another host, another container, another system.
+    """
+    parts = (token or "").split("/")
+    if len(parts) != 6 or parts[0] != socket.gethostname() or not parts[1]:
+        return False
+    _, boot, namespace, pid, start_time, _ = parts
+    if boot != _boot():
+        return True
+    return namespace == _namespace() and _start_time(int(pid)) != start_time
+
+
+def _boot() -> str:
+    try:
+        return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def _namespace() -> str:
+    try:
+        return str((_PROC / "self/ns/pid").stat().st_ino)
+    except OSError:
+        return ""
+
+
+def _start_time(pid: int) -> str | None:
+    try:
+        status = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    # The second field is the program's name in brackets, which may hold spaces and brackets.
+    return status.rpartition(")")[2].split()[_START_TIME_FIELD - 3]
