@@ -179,10 +179,9 @@ def _show_cleanup(found: Any, *, as_json: bool) -> None:
         answer_json({"deleted": found.deleted, "generations": rows})
         return
     answer_table(
-        ("id", "finished", "MB", "file"),
+        ("finished", "MB", "file"),
         [
             (
-                row.id,
                 f"{row.finished_at:%Y-%m-%d}",
                 f"{row.file_size_bytes / 1e6:.1f}",
                 row.file_path,
