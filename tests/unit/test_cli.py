@@ -7,7 +7,8 @@ import pytest
 
 from services.generation import cli
 from services.generation.cli import console, doctor
-from services.generation.cli.generate import StopFlag, facts
+from services.generation.cli.generate import facts
+from services.generation.cli.running import StopFlag
 from services.generation.errors import CancelledError, InvalidRequestError
 from services.generation.models import Job
 

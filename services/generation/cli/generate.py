@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.generation.cli.console import answer, answer_json, is_terminal, note
-from services.generation.engine import SEED_LIMIT, Progress
+from services.generation.cli.console import answer, answer_json, note
+from services.generation.cli.running import StopFlag, progress_bar
+from services.generation.engine import SEED_LIMIT
 from services.generation.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -23,73 +19,54 @@ DEFAULT = 16.0
 """Seconds; a test holds it equal to the request's own default, whose module is slow to import."""
 
 
-class StopFlag:
-    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a request to stop; a second stops at once."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def __call__(self) -> bool:
-        """Whether a signal came."""
-        return self._asked
-
-    @contextmanager
-    def catching_signals(self) -> Iterator[None]:
-        """Hold the handlers while the block runs."""
-        before = {
-            number: signal.signal(number, self._handle)
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._asked:
-            raise KeyboardInterrupt
-        self._asked = True
-        if number == signal.SIGINT:
-            note("Stopping; press Ctrl-C again to leave at once.")
+Prompt = Annotated[str, typer.Argument(help="The music in words: genre, tempo, key, mood, ...")]
+Duration = Annotated[
+    float | None,
+    typer.Option("--duration", "-d", help="Seconds, from 1.", show_default=f"{DEFAULT:g}"),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", "-s", help=f"0 to {SEED_LIMIT - 1}; the same seed, the same music."),
+]
+Model = Annotated[str | None, typer.Option("--model", "-m", help="See `dgx-music models list`.")]
+Output = Annotated[
+    str | None,
+    typer.Option(
+        "--output", "-o", help="Also write the WAV here: a file, a folder, or - for stdout."
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", "-f", help="Replace the output file if there is one.")
+]
+Temperature = Annotated[
+    float | None, typer.Option(help="Neural models: 0.1 to 2.", rich_help_panel="Sampling")
+]
+TopK = Annotated[
+    int | None, typer.Option(help="Neural models: 0 to 500.", rich_help_panel="Sampling")
+]
+TopP = Annotated[
+    float | None, typer.Option(help="Neural models: 0 to 1.", rich_help_panel="Sampling")
+]
+CfgCoef = Annotated[
+    float | None, typer.Option(help="Neural models: 1 to 10.", rich_help_panel="Sampling")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer.")]
 
 
 def generate(
-    prompt: Annotated[str, typer.Argument(help="The music in words: genre, tempo, key, mood, ...")],
-    duration: Annotated[
-        float | None,
-        typer.Option("--duration", "-d", help="Seconds, from 1.", show_default=f"{DEFAULT:g}"),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option("--seed", "-s", help=f"0 to {SEED_LIMIT - 1}; the same seed, the same music."),
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option("--model", "-m", help="See `dgx-music models list`.")
-    ] = None,
-    output: Annotated[
-        str | None,
-        typer.Option(
-            "--output", "-o", help="Also write the WAV here: a file, a folder, or - for stdout."
-        ),
-    ] = None,
-    force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace the output file if there is one.")
-    ] = False,
-    temperature: Annotated[
-        float | None, typer.Option(help="Neural models: 0.1 to 2.", rich_help_panel="Sampling")
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Neural models: 0 to 500.", rich_help_panel="Sampling")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Neural models: 0 to 1.", rich_help_panel="Sampling")
-    ] = None,
-    cfg_coef: Annotated[
-        float | None, typer.Option(help="Neural models: 1 to 10.", rich_help_panel="Sampling")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer.")] = False,
+    prompt: Prompt,
+    duration: Duration = None,
+    seed: Seed = None,
+    model: Model = None,
+    output: Output = None,
+    force: Force = False,
+    temperature: Temperature = None,
+    top_k: TopK = None,
+    top_p: TopP = None,
+    cfg_coef: CfgCoef = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make music from a sentence and print the path of the WAV file.
 
@@ -168,31 +145,3 @@ def _named_music(about: dict[str, Any]) -> list[str]:
         *stated.get("mood", []),
         ", ".join(stated.get("instruments", [])),
     ]
-
-
-@contextmanager
-def progress_bar(*, shown: bool) -> Iterator[Progress]:
-    """A bar with the stage on a terminal; nothing where nobody looks."""
-    if not (shown and is_terminal(sys.stderr)):
-        yield lambda _stage, _fraction: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
-    from rich.progress import Progress as RichProgress
-
-    columns = (TextColumn("{task.description:<22}"), BarColumn(), TaskProgressColumn())
-    bar = RichProgress(*columns, console=Console(stderr=True), transient=True)
-    row = bar.add_task("starting", total=1.0)
-
-    def show(stage: str, fraction: float) -> None:
-        # A terminal that was closed is no reason to fail the job.
-        with suppress(OSError):
-            bar.update(row, description=stage, completed=fraction)
-
-    with suppress(OSError):
-        bar.start()
-    try:
-        yield show
-    finally:
-        with suppress(OSError):
-            bar.stop()
