@@ -53,6 +53,10 @@ def resolve_url(database_url: str | None = None) -> URL:
         ) from None
     if url.drivername in _SQLITE_DRIVERS:
         file = file_of(url)
+        if file is not None and url.query:
+            raise InvalidDatabaseURLError(
+                "An SQLite URL takes no options behind a question mark; write sqlite:///path."
+            )
         return url if file is None else url.set(database=str(file.expanduser().absolute()))
     if url.drivername in _POSTGRES_DRIVERS:
         if "@" in (url.host or ""):

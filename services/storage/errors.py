@@ -150,9 +150,7 @@ def _postgres_error(error: DBAPIError) -> tuple[type[StorageError], str] | None:
     if state is not None:
         return _POSTGRES_ERRORS.get(state) or _POSTGRES_ERRORS.get(state[:2])
     if type(error.orig).__name__ in {"OperationalError", "ConnectionTimeout"}:
-        reason = (
-            str(error.orig).strip().splitlines()[-1] if str(error.orig).strip() else "no reason"
-        )
-        hint = reason.replace("{", "{{").replace("}", "}}")
-        return DatabaseUnreachableError, "{name} does not answer: " + hint
+        reason = " ".join(str(error.orig).split()) or "no reason given"
+        told = reason.replace("{", "{{").replace("}", "}}")
+        return DatabaseUnreachableError, "{name} does not answer: " + told
     return None

@@ -244,8 +244,10 @@ def migration_transaction(database: Database) -> Iterator[Connection]:
                 _finish_sqlite(connection)
     except SQLAlchemyError as error:
         told = translate(error, database.name) if isinstance(error, DBAPIError) else None
+        reason = getattr(error, "orig", error)
         raise told or MigrationError(
-            f"{database.name} could not be migrated and is as it was: {error}"
+            f"{database.name} could not be migrated and is as it was: {reason}. If its tables are "
+            "not those of DGX Music, set DATABASE_URL to another database."
         ) from error
 
 

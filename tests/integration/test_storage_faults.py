@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import sqlite3
 import subprocess
 import sys
 from contextlib import closing
@@ -270,3 +271,24 @@ def test_the_open_database_is_described(database: Database) -> None:
     assert facts["revision"] == "001"
     assert facts["server_version"][0].isdigit()
     assert ("journal_mode" in facts) == database.is_sqlite
+
+
+def test_tables_of_somebody_else_are_left_alone_and_said_in_words(sqlite_url, tmp_path) -> None:
+    file = tmp_path / "data" / "generations.db"
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute("CREATE TABLE generations (shape TEXT)")
+        connection.execute("INSERT INTO generations VALUES ('mine')")
+    with pytest.raises(storage.MigrationError, match="another database") as caught:
+        storage.init_db(sqlite_url)
+    assert "SELECT" not in str(caught.value)
+    assert "sqlalche" not in str(caught.value)
+    with closing(sqlite3.connect(file)) as connection:
+        assert connection.execute("SELECT * FROM generations").fetchall() == [("mine",)]
+
+
+def test_a_server_that_is_not_there_is_said_with_what_was_tried() -> None:
+    with pytest.raises(storage.DatabaseUnreachableError, match="refused") as caught:
+        storage.init_db("postgresql://nobody@127.0.0.1:9/nothing")
+    assert "\n" not in str(caught.value)
+    assert "\t" not in str(caught.value)

@@ -250,3 +250,8 @@ def test_half_a_password_is_never_taken_for_a_host() -> None:
     with pytest.raises(storage.InvalidDatabaseURLError, match="%40") as caught:
         resolve_url("postgresql://bob:S3cr@etPW@127.0.0.1:9/x")
     assert "etPW" not in str(caught.value)
+
+
+def test_options_that_would_be_ignored_are_refused() -> None:
+    with pytest.raises(storage.InvalidDatabaseURLError, match="no options"):
+        resolve_url("sqlite:///x.db?mode=ro")

@@ -7,9 +7,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from services.generation.cli.console import is_terminal, note
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from services.generation.engine import Progress
