@@ -439,3 +439,21 @@ def test_a_database_in_memory_works_from_every_session(tmp_path: Path) -> None:
         make(session)
     with storage.get_session(read_only=True) as session:
         assert storage.count_generations(session) == 1
+
+
+def test_a_new_generation_is_one_of_the_session_until_it_is_rolled_back(database: Database) -> None:
+    with storage.get_session() as session:
+        made = make(session)
+        assert made in session
+        assert storage.get_generation(session, made.id) is made
+        made.mark_processing()
+        made_id = made.id
+        session.commit()
+        lost = make(session)
+        lost_id = lost.id
+        session.rollback()
+        assert storage.get_generation(session, lost_id) is None
+        assert storage.get_generation(session, made_id) is made
+    assert made.status == "processing"
+    assert made.completed_at is None
+    assert made.error_message is None
