@@ -25,8 +25,7 @@ def create_postgres_engine(url: URL, busy_timeout_seconds: float) -> Engine:
     """
     if find_spec("psycopg") is None:
         raise MissingDriverError(
-            "PostgreSQL needs the package psycopg; install it with "
-            "pip install 'dgx-music[postgres]'."
+            "PostgreSQL needs the package psycopg; install it with pip install 'psycopg[binary]'."
         )
     connect_args: dict[str, object] = {
         "options": f"-c lock_timeout={round(busy_timeout_seconds * 1000)} -c timezone=UTC"

@@ -108,9 +108,9 @@ def test_an_unusable_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> Non
         storage.init_db()
 
 
-def test_missing_psycopg_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_psycopg_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.storage.postgres.find_spec", lambda _name: None)
-    with pytest.raises(storage.MissingDriverError, match=r"dgx-music\[postgres\]"):
+    with pytest.raises(storage.MissingDriverError, match=r"psycopg\[binary\]"):
         Database(resolve_url("postgresql://localhost/music"))
 
 
