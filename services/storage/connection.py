@@ -88,10 +88,15 @@ class Database:
         self.file: Path | None = file_of(url) if self.is_sqlite else None
         if self.file is not None:
             prepare_file(self.file)
-        opener = create_sqlite_engine if self.is_sqlite else create_postgres_engine
-        self.engine: Engine = opener(url, busy_timeout_seconds)
+        self.engine: Engine
+        self._reader: Engine
+        if self.is_sqlite:
+            self.engine = create_sqlite_engine(url, busy_timeout_seconds)
+            self._reader = self.engine.execution_options(**{READ_ONLY_OPTION: True})
+        else:
+            self.engine = create_postgres_engine(url, busy_timeout_seconds)
+            self._reader = create_postgres_engine(url, busy_timeout_seconds, read_only=True)
         _OPEN.add(self)
-        self._read_only_engine = self.engine.execution_options(**{READ_ONLY_OPTION: True})
 
     @property
     def name(self) -> str:
@@ -103,7 +108,7 @@ class Database:
     @contextmanager
     def session(self, *, read_only: bool = False) -> Iterator[Session]:
         """Give a session; see `services.storage.get_session`."""
-        bind = self._read_only_engine if read_only else self.engine
+        bind = self._reader if read_only else self.engine
         session = Session(bind, expire_on_commit=False)
         try:
             with self.translated(read_only=read_only):
@@ -131,6 +136,7 @@ class Database:
     def close(self) -> None:
         """Close every connection that is not in use."""
         self.engine.dispose()
+        self._reader.dispose()
 
 
 _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()

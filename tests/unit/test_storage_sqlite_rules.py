@@ -134,7 +134,7 @@ def test_what_the_url_says_of_the_connection_stands(
     create_engine = postgres.create_engine
     monkeypatch.setattr(postgres, "create_engine", note)
     Database(resolve_url(f"postgresql://host/music{query}"), busy_timeout_seconds=0.5)
-    assert given == [expected]
+    assert given == [expected, expected]  # one engine that writes, one that reads
 
 
 def test_the_name_of_a_database_has_no_password() -> None:
