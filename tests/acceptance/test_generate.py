@@ -192,7 +192,8 @@ def test_sigterm_is_a_cancellation_too(home):
     assert home.files() == []
 
 
-def test_a_closed_terminal_cancels_the_job(home):
+def composing(home, **options) -> tuple[subprocess.Popen[bytes], int]:
+    """A long take that has begun, and the leading end of its terminal."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
         home.command("generate", TRAP, "--duration", "600"),
@@ -201,13 +202,19 @@ def test_a_closed_terminal_cancels_the_job(home):
         stdin=follower,
         stdout=subprocess.DEVNULL,
         stderr=follower,
-        start_new_session=True,
-        # A terminal hangs up on the session it controls.
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509
+        **options,
     )
     os.close(follower)
     while b"composing" not in os.read(leader, 4096):
         pass
+    return process, leader
+
+
+def test_a_closed_terminal_cancels_the_job(home):
+    # A terminal hangs up on the session it controls.
+    process, leader = composing(
+        home, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    )
     os.close(leader)
     assert process.wait(timeout=60) == 130
     assert home.rows() == [("cancelled",)]
@@ -215,17 +222,7 @@ def test_a_closed_terminal_cancels_the_job(home):
 
 
 def test_a_killed_job_is_failed_by_the_next_command(home):
-    leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        home.command("generate", TRAP, "--duration", "600"),
-        cwd=home.path,
-        env=home.full_environment() | {"TERM": "xterm"},
-        stderr=follower,
-        stdout=subprocess.DEVNULL,
-    )
-    os.close(follower)
-    while b"composing" not in os.read(leader, 4096):
-        pass
+    process, leader = composing(home)
     process.kill()
     process.wait(timeout=60)
     os.close(leader)
