@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from services.audio.limiter import limit
     from services.audio.loudness import Loudness, measure_loudness
     from services.audio.mastering import Mastered, MasterReport, master, normalise
-    from services.audio.wav import SUPPORTED_BIT_DEPTHS, WrittenFile, write_wav
+    from services.audio.staging import WrittenFile
+    from services.audio.wav import SUPPORTED_BIT_DEPTHS, write_wav
 
 __all__ = [
     "SUPPORTED_BIT_DEPTHS",
@@ -40,7 +41,7 @@ _HOME = {
     "Loudness": "loudness",
     "MasterReport": "mastering",
     "Mastered": "mastering",
-    "WrittenFile": "wav",
+    "WrittenFile": "staging",
     "as_audio": "arrays",
     "limit": "limiter",
     "master": "mastering",

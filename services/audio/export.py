@@ -15,9 +15,9 @@ from services.audio.mastering import (
     check_target,
     master,
 )
+from services.audio.staging import Staged, publish_all
 from services.audio.wav import (
     SUPPORTED_BIT_DEPTHS,
-    StagedWav,
     check_bit_depth,
     staged_wav,
 )
@@ -108,7 +108,7 @@ class AudioExporter:
                 self._stage(stack, audio, path, rate, normalize, "PCM_16")
                 for audio, path in zip(audios, output_paths, strict=True)
             ]
-            _publish_all(staged)
+            publish_all(staged)
         return [(one.written.path, one.written.bytes) for one in staged]
 
     def get_info(self) -> dict[str, Any]:
@@ -128,7 +128,7 @@ class AudioExporter:
         rate: int,
         normalize: bool,
         bit_depth: str,
-    ) -> StagedWav:
+    ) -> Staged:
         normalize = normalize and self.target_lufs is not None
         if normalize:
             audio = master(audio, rate, self.target_lufs, self.true_peak_dbtp).audio
@@ -142,11 +142,3 @@ def _check_distinct(paths: Sequence[str | os.PathLike[str]]) -> None:
         if real in seen:
             raise ValueError(f"Duplicate output path: {os.fspath(path)} comes twice.")
         seen.add(real)
-
-
-def _publish_all(staged: Sequence[StagedWav]) -> None:
-    with ExitStack() as undo:
-        for one in staged:
-            undo.callback(one.withdraw)
-            one.publish()
-        undo.pop_all()

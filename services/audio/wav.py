@@ -12,17 +12,18 @@ import hashlib
 import os
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from services.audio.arrays import as_audio, check_sample_rate
-from services.audio.files import temporary_name
+from services.audio.staging import Staged, WrittenFile, staged_file
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from services.audio.arrays import Audio
@@ -32,31 +33,6 @@ _DITHER_SEED = 1770
 _PCM, _IEEE_FLOAT = 1, 3
 _BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32, "FLOAT": 32}
 SUPPORTED_BIT_DEPTHS = tuple(_BITS)
-
-_ADVICE = {
-    errno.ENOSPC: "Free some space on the disk and try again.",
-    errno.EDQUOT: "Free some of your disk quota and try again.",
-    errno.EFBIG: "Raise the file-size limit (ulimit -f) and try again.",
-    errno.EACCES: "Choose a folder you may write to.",
-    errno.EPERM: "Choose a folder you may write to.",
-    errno.EROFS: "Choose a folder you may write to.",
-    errno.ENOTDIR: "Choose a folder: part of the path is a file.",
-    errno.EEXIST: "Choose a folder: part of the path is a file.",
-    errno.EISDIR: "Choose a file name: the path is a folder.",
-    errno.ENAMETOOLONG: "Choose a shorter file name.",
-    errno.EIO: "The disk reports a fault: check it before you try again.",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class WrittenFile:
-    """A file that is on the disk."""
-
-    path: Path
-    bytes: int
-    sha256: str
-    """Hexadecimal digest of the whole file."""
-    frames: int
 
 
 def write_wav(
@@ -88,36 +64,6 @@ def write_wav(
         return staged.written
 
 
-class StagedWav:
-    """A whole file under a temporary name."""
-
-    def __init__(self, written: WrittenFile, temporary: Path, made: list[Path]) -> None:
-        self.written = written
-        self._temporary = temporary
-        self._made = made
-        self._named = False
-
-    def publish(self) -> None:
-        """Give the file its name.
-
-        Raises:
-            RuntimeError: the disk says no.
-        """
-        path = self.written.path
-        with _disk_errors(path):
-            self._temporary.replace(path)
-            self._named = True
-            # A new folder is an entry in the one above, which has to reach the disk as well.
-            for folder in [path.parent, *(made.parent for made in self._made)]:
-                _sync_folder(folder)
-
-    def withdraw(self) -> None:
-        """Remove the file again if `publish` got as far as giving it its name."""
-        if self._named:
-            with suppress(OSError):
-                self.written.path.unlink()
-
-
 @contextmanager
 def staged_wav(
     path: str | os.PathLike[str],
@@ -126,7 +72,7 @@ def staged_wav(
     bit_depth: str = "PCM_16",
     *,
     dither: bool = True,
-) -> Iterator[StagedWav]:
+) -> Iterator[Staged]:
     """Write everything but the name; what is not published by the end of the block is removed.
 
     Raises:
@@ -135,17 +81,11 @@ def staged_wav(
     check_bit_depth(bit_depth)
     signal, rate = as_audio(audio), check_sample_rate(sample_rate)
     layout = _lay_out(signal.shape[0], signal.shape[1], rate, bit_depth)
-    target = Path(path)
-    temporary = target.parent / temporary_name()
-    try:
-        with _disk_errors(target):
-            made = _make_folder(target.parent)
-            chunks = _encoded(signal, bit_depth, dither=dither)
-            written = _write(temporary, target, layout, chunks)
-        yield StagedWav(written, temporary, made)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
+    with staged_file(path, "WAV") as staged:
+        with staged.writing():
+            digest = _write(staged.temporary, layout, _encoded(signal, bit_depth, dither=dither))
+        staged.finish(layout.frames, digest)
+        yield staged
 
 
 def check_bit_depth(bit_depth: str) -> None:
@@ -161,19 +101,18 @@ def check_bit_depth(bit_depth: str) -> None:
         )
 
 
-def _write(temporary: Path, target: Path, layout: _Layout, chunks: Iterator[bytes]) -> WrittenFile:
+def _write(path: Path, layout: _Layout, chunks: Iterator[bytes]) -> str:
     digest = hashlib.sha256(layout.header)
-    with temporary.open("xb") as file:
+    with path.open("xb") as file:
         file.write(layout.header)
         for data in chunks:
             digest.update(data)
             file.write(data)
         file.flush()
-        os.fsync(file.fileno())
         arrived = os.fstat(file.fileno()).st_size
     if arrived != layout.file_bytes:
         raise OSError(errno.EIO, f"{arrived} of {layout.file_bytes} bytes arrived")
-    return WrittenFile(target, arrived, digest.hexdigest(), layout.frames)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,35 +174,3 @@ def _quantised(frames: NDArray[np.float32], bits: int, noise: np.random.Generato
     if bits == 24:
         return steps.astype("<i4", order="C").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
     return steps.astype(f"<i{bits // 8}").tobytes()
-
-
-def _make_folder(folder: Path) -> list[Path]:
-    """Make a folder with those above it; return the new ones."""
-    missing = [part for part in (folder, *folder.parents) if not part.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    return missing
-
-
-def _sync_folder(folder: Path) -> None:
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    except PermissionError:
-        # A folder one may write to but not read; the file in it is whole all the same.
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # what file systems say that do not sync folders
-            raise
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or str(error)
-        advice = _ADVICE.get(error.errno or 0, "Choose another place and try again.")
-        raise RuntimeError(f"Could not write WAV file {path}: {reason}. {advice}") from error

@@ -8,8 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from services.audio import AudioExporter, measure_loudness
-from services.audio import wav as wav_module
+from services.audio import AudioExporter, measure_loudness, staging
 
 RATE = 32_000
 
@@ -223,7 +222,7 @@ def test_a_folder_that_cannot_be_brought_to_the_disk_undoes_the_batch(tmp_path, 
     def fail(_folder):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(wav_module, "_sync_folder", fail)
+    monkeypatch.setattr(staging, "_sync_folder", fail)
     paths = [tmp_path / f"{i}.wav" for i in range(2)]
     with pytest.raises(RuntimeError, match="The disk reports a fault"):
         AudioExporter().export_wav_batch([tone(0.5)] * 2, paths)
