@@ -45,6 +45,10 @@ test-integration *OPTIONS: _dev
 test-coverage *OPTIONS: _dev
     @"{{ bin }}/pytest" --cov --cov-report=term-missing:skip-covered --cov-report=html "$@"
 
+# The long forms of the property tests: thousands of examples each.
+test-nightly *OPTIONS: _dev
+    @"{{ bin }}/pytest" -m nightly "$@"
+
 # Put the code in its standard form.
 format: _dev
     @"{{ bin }}/ruff" format .

@@ -13,7 +13,8 @@ import numpy as np
 import pyebur128
 
 from services.audio import limit, master, measure_loudness, write_wav
-from services.audio.loudness import Programme, weighted_power
+from services.audio.loudness import KWeighting, Programme
+from services.audio.sources import ArraySource
 from services.audio.truepeak import true_peak
 
 if TYPE_CHECKING:
@@ -66,7 +67,10 @@ def tasks(audio: NDArray[np.float32], folder: Path) -> dict[str, Callable[[], ob
     frames = np.ascontiguousarray(audio.T, np.float64).ravel()
 
     def loudness() -> None:
-        programme = Programme(weighted_power(audio, RATE), RATE)
+        weighting, programme = KWeighting(ArraySource(audio, RATE)), Programme(RATE)
+        programme.push(weighting.push(audio))
+        programme.push(weighting.finish())
+        programme.finish()
         programme.integrated_lufs()
         programme.loudness_range_lu()
 

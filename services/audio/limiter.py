@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from services.audio.arrays import as_audio, check_sample_rate
+from services.audio.sources import ArraySource
 from services.audio.truepeak import block_peaks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from numpy.typing import NDArray
 
     from services.audio.arrays import Audio
@@ -57,7 +60,9 @@ def limit(signal: Any, sample_rate: int, ceiling_dbtp: float) -> tuple[Audio, fl
     gains = gain_curve(peaks, 10 ** (ceiling_dbtp / 20), control_step(sample_rate))
     if gains is None:
         return audio, 0.0
-    return apply_gains(audio, gains, block), reduction_db(gains)
+    source = ArraySource(audio, sample_rate)
+    limited = np.concatenate(list(apply_gains(source.blocks(), gains, block)), axis=1)
+    return limited, reduction_db(gains)
 
 
 def control_step(sample_rate: int) -> float:
@@ -94,17 +99,27 @@ def reduction_db(gains: Gains) -> float:
     return float(-20 * np.log10(gains.min()))
 
 
-def apply_gains(audio: Audio, gains: Gains, block: int) -> Audio:
-    """Multiply by a gain curve, joining the middles of its blocks by straight lines."""
-    samples = audio.shape[1]
+def apply_gains(blocks: Iterable[Audio], gains: Gains, block: int) -> Iterator[Audio]:
+    """Multiply by a gain curve, joining the middles of its blocks by straight lines.
+
+    Args:
+        blocks: the signal from its first sample on, in pieces of any size.
+        gains: linear, one for each `block` samples of the signal.
+        block: samples to a gain.
+    """
     # A value before the first and one after the last, then a line from middle to middle. The
     # middle of an even block lies between two samples.
     offset = np.float32(0.0 if block % 2 else 0.5)
     steady = np.concatenate((gains[:1], gains, gains[-1:])).astype(np.float32)
     along = (np.arange(block, dtype=np.float32) + offset) / np.float32(block)
-    lines = steady[:-1, None] + np.diff(steady)[:, None] * along
-    first = (block + 1) // 2
-    return audio * lines.ravel()[first : first + samples]
+    start = (block + 1) // 2
+    for audio in blocks:
+        stop = start + audio.shape[1]
+        first = start // block
+        around = steady[first : -(-stop // block) + 1]
+        lines = around[:-1, None] + np.diff(around)[:, None] * along
+        yield audio * lines.ravel()[start - first * block : stop - first * block]
+        start = stop
 
 
 def _release(needed: Gains, step_seconds: float) -> Gains:

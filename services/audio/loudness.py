@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from services.audio.arrays import as_audio, check_sample_rate
-from services.audio.truepeak import true_peak
+from services.audio.sources import ArraySource
+from services.audio.truepeak import SteepFollower
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from services.audio.arrays import Audio
+    from services.audio.sources import Source
 
     Energies = NDArray[np.float64]
 
@@ -55,15 +57,40 @@ class Loudness:
 class Programme:
     """K-weighted energy of a signal on a 10 ms grid: all that the loudness figures need."""
 
-    def __init__(self, power: NDArray[np.float32], sample_rate: int) -> None:
-        self._whole = float(power.mean(dtype=np.float64))
-        count = power.size * _GRID_HZ // sample_rate
-        edges = np.rint(np.arange(count + 1) * (sample_rate / _GRID_HZ)).astype(np.int64)
-        self._edges = np.minimum(edges, power.size)
-        self._sums = np.zeros(count + 1)
-        if count:
-            bins = np.add.reduceat(power[: self._edges[-1]], self._edges[:-1])
-            np.cumsum(bins, dtype=np.float64, out=self._sums[1:])
+    def __init__(self, sample_rate: int) -> None:
+        self._rate = sample_rate
+        self._samples = 0
+        self._whole_energy = 0.0
+        self._rest: NDArray[np.float32] = np.empty(0, np.float32)
+        self._bins: list[NDArray[np.float32]] = []
+        self._count = 0
+        self._edges = np.zeros(1, np.int64)
+        self._sums = np.zeros(1)
+
+    def push(self, power: NDArray[np.float32]) -> None:
+        """Take the K-weighted power of the next samples, `[some]`."""
+        self._samples += power.size
+        self._whole_energy += float(power.sum(dtype=np.float64))
+        start = self._samples - power.size - self._rest.size
+        power = np.concatenate((self._rest, power))
+        count = self._samples * _GRID_HZ // self._rate
+        edges = self._edge(np.arange(self._count, count + 1))
+        edges = edges[edges <= self._samples] - start
+        if edges.size > 1:
+            self._bins.append(np.add.reduceat(power[: edges[-1]], edges[:-1]))
+            self._count += edges.size - 1
+            power = power[edges[-1] :]
+        self._rest = power
+
+    def finish(self) -> None:
+        """Say that there are no more samples; the figures can be asked for now."""
+        self._edges = self._edge(np.arange(self._count + 1))
+        self._sums = np.zeros(self._count + 1)
+        if self._bins:
+            np.cumsum(np.concatenate(self._bins), dtype=np.float64, out=self._sums[1:])
+
+    def _edge(self, place: NDArray[np.int64]) -> NDArray[np.int64]:
+        return np.asarray(np.rint(place * (self._rate / _GRID_HZ)), np.int64)
 
     def _windows(self, width: int, step: int) -> Energies:
         starts = np.arange(0, self._sums.size - width, step)
@@ -73,7 +100,7 @@ class Programme:
 
     def _momentary(self, step: int) -> Energies:
         energies = self._windows(_MOMENTARY, step)
-        return energies if energies.size else np.array([self._whole])
+        return energies if energies.size else np.array([self._whole_energy / self._samples])
 
     def integrated_lufs(self, gain: float = 1.0) -> float:
         """Gated loudness, after a linear gain."""
@@ -111,42 +138,77 @@ def measure_loudness(signal: Any, sample_rate: int) -> Loudness:
     """
     audio = as_audio(signal)
     rate = check_sample_rate(sample_rate)
-    programme = Programme(weighted_power(audio, rate), rate)
+    return measure_source(ArraySource(audio, rate))
+
+
+def measure_source(source: Source) -> Loudness:
+    """As `measure_loudness`, for audio of any length: it is gone through once, block by block.
+
+    Raises:
+        ValueError: there are no samples.
+    """
+    programme, weighting = Programme(source.sample_rate), KWeighting(source)
+    peaks, highest = SteepFollower(source), 0.0
+    for block in source.blocks():
+        programme.push(weighting.push(block))
+        peaks.push(block)
+        highest = max(highest, float(np.abs(block).max()))
+    programme.push(weighting.finish())
+    programme.finish()
     return Loudness(
         integrated_lufs=programme.integrated_lufs(),
         momentary_max_lufs=programme.momentary_max_lufs(),
         short_term_max_lufs=programme.short_term_max_lufs(),
         loudness_range_lu=programme.loudness_range_lu(),
-        true_peak_dbtp=decibels(true_peak(audio, rate)),
-        sample_peak_dbfs=decibels(float(np.abs(audio).max())),
+        true_peak_dbtp=decibels(float(peaks.finish().max())),
+        sample_peak_dbfs=decibels(highest),
     )
 
 
-def weighted_power(audio: Audio, sample_rate: int) -> NDArray[np.float32]:
-    """The squared K-weighted signal summed over the channels, `[samples]` (BS.1770-5, Annex 1).
+class KWeighting:
+    """The squared K-weighted signal summed over the channels (BS.1770-5, Annex 1), as a stream.
 
     The two recursive filters are applied as the finite response they amount to, by overlap-save
     in the frequency domain: as fast as `scipy.signal`, without the second its import takes.
+    Whatever the size of the blocks, the transforms fall on the same samples.
     """
-    overlap = math.ceil(_FILTER_SECONDS * sample_rate)
-    size = 1 << (min(12 * overlap, overlap + audio.shape[1]) - 1).bit_length()
-    response = _weighting_response(size, sample_rate)
-    samples = audio.shape[1]
-    power = np.zeros(samples, np.float32)
-    block = np.empty(size, np.float32)
-    for channel in audio:
-        for start in range(0, samples, size - overlap):
-            stop = min(start + size - overlap, samples)
-            first = max(start - overlap, 0)
-            offset = first - (start - overlap)
-            filled = offset + stop - first
-            block[:offset] = 0.0
-            block[offset:filled] = channel[first:stop]
-            block[filled:] = 0.0
-            weighted = np.fft.irfft(np.fft.rfft(block) * response, size)
-            weighted = weighted[overlap : overlap + stop - start]
-            power[start:stop] += weighted * weighted
-    return power
+
+    def __init__(self, source: Source) -> None:
+        self._overlap = math.ceil(_FILTER_SECONDS * source.sample_rate)
+        size = 1 << (12 * self._overlap - 1).bit_length()
+        self._response = _weighting_response(size, source.sample_rate)
+        self._stretch = np.zeros((source.channels, size), np.float32)
+        self._filled = self._overlap
+
+    def push(self, audio: Audio) -> NDArray[np.float32]:
+        """Take the next samples, `[channels, some]`; the power of those that are through."""
+        done = []
+        size = self._stretch.shape[1]
+        at = 0
+        while at < audio.shape[1]:
+            part = audio[:, at : at + size - self._filled]
+            stop = self._filled + part.shape[1]
+            self._stretch[:, self._filled : stop] = part
+            self._filled = stop
+            at += part.shape[1]
+            if stop == size:
+                done.append(self._power())
+                self._stretch[:, : self._overlap] = self._stretch[:, -self._overlap :]
+                self._filled = self._overlap
+        return np.concatenate(done) if done else np.empty(0, np.float32)
+
+    def finish(self) -> NDArray[np.float32]:
+        """The power of the last samples."""
+        self._stretch[:, self._filled :] = 0.0
+        return self._power()[: self._filled - self._overlap]
+
+    def _power(self) -> NDArray[np.float32]:
+        power = np.zeros(self._stretch.shape[1] - self._overlap, np.float32)
+        for channel in self._stretch:
+            weighted = np.fft.irfft(np.fft.rfft(channel) * self._response, channel.size)
+            weighted = weighted[self._overlap :]
+            power += weighted * weighted
+        return power
 
 
 def gated_loudness(energies: Energies) -> float:

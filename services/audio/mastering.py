@@ -14,40 +14,25 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from services.audio.arrays import as_audio, check_sample_rate
-from services.audio.limiter import (
-    apply_gains,
-    control_block,
-    control_step,
-    gain_curve,
-    reduction_db,
-)
-from services.audio.loudness import (
-    SHORTEST_GATED_SECONDS,
-    Programme,
-    decibels,
-    finite_or_none,
-    gated_loudness,
-    weighted_power,
-)
-from services.audio.truepeak import (
-    block_peaks,
-    short_filter_block_peaks,
-    short_filter_peak,
-    true_peak,
-)
+from services.audio.drive import DriveSearch, survey
+from services.audio.limiter import apply_gains, control_block, reduction_db
+from services.audio.loudness import SHORTEST_GATED_SECONDS, decibels, finite_or_none
+from services.audio.sources import ArraySource
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
     from services.audio.arrays import Audio
+    from services.audio.drive import Survey
+    from services.audio.loudness import Programme
+    from services.audio.sources import Source
 
 Flag = Literal["silent", "below_gate", "short_clip", "peak_limited"]
 
 DEFAULT_TARGET_LUFS = -16.0
 DEFAULT_TRUE_PEAK_DBTP = -1.0
-LARGEST_REDUCTION_DB = 12.0
 
 # Six steps of 16 bit: rounding and dither of the delivered file move a peak by less.
 _QUANTISATION_HEADROOM = 6 / 32768
@@ -55,6 +40,7 @@ _TOLERANCE_LU = 0.1
 _CLOSE_ENOUGH_LU = 0.03
 _MARGIN_DB = 0.03
 _ROUNDS = 5
+_METER_BLOCK = 1 << 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,49 +124,92 @@ def check_target(target_lufs: float | None, true_peak_dbtp: float) -> None:
         raise ValueError(f"The true-peak ceiling must be from -40 to 0 dBTP, got {true_peak_dbtp}.")
 
 
-def _normalise(
-    audio: Audio, rate: int, target_lufs: float | None, true_peak_dbtp: float
-) -> tuple[Audio, MasterReport]:
-    take = _Take(audio, rate)
+class MasterPlan:
+    """The gains that master a signal, found but not yet applied."""
+
+    def __init__(
+        self,
+        report: MasterReport,
+        *,
+        gain: float,
+        gains: NDArray[np.float64] | None = None,
+        block: int = 1,
+    ) -> None:
+        self.report = report
+        self._gain = gain
+        self._gains = gains
+        self._block = block
+
+    @property
+    def changes_nothing(self) -> bool:
+        """Whether the samples stay as they are."""
+        return self._gains is None and self._gain == 1.0
+
+    def apply(self, blocks: Iterable[Audio]) -> Iterator[Audio]:
+        """The mastered samples, block by block, of the signal that was planned for."""
+        if self._gains is not None:
+            yield from apply_gains(blocks, self._gains * self._gain, self._block)
+        elif self.changes_nothing:
+            yield from blocks
+        else:
+            for audio in blocks:
+                yield audio * np.float32(self._gain)
+
+
+def plan_master(
+    source: Source,
+    target_lufs: float | None = DEFAULT_TARGET_LUFS,
+    true_peak_dbtp: float = DEFAULT_TRUE_PEAK_DBTP,
+) -> MasterPlan:
+    """As `master` for audio of any length; the source is gone through a few times.
+
+    Memory grows by a few hundred kilobytes a minute.
+
+    Raises:
+        ValueError: what `check_target` refuses.
+    """
+    check_target(target_lufs, true_peak_dbtp)
+    take = survey(source, control_block(source.sample_rate))
     flags = _flags(take)
     if target_lufs is None or not math.isfinite(take.programme.integrated_lufs()):
-        return audio, take.report(1.0, flags)
+        return _gain_plan(take, 1.0, flags)
     ceiling = 10 ** (true_peak_dbtp / 20) - _QUANTISATION_HEADROOM
     gain = _plain_gain(take.programme, target_lufs)
     if take.highest_peak * gain <= ceiling:
-        return audio * np.float32(gain), take.report(gain, flags)
-    return _limited(take, target_lufs, ceiling, gain, flags)
+        return _gain_plan(take, gain, flags)
+    return _limiting_plan(source, take, target_lufs, ceiling, gain, flags)
 
 
-class _Take:
-    """A signal with what is measured of it once, whatever gains are tried later."""
-
-    def __init__(self, audio: Audio, rate: int) -> None:
-        self.audio = audio
-        self.rate = rate
-        self.block = control_block(rate)
-        self.power = weighted_power(audio, rate)
-        self.programme = Programme(self.power, rate)
-        peaks = block_peaks(audio, rate, self.block)
-        self.true_peak = float(peaks.max())
-        self.peaks = np.maximum(peaks, short_filter_block_peaks(audio, rate, self.block))
-        self.highest_peak = float(self.peaks.max())
-
-    def report(self, gain: float, flags: tuple[Flag, ...]) -> MasterReport:
-        """The report of this signal after nothing but a gain."""
-        return MasterReport(
-            integrated_lufs=self.programme.integrated_lufs(gain),
-            true_peak_dbtp=decibels(self.true_peak * gain),
-            gain_db=decibels(gain),
-            gain_reduction_db=0.0,
-            loudness_range_lu=self.programme.loudness_range_lu(gain),
-            flags=flags,
-        )
+def _normalise(
+    audio: Audio, rate: int, target_lufs: float | None, true_peak_dbtp: float
+) -> tuple[Audio, MasterReport]:
+    source = ArraySource(audio, rate)
+    plan = plan_master(source, target_lufs, true_peak_dbtp)
+    if plan.changes_nothing:
+        return audio, plan.report
+    mastered = np.empty_like(audio)
+    at = 0
+    for block in plan.apply(source.blocks()):
+        mastered[:, at : at + block.shape[1]] = block
+        at += block.shape[1]
+    return mastered, plan.report
 
 
-def _flags(take: _Take) -> tuple[Flag, ...]:
+def _gain_plan(take: Survey, gain: float, flags: tuple[Flag, ...]) -> MasterPlan:
+    report = MasterReport(
+        integrated_lufs=take.programme.integrated_lufs(gain),
+        true_peak_dbtp=decibels(take.true_peak * gain),
+        gain_db=decibels(gain),
+        gain_reduction_db=0.0,
+        loudness_range_lu=take.programme.loudness_range_lu(gain),
+        flags=flags,
+    )
+    return MasterPlan(report, gain=gain)
+
+
+def _flags(take: Survey) -> tuple[Flag, ...]:
     flags: list[Flag] = []
-    if take.audio.shape[1] < SHORTEST_GATED_SECONDS * take.rate:
+    if take.samples < SHORTEST_GATED_SECONDS * take.sample_rate:
         flags.append("short_clip")
     if take.true_peak == 0:
         flags.append("silent")
@@ -203,114 +232,59 @@ def _plain_gain(programme: Programme, target_lufs: float) -> float:
     return gain
 
 
-def _limited(
-    take: _Take, target_lufs: float, ceiling: float, plain_gain: float, flags: tuple[Flag, ...]
-) -> tuple[Audio, MasterReport]:
+def _limiting_plan(
+    source: Source,
+    take: Survey,
+    target_lufs: float,
+    ceiling: float,
+    plain_gain: float,
+    flags: tuple[Flag, ...],
+) -> MasterPlan:
     """Search on the control blocks, render, measure, and correct what the search got wrong."""
-    search = _DriveSearch(take, ceiling, plain_gain)
+    search = DriveSearch(take, ceiling, plain_gain)
+    block = control_block(source.sample_rate)
     aim, margin_db = target_lufs, _MARGIN_DB
     for _ in range(_ROUNDS):
         drive, gains = search.run(aim, margin_db)
-        audio = apply_gains(take.audio, gains * drive, take.block)
-        programme = Programme(weighted_power(audio, take.rate), take.rate)
-        peak = true_peak(audio, take.rate)
-        excess_db = decibels(max(peak, short_filter_peak(audio, take.rate)) / ceiling)
-        missing = target_lufs - programme.integrated_lufs()
+        limited = _Limited(source, gains * drive, block)
+        result = survey(limited, _METER_BLOCK)
+        excess_db = decibels(result.highest_peak / ceiling)
+        missing = target_lufs - result.programme.integrated_lufs()
         reached = abs(missing) <= _CLOSE_ENOUGH_LU or drive >= search.largest_drive
         if excess_db <= 0 and reached:
             break
         margin_db += max(excess_db + 0.01, 0.0)
         aim += 0.0 if reached else missing
     trim = min(1.0, 10 ** (-excess_db / 20))
-    if trim < 1.0:
-        audio *= np.float32(trim)
-    loudness = programme.integrated_lufs(trim)
+    loudness = result.programme.integrated_lufs(trim)
     if target_lufs - loudness > _TOLERANCE_LU:
         flags = (*flags, "peak_limited")
-    return audio, MasterReport(
+    report = MasterReport(
         integrated_lufs=loudness,
-        true_peak_dbtp=decibels(peak * trim),
+        true_peak_dbtp=decibels(result.true_peak * trim),
         gain_db=decibels(drive * trim),
         gain_reduction_db=reduction_db(gains),
-        loudness_range_lu=programme.loudness_range_lu(trim),
+        loudness_range_lu=result.programme.loudness_range_lu(trim),
         flags=flags,
     )
+    return MasterPlan(report, gain=drive * trim, gains=gains, block=block)
 
 
-class _DriveSearch:
-    """Finds the gain into the limiter for a loudness out of it.
+@dataclass(frozen=True, slots=True, eq=False)
+class _Limited:
+    """A source after a gain curve."""
 
-    The gain moves slowly against the programme, so the K-weighted power of the limited signal is,
-    to a few hundredths of a LU, that of the unlimited one times the squared gain, and a trial
-    costs a few thousand values a second instead of all samples. More drive is never quieter,
-    which makes the search a bracketing one.
-    """
+    source: Source
+    gains: NDArray[np.float64]
+    block: int
 
-    def __init__(self, take: _Take, ceiling: float, plain_gain: float) -> None:
-        self._peaks = take.peaks
-        self._step = control_step(take.rate)
-        starts = np.arange(0, take.power.size, take.block)
-        self._power = np.add.reduceat(take.power, starts, dtype=np.float64) / take.block
-        self._ceiling = ceiling
-        self.largest_drive = 10 ** (LARGEST_REDUCTION_DB / 20) * ceiling / take.highest_peak
-        self._smallest_drive = min(plain_gain, self.largest_drive)
-        # Blocks do not fall on the grid of the meter; what that does is known without the limiter.
-        exact = take.programme.integrated_lufs(self._smallest_drive)
-        self._offset = exact - self._loudness(self._power * self._smallest_drive**2)
+    @property
+    def sample_rate(self) -> int:
+        return self.source.sample_rate
 
-    def run(self, aim_lufs: float, margin_db: float) -> tuple[float, NDArray[np.float64]]:
-        """The linear drive whose result reads `aim_lufs` (or the largest), and its gains."""
-        ceiling = self._ceiling * 10 ** (-margin_db / 20)
+    @property
+    def channels(self) -> int:
+        return self.source.channels
 
-        def missing(drive_db: float) -> float:
-            drive = 10 ** (drive_db / 20)
-            power = self._power * (self._gains(drive, ceiling) * drive) ** 2
-            return aim_lufs - self._loudness(power) - self._offset
-
-        low, high = decibels(self._smallest_drive), decibels(self.largest_drive)
-        drive = 10 ** (_falling_root(missing, low, high) / 20)
-        drive = min(drive, self.largest_drive)
-        return drive, self._gains(drive, ceiling)
-
-    def _gains(self, drive: float, ceiling: float) -> NDArray[np.float64]:
-        gains = gain_curve(self._peaks, ceiling / drive, self._step)
-        return np.ones(self._peaks.size) if gains is None else gains
-
-    def _loudness(self, power: NDArray[np.float64]) -> float:
-        sums = np.concatenate(([0.0], np.cumsum(power)))
-        width = round(SHORTEST_GATED_SECONDS / self._step)
-        if power.size < width:
-            return gated_loudness(power.mean(keepdims=True))
-        # A whole number of steps may come out a rounding error short of it.
-        count = int((power.size - width) * self._step / 0.1 + 1e-6) + 1
-        starts = np.rint(np.arange(count) * (0.1 / self._step)).astype(np.int64)
-        starts = np.minimum(starts, power.size - width)
-        return gated_loudness((sums[starts + width] - sums[starts]) / width)
-
-
-def _falling_root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function crosses zero between `low` and `high`; else the nearer end.
-
-    Regula falsi with the Illinois rule; stops within 0.01 of zero.
-    """
-    at_low = function(low)
-    if at_low <= 0 or high <= low:
-        return low
-    near = min(high, low + 2 * at_low + 0.1)
-    at_near = function(near)
-    if at_near > 0 and near < high:
-        low, at_low = near, at_near
-        near, at_near = high, function(high)
-    if at_near >= 0:
-        return near
-    high, at_high = near, at_near
-    for _ in range(24):
-        middle = (low * at_high - high * at_low) / (at_high - at_low)
-        value = function(middle)
-        if abs(value) < 0.01:
-            break
-        if value > 0:
-            low, at_low, at_high = middle, value, at_high / 2
-        else:
-            high, at_high, at_low = middle, value, at_low / 2
-    return middle
+    def blocks(self) -> Iterator[Audio]:
+        return apply_gains(self.source.blocks(), self.gains, self.block)

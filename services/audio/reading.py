@@ -6,6 +6,7 @@ claim anything, so nothing is made as large as one says: what counts is what the
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,13 +74,15 @@ class AudioFile:
         Each call reads the file anew. A block belongs to whoever got it.
 
         Raises:
-            UnreadableAudioError: the data cannot be decoded, or hold NaN or infinity.
+            UnreadableAudioError: the data cannot be decoded, are none, or hold NaN or infinity.
         """
         with _opened(self.path) as file:
-            while True:
+            for count in itertools.count():
                 with _decoding(self.path):
                     block = file.read(frames, dtype="float32", always_2d=True)
                 if not block.size:
+                    if not count:
+                        raise UnreadableAudioError(f"{self.path} holds no samples.")
                     return
                 if not np.isfinite(block).all():
                     raise UnreadableAudioError(f"{self.path} holds NaN or infinite samples.")
@@ -89,12 +92,9 @@ class AudioFile:
         """All samples, `[channels, frames]`.
 
         Raises:
-            UnreadableAudioError: as `blocks`, and for a file without a single sample.
+            UnreadableAudioError: as `blocks`.
         """
-        blocks = list(self.blocks())
-        if not blocks:
-            raise UnreadableAudioError(f"{self.path} holds no samples.")
-        return np.concatenate(blocks, axis=1)
+        return np.concatenate(list(self.blocks()), axis=1)
 
 
 def open_audio(path: str | os.PathLike[str]) -> AudioFile:

@@ -7,17 +7,20 @@ lower on extreme material and 0.3 dB higher on clicks. A ceiling has to hold on 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import soxr  # type: ignore[import-untyped]  # ships neither stubs nor py.typed
+
+from services.audio.sources import ArraySource, BlockReducer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from services.audio.arrays import Audio
+    from services.audio.sources import Source
 
-_CHUNK_SAMPLES = 1 << 14
+_METER_BLOCK = 1 << 14
 _SHORT_FILTER_TAPS = 49
 
 
@@ -28,93 +31,130 @@ def oversampling(sample_rate: int) -> int:
     return 2 if sample_rate < 192_000 else 1
 
 
+class PeakFollower(Protocol):
+    """Finds the peak of each `block` samples of a stream, over all channels, linear."""
+
+    def push(self, audio: Audio) -> None:
+        """Take the next samples, `[channels, some]`."""
+
+    def finish(self) -> NDArray[np.float32]:
+        """The peaks, `[ceil(samples / block)]`; never less than the sample peaks."""
+
+
+class SteepFollower:
+    """The reading of the meter: soxr's interpolator."""
+
+    def __init__(self, source: Source, block: int = _METER_BLOCK) -> None:
+        rate, factor = source.sample_rate, oversampling(source.sample_rate)
+        self._samples = BlockReducer(np.maximum, block)
+        self._streams = []
+        if factor > 1:
+            self._streams = [
+                soxr.ResampleStream(rate, rate * factor, 1, dtype="float32", quality="HQ")
+                for _ in range(source.channels)
+            ]
+        self._between = [BlockReducer(np.maximum, block * factor) for _ in self._streams]
+
+    def push(self, audio: Audio) -> None:
+        """Take the next samples, `[channels, some]`."""
+        self._samples.push(np.abs(audio).max(axis=0))
+        for channel, stream, between in zip(audio, self._streams, self._between, strict=False):
+            between.push(np.abs(stream.resample_chunk(channel)))
+
+    def finish(self) -> NDArray[np.float32]:
+        """The peaks, `[ceil(samples / block)]`."""
+        peaks = self._samples.result()
+        for stream, between in zip(self._streams, self._between, strict=True):
+            between.push(np.abs(stream.resample_chunk(np.empty(0, np.float32), last=True)))
+            found = between.result()[: peaks.size]
+            np.maximum(peaks[: found.size], found, out=peaks[: found.size])
+        return peaks
+
+
+class ShortFilterFollower:
+    """As a 49-tap Hann-windowed sinc reads it (libebur128's filter)."""
+
+    def __init__(self, source: Source, block: int = _METER_BLOCK) -> None:
+        factor = oversampling(source.sample_rate)
+        tap = np.arange(_SHORT_FILTER_TAPS) - (_SHORT_FILTER_TAPS - 1) / 2
+        response = (np.sinc(tap / factor) * np.hanning(_SHORT_FILTER_TAPS)).astype(np.float32)
+        # Phase 0 meets the samples themselves.
+        self._phases = [response[phase::factor] for phase in range(1, factor)]
+        memory = self._phases[0].size - 1 if self._phases else 0
+        self._past = np.zeros((source.channels, memory), np.float32)
+        self._delay = memory // 2
+        self._skip = self._delay
+        self._before = np.float32(0.0)
+        self._samples = BlockReducer(np.maximum, block)
+        self._between = BlockReducer(np.maximum, block)
+
+    def push(self, audio: Audio) -> None:
+        """Take the next samples, `[channels, some]`."""
+        self._samples.push(np.abs(audio).max(axis=0))
+        if self._phases:
+            between = self._filtered(audio)
+            skipped, self._skip = self._skip, max(self._skip - between.size, 0)
+            self._before = between[:skipped].max(initial=self._before)
+            self._between.push(between[skipped:])
+
+    def finish(self) -> NDArray[np.float32]:
+        """The peaks, `[ceil(samples / block)]`; the ends hold what rings beyond them."""
+        peaks = self._samples.result()
+        if self._phases:
+            ringing = self._filtered(np.zeros_like(self._past))
+            skipped = self._skip
+            self._between.push(ringing[skipped : self._delay])
+            found = self._between.result()
+            np.maximum(peaks, found[: peaks.size], out=peaks)
+            peaks[0] = max(peaks[0], self._before, ringing[:skipped].max(initial=0.0))
+            peaks[-1] = max(peaks[-1], ringing[self._delay :].max(initial=0.0))
+        return peaks
+
+    def _filtered(self, audio: Audio) -> NDArray[np.float32]:
+        """The highest interpolated value after each sample, `[some]`, `_delay` samples late.
+
+        Products and sums in a fixed order give the same bits whatever the number of threads.
+        """
+        samples = audio.shape[1]
+        stretches = np.concatenate((self._past, audio), axis=1)
+        self._past = stretches[:, samples:]
+        highest = np.zeros(samples, np.float32)
+        product = np.empty_like(highest)
+        for stretch in stretches:
+            for weights in self._phases:
+                total = np.zeros_like(highest)
+                for place, weight in enumerate(weights[::-1]):
+                    np.multiply(stretch[place : place + samples], weight, out=product)
+                    total += product
+                np.maximum(highest, np.abs(total, out=total), out=highest)
+        return highest
+
+
 def true_peak(audio: Audio, sample_rate: int) -> float:
     """The highest absolute value of the interpolated signal over all channels, linear."""
-    return float(block_peaks(audio, sample_rate, _CHUNK_SAMPLES).max())
+    return _highest(SteepFollower(source := ArraySource(audio, sample_rate)), source)
+
+
+def short_filter_peak(audio: Audio, sample_rate: int) -> float:
+    """The true peak as a 49-tap Hann-windowed sinc reads it (libebur128's filter), linear."""
+    return _highest(ShortFilterFollower(source := ArraySource(audio, sample_rate)), source)
 
 
 def block_peaks(audio: Audio, sample_rate: int, block: int) -> NDArray[np.float32]:
     """The true peak of each block of `block` samples, over all channels, linear.
 
-    The signal is interpolated in chunks, so memory does not grow with its length.
-
     Returns:
         `[ceil(samples / block)]`; never less than the sample peaks.
     """
-    peaks = _block_maxima(np.abs(audio).max(axis=0), block)
-    factor = oversampling(sample_rate)
-    if factor > 1:
-        for channel in audio:
-            found = _interpolated_maxima(channel, sample_rate, factor, block)[: peaks.size]
-            np.maximum(peaks[: found.size], found, out=peaks[: found.size])
-    return peaks
+    source = ArraySource(audio, sample_rate)
+    return _follow(SteepFollower(source, block), source)
 
 
-def short_filter_peak(audio: Audio, sample_rate: int) -> float:
-    """The true peak as a 49-tap Hann-windowed sinc reads it (libebur128's filter), linear."""
-    return float(short_filter_block_peaks(audio, sample_rate, _CHUNK_SAMPLES).max())
+def _highest(follower: PeakFollower, source: Source) -> float:
+    return float(_follow(follower, source).max())
 
 
-def short_filter_block_peaks(audio: Audio, sample_rate: int, block: int) -> NDArray[np.float32]:
-    """As `block_peaks`, by the short filter; the edges hold what rings beyond them."""
-    envelope = np.abs(audio).max(axis=0)
-    factor = oversampling(sample_rate)
-    if factor > 1:
-        for channel in audio:
-            between = _short_filtered(channel, factor)
-            delay = (between.size - channel.size) // 2
-            after = delay + channel.size - 1
-            between[delay] = between[: delay + 1].max()
-            between[after] = between[after:].max()
-            np.maximum(envelope, between[delay : after + 1], out=envelope)
-    return _block_maxima(envelope, block)
-
-
-def _interpolated_maxima(
-    channel: NDArray[np.float32], sample_rate: int, factor: int, block: int
-) -> NDArray[np.float32]:
-    stream = soxr.ResampleStream(
-        sample_rate, sample_rate * factor, 1, dtype="float32", quality="HQ"
-    )
-    width = block * factor
-    rest = np.empty(0, np.float32)
-    maxima = []
-    for start in range(0, channel.size, _CHUNK_SAMPLES):
-        last = start + _CHUNK_SAMPLES >= channel.size
-        fine = stream.resample_chunk(channel[start : start + _CHUNK_SAMPLES], last=last)
-        fine = np.concatenate((rest, np.abs(fine)))
-        whole = fine.size // width * width
-        maxima.append(fine[:whole].reshape(-1, width).max(axis=1))
-        rest = fine[whole:]
-    if rest.size:
-        maxima.append(rest.max(keepdims=True))
-    return np.concatenate(maxima)
-
-
-def _block_maxima(values: NDArray[np.float32], block: int) -> NDArray[np.float32]:
-    return np.maximum.reduceat(values, np.arange(0, values.size, block))
-
-
-def _short_filtered(channel: NDArray[np.float32], factor: int) -> NDArray[np.float32]:
-    """The highest interpolated value after each sample, from the first tap to the last.
-
-    Products and sums in a fixed order give the same bits whatever the number of threads.
-    """
-    tap = np.arange(_SHORT_FILTER_TAPS) - (_SHORT_FILTER_TAPS - 1) / 2
-    response = (np.sinc(tap / factor) * np.hanning(_SHORT_FILTER_TAPS)).astype(np.float32)
-    # Phase 0 meets the samples themselves.
-    phases = [response[phase::factor] for phase in range(1, factor)]
-    taps = phases[0].size
-    padded = np.pad(channel, taps - 1)
-    highest = np.zeros(channel.size + taps - 1, np.float32)
-    for start in range(0, highest.size, _CHUNK_SAMPLES):
-        part = highest[start : start + _CHUNK_SAMPLES]
-        stretch = padded[start : start + part.size + taps - 1]
-        product = np.empty_like(part)
-        for weights in phases:
-            total = np.zeros_like(part)
-            for place, weight in enumerate(weights[::-1]):
-                np.multiply(stretch[place : place + part.size], weight, out=product)
-                total += product
-            np.maximum(part, np.abs(total, out=total), out=part)
-    return highest
+def _follow(follower: PeakFollower, source: Source) -> NDArray[np.float32]:
+    for block in source.blocks():
+        follower.push(block)
+    return follower.finish()

@@ -154,9 +154,12 @@ def test_the_gain_covers_each_block_and_its_neighbours(peaks, rate):
 
 @pytest.mark.parametrize("samples", [1, 15, 16, 17, 4000])
 @pytest.mark.parametrize("block", [1, 15, 16, 64])
-def test_gains_are_joined_by_straight_lines(samples, block):
+@pytest.mark.parametrize("piece", [1, 13, 32, 4000])
+def test_gains_are_joined_by_straight_lines(samples, block, piece):
     gains = np.linspace(1.0, 0.25, math.ceil(samples / block))
-    shaped = apply_gains(np.ones((2, samples), np.float32), gains, block)
+    ones = np.ones((2, samples), np.float32)
+    pieces = [ones[:, start : start + piece] for start in range(0, samples, piece)]
+    shaped = np.concatenate(list(apply_gains(pieces, gains, block)), axis=1)
     middles = (np.arange(gains.size) + 0.5) * block - 0.5
     expected = np.interp(np.arange(samples), middles, gains)
     assert shaped.dtype == np.float32

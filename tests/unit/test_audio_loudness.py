@@ -6,6 +6,7 @@ be synthesised), 3341-11 and -14 (the live forms of 10 and 13).
 
 import json
 import math
+import tracemalloc
 
 import numpy as np
 import pyebur128
@@ -14,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.audio import Loudness, measure_loudness
-from services.audio.loudness import Programme, weighted_power
+from services.audio.loudness import KWeighting, Programme, measure_source
+from services.audio.sources import ArraySource
 
 RATES = [32_000, 44_100, 48_000]
 
@@ -29,8 +31,20 @@ def tone(rate, *segments, frequency=1000.0, channels=2):
     return np.tile(sine, (channels, 1))
 
 
+def weighted_power(signal, rate):
+    weighting = KWeighting(ArraySource(signal, rate))
+    return np.concatenate([weighting.push(signal), weighting.finish()])
+
+
+def programme_of(power, rate):
+    programme = Programme(rate)
+    programme.push(power)
+    programme.finish()
+    return programme
+
+
 def integrated(signal, rate):
-    return Programme(weighted_power(signal, rate), rate).integrated_lufs()
+    return programme_of(weighted_power(signal, rate), rate).integrated_lufs()
 
 
 def independent(signal, rate):
@@ -112,7 +126,7 @@ RANGE = {
 @pytest.mark.parametrize("case", RANGE)
 def test_loudness_range_of_tech_3342(case, rate):
     segments, expected = RANGE[case]
-    programme = Programme(weighted_power(tone(rate, *segments), rate), rate)
+    programme = programme_of(weighted_power(tone(rate, *segments), rate), rate)
     assert programme.loudness_range_lu() == pytest.approx(expected, abs=1.0)
 
 
@@ -207,7 +221,7 @@ def test_the_unfinished_last_block_is_discarded():
 def test_gain_moves_the_loudness_by_itself(seed, gain_db, rate):
     signal = mix(seed, rate, 1.0)
     gain = 10 ** (gain_db / 20)
-    programme = Programme(weighted_power(signal, rate), rate)
+    programme = programme_of(weighted_power(signal, rate), rate)
     scaled = integrated(signal * np.float32(gain), rate)
     assert programme.integrated_lufs(gain) == pytest.approx(scaled, abs=0.01)
 
@@ -216,4 +230,49 @@ def test_a_loud_offset_does_not_hide_the_signal():
     signal = tone(48_000, (4, -40))
     # The start of the offset is a click; the second half of the signal knows only the tone.
     power = weighted_power(signal + np.float32(0.9), 48_000)[96_000:]
-    assert Programme(power, 48_000).integrated_lufs() == pytest.approx(-40.0, abs=0.1)
+    assert programme_of(power, 48_000).integrated_lufs() == pytest.approx(-40.0, abs=0.1)
+
+
+class Cut:
+    """A signal in blocks of given lengths."""
+
+    channels = 2
+
+    def __init__(self, signal, rate, lengths):
+        self.signal, self.sample_rate, self.lengths = signal, rate, lengths
+
+    def blocks(self):
+        edges = np.cumsum(self.lengths)
+        yield from np.split(self.signal, edges[edges < self.signal.shape[1]], axis=1)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    rate=st.sampled_from([8_000, 11_025, 48_000]),
+    samples=st.integers(1, 40_000),
+    lengths=st.lists(st.integers(1, 9_000), max_size=12),
+)
+def test_the_reading_does_not_depend_on_the_blocks(seed, rate, samples, lengths):
+    signal = np.random.default_rng(seed).uniform(-1, 1, (2, samples)).astype(np.float32)
+    read = measure_source(Cut(signal, rate, lengths)).to_dict()
+    expected = measure_loudness(signal, rate).to_dict()
+    assert read == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_long_signal_is_measured_in_little_memory():
+    minute = tone(8_000, (60, -20))
+
+    class Hour:
+        sample_rate, channels = 8_000, 2
+
+        def blocks(self):
+            for _ in range(60):
+                yield minute
+
+    tracemalloc.start()
+    loudness = measure_source(Hour())
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert loudness.integrated_lufs == pytest.approx(-20.0, abs=0.1)
+    assert peak_bytes < 60 * minute.nbytes / 4

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.audio import Mastered, MasterReport, master, mastering, measure_loudness, normalise
-from services.audio.mastering import check_target
+from services.audio.mastering import check_target, plan_master
+from services.audio.reading import open_audio
 from services.audio.wav import write_wav
 
 RATE = 48_000
@@ -253,13 +254,28 @@ def test_a_search_that_does_not_arrive_still_keeps_the_ceiling(monkeypatch):
 @pytest.mark.parametrize("rate", [32_000, 48_000])
 def test_one_round_is_enough_for_most_material(monkeypatch, rate):
     rounds = []
-    run = mastering._DriveSearch.run
+    run = mastering.DriveSearch.run
 
     def counted(self, aim_lufs, margin_db):
         rounds.append(aim_lufs)
         return run(self, aim_lufs, margin_db)
 
-    monkeypatch.setattr(mastering._DriveSearch, "run", counted)
+    monkeypatch.setattr(mastering.DriveSearch, "run", counted)
     for target in (-16.0, -15.0, -14.0):
         master(drums(rate=rate), rate, target)
     assert len(rounds) == 3
+
+
+@pytest.mark.parametrize("target", [None, -30.0, -16.0])
+def test_a_file_is_mastered_like_the_array_it_holds(tmp_path, target):
+    signal = drums()
+    write_wav(tmp_path / "take.wav", signal, RATE, "FLOAT")
+    file = open_audio(tmp_path / "take.wav")
+    plan = plan_master(file, target)
+    mastered = master(signal, RATE, target)
+    found, expected = plan.report.to_dict(), mastered.to_dict()
+    assert found.pop("flags") == expected.pop("flags")
+    assert found == pytest.approx(expected, rel=1e-5)
+    delivered = np.concatenate(list(plan.apply(file.blocks())), axis=1)
+    assert delivered == pytest.approx(mastered.audio, abs=1e-6)
+    assert plan.changes_nothing == (target is None)

@@ -8,10 +8,11 @@ import pyebur128
 import pytest
 
 from services.audio import measure_loudness
+from services.audio.sources import ArraySource
 from services.audio.truepeak import (
+    ShortFilterFollower,
     block_peaks,
     oversampling,
-    short_filter_block_peaks,
     short_filter_peak,
     true_peak,
 )
@@ -147,11 +148,19 @@ def test_memory_does_not_grow_with_the_length_times_the_oversampling():
     assert peak_bytes < 2.5 * signal.nbytes
 
 
+def short_filter_blocks(signal, rate):
+    follower = ShortFilterFollower(ArraySource(signal, rate), 16)
+    # In pieces shorter than the filter, which has to carry on across them.
+    for start in range(0, signal.shape[1], 7):
+        follower.push(signal[:, start : start + 7])
+    return follower.finish()
+
+
 @pytest.mark.parametrize("samples", [1, 31, 33, 5000])
 @pytest.mark.parametrize("rate", [48_000, 96_000, 192_000])
 def test_the_blocks_of_the_short_filter_hold_its_peak(samples, rate):
     signal = np.random.default_rng(samples).uniform(-1, 1, (2, samples)).astype(np.float32)
-    peaks = short_filter_block_peaks(signal, rate, 16)
+    peaks = short_filter_blocks(signal, rate)
     assert peaks.size == math.ceil(signal.shape[1] / 16)
     assert peaks.max() == short_filter_peak(signal, rate)
     assert (np.repeat(peaks, 16)[: signal.shape[1]] >= np.abs(signal).max(axis=0)).all()
@@ -161,6 +170,6 @@ def test_the_blocks_of_the_short_filter_hold_the_peak_of_their_own_time():
     signal = np.zeros((1, 48_000), np.float32)
     # The peak of two equal samples lies between them, and above both.
     signal[0, 30_007:30_009] = 0.7
-    peaks = short_filter_block_peaks(signal, 48_000, 16)
+    peaks = short_filter_blocks(signal, 48_000)
     assert peaks.argmax() == 30_007 // 16
     assert peaks.max() == pytest.approx(0.7 * 4 / math.pi, rel=0.03)

@@ -1,0 +1,75 @@
+"""Audio in blocks: from memory or from a file, in one way."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from services.audio.arrays import Audio
+
+_BLOCK_FRAMES = 1 << 14
+
+
+class Source(Protocol):
+    """Audio that can be gone through from its start, as often as needed."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Samples a second."""
+
+    @property
+    def channels(self) -> int:
+        """One or two."""
+
+    def blocks(self) -> Iterator[Audio]:
+        """All samples in order, in blocks `[channels, some]` that are not written to."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ArraySource:
+    """Audio in memory."""
+
+    audio: Audio
+    sample_rate: int
+
+    @property
+    def channels(self) -> int:
+        """One or two."""
+        return int(self.audio.shape[0])
+
+    def blocks(self) -> Iterator[Audio]:
+        """Views of the array."""
+        for start in range(0, self.audio.shape[1], _BLOCK_FRAMES):
+            yield self.audio[:, start : start + _BLOCK_FRAMES]
+
+
+class BlockReducer:
+    """One value for each `width` values of a stream, and one for what is left at its end."""
+
+    def __init__(self, reduce: np.ufunc, width: int) -> None:
+        self._reduce = reduce
+        self._width = width
+        self._rest: NDArray[np.float32] = np.empty(0, np.float32)
+        self._done: list[NDArray[np.float32]] = []
+
+    def push(self, values: NDArray[np.float32]) -> None:
+        """Take the next values, `[some]`."""
+        if self._rest.size:
+            values = np.concatenate((self._rest, values))
+        whole = values.size // self._width * self._width
+        if whole:
+            rows = values[:whole].reshape(-1, self._width)
+            self._done.append(self._reduce.reduce(rows, axis=1))
+        self._rest = values[whole:].copy()
+
+    def result(self) -> NDArray[np.float32]:
+        """`[ceil(values / width)]`."""
+        rest = [self._reduce.reduce(self._rest, keepdims=True)] if self._rest.size else []
+        return np.concatenate([*self._done, *rest, np.empty(0, np.float32)])
