@@ -254,7 +254,7 @@ def _encoded(blocks: Iterable[Audio], form: WavForm, *, dither: bool) -> Iterato
             yield (
                 frames.astype("<f4").tobytes()
                 if form.is_float
-                else _quantised(frames, form.bits, noise)
+                else quantised(frames, form.bits, noise)
             )
 
 
@@ -299,6 +299,3 @@ def quantised(frames: NDArray[np.float32], bits: int, noise: Dither | None) -> b
     if bits == 24:
         return steps.astype("<i4", order="C").view(np.uint8).reshape(-1, 4)[:, :3].tobytes()
     return steps.astype(f"<i{bits // 8}").tobytes()
-
-
-_Dither, _quantised = Dither, quantised
