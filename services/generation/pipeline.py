@@ -11,7 +11,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from services import storage
 from services.generation.errors import (
@@ -21,10 +21,13 @@ from services.generation.errors import (
     OutputError,
     UnknownGenerationError,
 )
+from services.generation.labels import file_facts, row_metadata
 from services.generation.owner import is_abandoned, new_token
 
 if TYPE_CHECKING:
-    from services.audio import Mastered, WrittenFile
+    from datetime import datetime
+
+    from services.audio import Analysis, Mastered, TakeFacts, WrittenFile
     from services.generation.engine import Engine, GenerationParams, Progress, Rendered, ShouldStop
 
 RENDER_SHARE = 0.85
@@ -53,6 +56,7 @@ class Task:
     generation_id: str
     file_path: str
     """Relative to the output folder."""
+    created_at: datetime
     params: GenerationParams
 
 
@@ -105,8 +109,19 @@ def _produce(
     progress("mastering", RENDER_SHARE)
     mastered = _master(rendered, delivery)
     _stop_if_asked(should_stop)
+    progress("measuring", 0.92)
+    measured = _measure(rendered, mastered)
+    _stop_if_asked(should_stop)
     progress("writing", 0.95)
-    written = _write(delivery, task.file_path, mastered, rendered.sample_rate)
+    facts = file_facts(
+        generation_id=task.generation_id,
+        prompt=task.params.prompt,
+        created_at=task.created_at,
+        engine=engine.facts,
+        rendered=rendered,
+        mastered=mastered,
+    )
+    written = _write(delivery, task.file_path, mastered, rendered.sample_rate, facts)
     try:
         with storage.get_session() as session:
             published = storage.publish_generation(
@@ -116,7 +131,9 @@ def _produce(
                 generation_time=round(time.perf_counter() - started, 3),
                 file_size_bytes=written.bytes,
                 file_sha256=written.sha256,
-                metadata=describe(engine, rendered, mastered, delivery),
+                metadata=row_metadata(
+                    engine.facts, rendered, mastered, measured, delivery.target_lufs
+                ),
             )
     except BaseException:
         _withdraw(task, written)
@@ -125,30 +142,6 @@ def _produce(
         written.path.unlink(missing_ok=True)
         raise CancelledError("The generation was cancelled while it was being made.")
     progress("completed", 1.0)
-
-
-def describe(
-    engine: Engine, rendered: Rendered, mastered: Mastered, delivery: Delivery
-) -> dict[str, Any]:
-    """What is kept about a finished take, JSON-ready; absent facts are left out."""
-    facts = engine.facts
-    known = {
-        "engine": facts.name,
-        "engine_version": facts.version,
-        "licence": facts.output_licence,
-        "seed": rendered.seed,
-        "bpm": rendered.tempo_bpm,
-        "key": rendered.key,
-        "bars": rendered.bars,
-        **rendered.understood,
-        "target_lufs": delivery.target_lufs,
-        "integrated_lufs": _rounded(mastered.integrated_lufs),
-        "true_peak_dbtp": _rounded(mastered.true_peak_dbtp),
-        "gain_reduction_db": _rounded(mastered.gain_reduction_db) or None,
-        "flags": list(mastered.flags),
-    }
-    kept: dict[str, Any] = _without_empty(known)
-    return kept
 
 
 def require_space(delivery: Delivery, seconds: float, engine: Engine) -> None:
@@ -186,14 +179,32 @@ def _master(rendered: Rendered, delivery: Delivery) -> Mastered:
     )
 
 
+def _measure(rendered: Rendered, mastered: Mastered) -> Analysis:
+    """Tempo and key as they can be heard, with the tempo the engine worked to as a hint."""
+    from services.audio import analyse
+
+    return analyse(
+        mastered.audio,
+        rendered.sample_rate,
+        hint_bpm=rendered.tempo_bpm,
+        loudness=mastered.loudness,
+    )
+
+
 def _write(
-    delivery: Delivery, relative_path: str, mastered: Mastered, sample_rate: int
+    delivery: Delivery,
+    relative_path: str,
+    mastered: Mastered,
+    sample_rate: int,
+    facts: TakeFacts,
 ) -> WrittenFile:
     from services.audio import write_wav
 
     path = delivery.output_dir / relative_path
     try:
-        return write_wav(path, mastered.audio, sample_rate, bit_depth=delivery.bit_depth)
+        return write_wav(
+            path, mastered.audio, sample_rate, bit_depth=delivery.bit_depth, facts=facts
+        )
     except RuntimeError as error:
         raise OutputError(str(error)) from error
 
@@ -233,16 +244,3 @@ def _withdraw(task: Task, written: WrittenFile) -> None:
 def _stop_if_asked(should_stop: ShouldStop) -> None:
     if should_stop():
         raise CancelledError("Cancelled.")
-
-
-def _without_empty(value: Any) -> Any:
-    """A row is read more often than its absent facts are missed: they take no room in it."""
-    if not isinstance(value, dict):
-        return value
-    pruned = {name: _without_empty(inner) for name, inner in value.items()}
-    return {name: inner for name, inner in pruned.items() if inner not in (None, [], {}, "")}
-
-
-def _rounded(value: float) -> float | None:
-    """JSON has no infinity: silence has no loudness."""
-    return round(value, 2) if value > float("-inf") else None

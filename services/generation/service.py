@@ -26,6 +26,7 @@ from services.generation.pipeline import (
     require_space,
     run_job,
 )
+from services.generation.reconcile import has_file
 
 STATUSES = tuple(storage.GenerationStatus)
 
@@ -199,14 +200,13 @@ class MusicService:
         return HistoryPage([self._job(row) for row in page.items], page.next_cursor)
 
     def _job(self, row: storage.Generation) -> Job:
-        done = row.is_complete
         return Job(
             job_id=row.id,
             status=row.status,
             prompt=row.prompt,
             model=row.model_name,
             duration_seconds=row.duration_seconds,
-            file=str(self.settings.output_dir / row.file_path) if done else None,
+            file=str(self.settings.output_dir / row.file_path) if has_file(row) else None,
             metadata=row.get_metadata(),
             generation_time_seconds=row.generation_time_seconds,
             error_message=row.error_message,
@@ -246,6 +246,7 @@ def _task(generation: storage.Generation) -> Task:
     return Task(
         generation_id=generation.id,
         file_path=generation.file_path,
+        created_at=generation.created_at,
         params=GenerationParams(
             prompt=generation.prompt,
             duration_seconds=generation.duration_seconds,
