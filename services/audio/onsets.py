@@ -21,6 +21,8 @@ _LOCAL_SECONDS = 0.5
 _LATE_FRAMES = 2.4
 """How long after frame k what rises from it to k + _RISE_FRAMES begins (measured on clicks)."""
 
+_SILENT = 1e-9
+"""Magnitude under which nothing is heard, far below the step of any file format."""
 _LOW, _MIDDLE = slice(0, 6), slice(14, 34)
 
 
@@ -64,7 +66,7 @@ _NOTHING = Onsets(
 def find_onsets(sketch: Sketch) -> Onsets:
     """Rise of the compressed band magnitudes over 23 ms (a spectral flux), less its local mean."""
     loudest = float(sketch.bands.max(initial=0.0))
-    if len(sketch.bands) <= _RISE_FRAMES or loudest <= 0.0:
+    if len(sketch.bands) <= _RISE_FRAMES or loudest < _SILENT:
         return _NOTHING
     rise = _rise(np.log1p(sketch.bands * np.float32(1000.0 / loudest)))
     louder = _rise(np.sqrt(sketch.bands / np.float32(loudest)))

@@ -118,6 +118,14 @@ def test_silence_has_no_level_and_no_colour(samples):
     assert features.spectral_centroid_hz == features.spectral_flatness == 0.0
 
 
+@pytest.mark.parametrize("level", [1e-44, 1.4e-36, 1e-20, 1e-8])
+def test_what_nobody_can_hear_is_like_silence(level):
+    found = analyse(noise(4.0, level), RATE)
+    assert found.tempo.bpm is None
+    assert found.key is None
+    assert found.features.danceability == 0.0
+
+
 @pytest.mark.parametrize("size", [1, 999, 4410, 50_000])
 def test_the_size_of_the_blocks_makes_no_difference(size):
     audio = noise(0.5, channels=2).astype(np.float32)
