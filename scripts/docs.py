@@ -27,7 +27,8 @@ DOCS = Path(__file__).parents[1] / "docs"
 COMMANDS = (
     "", "generate", "history", "status", "analyze", "normalize", "convert", "models",
     "models list", "files", "files stats", "files cleanup", "files check", "doctor", "db",
-    "db init", "db migrate", "db reset", "db stats", "db check", "db backup", "db restore", "db cleanup",
+    "db init", "db migrate", "db reset", "db stats", "db check", "db backup", "db restore",
+    "db cleanup",
 )  # fmt: skip
 BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
