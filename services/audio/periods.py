@@ -88,13 +88,14 @@ def refine(curve: Curve, bpm: float) -> float:
     bins_per_hertz = size / FRAMES_PER_SECOND
     one_cycle_bpm = 60.0 * FRAMES_PER_SECOND / curve.size
     reach = 0.012 * bpm
+    # The same lines for every tempo that is compared: one more would count for it.
+    most = int(4 * _FINEST_HZ * 60.0 / bpm)
     for highest in (2, 4, 8, 16, 32):
         step = one_cycle_bpm / highest / 16
         offsets = np.arange(-reach, reach + step, step)
-        lines = np.arange(1, 4 * highest + 1) / 4
+        lines = np.arange(1, min(4 * highest, most) + 1) / 4
         hertz = (bpm + offsets)[:, None] / 60.0 * lines
-        found = np.interp(hertz * bins_per_hertz, np.arange(power.size), power)
-        sums = np.where(hertz < _FINEST_HZ, found, 0.0).sum(axis=1)
+        sums = np.interp(hertz * bins_per_hertz, np.arange(power.size), power).sum(axis=1)
         bpm += float(offsets[np.argmax(sums)])
         reach = 1.5 * one_cycle_bpm / highest
     return bpm

@@ -188,6 +188,12 @@ def test_what_was_found_can_be_written_as_json():
     assert found["first_beat_seconds"] == pytest.approx(0.0, abs=0.03)
 
 
+@pytest.mark.parametrize("bpm", [89.95, 90.05, 119.95, 120.05, 179.9, 180.125])
+def test_no_tempo_near_a_round_one_is_drawn_to_it(bpm):
+    tempo = estimate_tempo(loop(bpm, BREAKS), RATE, hint_bpm=bpm)
+    assert tempo.bpm == pytest.approx(bpm, abs=0.05)
+
+
 def check_steady_loop(bpm, off, pattern):
     tempo = estimate_tempo(loop(bpm, pattern), RATE, hint_bpm=bpm * off)
     assert tempo.bpm == pytest.approx(bpm, abs=0.1)
