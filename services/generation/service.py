@@ -18,14 +18,8 @@ from services.generation.errors import (
     UnknownGenerationError,
 )
 from services.generation.models import GenerationRequest, Job
-from services.generation.pipeline import (
-    Delivery,
-    Task,
-    cancel_job,
-    fail_abandoned_jobs,
-    require_space,
-    run_job,
-)
+from services.generation.pipeline import Task, cancel_job, fail_abandoned_jobs, run_job
+from services.generation.takes import Delivery, require_space
 
 STATUSES = tuple(storage.GenerationStatus)
 
@@ -99,7 +93,7 @@ class MusicService:
         """
         entry = self.registry.resolve(request.model or self.settings.model_name)
         _check_duration(request, entry)
-        require_space(self.delivery, request.duration, self.engine(entry))
+        require_space(self.delivery, request.duration, entry.facts)
         seed = secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed
         generation_id = str(uuid.uuid4())
         file_path = f"{datetime.now(UTC):%Y/%m/%d}/{generation_id}.wav"
