@@ -33,6 +33,12 @@ class UnknownGenerationError(DGXMusicError):
     exit_code = 3
 
 
+class JobFinishedError(DGXMusicError):
+    """The job is finished, so that it can no longer be cancelled."""
+
+    exit_code = 2
+
+
 class EngineUnavailableError(DGXMusicError):
     """The engine asked for does not exist or lacks something on this machine."""
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services import storage
+from services.generation.engine import GenerationParams
 from services.generation.errors import (
     CancelledError,
     DGXMusicError,
@@ -21,7 +22,7 @@ from services.generation.owner import is_abandoned, new_token
 from services.generation.takes import Delivery, Order, Take, make_takes
 
 if TYPE_CHECKING:
-    from services.generation.engine import Engine, GenerationParams, Progress, ShouldStop
+    from services.generation.engine import Engine, Progress, ShouldStop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,26 @@ class Task:
     file_path: str
     """Relative to the output folder."""
     params: GenerationParams
+
+
+def task_of(generation: storage.Generation) -> Task:
+    """A task from a row, so that a worker can run what another process accepted."""
+    metadata = generation.get_metadata()
+    sampling = {
+        name: metadata[name]
+        for name in ("temperature", "top_k", "top_p", "cfg_coef")
+        if name in metadata
+    }
+    return Task(
+        generation_id=generation.id,
+        file_path=generation.file_path,
+        params=GenerationParams(
+            prompt=generation.prompt,
+            duration_seconds=generation.duration_seconds,
+            seed=metadata["seed"],
+            **sampling,
+        ),
+    )
 
 
 def run_job(

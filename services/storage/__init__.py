@@ -15,9 +15,11 @@ from services.storage.backup import (
     check_database,
     restore_database,
 )
+from services.storage.columns import utc_now
 from services.storage.connection import database_file
 from services.storage.database import (
     close_db,
+    database_errors,
     describe_database,
     get_database_stats,
     get_engine,
@@ -157,6 +159,7 @@ __all__ = [
     "count_generations",
     "count_waiting",
     "create_generation",
+    "database_errors",
     "database_file",
     "delete_generation",
     "describe_database",
@@ -202,5 +205,6 @@ __all__ = [
     "search_generations",
     "track_prompt_usage",
     "update_generation_status",
+    "utc_now",
     "validate_status",
 ]

@@ -100,6 +100,13 @@ def open_queue_engine() -> Engine:
 
 
 @contextmanager
+def database_errors() -> Iterator[None]:
+    """Turn what the driver says about the open database's condition into a `StorageError`."""
+    with current_database().translated():
+        yield
+
+
+@contextmanager
 def get_session(*, read_only: bool = False) -> Iterator[Session]:
     """Give a session: commit on success, roll back on error, always close.
 
