@@ -63,6 +63,8 @@ class Attempts:
         self._concurrency = concurrency
         self._changed = threading.Condition()
         self._taken = 0
+        self._waiting = 0
+        self._suspects = 0
         self._jobs: dict[str, RunningJob] = {}
         self.stopping: StopReason | None = None
         """Set once this worker begins nothing more."""
@@ -70,7 +72,9 @@ class Attempts:
     def free_slots(self) -> int:
         """How many more dispatches to take."""
         with self._changed:
-            return 0 if self.stopping else self._concurrency - self._taken
+            if self.stopping or self._suspects:
+                return 0
+            return self._concurrency - self._taken - self._waiting
 
     def tokens(self) -> list[str]:
         """The tokens of the jobs at work."""
@@ -102,7 +106,7 @@ class Attempts:
             HandedBack: another worker is to have the dispatch.
         """
         reach("job-claimed")
-        with self._slot():
+        with self._slot(alone=self._persist(lambda: self._claims.is_suspect(dispatch))):
             begun = self._persist(lambda: self._claims.begin(dispatch))
             if begun is None:
                 log.info("nothing to do job=%s attempt=%d", *_names(dispatch))
@@ -169,18 +173,31 @@ class Attempts:
         log.warning("%s job=%s attempt=%d: %s", what, *_names(begun.dispatch), error)
 
     @contextmanager
-    def _slot(self) -> Iterator[None]:
-        """Hold a slot; two queues looked at in one moment may have handed out one too many."""
+    def _slot(self, *, alone: bool) -> Iterator[None]:
+        """Hold a slot; a job that may be what ended its last worker has no neighbours.
+
+        There may be none at once: two queues looked at in one moment hand out one too many.
+        """
+
+        def is_free() -> bool:
+            if alone:
+                return not self._taken
+            return self._taken < self._concurrency and not self._suspects
+
         with self._changed:
-            self._changed.wait_for(lambda: self.stopping or self._taken < self._concurrency)
-            if self.stopping:
-                raise HandedBack
+            self._waiting += 1
+            self._suspects += alone
+            self._changed.wait_for(lambda: self.stopping or is_free())
+            self._waiting -= 1
             self._taken += 1
         try:
+            if self.stopping:
+                raise HandedBack
             yield
         finally:
             with self._changed:
                 self._taken -= 1
+                self._suspects -= alone
                 self._changed.notify_all()
 
     def _persist(self, step: Callable[[], Result]) -> Result:

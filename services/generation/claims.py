@@ -64,6 +64,13 @@ class Claims:
         self._queue = queue
         self._worker_id = worker_id
 
+    def is_suspect(self, dispatch: Dispatch) -> bool:
+        """Whether a worker died with this job in its hands; perhaps because of it."""
+        with storage.get_session(read_only=True) as session:
+            row = storage.get_generation(session, dispatch.generation_id)
+            entry = storage.get_queue_entry(session, dispatch.generation_id)
+        return row is not None and entry is not None and (row.is_processing or entry.crashes > 0)
+
     def begin(self, dispatch: Dispatch) -> Begun | None:
         """Claim the row for a new attempt; None when there is nothing to do for this dispatch.
 
