@@ -84,9 +84,9 @@ class Job(BaseModel):
     generation_time_seconds: float | None
     error_message: str | None
     retry_count: int
-    current_step: str
+    current_step: str = "queued"
     """queued, loading_model, encoding_prompt, generating, saving, or the status when finished."""
-    progress: float
+    progress: float = 0.0
     """0 to 1."""
     queue_position: int | None = None
     """1 for the next to start; none when it does not wait in the queue."""

@@ -83,9 +83,16 @@ class Rig:
     ) -> subprocess.Popen[bytes]:
         """Start a worker and wait until it is ready."""
         ready = self.log.count("ready worker") if (self.folder / "log").exists() else 0
+        process = self.begin_worker(concurrency, models, **settings)
+        self.until(lambda: self.log.count("ready worker") > ready or process.poll() is not None)
+        return process
+
+    def begin_worker(
+        self, concurrency: int = 1, models: str = "puppet", **settings: object
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker and do not wait."""
         process = self.program("run_worker.py", str(concurrency), models, **settings)
         self.workers.append(process)
-        self.until(lambda: self.log.count("ready worker") > ready or process.poll() is not None)
         return process
 
     def fail_at(self, point: str, **settings: object) -> subprocess.Popen[bytes]:

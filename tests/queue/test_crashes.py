@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import random
 import signal
-import subprocess
 import threading
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
@@ -253,34 +250,3 @@ def test_making_here_and_making_in_a_queue_never_meet(sqlite_rig: Rig) -> None:
     assert reconcile(sqlite_rig.service.queue) == 0
     assert sqlite_rig.get(task.generation_id).status == "pending"
     assert sqlite_rig.count("start", task.generation_id) == 0
-
-
-def test_workers_killed_and_frozen_at_random_lose_nothing(rig: Rig) -> None:
-    dice = random.Random(7)
-    workers = [rig.worker(concurrency=2), rig.worker(concurrency=2)]
-    jobs: list[str] = []
-    submitters: list[subprocess.Popen[bytes]] = []
-    end = time.monotonic() + 8.0
-    while time.monotonic() < end:
-        submitters.append(rig.program("run_submit.py", "sleep 0.2", "die 1", "sleep 0"))
-        time.sleep(dice.uniform(0.5, 1.0))
-        if dice.random() < 0.3:
-            submitters[-1].kill()
-        place = dice.randrange(2)
-        if dice.random() < 0.7:
-            workers[place].kill()
-            workers[place].wait()
-            workers[place] = rig.worker(concurrency=2)
-    for submitter in submitters:
-        submitter.communicate()
-    jobs = [job.job_id for job in all_jobs(rig.service.history)]
-    assert len(jobs) % 3 == 0
-    rig.assert_settled(jobs)
-    failed = [job for job in all_jobs(rig.service.history) if job.status != "completed"]
-    # Only one that was in the hands of three killed workers may fail, and it says so.
-    assert all("lost three times" in str(job.error_message) for job in failed)
-
-
-def all_jobs(history: Callable[..., object]) -> list[object]:
-    page = history(limit=1000)
-    return page.jobs  # type: ignore[attr-defined] - a HistoryPage
