@@ -10,7 +10,7 @@ import platform
 import runpy
 import sys
 
-PARTS = ("cold_start", "composer", "audio", "storage")
+PARTS = ("cold_start", "composer", "audio", "storage", "queue")
 
 
 def main() -> None:

@@ -23,6 +23,7 @@ def upgrade() -> None:
         sa.Column("priority", sa.Integer(), nullable=False),
         sa.Column("rank", sa.Integer(), nullable=False),
         sa.Column("place", sa.Integer(), nullable=False),
+        sa.Column("duration_seconds", REAL, nullable=False),
         sa.Column("attempt", sa.Integer(), server_default=sa.text("1"), nullable=False),
         sa.Column("crashes", sa.Integer(), server_default=sa.text("0"), nullable=False),
         sa.Column("worker_id", sa.Text()),
@@ -39,7 +40,17 @@ def upgrade() -> None:
         ),
         sa.CheckConstraint("priority BETWEEN 0 AND 2", name=op.f("ck_queue_entries_priority")),
     )
-    op.create_index("idx_queue_entries_place", "queue_entries", ["place"])
+    for name, columns, condition in (
+        ("started", ["priority", "rank"], "worker_id IS NOT NULL"),
+        ("waiting", ["place", "duration_seconds"], "worker_id IS NULL"),
+    ):
+        op.create_index(
+            f"idx_queue_entries_{name}",
+            "queue_entries",
+            columns,
+            sqlite_where=sa.text(condition),
+            postgresql_where=sa.text(condition),
+        )
     op.create_index("idx_queue_entries_rank", "queue_entries", ["priority", "rank"])
     op.create_index("idx_queue_entries_client", "queue_entries", ["client", "priority", "rank"])
     op.create_table(

@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 _PROC = Path("/proc")
+_ENDED = frozenset("ZXx")
 _START_TIME_FIELD = 22
 """Of /proc/PID/stat, see proc(5): clock ticks after boot. A process id alone is given out again."""
 
@@ -57,4 +58,6 @@ def _start_time(pid: int) -> str | None:
     except OSError:
         return None
     # The second field is the program's name in brackets, which may hold spaces and brackets.
-    return status.rpartition(")")[2].split()[_START_TIME_FIELD - 3]
+    fields = status.rpartition(")")[2].split()
+    # One that has ended stays in the list until its parent takes note.
+    return None if fields[0] in _ENDED else fields[_START_TIME_FIELD - 3]

@@ -147,10 +147,11 @@ class MusicService:
         queue = self.queue
         with storage_errors(), storage.get_session() as session:
             made = []
+            storage.take_turn(session)
             for request, engine in checked:
                 row = self._add_row(session, request, engine)
                 entry = storage.add_queue_entry(
-                    session, row.id, client=client or "", priority=storage.Priority(priority)
+                    session, row, client=client or "", priority=storage.Priority(priority)
                 )
                 dispatch = Dispatch(row.id, entry.attempt)
                 queue.enqueue(session, dispatch, model=row.model_name, place=entry.place)

@@ -90,6 +90,7 @@ from services.storage.queue import (
     record_progress,
     remove_queue_entry,
     render_speed,
+    take_turn,
 )
 from services.storage.queue_models import QueueEntry
 from services.storage.queue_order import Priority
@@ -203,6 +204,7 @@ __all__ = [
     "restore_database",
     "search_backend",
     "search_generations",
+    "take_turn",
     "track_prompt_usage",
     "update_generation_status",
     "utc_now",

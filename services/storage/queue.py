@@ -17,34 +17,41 @@ from services.storage.schema import GenerationStatus
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-# One number that submitters ask PostgreSQL to lock while they rank a job, so that two at once do
-# not get one place. SQLite's writers take turns anyway.
+# One number that submitters ask PostgreSQL to lock. SQLite's writers take turns anyway.
 _ORDER_LOCK = 0x0D68_4D75_7369_64
 
 
+def take_turn(session: Session) -> None:
+    """Keep other submitters waiting until this transaction ends; its first statement.
+
+    So that no two get one place, and two batches with the same prompts do not wait for each other.
+    """
+    if session.get_bind().dialect.name == "postgresql":
+        session.connection().exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ORDER_LOCK})")
+
+
 def add_queue_entry(
-    session: Session, generation_id: str, *, client: str, priority: Priority
+    session: Session, generation: Generation, *, client: str, priority: Priority
 ) -> QueueEntry:
     """Put a pending generation at its place among those that wait.
 
     Args:
-        session: an open session that may write.
-        generation_id: which; its row is in this transaction or before it.
+        session: an open session that may write, after `take_turn`.
+        generation: its row is in this transaction or before it.
         client: whose share of the workers it takes.
         priority: its class.
     """
-    if session.get_bind().dialect.name == "postgresql":
-        session.connection().exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ORDER_LOCK})")
     rank = next_rank(*_ranks(session, client, priority))
     of_rank = select(func.max(QueueEntry.place)).where(
         QueueEntry.priority == priority.order, QueueEntry.rank == rank
     )
     entry = QueueEntry(
-        generation_id=generation_id,
+        generation_id=generation.id,
         client=client,
         priority=priority.order,
         rank=rank,
         place=next_place(priority, rank, session.execute(of_rank).scalar()),
+        duration_seconds=generation.duration_seconds,
         attempt=1,
         crashes=0,
         step="queued",
@@ -109,11 +116,8 @@ def record_progress(
 
 def jobs_ahead(session: Session, place: int) -> tuple[int, float]:
     """Count the jobs that wait and start before a place, and the seconds of music in them."""
-    ahead = (
-        select(func.count(), func.coalesce(func.sum(Generation.duration_seconds), 0.0))
-        .select_from(QueueEntry)
-        .join(Generation, Generation.id == QueueEntry.generation_id)
-        .where(QueueEntry.worker_id.is_(None), QueueEntry.place < place)
+    ahead = select(func.count(), func.coalesce(func.sum(QueueEntry.duration_seconds), 0.0)).where(
+        QueueEntry.worker_id.is_(None), QueueEntry.place < place
     )
     row = session.execute(ahead).one()
     return row[0], row[1]

@@ -36,6 +36,10 @@ def _postgres_seconds(_element: object, _compiler: SQLCompiler, **_options: Any)
     return "extract(epoch from clock_timestamp())::double precision"
 
 
+def _where(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": sql(condition), "postgresql_where": sql(condition)}
+
+
 class QueueEntry(Base):
     """What the queue knows of an unfinished generation; it goes when that is finished."""
 
@@ -48,6 +52,7 @@ class QueueEntry(Base):
     priority: Mapped[int] = mapped_column(Integer)
     rank: Mapped[int] = mapped_column(Integer)
     place: Mapped[int] = mapped_column(Integer)
+    duration_seconds: Mapped[float] = mapped_column(Real)
     attempt: Mapped[int] = mapped_column(Integer, server_default=sql("1"))
     crashes: Mapped[int] = mapped_column(Integer, server_default=sql("0"))
     worker_id: Mapped[str | None] = mapped_column(Text)
@@ -58,7 +63,12 @@ class QueueEntry(Base):
 
     __table_args__ = (
         CheckConstraint("priority BETWEEN 0 AND 2", name="priority"),
-        Index("idx_queue_entries_place", "place"),
+        # Of ten thousand that wait, the few at work are found at once; and what waits before a
+        # place is counted within the index.
+        Index("idx_queue_entries_started", "priority", "rank", **_where("worker_id IS NOT NULL")),
+        Index(
+            "idx_queue_entries_waiting", "place", "duration_seconds", **_where("worker_id IS NULL")
+        ),
         Index("idx_queue_entries_rank", "priority", "rank"),
         Index("idx_queue_entries_client", "client", "priority", "rank"),
     )

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
@@ -34,7 +35,6 @@ class Chaos:
     rig: Rig
     dice: random.Random
     counts: Counter[str] = field(default_factory=Counter)
-    frozen: dict[int, float] = field(default_factory=dict)
     submitters: list[subprocess.Popen[bytes]] = field(default_factory=list)
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
@@ -45,7 +45,13 @@ class Chaos:
             self.submit()
             time.sleep(self.dice.uniform(0.2, 0.6))
             harm = self.dice.choices(
-                [self.kill_worker, self.freeze_worker, self.kill_engine, self.cancel, self.wake],
+                [
+                    self.kill_worker,
+                    self.freeze_worker,
+                    self.kill_engine,
+                    self.cancel,
+                    self.replace_the_gone,
+                ],
                 weights=[3, 1, 3, 2, 2],
             )[0]
             harm()
@@ -73,26 +79,20 @@ class Chaos:
         self.replace(place)
 
     def freeze_worker(self) -> None:
-        place = self.dice.randrange(2)
-        if place not in self.frozen:
-            self.workers[place].send_signal(signal.SIGSTOP)
-            self.frozen[place] = time.monotonic() + self.dice.uniform(0.5, 2.0) * TTL
-            self.counts["frozen workers"] += 1
+        """Woken by a timer: it may hold a lock of the database that all others wait for."""
+        worker = self.dice.choice(self.workers)
+        worker.send_signal(signal.SIGSTOP)
+        seconds = self.dice.uniform(0.5, 2.0) * TTL
+        threading.Timer(seconds, worker.send_signal, [signal.SIGCONT]).start()
+        self.counts["frozen workers"] += 1
 
-    def wake(self) -> None:
-        for place, moment in list(self.frozen.items()):
-            if time.monotonic() > moment:
-                del self.frozen[place]
-                self.workers[place].send_signal(signal.SIGCONT)
+    def replace_the_gone(self) -> None:
         for place, worker in enumerate(self.workers):
             if worker.poll() is not None:
                 self.counts["workers that gave up"] += 1
                 self.replace(place)
 
     def replace(self, place: int) -> None:
-        if place in self.frozen:
-            del self.frozen[place]
-            self.workers[place].send_signal(signal.SIGCONT)
         self.workers[place].kill()
         self.workers[place].wait()
         self.workers[place] = self.rig.begin_worker(concurrency=2)

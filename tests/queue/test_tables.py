@@ -23,12 +23,11 @@ if TYPE_CHECKING:
 
 def add(number: int, client: str = "", priority: str = "normal") -> storage.QueueEntry:
     with storage.get_session() as session:
-        storage.create_generation(
+        storage.take_turn(session)
+        row = storage.create_generation(
             session, f"beat {number}", "composer", 10.0, 8_000, 1, "x", generation_id=f"id-{number}"
         )
-        return storage.add_queue_entry(
-            session, f"id-{number}", client=client, priority=Priority(priority)
-        )
+        return storage.add_queue_entry(session, row, client=client, priority=Priority(priority))
 
 
 def enqueue(queue: QueueManager, *numbers: int) -> list[Dispatch]:
