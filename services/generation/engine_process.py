@@ -123,7 +123,10 @@ class _Server:
         return {"event": "made", "takes": told}
 
     def _send(self, **message: Any) -> None:
-        self._channel.sendall(json.dumps(message).encode() + b"\n")
+        try:
+            self._channel.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            os._exit(0)
 
 
 def main() -> None:

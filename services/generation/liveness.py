@@ -108,6 +108,11 @@ class Liveness:
                 target=self._repeat, args=(look, pause), name=name, daemon=True
             ).start()
 
+    def say_draining(self) -> None:
+        """Tell those who look for a worker that this one takes nothing more."""
+        with storage.get_session() as session:
+            storage.beat(session, self._identity.worker_id, draining=True)
+
     def end(self) -> None:
         """Say good-bye; what this worker had picked up goes back into the queue."""
         self._ended.set()

@@ -9,6 +9,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -125,6 +126,8 @@ class Worker:
         """Begin nothing more, finish what runs or give it back, and leave."""
         log.info("draining worker=%s", self.id)
         self._attempts.stop_taking(StopReason.DRAINED)
+        with suppress(storage.StorageError):
+            self._liveness.say_draining()
         if not self._attempts.wait_idle(seconds):
             self._attempts.stop_jobs(StopReason.DRAINED)
             self._attempts.wait_idle(_STOPPING_SECONDS)
