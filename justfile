@@ -39,7 +39,7 @@ test-unit *OPTIONS: _dev
 
 # Tests against real databases, files and processes.
 test-integration *OPTIONS: _dev
-    @"{{ bin }}/pytest" tests/integration tests/migration tests/acceptance "$@"
+    @"{{ bin }}/pytest" tests/integration tests/migration tests/queue tests/acceptance "$@"
 
 # All tests, with branch coverage.
 test-coverage *OPTIONS: _dev
@@ -48,6 +48,10 @@ test-coverage *OPTIONS: _dev
 # The long forms of the property tests: thousands of examples each.
 test-nightly *OPTIONS: _dev
     @"{{ bin }}/pytest" -m nightly "$@"
+
+# Kill, freeze and cancel workers, engines and jobs at random, on both databases: just chaos 300
+chaos SECONDS="60": _dev
+    @DGX_MUSIC_TEST_CHAOS_SECONDS="{{ SECONDS }}" "{{ bin }}/pytest" -m nightly -s tests/queue/test_chaos.py
 
 # Put the code in its standard form.
 format: _dev

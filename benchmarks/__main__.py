@@ -10,7 +10,7 @@ import platform
 import runpy
 import sys
 
-PARTS = ("cold_start", "composer", "audio", "formats", "memory", "analysis", "storage")
+PARTS = ("cold_start", "composer", "audio", "formats", "memory", "analysis", "storage", "queue")
 
 
 def main() -> None:

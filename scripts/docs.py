@@ -25,10 +25,10 @@ from services.generation.config import Settings, variable_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 COMMANDS = (
-    "", "generate", "history", "status", "analyze", "normalize", "convert", "models",
-    "models list", "files", "files stats", "files cleanup", "files check", "doctor", "db",
-    "db init", "db migrate", "db reset", "db stats", "db check", "db backup", "db restore",
-    "db cleanup",
+    "", "generate", "history", "status", "worker", "analyze", "normalize", "convert",
+    "models", "models list", "files", "files stats", "files cleanup", "files check",
+    "doctor", "db", "db init", "db migrate", "db reset", "db stats", "db check", "db backup",
+    "db restore", "db cleanup",
 )  # fmt: skip
 BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

@@ -73,6 +73,32 @@ class Settings(BaseSettings):
     retry_delay_seconds: float = Field(
         1.0, ge=0.0, le=3600.0, description="Wait before the first retry; it doubles every time."
     )
+    worker_concurrency: int = Field(
+        1, ge=1, le=64, description="Jobs that one worker makes at once, each in its own process."
+    )
+    worker_ttl_seconds: float = Field(
+        30.0,
+        ge=1.0,
+        le=3600.0,
+        description="A worker that was not heard of for so long is taken for dead, and its jobs go "
+        "to another.",
+    )
+    drain_seconds: float = Field(
+        60.0,
+        ge=0.0,
+        le=3600.0,
+        description="What a worker that is told to stop has to finish its jobs; what is not "
+        "finished by then goes back to the queue.",
+    )
+    engine_idle_seconds: float = Field(
+        600.0, gt=0.0, description="A worker ends an engine that had nothing to do for so long."
+    )
+    engine_stall_seconds: float = Field(
+        300.0, gt=0.0, description="A worker kills an engine that made no progress for so long."
+    )
+    job_deadline_seconds: float = Field(
+        3600.0, gt=0.0, description="A worker kills an engine that works on one job for so long."
+    )
     rate_limit_enabled: bool = Field(True, description="Limit requests for each API client.")
     rate_limit_per_minute: int = Field(
         10, ge=1, description="Generation requests a minute for each API client."

@@ -11,6 +11,8 @@ class DGXMusicError(Exception):
     """Anything this project says no with; the message is for people."""
 
     exit_code = 1
+    retryable = False
+    """Whether the same job may succeed when a worker tries it again."""
 
 
 class InvalidRequestError(DGXMusicError):
@@ -31,6 +33,12 @@ class UnknownGenerationError(DGXMusicError):
     exit_code = 3
 
 
+class JobFinishedError(DGXMusicError):
+    """The job is finished, so that it can no longer be cancelled."""
+
+    exit_code = 2
+
+
 class EngineUnavailableError(DGXMusicError):
     """The engine asked for does not exist or lacks something on this machine."""
 
@@ -41,18 +49,21 @@ class EngineError(DGXMusicError):
     """The engine failed while it made the audio."""
 
     exit_code = 5
+    retryable = True
 
 
 class StorageError(DGXMusicError):
     """The database cannot be used as it is."""
 
     exit_code = 6
+    retryable = True
 
 
 class OutputError(DGXMusicError):
     """A file cannot be written where it should be."""
 
     exit_code = 7
+    retryable = True
 
 
 class CancelledError(DGXMusicError):

@@ -84,8 +84,21 @@ class Job(BaseModel):
     generation_time_seconds: float | None
     error_message: str | None
     retry_count: int
+    current_step: str = "queued"
+    """queued, loading_model, encoding_prompt, generating, saving, or the status when finished."""
+    progress: float = 0.0
+    """0 to 1."""
+    queue_position: int | None = None
+    """1 for the next to start; none when it does not wait in the queue."""
+    estimated_time_seconds: float | None = None
+    """Until it is finished, from what the engine needed lately; none when that is not known."""
     created_at: datetime
     completed_at: datetime | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing more will happen to it."""
+        return self.completed_at is not None
 
     @property
     def seed(self) -> int | None:

@@ -8,6 +8,7 @@ import uuid
 from pathlib import Path
 
 _PROC = Path("/proc")
+_ENDED = frozenset("ZXx")
 _START_TIME_FIELD = 22
 """Of /proc/PID/stat, see proc(5): clock ticks after boot. A process id alone is given out again."""
 
@@ -18,7 +19,7 @@ def new_token() -> str:
     host, boot, PID namespace, PID, start time and a random part, joined by slashes.
     """
     pid = os.getpid()
-    parts = (socket.gethostname(), _boot(), _namespace(), str(pid), _start_time(pid) or "")
+    parts = (socket.gethostname(), boot_id(), _namespace(), str(pid), _start_time(pid) or "")
     return "/".join((*parts, uuid.uuid4().hex))
 
 
@@ -31,12 +32,13 @@ def is_abandoned(token: str | None) -> bool:
     if len(parts) != 6 or parts[0] != socket.gethostname() or not parts[1]:
         return False
     _, boot, namespace, pid, start_time, _ = parts
-    if boot != _boot():
+    if boot != boot_id():
         return True
     return namespace == _namespace() and _start_time(int(pid)) != start_time
 
 
-def _boot() -> str:
+def boot_id() -> str:
+    """Name the running system, another after every start; empty where it has none."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
@@ -56,4 +58,6 @@ def _start_time(pid: int) -> str | None:
     except OSError:
         return None
     # The second field is the program's name in brackets, which may hold spaces and brackets.
-    return status.rpartition(")")[2].split()[_START_TIME_FIELD - 3]
+    fields = status.rpartition(")")[2].split()
+    # One that has ended stays in the list until its parent takes note.
+    return None if fields[0] in _ENDED else fields[_START_TIME_FIELD - 3]

@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import secrets
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from services import storage
-from services.generation.engine import SEED_LIMIT, GenerationParams, Progress, ShouldStop
+from services.generation.dispatch import Dispatch
+from services.generation.drafts import clear_files
+from services.generation.engine import SEED_LIMIT, Progress, ShouldStop
 from services.generation.errors import (
+    CancelledError,
+    EngineError,
     InvalidRequestError,
+    JobFinishedError,
     StorageError,
     UnknownGenerationError,
 )
+from services.generation.failpoints import reach
+from services.generation.jobs import job_of, with_outlook
 from services.generation.models import GenerationRequest, Job
 from services.generation.pipeline import (
-    Delivery,
     Task,
     cancel_job,
     fail_abandoned_jobs,
-    require_space,
     run_job,
+    task_of,
 )
-from services.generation.reconcile import has_file
+from services.generation.takes import Delivery, require_space
 
 STATUSES = tuple(storage.GenerationStatus)
 
+LARGEST_BATCH = 10
+LOOK_SECONDS = 0.1
+"""Between two looks at a job that a worker makes."""
+
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from services.generation.config import Settings
     from services.generation.engine import Engine
+    from services.generation.queue_manager import QueueManager
     from services.generation.registry import EngineEntry, Registry
 
 
@@ -90,47 +105,189 @@ class MusicService:
             bit_depth=self.settings.bit_depth,
         )
 
-    def submit(self, request: GenerationRequest) -> Task:
-        """Write the row of a new job.
+    @cached_property
+    def queue(self) -> QueueManager:
+        """The queue of the database, ready for use; the library behind it is slow to import."""
+        from services.generation.queue_manager import QueueManager
+
+        queue = QueueManager()
+        with storage_errors():
+            queue.prepare()
+        return queue
+
+    def submit(
+        self, request: GenerationRequest, client: str | None = None, priority: str = "normal"
+    ) -> Job:
+        """Put a job into the queue, for any worker of this database.
+
+        Args:
+            request: what is wanted.
+            client: whose share of the workers it takes; None for those without a name.
+            priority: high, normal or low.
 
         Raises:
             InvalidRequestError: the engine cannot do what is asked.
             EngineUnavailableError: no such engine, or not here.
             StorageError, OutputError: there is no room for it.
         """
+        return self.submit_batch([request], client, priority)[0]
+
+    def submit_batch(
+        self,
+        requests: Sequence[GenerationRequest],
+        client: str | None = None,
+        priority: str = "normal",
+    ) -> list[Job]:
+        """Put 1 to 10 jobs into the queue, all or none; as `submit`."""
+        if not 1 <= len(requests) <= LARGEST_BATCH:
+            raise InvalidRequestError(f"A batch has 1 to {LARGEST_BATCH} requests.")
+        if priority not in list(storage.Priority):
+            raise InvalidRequestError(f"The priority is high, normal or low, not {priority!r}.")
+        checked = [(request, self._check(request)) for request in requests]
+        queue = self.queue
+        with storage_errors(), storage.get_session() as session:
+            made = []
+            storage.take_turn(session)
+            for request, engine in checked:
+                row = self._add_row(session, request, engine)
+                entry = storage.add_queue_entry(
+                    session, row, client=client or "", priority=storage.Priority(priority)
+                )
+                dispatch = Dispatch(row.id, entry.attempt)
+                queue.enqueue(session, dispatch, model=row.model_name, place=entry.place)
+                made.append((row, entry))
+            reach("submit-before-commit")
+        reach("submit-after-commit")
+        return [job_of(row, entry, self.settings.output_dir) for row, entry in made]
+
+    def prepare(self, request: GenerationRequest) -> Task:
+        """Write the row of a job that is to be run here; it is not in the queue. As `submit`."""
+        engine = self._check(request)
+        with storage_errors(), storage.get_session() as session:
+            return task_of(self._add_row(session, request, engine))
+
+    def _check(self, request: GenerationRequest) -> EngineEntry:
         entry = self.registry.resolve(request.model or self.settings.model_name)
         _check_duration(request, entry)
-        require_space(self.delivery, request.duration, self.engine(entry))
+        require_space(self.delivery, request.duration, entry.facts)
+        return entry
+
+    def _add_row(
+        self, session: Session, request: GenerationRequest, entry: EngineEntry
+    ) -> storage.Generation:
         seed = secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed
         generation_id = str(uuid.uuid4())
-        file_path = f"{datetime.now(UTC):%Y/%m/%d}/{generation_id}.wav"
+        return storage.create_generation(
+            session,
+            prompt=request.prompt,
+            model_name=entry.facts.name,
+            model_version=entry.facts.version,
+            duration_seconds=request.duration,
+            sample_rate=entry.facts.sample_rate,
+            channels=entry.facts.channels,
+            file_path=f"{datetime.now(UTC):%Y/%m/%d}/{generation_id}.wav",
+            metadata={"seed": seed, **_sampling(request)},
+            generation_id=generation_id,
+        )
+
+    def cancel(self, id_or_prefix: str) -> Job:
+        """Stop a job that waits or runs, wherever it does; what it made is removed.
+
+        Raises:
+            UnknownGenerationError: none, or several.
+            JobFinishedError: it is finished already.
+        """
+        job_id = self.get(id_or_prefix).job_id
         with storage_errors(), storage.get_session() as session:
-            generation = storage.create_generation(
-                session,
-                prompt=request.prompt,
-                model_name=entry.facts.name,
-                model_version=entry.facts.version,
-                duration_seconds=request.duration,
-                sample_rate=entry.facts.sample_rate,
-                channels=entry.facts.channels,
-                file_path=file_path,
-                metadata={"seed": seed, **_sampling(request)},
-                generation_id=generation_id,
-            )
-            return _task(generation)
+            row = storage.lock_generation(session, job_id)
+            entry = storage.get_queue_entry(session, job_id, to_change=True)
+            if row is None or not storage.cancel_generation(session, job_id):
+                status = "gone" if row is None else row.status
+                raise JobFinishedError(f"The generation {job_id} is {status} already.")
+            storage.remove_queue_entry(session, job_id)
+        reach("cancel-after-commit")
+        if entry is not None:
+            # The row says it all; a dispatch that cannot be taken back ends without an attempt.
+            with suppress(storage.StorageError):
+                self.queue.cancel([Dispatch(job_id, entry.attempt)])
+            clear_files(self.settings.output_dir / row.file_path)
+        return self.get(job_id)
+
+    def wait(self, job_id: str, timeout: float) -> Job:
+        """Give the job once it is finished, or as it is after that many seconds."""
+        end = time.monotonic() + timeout
+        while not (job := self.get(job_id)).is_finished and time.monotonic() < end:
+            time.sleep(min(LOOK_SECONDS, max(0.0, end - time.monotonic())))
+        return job
 
     def make(self, request: GenerationRequest, progress: Progress, should_stop: ShouldStop) -> Job:
-        """Submit a request and run it here; no way out leaves an open row.
+        """Have a request made, by a worker of this database where one lives, else here.
+
+        No way out leaves an open row.
 
         Raises:
             DGXMusicError: as `submit` and `run`.
         """
-        task = self.submit(request)
+        if self._is_served(self._check(request).facts.name):
+            return self._follow(self.submit(request), progress, should_stop)
+        return self._make_here(self.prepare(request), progress, should_stop)
+
+    def _make_here(self, task: Task, progress: Progress, should_stop: ShouldStop) -> Job:
         try:
             return self.run(task, progress, should_stop)
         except BaseException:
             cancel_job(task)
             raise
+
+    def _is_served(self, model: str) -> bool:
+        from services.generation.liveness import living_workers
+
+        with storage_errors():
+            living = living_workers(self.settings.worker_ttl_seconds)
+        return any(model in state.models and not state.draining for state in living)
+
+    def _follow(self, job: Job, progress: Progress, should_stop: ShouldStop) -> Job:
+        """Watch a job in the queue to its end; take it over when no worker is left for it."""
+        last_heard = time.monotonic()
+        try:
+            while not job.is_finished:
+                if should_stop():
+                    self.cancel(job.job_id)
+                    raise CancelledError("Cancelled.")
+                progress(job.current_step.replace("_", " "), job.progress)
+                time.sleep(LOOK_SECONDS)
+                if self._is_served(job.model):
+                    last_heard = time.monotonic()
+                elif time.monotonic() - last_heard > self.settings.worker_ttl_seconds:
+                    task = self._take_back(job)
+                    if task is not None:
+                        return self._make_here(task, progress, should_stop)
+                job = self.get(job.job_id)
+        except KeyboardInterrupt:
+            with suppress(JobFinishedError):
+                self.cancel(job.job_id)
+            raise
+        if job.status == storage.GenerationStatus.CANCELLED:
+            raise CancelledError("The generation was cancelled while it was being made.")
+        if job.status == storage.GenerationStatus.FAILED:
+            raise EngineError(str(job.error_message))
+        progress("completed", 1.0)
+        return job
+
+    def _take_back(self, job: Job) -> Task | None:
+        """Take a job out of a queue that nobody serves; None when it is finished after all."""
+        with storage_errors(), storage.get_session() as session:
+            row = storage.lock_generation(session, job.job_id)
+            entry = storage.get_queue_entry(session, job.job_id, to_change=True)
+            if row is None or entry is None or row.is_finished:
+                return None
+            if row.attempt_token is not None:
+                storage.release_generation(session, row.id, row.attempt_token)
+            storage.remove_queue_entry(session, row.id)
+        with suppress(storage.StorageError):
+            self.queue.cancel([Dispatch(row.id, entry.attempt)])
+        clear_files(self.settings.output_dir / row.file_path)
+        return task_of(row)
 
     def run(self, task: Task, progress: Progress, should_stop: ShouldStop) -> Job:
         """Run a submitted job here, in this process, and return its finished state.
@@ -160,15 +317,18 @@ class MusicService:
         """
         with storage_errors(), storage.get_session(read_only=True) as session:
             found = storage.find_generations_by_prefix(session, id_or_prefix.strip().lower())
-        if not found:
-            raise UnknownGenerationError(
-                f"There is no generation {id_or_prefix!r}. `dgx-music history` lists them."
-            )
-        if len(found) > 1:
-            raise UnknownGenerationError(
-                f"Several generations start with {id_or_prefix!r}. Give more of the id."
-            )
-        return self._job(found[0])
+            if not found:
+                raise UnknownGenerationError(
+                    f"There is no generation {id_or_prefix!r}. `dgx-music history` lists them."
+                )
+            if len(found) > 1:
+                raise UnknownGenerationError(
+                    f"Several generations start with {id_or_prefix!r}. Give more of the id."
+                )
+            row = found[0]
+            entry = None if row.is_finished else storage.get_queue_entry(session, row.id)
+            job = job_of(row, entry, self.settings.output_dir)
+            return job if entry is None else with_outlook(session, job, entry, self.settings)
 
     def history(
         self,
@@ -197,23 +357,10 @@ class MusicService:
                 page = storage.list_generations(
                     session, status=status, model_name=model, limit=limit, cursor=cursor
                 )
-        return HistoryPage([self._job(row) for row in page.items], page.next_cursor)
-
-    def _job(self, row: storage.Generation) -> Job:
-        return Job(
-            job_id=row.id,
-            status=row.status,
-            prompt=row.prompt,
-            model=row.model_name,
-            duration_seconds=row.duration_seconds,
-            file=str(self.settings.output_dir / row.file_path) if has_file(row) else None,
-            metadata=row.get_metadata(),
-            generation_time_seconds=row.generation_time_seconds,
-            error_message=row.error_message,
-            retry_count=max(0, row.attempts - 1),
-            created_at=row.created_at,
-            completed_at=row.completed_at,
-        )
+            unfinished = [row.id for row in page.items if not row.is_finished]
+            entries = storage.get_queue_entries(session, unfinished) if unfinished else {}
+        jobs = [job_of(row, entries.get(row.id), self.settings.output_dir) for row in page.items]
+        return HistoryPage(jobs, page.next_cursor)
 
 
 def _check_duration(request: GenerationRequest, entry: EngineEntry) -> None:
@@ -233,24 +380,3 @@ def _sampling(request: GenerationRequest) -> dict[str, Any]:
         for name, value in fields.items()
         if value != GenerationRequest.model_fields[name].default
     }
-
-
-def _task(generation: storage.Generation) -> Task:
-    """A task from a row, so that a worker can run what another process accepted."""
-    metadata = generation.get_metadata()
-    sampling = {
-        name: metadata[name]
-        for name in ("temperature", "top_k", "top_p", "cfg_coef")
-        if name in metadata
-    }
-    return Task(
-        generation_id=generation.id,
-        file_path=generation.file_path,
-        created_at=generation.created_at,
-        params=GenerationParams(
-            prompt=generation.prompt,
-            duration_seconds=generation.duration_seconds,
-            seed=metadata["seed"],
-            **sampling,
-        ),
-    )

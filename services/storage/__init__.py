@@ -15,14 +15,17 @@ from services.storage.backup import (
     check_database,
     restore_database,
 )
+from services.storage.columns import utc_now
 from services.storage.connection import database_file
 from services.storage.database import (
     close_db,
+    database_errors,
     describe_database,
     get_database_stats,
     get_engine,
     get_session,
     init_db,
+    open_queue_engine,
     reset_database,
 )
 from services.storage.errors import (
@@ -75,6 +78,22 @@ from services.storage.prompts import (
     get_prompt_by_text,
     track_prompt_usage,
 )
+from services.storage.queue import (
+    add_queue_entry,
+    attempts_still_held,
+    count_waiting,
+    get_queue_entries,
+    get_queue_entry,
+    jobs_ahead,
+    list_queue_entries,
+    lock_generation,
+    record_progress,
+    remove_queue_entry,
+    render_speed,
+    take_turn,
+)
+from services.storage.queue_models import QueueEntry
+from services.storage.queue_order import Priority
 from services.storage.retention import Cleanup, Expired, cleanup_generations
 from services.storage.schema import (
     FINISHED_STATUSES,
@@ -85,6 +104,13 @@ from services.storage.schema import (
 )
 from services.storage.search import search_backend, search_generations
 from services.storage.sqlite_driver import describe_sqlite_library
+from services.storage.workers import (
+    WorkerState,
+    beat,
+    list_workers,
+    register_worker,
+    remove_workers,
+)
 
 __all__ = [
     "FINISHED_STATUSES",
@@ -115,10 +141,16 @@ __all__ = [
     "NotADatabaseError",
     "OverwriteRefusedError",
     "Page",
+    "Priority",
     "Prompt",
+    "QueueEntry",
     "ReadOnlySessionError",
     "StorageError",
+    "WorkerState",
+    "add_queue_entry",
+    "attempts_still_held",
     "backup_database",
+    "beat",
     "cancel_generation",
     "check_database",
     "claim_generation",
@@ -126,7 +158,9 @@ __all__ = [
     "close_db",
     "complete_generation",
     "count_generations",
+    "count_waiting",
     "create_generation",
+    "database_errors",
     "database_file",
     "delete_generation",
     "describe_database",
@@ -146,19 +180,33 @@ __all__ = [
     "get_pending_generations",
     "get_prompt",
     "get_prompt_by_text",
+    "get_queue_entries",
+    "get_queue_entry",
     "get_schema_version",
     "get_session",
     "init_db",
+    "jobs_ahead",
     "list_generations",
+    "list_queue_entries",
+    "list_workers",
+    "lock_generation",
+    "open_queue_engine",
     "publish_generation",
     "record_analysis",
     "record_model",
+    "record_progress",
+    "register_worker",
     "release_generation",
+    "remove_queue_entry",
+    "remove_workers",
+    "render_speed",
     "reset_database",
     "restore_database",
     "search_backend",
     "search_generations",
+    "take_turn",
     "track_prompt_usage",
     "update_generation_status",
+    "utc_now",
     "validate_status",
 ]

@@ -6,6 +6,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,15 @@ class Database:
         else:
             self.engine = create_postgres_engine(url, busy_timeout_seconds)
             self._reader = create_postgres_engine(url, busy_timeout_seconds, read_only=True)
+        self._busy_timeout_seconds = busy_timeout_seconds
         _OPEN.add(self)
+
+    @cached_property
+    def queue_engine(self) -> Engine:
+        """Connections for the queue library, which says itself when a transaction begins."""
+        if self.is_sqlite:
+            return create_sqlite_engine(self.url, self._busy_timeout_seconds, begun_by_driver=True)
+        return create_postgres_engine(self.url, self._busy_timeout_seconds)
 
     @property
     def name(self) -> str:
@@ -137,6 +146,8 @@ class Database:
         """Close every connection that is not in use."""
         self.engine.dispose()
         self._reader.dispose()
+        if "queue_engine" in self.__dict__:
+            self.queue_engine.dispose()
 
 
 _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()

@@ -88,6 +88,24 @@ def get_engine() -> Engine:
     return current_database().engine
 
 
+def open_queue_engine() -> Engine:
+    """Give an engine on the open database for the queue library, which begins its own transactions.
+
+    It goes with the database: `close_db` closes it.
+
+    Raises:
+        RuntimeError: `init_db` has not been called.
+    """
+    return current_database().queue_engine
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turn what the driver says about the open database's condition into a `StorageError`."""
+    with current_database().translated():
+        yield
+
+
 @contextmanager
 def get_session(*, read_only: bool = False) -> Iterator[Session]:
     """Give a session: commit on success, roll back on error, always close.

@@ -116,6 +116,7 @@ _POSTGRES_ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "08": (DatabaseUnreachableError, "The connection to {name} was lost."),
     "28": (DatabasePermissionError, "{name} refuses this user or password."),
     "3D": (DatabaseUnreachableError, "{name} does not exist; create it with 'createdb'."),
+    "40": (DatabaseLockedError, "Another process changed {name} at the same moment; try again."),
     "53": (DatabaseFullError, "{name} has no space, memory or connections left."),
     "57": (DatabaseUnreachableError, "{name} is shutting down or starting up."),
     "42501": (DatabasePermissionError, "This user may not do that in {name}."),

@@ -77,10 +77,18 @@ def prepare_file(path: Path) -> None:
         )
 
 
-def create_sqlite_engine(url: URL, busy_timeout_seconds: float) -> Engine:
+def create_sqlite_engine(
+    url: URL, busy_timeout_seconds: float, *, begun_by_driver: bool = False
+) -> Engine:
     """Open an SQLite database under the rules of docs/database.md.
 
     A database in memory lives in one connection, which its users take in turns.
+
+    Args:
+        url: of the database.
+        busy_timeout_seconds: how long to wait for another process to finish its write.
+        begun_by_driver: let the driver begin a transaction, IMMEDIATE too, at the first statement
+            that writes, for a library that sends a BEGIN of its own now and then.
     """
     options: dict[str, Any] = {"connect_args": {"timeout": busy_timeout_seconds}}
     if file_of(url) is None and not (url.database or "").startswith("file:"):
@@ -88,6 +96,9 @@ def create_sqlite_engine(url: URL, busy_timeout_seconds: float) -> Engine:
         options["connect_args"]["check_same_thread"] = False
     engine = create_engine(url, poolclass=QueuePool, module=library(), **options)
     event.listen(engine, "connect", _on_connect)
+    if begun_by_driver:
+        event.listen(engine, "connect", _let_driver_begin)
+        return engine
     event.listen(engine, "begin", _on_begin)
     event.listen(engine, "checkin", _on_checkin)
     return engine
@@ -103,6 +114,10 @@ def _on_connect(connection: DriverConnection, _record: object) -> None:
     for statement in ("foreign_keys = ON", "synchronous = FULL", "trusted_schema = ON"):
         connection.execute(f"PRAGMA {statement}")
     _choose_journal(connection, journal_mode(library_version()))
+
+
+def _let_driver_begin(connection: DriverConnection, _record: object) -> None:
+    connection.isolation_level = "IMMEDIATE"
 
 
 def _choose_journal(connection: DriverConnection, wanted: str) -> None:

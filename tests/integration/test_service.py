@@ -124,7 +124,7 @@ def test_the_engine_is_one_by_the_protocol(engine):
 
 def test_a_job_becomes_a_mastered_file_and_a_completed_row(service):
     stages: list[tuple[str, float]] = []
-    task = service.submit(parse_request(prompt="a tone", duration=2, seed=42))
+    task = service.prepare(parse_request(prompt="a tone", duration=2, seed=42))
     assert status_of(task.generation_id) == "pending"
     job = service.run(task, lambda stage, fraction: stages.append((stage, fraction)), never)
     assert job.status == "completed"
@@ -141,14 +141,14 @@ def test_a_job_becomes_a_mastered_file_and_a_completed_row(service):
 
 
 def test_a_drawn_seed_is_reported_and_two_draws_differ(service):
-    tasks = [service.submit(parse_request(prompt="a tone", duration=1)) for _ in range(2)]
+    tasks = [service.prepare(parse_request(prompt="a tone", duration=1)) for _ in range(2)]
     jobs = [service.run(task, silent, never) for task in tasks]
     assert [job.seed for job in jobs] == [task.params.seed for task in tasks]
     assert jobs[0].seed != jobs[1].seed
 
 
 def test_sampling_values_that_differ_from_the_defaults_are_kept_and_used(service):
-    task = service.submit(parse_request(prompt="a tone", top_k=50, temperature=1.0))
+    task = service.prepare(parse_request(prompt="a tone", top_k=50, temperature=1.0))
     assert task.params.top_k == 50
     metadata = service.get(task.generation_id).metadata
     assert metadata["top_k"] == 50
@@ -158,13 +158,13 @@ def test_sampling_values_that_differ_from_the_defaults_are_kept_and_used(service
 @pytest.mark.parametrize("seconds", [30.5, 31])
 def test_a_duration_past_the_engine_s_longest_is_refused_before_a_row(service, seconds):
     with pytest.raises(InvalidRequestError, match="from 1 to 30 seconds with the model 'tone'"):
-        service.submit(parse_request(prompt="a tone", duration=seconds))
+        service.prepare(parse_request(prompt="a tone", duration=seconds))
     assert service.history().jobs == []
 
 
 def test_an_engine_that_fails_leaves_a_failed_row_with_the_reason(service, engine):
     engine.meanwhile = lambda: (_ for _ in ()).throw(ZeroDivisionError("no wave"))
-    task = service.submit(parse_request(prompt="a tone"))
+    task = service.prepare(parse_request(prompt="a tone"))
     with pytest.raises(EngineError, match="tone failed: ZeroDivisionError: no wave"):
         service.run(task, silent, never)
     job = service.get(task.generation_id)
@@ -180,7 +180,7 @@ def test_an_engine_that_makes_no_numbers_is_an_engine_failure(service, engine):
         return [replace(good, audio=np.full_like(good.audio, np.nan))]
 
     engine.render = broken_render
-    task = service.submit(parse_request(prompt="a tone"))
+    task = service.prepare(parse_request(prompt="a tone"))
     with pytest.raises(DGXMusicError):
         service.run(task, silent, never)
     assert status_of(task.generation_id) == "failed"
@@ -190,7 +190,7 @@ def test_an_engine_that_makes_no_numbers_is_an_engine_failure(service, engine):
 @pytest.mark.parametrize("stop_at", ["tone", "mastering"])
 def test_a_stop_is_a_cancelled_row_without_a_file(service, stop_at):
     seen: list[str] = []
-    task = service.submit(parse_request(prompt="a tone", duration=1))
+    task = service.prepare(parse_request(prompt="a tone", duration=1))
     with pytest.raises(CancelledError):
         service.run(task, lambda stage, _: seen.append(stage), lambda: stop_at in seen)
     assert status_of(task.generation_id) == "cancelled"
@@ -199,14 +199,14 @@ def test_a_stop_is_a_cancelled_row_without_a_file(service, stop_at):
 
 def test_a_second_ctrl_c_is_a_cancelled_row_too(service, engine):
     engine.meanwhile = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
-    task = service.submit(parse_request(prompt="a tone"))
+    task = service.prepare(parse_request(prompt="a tone"))
     with pytest.raises(KeyboardInterrupt):
         service.run(task, silent, never)
     assert status_of(task.generation_id) == "cancelled"
 
 
 def test_a_job_cancelled_by_someone_else_publishes_nothing(service, engine):
-    task = service.submit(parse_request(prompt="a tone"))
+    task = service.prepare(parse_request(prompt="a tone"))
 
     def cancel() -> None:
         with storage.get_session() as session:
@@ -228,7 +228,7 @@ def killed_process_token() -> str:
 
 
 def test_a_job_whose_process_was_killed_is_failed_when_the_service_opens_next(service):
-    killed, running = (service.submit(parse_request(prompt="a tone")) for _ in range(2))
+    killed, running = (service.prepare(parse_request(prompt="a tone")) for _ in range(2))
     with storage.get_session() as session:
         assert storage.claim_generation(session, killed.generation_id, killed_process_token())
         assert storage.claim_generation(session, running.generation_id, new_token())
@@ -254,7 +254,7 @@ def test_making_is_submitting_and_running_and_leaves_no_open_row(service, engine
 
 def test_a_signal_just_after_the_commit_leaves_the_file_the_row_speaks_of(service, monkeypatch):
     real = storage.publish_generation
-    task = service.submit(parse_request(prompt="a tone", duration=1))
+    task = service.prepare(parse_request(prompt="a tone", duration=1))
 
     def publish_and_interrupt(session, *arguments, **named):
         real(session, *arguments, **named)
@@ -274,7 +274,7 @@ def test_a_signal_before_the_commit_leaves_no_file(service, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(storage, "publish_generation", interrupt)
-    task = service.submit(parse_request(prompt="a tone", duration=1))
+    task = service.prepare(parse_request(prompt="a tone", duration=1))
     with pytest.raises(KeyboardInterrupt):
         service.run(task, silent, never)
     assert status_of(task.generation_id) == "cancelled"
@@ -290,13 +290,13 @@ def test_of_two_failures_the_first_is_told(service, engine, monkeypatch):
         raise ZeroDivisionError("no wave")
 
     engine.meanwhile = fail
-    task = service.submit(parse_request(prompt="a tone"))
+    task = service.prepare(parse_request(prompt="a tone"))
     with pytest.raises(EngineError, match="no wave"):
         service.run(task, silent, never)
 
 
 def test_a_job_is_run_once(service):
-    task = service.submit(parse_request(prompt="a tone", duration=1))
+    task = service.prepare(parse_request(prompt="a tone", duration=1))
     service.run(task, silent, never)
     with pytest.raises(UnknownGenerationError, match="not waiting"):
         service.run(task, silent, never)
@@ -304,7 +304,7 @@ def test_a_job_is_run_once(service):
 
 
 def test_a_file_that_cannot_be_written_fails_the_job(service, engine):
-    task = service.submit(parse_request(prompt="a tone"))
+    task = service.prepare(parse_request(prompt="a tone"))
 
     def block() -> None:
         year = service.settings.output_dir / task.file_path.split("/")[0]
@@ -322,12 +322,12 @@ def test_too_little_disk_space_is_said_before_rendering(service, monkeypatch):
     usage = shutil.disk_usage(service.settings.output_dir.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
     with pytest.raises(OutputError, match=r"1 MiB free .* needs 9 MiB.*DGX_MUSIC_OUTPUT_DIR"):
-        service.submit(parse_request(prompt="a tone"))
+        service.prepare(parse_request(prompt="a tone"))
     assert service.history().jobs == []
 
 
 def test_a_generation_is_found_by_the_start_of_its_id(service):
-    tasks = [service.submit(parse_request(prompt="a tone")) for _ in range(20)]
+    tasks = [service.prepare(parse_request(prompt="a tone")) for _ in range(20)]
     chosen = tasks[3].generation_id
     assert service.get(chosen).job_id == chosen
     assert service.get(chosen[:13].upper()).job_id == chosen
@@ -346,7 +346,7 @@ def test_a_generation_is_found_by_the_start_of_its_id(service):
 
 def test_history_pages_searches_and_filters(service):
     for word in ("red", "green", "blue"):
-        service.submit(parse_request(prompt=f"a {word} tone"))
+        service.prepare(parse_request(prompt=f"a {word} tone"))
     first = service.history(limit=2)
     second = service.history(limit=2, cursor=first.next_cursor)
     assert [job.prompt for job in first.jobs + second.jobs] == [
@@ -363,7 +363,7 @@ def test_history_pages_searches_and_filters(service):
 
 
 def test_every_job_can_be_written_as_json(service):
-    task = service.submit(parse_request(prompt="a tone", duration=1))
+    task = service.prepare(parse_request(prompt="a tone", duration=1))
     job = service.run(task, silent, never)
     again = json.loads(job.model_dump_json())
     assert again["job_id"] == task.generation_id
@@ -376,7 +376,7 @@ def test_silence_is_delivered_as_it_is_and_flagged(service, engine):
         return [replace(good, audio=np.zeros_like(good.audio))]
 
     engine.render = silence
-    task = service.submit(parse_request(prompt="a tone", duration=1))
+    task = service.prepare(parse_request(prompt="a tone", duration=1))
     job = service.run(task, silent, never)
     assert job.status == "completed"
     assert "integrated_lufs" not in job.metadata
@@ -385,13 +385,13 @@ def test_silence_is_delivered_as_it_is_and_flagged(service, engine):
 
 def test_unknown_and_unavailable_models_are_told_apart(service):
     with pytest.raises(EngineUnavailableError, match=r"no model 'tune'.*Did you mean 'tone'"):
-        service.submit(parse_request(prompt="a tone", model="tune"))
+        service.prepare(parse_request(prompt="a tone", model="tune"))
     entry = EngineEntry(FACTS, ToneEngine, lambda: "its weights are missing.")
     service.registry = Registry({"tone": entry})
     with pytest.raises(EngineUnavailableError, match=r"cannot run here: its weights are missing"):
-        service.submit(parse_request(prompt="a tone", model="tone"))
+        service.prepare(parse_request(prompt="a tone", model="tone"))
     with pytest.raises(EngineUnavailableError, match=r"No model can run here.*weights"):
-        service.submit(parse_request(prompt="a tone"))
+        service.prepare(parse_request(prompt="a tone"))
 
 
 def test_a_database_that_cannot_be_used_is_a_storage_error(tmp_path):

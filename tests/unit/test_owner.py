@@ -44,7 +44,7 @@ def test_a_process_id_that_was_given_out_again_is_another_process():
 
 def test_after_a_restart_of_the_machine_its_tokens_are_abandoned(monkeypatch):
     token = new_token()
-    monkeypatch.setattr(owner, "_boot", lambda: "another boot")
+    monkeypatch.setattr(owner, "boot_id", lambda: "another boot")
     assert is_abandoned(token)
 
 

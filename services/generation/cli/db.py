@@ -31,6 +31,14 @@ def _opened() -> Settings:
     return settings
 
 
+def _prepare_queue() -> None:
+    from services.generation.queue_manager import QueueManager
+    from services.generation.service import storage_errors
+
+    with storage_errors():
+        QueueManager().prepare()
+
+
 def _show_facts() -> None:
     from services import storage
     from services.generation.service import storage_errors
@@ -53,6 +61,7 @@ def _confirm(question: str, *, yes: bool) -> None:
 def initialise() -> None:
     """Make the database, or bring an old one up to date; what is in it stays."""
     _opened()
+    _prepare_queue()
     _show_facts()
 
 
@@ -60,6 +69,7 @@ def initialise() -> None:
 def migrate() -> None:
     """Bring the database to the newest revision; an SQLite one is backed up before."""
     _opened()
+    _prepare_queue()
     _show_facts()
 
 

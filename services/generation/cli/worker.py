@@ -1,0 +1,53 @@
+"""`dgx-music worker`: make the jobs of the queue until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from services.generation.cli.console import note
+
+if TYPE_CHECKING:
+    from services.generation.config import Settings
+
+LINE = "%(asctime)s %(levelname)s %(message)s"
+
+Concurrency = Annotated[
+    int | None,
+    typer.Option("--concurrency", "-c", help="Jobs at once.", show_default="the setting"),
+]
+Models = Annotated[
+    str | None,
+    typer.Option(
+        "--models", "-m", help="Names, joined by commas.", show_default="all that can run here"
+    ),
+]
+
+
+def worker(concurrency: Concurrency = None, models: Models = None) -> None:
+    """Make the jobs of the queue until told to stop (Ctrl-C, SIGTERM); start as many as you like.
+
+    Told to stop, it takes nothing new, finishes what runs, and gives back what takes too long.
+
+    Example: dgx-music worker --concurrency 2
+    """
+    from services.generation.config import load_settings
+    from services.generation.registry import default_registry
+    from services.generation.worker import Worker, run_worker
+
+    settings = load_settings()
+    show_events(settings)
+    names = [name.strip() for name in models.split(",")] if models else None
+    made = Worker(settings, default_registry(), concurrency=concurrency, models=names)
+    note(f"Worker {made.id} makes {', '.join(made.models)}; stop it with Ctrl-C.")
+    run_worker(made, settings.drain_seconds)
+
+
+def show_events(settings: Settings) -> None:
+    """Log a line an event on stderr, unless the settings ask for another level."""
+    level = settings.log_level if "log_level" in settings.model_fields_set else "INFO"
+    logging.basicConfig(level=logging.WARNING, format=LINE, stream=sys.stderr)
+    logging.getLogger("services").setLevel(level)

@@ -1,0 +1,41 @@
+"""Places where a test may end the process: around every commit and every rename.
+
+`DGX_MUSIC_TEST_FAILPOINT=<name>` ends it at the first pass, `<name>:3` at the third.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+
+VARIABLE = "DGX_MUSIC_TEST_FAILPOINT"
+EXIT_CODE = 9
+
+NAMES = (
+    "submit-before-commit",
+    "submit-after-commit",
+    "job-claimed",
+    "attempt-before-commit",
+    "attempt-after-commit",
+    "take-made",
+    "publish-before-rename",
+    "publish-after-rename",
+    "publish-before-commit",
+    "publish-after-commit",
+    "retry-before-commit",
+    "retry-after-commit",
+    "cancel-after-commit",
+)
+"""In the order in which a job passes them."""
+
+_passed: Counter[str] = Counter()
+
+
+def reach(name: str) -> None:
+    """End the process as a power cut would, if a test asked for it here."""
+    wanted, _, count = os.environ.get(VARIABLE, "").partition(":")
+    if name != wanted:
+        return
+    _passed[name] += 1
+    if _passed[name] == int(count or 1):
+        os._exit(EXIT_CODE)

@@ -1,0 +1,70 @@
+"""Jobs as people see them, from their rows and what the queue knows of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services import storage
+from services.generation.models import Job
+from services.generation.reconcile import has_file
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy.orm import Session
+
+    from services.generation.config import Settings
+
+
+def job_of(row: storage.Generation, entry: storage.QueueEntry | None, output_dir: Path) -> Job:
+    """Show a job without its place in the queue, which takes another look at the database."""
+    step, progress = _step(row, entry)
+    return Job(
+        job_id=row.id,
+        status=row.status,
+        prompt=row.prompt,
+        model=row.model_name,
+        duration_seconds=row.duration_seconds,
+        file=str(output_dir / row.file_path) if has_file(row) else None,
+        metadata=row.get_metadata(),
+        generation_time_seconds=row.generation_time_seconds,
+        error_message=row.error_message,
+        retry_count=max(0, row.attempts - 1),
+        current_step=step,
+        progress=progress,
+        created_at=row.created_at,
+        completed_at=row.completed_at,
+    )
+
+
+def with_outlook(session: Session, job: Job, entry: storage.QueueEntry, settings: Settings) -> Job:
+    """Add the place in the queue and the time until it is finished.
+
+    The time counts what waits before it and its own work, at the speed of the engine's last jobs,
+    on the workers that live now.
+    """
+    from services.generation.liveness import living_workers
+
+    waits = job.status == storage.GenerationStatus.PENDING
+    ahead, music_ahead = storage.jobs_ahead(session, entry.place) if waits else (0, 0.0)
+    speed = storage.render_speed(session, job.model)
+    seconds = None
+    if speed is not None:
+        living = living_workers(settings.worker_ttl_seconds)
+        slots = sum(state.concurrency for state in living if job.model in state.models)
+        own = job.duration_seconds * (1.0 - job.progress)
+        seconds = round(speed * (music_ahead / max(1, slots) + own), 1)
+    return job.model_copy(
+        update={
+            "queue_position": ahead + 1 if waits else None,
+            "estimated_time_seconds": seconds,
+        }
+    )
+
+
+def _step(row: storage.Generation, entry: storage.QueueEntry | None) -> tuple[str, float]:
+    if row.is_finished:
+        return row.status, 1.0 if row.is_complete else 0.0
+    if entry is not None:
+        return entry.step, entry.progress
+    return ("generating" if row.is_processing else "queued"), 0.0

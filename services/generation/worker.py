@@ -1,0 +1,179 @@
+"""A process that makes the jobs of the queue: `dgx-music worker`."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from types import FrameType
+from typing import TYPE_CHECKING
+
+from services import storage
+from services.generation.attempt import Attempts, StopReason
+from services.generation.claims import Claims
+from services.generation.engine_host import (
+    DEFAULT_REGISTRY,
+    STOP_GRACE_SECONDS,
+    HostPool,
+    Limits,
+)
+from services.generation.errors import EngineUnavailableError
+from services.generation.liveness import Identity, Liveness, living_workers
+from services.generation.owner import new_token
+from services.generation.preflight import require_local_disk, require_one_machine
+from services.generation.queue_manager import QueueListener, QueueManager
+from services.generation.service import open_database, storage_errors
+from services.generation.takes import Delivery
+from services.generation.worker_lock import WorkerLock
+
+if TYPE_CHECKING:
+    from services.generation.config import Settings
+    from services.generation.registry import Registry
+
+log = logging.getLogger(__name__)
+
+GAVE_UP_EXIT_CODE = 6
+_STOPPING_SECONDS = STOP_GRACE_SECONDS + 10.0
+
+
+class Worker:
+    """Everything of a worker but its signals, so that a server can have one inside."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        registry: Registry,
+        *,
+        concurrency: int | None = None,
+        models: Sequence[str] | None = None,
+        registry_source: str = DEFAULT_REGISTRY,
+    ) -> None:
+        """Open the database, and check that a worker may run here.
+
+        Args:
+            settings: of the process.
+            registry: the engines.
+            concurrency: jobs at once; None takes the setting.
+            models: engines to serve; None is all that can run here.
+            registry_source: "module:function" that gives the registry to the engines' processes.
+
+        Raises:
+            EngineUnavailableError: an engine is asked for that cannot run here.
+            SettingsError: the database is not one for workers.
+            StorageError, OutputError: the database or the output folder cannot be used.
+        """
+        self._settings = settings
+        self.models = _models(registry, models)
+        self.concurrency = concurrency or settings.worker_concurrency
+        open_database(settings)
+        with storage_errors():
+            _check_database(settings)
+            self._lock = WorkerLock(settings.output_dir)
+            self._queue = QueueManager()
+            self._queue.prepare()
+        host = socket.gethostname()
+        self.id = f"{host}.{self._lock.number}.{uuid.uuid4().hex[:8]}"
+        self._identity = Identity(
+            worker_id=self.id,
+            slot=self._lock.slot,
+            process=new_token(),
+            host=host,
+            pid=os.getpid(),
+            models=self.models,
+            concurrency=self.concurrency,
+        )
+        limits = Limits(stall=settings.engine_stall_seconds, deadline=settings.job_deadline_seconds)
+        self._hosts = HostPool(
+            self.concurrency, registry_source, limits, settings.engine_idle_seconds
+        )
+        claims = Claims(settings, self._queue, self.id)
+        delivery = Delivery(
+            output_dir=settings.output_dir,
+            target_lufs=settings.target_lufs,
+            true_peak_dbtp=settings.true_peak_dbtp,
+            bit_depth=settings.bit_depth,
+        )
+        self._attempts = Attempts(claims, self._hosts, delivery, self.concurrency)
+
+    def start(self) -> None:
+        """Beat, take over what dead workers left, and begin to pick up jobs."""
+        with storage_errors():
+            self._liveness = Liveness(
+                self._identity,
+                self._queue,
+                self._attempts,
+                self._hosts,
+                ttl=self._settings.worker_ttl_seconds,
+                give_up=self.give_up,
+            )
+            self._liveness.start()
+            self._listener = QueueListener(
+                self._queue, self.id, self.models, self._attempts.free_slots, self._attempts.run
+            )
+        log.info(
+            "ready worker=%s concurrency=%d models=%s",
+            self.id,
+            self.concurrency,
+            ",".join(self.models),
+        )
+
+    def drain(self, seconds: float) -> None:
+        """Begin nothing more, finish what runs or give it back, and leave."""
+        log.info("draining worker=%s", self.id)
+        self._attempts.stop_taking(StopReason.DRAINED)
+        with suppress(storage.StorageError):
+            self._liveness.say_draining()
+        if not self._attempts.wait_idle(seconds):
+            self._attempts.stop_jobs(StopReason.DRAINED)
+            self._attempts.wait_idle(_STOPPING_SECONDS)
+        self._listener.stop()
+        with storage_errors():
+            self._liveness.end()
+        self._hosts.kill_all()
+        self._lock.release()
+        storage.close_db()
+        log.info("ended worker=%s", self.id)
+
+    def give_up(self, reason: str) -> None:
+        """End the process at once: others may be making its jobs by now."""
+        log.error("giving up worker=%s: %s", self.id, reason)
+        self._attempts.stop_taking(StopReason.ABANDONED)
+        self._hosts.kill_all()
+        os._exit(GAVE_UP_EXIT_CODE)
+
+
+def run_worker(worker: Worker, drain_seconds: float) -> None:
+    """Run a worker until SIGTERM or SIGINT, then drain it; a second signal ends it at once."""
+    asked = threading.Event()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if asked.is_set():
+            worker.give_up("told so twice")
+        asked.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask)
+    worker.start()
+    asked.wait()
+    worker.drain(drain_seconds)
+
+
+def _models(registry: Registry, wanted: Sequence[str] | None) -> tuple[str, ...]:
+    if wanted:
+        return tuple(registry.resolve(name).facts.name for name in wanted)
+    here = tuple(entry.facts.name for entry in registry if entry.why_unavailable() is None)
+    if not here:
+        raise EngineUnavailableError("No model can run here. `dgx-music models list` says why.")
+    return here
+
+
+def _check_database(settings: Settings) -> None:
+    facts = storage.describe_database()
+    if facts["kind"] == "sqlite":
+        require_local_disk(storage.database_file(settings.database_url))
+        require_one_machine(living_workers(settings.worker_ttl_seconds))

@@ -1,0 +1,99 @@
+"""The tables of the queue: what waits and runs, and who runs it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, Integer, Text
+from sqlalchemy import text as sql
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.sql.functions import FunctionElement
+
+from services.storage.columns import Identifier, Real, UtcDateTime
+from services.storage.models import Base
+from services.storage.queue_order import Priority
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.compiler import SQLCompiler
+
+
+class database_seconds(FunctionElement[float]):  # noqa: N801 - written as a function in queries
+    """Seconds since 1970 on the database's clock: the one clock that all workers share."""
+
+    type = Double()
+    inherit_cache = True
+
+
+@compiles(database_seconds, "sqlite")
+def _sqlite_seconds(_element: object, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "((julianday('now') - 2440587.5) * 86400.0)"
+
+
+@compiles(database_seconds, "postgresql")
+def _postgres_seconds(_element: object, _compiler: SQLCompiler, **_options: Any) -> str:
+    return "extract(epoch from clock_timestamp())::double precision"
+
+
+def _where(condition: str) -> dict[str, Any]:
+    return {"sqlite_where": sql(condition), "postgresql_where": sql(condition)}
+
+
+class QueueEntry(Base):
+    """What the queue knows of an unfinished generation; it goes when that is finished."""
+
+    __tablename__ = "queue_entries"
+
+    generation_id: Mapped[str] = mapped_column(
+        Identifier, ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True
+    )
+    client: Mapped[str] = mapped_column(Text)
+    priority: Mapped[int] = mapped_column(Integer)
+    rank: Mapped[int] = mapped_column(Integer)
+    place: Mapped[int] = mapped_column(Integer)
+    duration_seconds: Mapped[float] = mapped_column(Real)
+    attempt: Mapped[int] = mapped_column(Integer, server_default=sql("1"))
+    crashes: Mapped[int] = mapped_column(Integer, server_default=sql("0"))
+    worker_id: Mapped[str | None] = mapped_column(Text)
+    step: Mapped[str] = mapped_column(Text, server_default=sql("'queued'"))
+    progress: Mapped[float] = mapped_column(Real, server_default=sql("0"))
+    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    __table_args__ = (
+        CheckConstraint("priority BETWEEN 0 AND 2", name="priority"),
+        # Of ten thousand that wait, the few at work are found at once; and what waits before a
+        # place is counted within the index.
+        Index("idx_queue_entries_started", "priority", "rank", **_where("worker_id IS NOT NULL")),
+        Index(
+            "idx_queue_entries_waiting", "place", "duration_seconds", **_where("worker_id IS NULL")
+        ),
+        Index("idx_queue_entries_rank", "priority", "rank"),
+        Index("idx_queue_entries_client", "client", "priority", "rank"),
+    )
+
+    @property
+    def priority_class(self) -> Priority:
+        """The class behind the number."""
+        return list(Priority)[self.priority]
+
+
+class WorkerRow(Base):
+    """A process that runs jobs; without a fresh beat it counts as gone."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    slot: Mapped[str] = mapped_column(Text)
+    """The lock file it holds, the same for every process that ever held it."""
+    process: Mapped[str] = mapped_column(Text)
+    """Tells on the same machine whether the process still lives."""
+    host: Mapped[str] = mapped_column(Text)
+    pid: Mapped[int] = mapped_column(Integer)
+    models: Mapped[str] = mapped_column(Text)
+    """Names, joined by commas."""
+    concurrency: Mapped[int] = mapped_column(Integer)
+    draining: Mapped[int] = mapped_column(Integer, server_default=sql("0"))
+    started_at: Mapped[float] = mapped_column(Real)
+    beat_at: Mapped[float] = mapped_column(Real)

@@ -1,0 +1,94 @@
+"""Who runs jobs, and whether they still live: beats on the database's clock."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, insert, select, update
+
+from services.storage.queue_models import WorkerRow, database_seconds
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerState:
+    """A worker as the database has it."""
+
+    id: str
+    slot: str
+    process: str
+    host: str
+    pid: int
+    models: tuple[str, ...]
+    concurrency: int
+    draining: bool
+    age: float
+    """Seconds since its last beat."""
+
+
+def register_worker(
+    session: Session,
+    *,
+    worker_id: str,
+    slot: str,
+    process: str,
+    host: str,
+    pid: int,
+    models: Collection[str],
+    concurrency: int,
+) -> None:
+    """Say that a worker is there; its first beat."""
+    session.execute(
+        insert(WorkerRow).values(
+            id=worker_id,
+            slot=slot,
+            process=process,
+            host=host,
+            pid=pid,
+            models=",".join(models),
+            concurrency=concurrency,
+            draining=0,
+            started_at=database_seconds(),
+            beat_at=database_seconds(),
+        )
+    )
+
+
+def beat(session: Session, worker_id: str, *, draining: bool = False) -> bool:
+    """Say that a worker lives; False when it was given up, and its jobs with it."""
+    beaten = session.execute(
+        update(WorkerRow)
+        .where(WorkerRow.id == worker_id)
+        .values(beat_at=database_seconds(), draining=int(draining))
+        .returning(WorkerRow.id)
+    )
+    return beaten.scalar_one_or_none() is not None
+
+
+def remove_workers(session: Session, worker_ids: Collection[str]) -> None:
+    """Forget workers that are gone."""
+    session.execute(delete(WorkerRow).where(WorkerRow.id.in_(worker_ids)))
+
+
+def list_workers(session: Session) -> list[WorkerState]:
+    """Give every worker that did not say good-bye, the living and the dead, by id."""
+    age = (database_seconds() - WorkerRow.beat_at).label("age")
+    rows = session.execute(select(WorkerRow, age).order_by(WorkerRow.id)).all()
+    return [
+        WorkerState(
+            id=row.id,
+            slot=row.slot,
+            process=row.process,
+            host=row.host,
+            pid=row.pid,
+            models=tuple(row.models.split(",")),
+            concurrency=row.concurrency,
+            draining=bool(row.draining),
+            age=seconds,
+        )
+        for row, seconds in rows
+    ]

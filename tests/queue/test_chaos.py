@@ -1,0 +1,163 @@
+"""Everything at once, at random: nothing lost, nothing twice, nothing in part."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services.generation.errors import JobFinishedError
+from services.generation.models import parse_request
+
+if TYPE_CHECKING:
+    from services.generation.models import Job
+    from tests.queue.conftest import Rig
+
+SECONDS = "DGX_MUSIC_TEST_CHAOS_SECONDS"
+TTL = 2.0
+PROMPTS = ("sleep 0.3", "sleep 0", "die 1", "raise 1", "kill 1", "sleep 0.1")
+
+
+@dataclass
+class Chaos:
+    """Two workers with two slots each, and one who means them harm."""
+
+    rig: Rig
+    dice: random.Random
+    counts: Counter[str] = field(default_factory=Counter)
+    submitters: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def run(self, seconds: float) -> None:
+        self.workers = [self.rig.worker(concurrency=2) for _ in range(2)]
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self.submit()
+            time.sleep(self.dice.uniform(0.2, 0.6))
+            harm = self.dice.choices(
+                [
+                    self.kill_worker,
+                    self.freeze_worker,
+                    self.kill_engine,
+                    self.cancel,
+                    self.replace_the_gone,
+                ],
+                weights=[3, 1, 3, 2, 2],
+            )[0]
+            harm()
+        for place in range(2):
+            self.replace(place)
+        for submitter in self.submitters:
+            submitter.communicate()
+
+    def submit(self) -> None:
+        prompts = self.dice.choices(PROMPTS, k=3)
+        if self.dice.random() < 0.8:
+            requests = [parse_request(prompt=prompt, duration=1) for prompt in prompts]
+            self.rig.service.submit_batch(requests)
+            return
+        self.submitters.append(self.rig.program("run_submit.py", *prompts))
+        if self.dice.random() < 0.5:
+            time.sleep(self.dice.uniform(0.7, 1.3))
+            self.submitters[-1].kill()
+            self.counts["killed submitters"] += 1
+
+    def kill_worker(self) -> None:
+        place = self.dice.randrange(2)
+        self.workers[place].kill()
+        self.counts["killed workers"] += 1
+        self.replace(place)
+
+    def freeze_worker(self) -> None:
+        """Woken by a timer: it may hold a lock of the database that all others wait for."""
+        worker = self.dice.choice(self.workers)
+        worker.send_signal(signal.SIGSTOP)
+        seconds = self.dice.uniform(0.5, 2.0) * TTL
+        threading.Timer(seconds, worker.send_signal, [signal.SIGCONT]).start()
+        self.counts["frozen workers"] += 1
+
+    def replace_the_gone(self) -> None:
+        for place, worker in enumerate(self.workers):
+            if worker.poll() is not None:
+                self.counts["workers that gave up"] += 1
+                self.replace(place)
+
+    def replace(self, place: int) -> None:
+        self.workers[place].kill()
+        self.workers[place].wait()
+        self.workers[place] = self.rig.begin_worker(concurrency=2)
+
+    def kill_engine(self) -> None:
+        worker = self.dice.choice(self.workers)
+        children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
+        engines = [
+            int(child)
+            for path in children.parent.parent.glob("*/children")
+            for child in path.read_text().split()
+        ]
+        if engines:
+            os.kill(self.dice.choice(engines), signal.SIGKILL)
+            self.counts["killed engines"] += 1
+
+    def cancel(self) -> None:
+        unfinished = [job for job in all_jobs(self.rig) if not job.is_finished]
+        if unfinished:
+            try:
+                self.rig.service.cancel(self.dice.choice(unfinished).job_id)
+                self.counts["cancelled jobs"] += 1
+            except JobFinishedError:
+                pass
+
+
+def all_jobs(rig: Rig) -> list[Job]:
+    jobs: list[Job] = []
+    cursor = None
+    while True:
+        page = rig.service.history(limit=1000, cursor=cursor)
+        jobs += page.jobs
+        cursor = page.next_cursor
+        if cursor is None:
+            return jobs
+
+
+def wreak(rig: Rig, seconds: float, seed: int) -> None:
+    chaos = Chaos(rig, random.Random(seed))
+    chaos.run(seconds)
+    began = time.monotonic()
+    jobs = all_jobs(rig)
+    assert len(jobs) % 3 == 0, "half a batch was accepted"
+    rig.finished([job.job_id for job in jobs], patience=60 + 2 * seconds)
+    settled = time.monotonic() - began
+    rig.assert_settled([job.job_id for job in jobs])
+    jobs = all_jobs(rig)
+    statuses = Counter(job.status for job in jobs)
+    assert statuses["cancelled"] == chaos.counts["cancelled jobs"]
+    for job in jobs:
+        if job.status == "failed":
+            # Three of its workers or four of its engines were killed, and its row says so.
+            assert "lost three times" in str(job.error_message) or job.retry_count == 3
+    starts = sum(line[1] == "start" for line in rig.ledger())
+    sys.stdout.write(
+        f"\n{rig.url.partition(':')[0]}, seed {seed}: {dict(chaos.counts)}; jobs {dict(statuses)}, "
+        f"attempts {starts}, settled within {settled:.1f} s; lost 0, twice 0, partial files 0\n"
+    )
+
+
+def test_a_few_seconds_of_chaos_lose_nothing(rig: Rig) -> None:
+    wreak(rig, 6.0, seed=7)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_long_chaos_loses_nothing(rig: Rig, seed: int) -> None:
+    wreak(rig, float(os.environ.get(SECONDS, "60")) / 3, seed)
