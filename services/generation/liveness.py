@@ -83,7 +83,7 @@ class Liveness:
         self._give_up = give_up
         self._ended = threading.Event()
         self._beaten = time.monotonic()
-        self._done = dict.fromkeys(("reconcile", "forget"), self._beaten)
+        self._done = dict.fromkeys(("reconcile", "forget"), float("-inf"))
         with storage.get_session() as session:
             storage.register_worker(
                 session,
@@ -99,7 +99,6 @@ class Liveness:
     def start(self) -> None:
         """Take over what was left behind, then keep looking."""
         self._bury()
-        reconcile(self._queue)
         for name, look, pause in (
             ("beat", self._beat_and_look, self._ttl / BEATS_A_LIFE),
             ("cancelled", self._stop_lost_jobs, CANCEL_POLL_SECONDS),

@@ -56,7 +56,7 @@ def test_a_batch_is_taken_whole_or_not_at_all(sqlite_rig: Rig) -> None:
     assert [service.get(job.job_id).queue_position for job in jobs] == list(range(1, 11))
 
 
-@pytest.mark.parametrize("misdeed", ["die", "kill", "segfault", "raise", "noise", "hang"])
+@pytest.mark.parametrize("misdeed", ["die", "kill", "segfault", "raise", "cancel", "noise", "hang"])
 def test_what_ends_an_engine_costs_one_attempt_and_no_neighbour(
     sqlite_rig: Rig, misdeed: str
 ) -> None:
