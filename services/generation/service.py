@@ -178,11 +178,14 @@ class MusicService:
                 raise JobFinishedError(f"The generation {job_id} is {status} already.")
             storage.remove_queue_entry(session, job_id)
         reach("cancel-after-commit")
-        if entry is not None:
-            # The row says it all; a dispatch that cannot be taken back ends without an attempt.
+        if entry is None:
+            return self.get(job_id)
+        if entry.worker_id is None:
+            # The row says it all; a dispatch that cannot be taken back ends without an attempt, as
+            # does that of a job at work, whose worker sees the row.
             with suppress(storage.StorageError):
                 self.queue.cancel([Dispatch(job_id, entry.attempt)])
-            clear_files(self.settings.output_dir / row.file_path)
+        clear_files(self.settings.output_dir / row.file_path)
         return self.get(job_id)
 
     def wait(self, job_id: str, timeout: float) -> Job:

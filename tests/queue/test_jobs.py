@@ -132,6 +132,7 @@ def check_cancel(rig: Rig, prompt: str) -> None:
     assert rig.service.cancel(job_id).status == "cancelled"
     rig.until(lambda: "no longer ours" in rig.log)
     assert time.monotonic() - began < 2.0
+    assert "Traceback" not in rig.log
     (after,) = rig.submit("sleep 0")
     assert rig.finished([after])[0].status == "completed"
     rig.assert_settled([job_id, after])
