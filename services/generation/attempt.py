@@ -129,7 +129,10 @@ class Attempts:
             reach("take-made")
             published = self._persist(lambda: self._claims.publish(begun, take))
         except CancelledError:
-            self._stopped(job)
+            if job.stop is None:
+                self._failed(begun, EngineError("The engine stopped, and nobody had asked it to."))
+            else:
+                self._stopped(job)
         except DGXMusicError as error:
             self._failed(begun, error)
         except Exception as error:

@@ -53,7 +53,7 @@ def living_workers(ttl: float) -> list[storage.WorkerState]:
 
 
 class Liveness:
-    """Two threads of a worker: one beats and looks after the dead, one after cancelled jobs."""
+    """Three threads of a worker: its beat, a look at the dead, and one at cancelled jobs."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Liveness:
         self._give_up = give_up
         self._ended = threading.Event()
         self._beaten = time.monotonic()
-        self._done = dict.fromkeys(("redispatch", "forget"), self._beaten)
+        self._done = dict.fromkeys(("redispatch", "forget"), float("-inf"))
         with storage.get_session() as session:
             storage.register_worker(
                 session,
@@ -99,9 +99,10 @@ class Liveness:
     def start(self) -> None:
         """Take over what was left behind, then keep looking."""
         self._bury()
-        redispatch(self._queue)
         for name, look, pause in (
-            ("beat", self._beat_and_look, self._ttl / BEATS_A_LIFE),
+            # Apart from the rest, which takes as long as there is much to look at.
+            ("beat", self._beat, self._ttl / BEATS_A_LIFE),
+            ("look", self._look_after_others, self._ttl / BEATS_A_LIFE),
             ("cancelled", self._stop_lost_jobs, CANCEL_POLL_SECONDS),
         ):
             threading.Thread(
@@ -130,7 +131,7 @@ class Liveness:
                 # A thread that ends in silence would leave a worker that is never missed.
                 log.exception("unexpected")
 
-    def _beat_and_look(self) -> None:
+    def _beat(self) -> None:
         if time.monotonic() - self._beaten > self._ttl:
             self._give_up(f"it could not beat for {self._ttl:g} s")
         began = time.monotonic()
@@ -141,6 +142,8 @@ class Liveness:
         if not known:
             self._give_up("it was taken for dead")
         self._beaten = began
+
+    def _look_after_others(self) -> None:
         self._bury()
         self._hosts.unload_idle()
         if self._is_turn("redispatch", self._ttl):

@@ -5,26 +5,25 @@ from __future__ import annotations
 import secrets
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from services import storage
+from services.generation.database import open_database, storage_errors
 from services.generation.dispatch import Dispatch
 from services.generation.drafts import clear_files
 from services.generation.engine import SEED_LIMIT, Progress, ShouldStop
 from services.generation.errors import (
-    CancelledError,
-    EngineError,
     InvalidRequestError,
     JobFinishedError,
-    StorageError,
     UnknownGenerationError,
 )
 from services.generation.failpoints import reach
+from services.generation.follow import LOOK_SECONDS, follow
 from services.generation.jobs import job_of, with_outlook
 from services.generation.models import GenerationRequest, Job
 from services.generation.pipeline import (
@@ -39,8 +38,6 @@ from services.generation.takes import Delivery, require_space
 STATUSES = tuple(storage.GenerationStatus)
 
 LARGEST_BATCH = 10
-LOOK_SECONDS = 0.1
-"""Between two looks at a job that a worker makes."""
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -49,31 +46,6 @@ if TYPE_CHECKING:
     from services.generation.engine import Engine
     from services.generation.queue_manager import QueueManager
     from services.generation.registry import EngineEntry, Registry
-
-
-@contextmanager
-def storage_errors() -> Iterator[None]:
-    """Bring what the storage says into the one tree of errors."""
-    try:
-        yield
-    except (storage.InvalidCursorError, storage.InvalidSearchError) as error:
-        raise InvalidRequestError(str(error)) from error
-    except storage.InvalidDatabaseURLError as error:
-        raise StorageError(f"DATABASE_URL: {error}") from error
-    except storage.StorageError as error:
-        raise StorageError(str(error)) from error
-
-
-def open_database(settings: Settings) -> None:
-    """Open the database of the settings; make it where there is none, upgrade an old one.
-
-    Raises:
-        StorageError: it cannot be used.
-    """
-    with storage_errors():
-        storage.init_db(
-            settings.database_url, busy_timeout_seconds=settings.database_timeout_seconds
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,11 +178,14 @@ class MusicService:
                 raise JobFinishedError(f"The generation {job_id} is {status} already.")
             storage.remove_queue_entry(session, job_id)
         reach("cancel-after-commit")
-        if entry is not None:
-            # The row says it all; a dispatch that cannot be taken back ends without an attempt.
+        if entry is None:
+            return self.get(job_id)
+        if entry.worker_id is None:
+            # The row says it all; a dispatch that cannot be taken back ends without an attempt, as
+            # does that of a job at work, whose worker sees the row.
             with suppress(storage.StorageError):
                 self.queue.cancel([Dispatch(job_id, entry.attempt)])
-            clear_files(self.settings.output_dir / row.file_path)
+        clear_files(self.settings.output_dir / row.file_path)
         return self.get(job_id)
 
     def wait(self, job_id: str, timeout: float) -> Job:
@@ -228,66 +203,25 @@ class MusicService:
         Raises:
             DGXMusicError: as `submit` and `run`.
         """
-        if self._is_served(self._check(request).facts.name):
-            return self._follow(self.submit(request), progress, should_stop)
-        return self._make_here(self.prepare(request), progress, should_stop)
+        if self.is_served(self._check(request).facts.name):
+            return follow(self, self.submit(request), progress, should_stop)
+        return self.make_here(self.prepare(request), progress, should_stop)
 
-    def _make_here(self, task: Task, progress: Progress, should_stop: ShouldStop) -> Job:
+    def make_here(self, task: Task, progress: Progress, should_stop: ShouldStop) -> Job:
+        """Run a prepared job here; no way out leaves an open row. As `run`."""
         try:
             return self.run(task, progress, should_stop)
         except BaseException:
             cancel_job(task)
             raise
 
-    def _is_served(self, model: str) -> bool:
+    def is_served(self, model: str) -> bool:
+        """Whether a worker lives that takes jobs for that engine."""
         from services.generation.liveness import living_workers
 
         with storage_errors():
             living = living_workers(self.settings.worker_ttl_seconds)
         return any(model in state.models and not state.draining for state in living)
-
-    def _follow(self, job: Job, progress: Progress, should_stop: ShouldStop) -> Job:
-        """Watch a job in the queue to its end; take it over when no worker is left for it."""
-        last_heard = time.monotonic()
-        try:
-            while not job.is_finished:
-                if should_stop():
-                    self.cancel(job.job_id)
-                    raise CancelledError("Cancelled.")
-                progress(job.current_step.replace("_", " "), job.progress)
-                time.sleep(LOOK_SECONDS)
-                if self._is_served(job.model):
-                    last_heard = time.monotonic()
-                elif time.monotonic() - last_heard > self.settings.worker_ttl_seconds:
-                    task = self._take_back(job)
-                    if task is not None:
-                        return self._make_here(task, progress, should_stop)
-                job = self.get(job.job_id)
-        except KeyboardInterrupt:
-            with suppress(JobFinishedError):
-                self.cancel(job.job_id)
-            raise
-        if job.status == storage.GenerationStatus.CANCELLED:
-            raise CancelledError("The generation was cancelled while it was being made.")
-        if job.status == storage.GenerationStatus.FAILED:
-            raise EngineError(str(job.error_message))
-        progress("completed", 1.0)
-        return job
-
-    def _take_back(self, job: Job) -> Task | None:
-        """Take a job out of a queue that nobody serves; None when it is finished after all."""
-        with storage_errors(), storage.get_session() as session:
-            row = storage.lock_generation(session, job.job_id)
-            entry = storage.get_queue_entry(session, job.job_id, to_change=True)
-            if row is None or entry is None or row.is_finished:
-                return None
-            if row.attempt_token is not None:
-                storage.release_generation(session, row.id, row.attempt_token)
-            storage.remove_queue_entry(session, row.id)
-        with suppress(storage.StorageError):
-            self.queue.cancel([Dispatch(row.id, entry.attempt)])
-        clear_files(self.settings.output_dir / row.file_path)
-        return task_of(row)
 
     def run(self, task: Task, progress: Progress, should_stop: ShouldStop) -> Job:
         """Run a submitted job here, in this process, and return its finished state.

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from services import storage
 from services.generation.attempt import Attempts, StopReason
 from services.generation.claims import Claims
+from services.generation.database import open_database, storage_errors
 from services.generation.engine_host import (
     DEFAULT_REGISTRY,
     STOP_GRACE_SECONDS,
@@ -27,7 +28,6 @@ from services.generation.liveness import Identity, Liveness, living_workers
 from services.generation.owner import new_token
 from services.generation.preflight import require_local_disk, require_one_machine
 from services.generation.queue_manager import QueueListener, QueueManager
-from services.generation.service import open_database, storage_errors
 from services.generation.takes import Delivery
 from services.generation.worker_lock import WorkerLock
 

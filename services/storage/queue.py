@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import delete, func, select, update
 
 from services.storage.columns import utc_now
+from services.storage.generations import has_status
 from services.storage.models import Generation
 from services.storage.queue_models import QueueEntry
 from services.storage.queue_order import Priority, next_place, next_rank
@@ -143,7 +144,7 @@ def render_speed(session: Session, model_name: str, *, sample: int = 20) -> floa
     last: Any = (
         select(Generation.generation_time_seconds, Generation.duration_seconds)
         .where(
-            Generation.status == GenerationStatus.COMPLETED.value,
+            *has_status(GenerationStatus.COMPLETED),
             Generation.model_name == model_name,
             Generation.generation_time_seconds.is_not(None),
         )

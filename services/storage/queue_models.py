@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, Integer, Text
+from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, Integer, Text, event
 from sqlalchemy import text as sql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapped, mapped_column
@@ -16,6 +16,8 @@ from services.storage.models import Base
 from services.storage.queue_order import Priority
 
 if TYPE_CHECKING:
+    from sqlalchemy import Table
+    from sqlalchemy.engine import Connection
     from sqlalchemy.sql.compiler import SQLCompiler
 
 
@@ -36,8 +38,12 @@ def _postgres_seconds(_element: object, _compiler: SQLCompiler, **_options: Any)
     return "extract(epoch from clock_timestamp())::double precision"
 
 
-def _where(condition: str) -> dict[str, Any]:
-    return {"sqlite_where": sql(condition), "postgresql_where": sql(condition)}
+_PARTLY = {
+    "idx_queue_entries_started": sql("worker_id IS NOT NULL"),
+    "idx_queue_entries_waiting": sql("worker_id IS NULL"),
+}
+"""Indexes over some of the rows: of ten thousand that wait, the few at work are found at once, and
+what waits before a place is counted within the index."""
 
 
 class QueueEntry(Base):
@@ -63,11 +69,12 @@ class QueueEntry(Base):
 
     __table_args__ = (
         CheckConstraint("priority BETWEEN 0 AND 2", name="priority"),
-        # Of ten thousand that wait, the few at work are found at once; and what waits before a
-        # place is counted within the index.
-        Index("idx_queue_entries_started", "priority", "rank", **_where("worker_id IS NOT NULL")),
-        Index(
-            "idx_queue_entries_waiting", "place", "duration_seconds", **_where("worker_id IS NULL")
+        *(
+            Index(name, *columns, sqlite_where=_PARTLY[name])
+            for name, columns in (
+                ("idx_queue_entries_started", ("priority", "rank")),
+                ("idx_queue_entries_waiting", ("place", "duration_seconds")),
+            )
         ),
         Index("idx_queue_entries_rank", "priority", "rank"),
         Index("idx_queue_entries_client", "client", "priority", "rank"),
@@ -97,3 +104,14 @@ class WorkerRow(Base):
     draining: Mapped[int] = mapped_column(Integer, server_default=sql("0"))
     started_at: Mapped[float] = mapped_column(Real)
     beat_at: Mapped[float] = mapped_column(Real)
+
+
+def _before_create(table: Table, connection: Connection, **_options: object) -> None:
+    # Naming PostgreSQL above would import its dialect into every process.
+    if connection.dialect.name == "postgresql":
+        for index in table.indexes:
+            if index.name in _PARTLY:
+                index.kwargs["postgresql_where"] = _PARTLY[str(index.name)]
+
+
+event.listen(QueueEntry.__table__, "before_create", _before_create)

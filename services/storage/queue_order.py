@@ -35,8 +35,9 @@ class Priority(StrEnum):
 def next_rank(own_last: int | None, started: int | None, waiting: int | None) -> int:
     """Rank a new job among those of its class.
 
-    "Now" is the highest rank at work, not the lowest that waits: with the latter, two clients that
-    always send their next job before the other's starts would hold the rank down for ever.
+    "Now" is the highest rank at work, not the lowest that waits: with the latter, three clients
+    that each send a job when their last is done would hold the rank down for ever, and a fourth's
+    second job would never start.
 
     Args:
         own_last: the highest rank of this client's unfinished jobs.

@@ -1,8 +1,8 @@
 """An engine that does what its prompt says; loaded by workers and engine processes under test.
 
 "sleep 0.5" renders for that long. "die 2" ends the process in its first two attempts and succeeds
-then; so do `kill` (as the system does without memory), `segfault`, `raise`, `hang`, `noise`
-(nonsense to the worker) and `poison` (takes the worker with it). "refuse" cannot succeed.
+then; so do `kill` (as the system does without memory), `segfault`, `raise`, `cancel`, `hang`,
+`noise` (nonsense to the worker) and `poison` (takes the worker with it). "refuse" cannot succeed.
 """
 
 from __future__ import annotations
@@ -57,6 +57,10 @@ def raise_() -> None:
     raise ZeroDivisionError("as asked")
 
 
+def cancel() -> None:
+    raise CancelledError("Nobody asked.")
+
+
 def hang() -> None:
     time.sleep(3600)
 
@@ -71,6 +75,7 @@ MISDEEDS: dict[str, Callable[[], object]] = {
     "kill": lambda: os.kill(os.getpid(), signal.SIGKILL),
     "segfault": lambda: ctypes.string_at(0),
     "raise": raise_,
+    "cancel": cancel,
     "hang": hang,
     "noise": noise,
     "poison": lambda: os.kill(os.getppid(), signal.SIGKILL),

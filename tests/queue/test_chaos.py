@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -139,6 +140,8 @@ def wreak(rig: Rig, seconds: float, seed: int) -> None:
     rig.finished([job.job_id for job in jobs], patience=60 + 2 * seconds)
     settled = time.monotonic() - began
     rig.assert_settled([job.job_id for job in jobs])
+    published = Counter(re.findall(r"completed job=(\S+)", rig.log))
+    assert set(published.values()) <= {1}
     jobs = all_jobs(rig)
     statuses = Counter(job.status for job in jobs)
     assert statuses["cancelled"] == chaos.counts["cancelled jobs"]

@@ -107,21 +107,21 @@ def test_every_fail_point_is_tested() -> None:
     assert set(NAMES) == set(KILLED_AT) | others
 
 
-def test_a_worker_that_is_started_again_goes_on_at_once(rig: Rig) -> None:
-    worker = rig.worker(concurrency=2)
-    jobs = rig.submit("sleep 1", "sleep 1", "sleep 0")
+def test_a_worker_that_is_started_again_goes_on_at_once(sqlite_rig: Rig) -> None:
+    worker = sqlite_rig.worker(concurrency=2)
+    jobs = sqlite_rig.submit("sleep 1", "sleep 1", "sleep 0")
     for job in jobs[:2]:
-        rig.started(job)
+        sqlite_rig.started(job)
     worker.kill()
     worker.wait()
-    rig.worker(concurrency=2)
+    sqlite_rig.worker(concurrency=2)
     ready = time.monotonic()
-    rig.started(jobs[0], times=2)
+    sqlite_rig.started(jobs[0], times=2)
     # From the moment it is ready; the test machine's start of Python is not ours to bound.
     assert time.monotonic() - ready < 5.0
-    for job in rig.finished(jobs):
+    for job in sqlite_rig.finished(jobs):
         assert job.status == "completed"
-    rig.assert_settled(jobs)
+    sqlite_rig.assert_settled(jobs)
 
 
 def test_a_frozen_worker_is_replaced_and_its_result_refused(rig: Rig) -> None:

@@ -143,18 +143,19 @@ def test_sixty_jobs_of_one_client_delay_another_by_one():
     assert sum(job.started is not None for job in queue.all) == 3
 
 
-def test_two_clients_that_take_turns_do_not_starve_a_third():
+def test_clients_that_take_turns_do_not_starve_one_with_two_jobs():
+    """Each sends its next job when its last is done, so that one of them always waits."""
     queue = Queue(slots=1)
-    queue.submit("a")
-    queue.submit("b")
-    queue.submit("c")
-    last = queue.submit("c")
-    for turn in range(10):
-        queue.submit("ab"[turn % 2])
+    for client in "abdcc":
+        queue.submit(client)
+    last = queue.all[-1]
+    for turn in range(30):
         queue.finish(0)
+        queue.submit("abd"[turn % 3])
         if last.started is not None:
             break
     assert last.started is not None
+    assert sum(job.started is not None for job in queue.all) <= 6
 
 
 def test_ranks_begin_anew_when_the_queue_was_empty():

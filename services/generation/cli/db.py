@@ -24,7 +24,7 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 def _opened() -> Settings:
     from services.generation.config import load_settings
-    from services.generation.service import open_database
+    from services.generation.database import open_database
 
     settings = load_settings()
     open_database(settings)
@@ -32,8 +32,8 @@ def _opened() -> Settings:
 
 
 def _prepare_queue() -> None:
+    from services.generation.database import storage_errors
     from services.generation.queue_manager import QueueManager
-    from services.generation.service import storage_errors
 
     with storage_errors():
         QueueManager().prepare()
@@ -41,7 +41,7 @@ def _prepare_queue() -> None:
 
 def _show_facts() -> None:
     from services import storage
-    from services.generation.service import storage_errors
+    from services.generation.database import storage_errors
 
     with storage_errors():
         facts = storage.describe_database()
@@ -77,7 +77,7 @@ def migrate() -> None:
 def reset(yes: Yes = False) -> None:
     """Delete every generation and prompt from the database; audio files stay."""
     from services import storage
-    from services.generation.service import storage_errors
+    from services.generation.database import storage_errors
 
     _opened()
     with storage_errors():
@@ -92,7 +92,7 @@ def reset(yes: Yes = False) -> None:
 def stats(as_json: AsJson = False) -> None:
     """Count what is in the database."""
     from services import storage
-    from services.generation.service import storage_errors
+    from services.generation.database import storage_errors
 
     _opened()
     with storage_errors(), storage.get_session(read_only=True) as session:
@@ -109,7 +109,7 @@ def stats(as_json: AsJson = False) -> None:
 def check() -> None:
     """Look for damage, broken references and a stale search index; exit code 6 if any."""
     from services import storage
-    from services.generation.service import storage_errors
+    from services.generation.database import storage_errors
 
     _opened()
     with storage_errors():
@@ -130,7 +130,7 @@ def backup(
 ) -> None:
     """Write a whole, checked copy of the database while others may be using it."""
     from services import storage
-    from services.generation.service import storage_errors
+    from services.generation.database import storage_errors
 
     _opened()
     with storage_errors():
@@ -144,7 +144,7 @@ def restore(
     """Put a backup in the place of the database; what was there is kept beside it."""
     from services import storage
     from services.generation.config import load_settings
-    from services.generation.service import storage_errors
+    from services.generation.database import storage_errors
 
     # Not opened first: the database to be replaced may be too damaged for that.
     with storage_errors():
@@ -170,7 +170,7 @@ def cleanup(
     """Show the finished generations of long ago and, with --yes, delete them with their files."""
     from services import storage
     from services.audio import AudioFileManager
-    from services.generation.service import storage_errors
+    from services.generation.database import storage_errors
 
     settings = _opened()
     with storage_errors(), storage.get_session(read_only=not yes) as session:

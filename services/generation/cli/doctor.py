@@ -71,8 +71,8 @@ def examine() -> list[Finding]:
 
 def _database(settings: Settings) -> list[Finding]:
     from services import storage
+    from services.generation.database import open_database, storage_errors
     from services.generation.errors import StorageError
-    from services.generation.service import open_database, storage_errors
 
     try:
         with storage_errors():

@@ -70,7 +70,7 @@ def cleanup(
     `dgx-music db cleanup` forgets generations together with their files.
     """
     from services.generation.reconcile import clean_up_files
-    from services.generation.service import storage_errors
+    from services.generation.database import storage_errors
 
     if older_than is None and max_size is None:
         raise InvalidRequestError("Say what may go: --older-than DAYS, --max-size SIZE, or both.")
@@ -100,7 +100,7 @@ def check(
     """
     from services.generation.pipeline import fail_abandoned_jobs
     from services.generation.reconcile import find_orphans, repair_orphans
-    from services.generation.service import storage_errors
+    from services.generation.database import storage_errors
 
     settings = _opened()
     with storage_errors():
@@ -134,7 +134,7 @@ def megabytes(size: int) -> str:
 
 def _opened() -> Settings:
     from services.generation.config import load_settings
-    from services.generation.service import open_database
+    from services.generation.database import open_database
 
     settings = load_settings()
     open_database(settings)

@@ -1,0 +1,38 @@
+"""The storage, opened under the settings, with its errors in the one tree of errors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from services import storage
+from services.generation.errors import InvalidRequestError, StorageError
+
+if TYPE_CHECKING:
+    from services.generation.config import Settings
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Bring what the storage says into the one tree of errors."""
+    try:
+        yield
+    except (storage.InvalidCursorError, storage.InvalidSearchError) as error:
+        raise InvalidRequestError(str(error)) from error
+    except storage.InvalidDatabaseURLError as error:
+        raise StorageError(f"DATABASE_URL: {error}") from error
+    except storage.StorageError as error:
+        raise StorageError(str(error)) from error
+
+
+def open_database(settings: Settings) -> None:
+    """Open the database of the settings; make it where there is none, upgrade an old one.
+
+    Raises:
+        StorageError: it cannot be used.
+    """
+    with storage_errors():
+        storage.init_db(
+            settings.database_url, busy_timeout_seconds=settings.database_timeout_seconds
+        )
