@@ -12,6 +12,8 @@ Audio = NDArray[np.float32]
 """`[channels, samples]`, contiguous, finite, full scale at 1.0; one or two channels."""
 
 MAX_CHANNELS = 2
+LOUDEST_SAMPLE = 1e5
+"""100 dB over full scale: beyond is no audio, and encoders break on it."""
 LOWEST_RATE_HZ = 8_000
 HIGHEST_RATE_HZ = 192_000
 
@@ -43,9 +45,16 @@ def as_audio(signal: Any) -> Audio:
     array = np.atleast_2d(array)
     _check_channels(array)
     audio = np.ascontiguousarray(_to_float32(array))
-    if not np.isfinite(audio).all():
-        raise ValueError("The audio holds NaN or infinite samples (or samples beyond float32).")
+    if not is_audible(audio):
+        raise ValueError(
+            "The audio holds NaN or infinite samples, or some over 100 dB above full scale."
+        )
     return audio
+
+
+def is_audible(audio: Audio) -> bool:
+    """Whether all samples are numbers that audio can have."""
+    return bool(np.abs(audio).max() <= LOUDEST_SAMPLE)
 
 
 def check_sample_rate(sample_rate: int) -> int:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +23,8 @@ from services.audio.arrays import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
 from services.audio.wav import Dither, quantised
 
 if TYPE_CHECKING:
+    from types import FrameType
+
     import soundfile  # type: ignore[import-untyped]  # ships neither stubs nor py.typed
     from numpy.typing import NDArray
 
@@ -306,11 +310,40 @@ class _Sink:
         import soundfile
 
         try:
-            yield
+            with _signals_after():
+                yield
         except (soundfile.LibsndfileError, AssertionError) as error:
             raise self._failure or OSError(errno.EIO, f"the encoder failed ({error})") from error
         if self._failure is not None:
             raise self._failure
+
+
+@contextmanager
+def _signals_after() -> Iterator[None]:
+    """A block whose signals are heard at its end.
+
+    What a handler raises in a callback of C code is printed and lost, Ctrl-C included.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+
+    handlers = {
+        number: signal.signal(number, note)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if callable(signal.getsignal(number))
+    }
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for heard in came:
+            signal.raise_signal(heard)
 
 
 @contextmanager

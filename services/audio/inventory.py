@@ -12,7 +12,7 @@ from pathlib import Path
 
 AnyPath = str | os.PathLike[str]
 
-_TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".dgx-", ".part"
+_TEMPORARY_PREFIX, _TEMPORARY_SUFFIX, _LOCK_SUFFIX = ".dgx-", ".part", ".lock"
 _DAY_FOLDER = re.compile(r"([0-9]{4})/([0-9]{2})/([0-9]{2})")
 _DAY_SECONDS = 86_400
 _LAST_MOMENT = dt.datetime.max.replace(tzinfo=dt.UTC).timestamp() - 1.0
@@ -21,6 +21,11 @@ _LAST_MOMENT = dt.datetime.max.replace(tzinfo=dt.UTC).timestamp() - 1.0
 def temporary_name() -> str:
     """A name for a file that is not whole yet: hidden, and short whatever the final name is."""
     return f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
+
+
+def lock_name(of: str) -> str:
+    """A name for a file that a process holds locked: it is no audio, and never listed here."""
+    return f"{_TEMPORARY_PREFIX}{of}{_LOCK_SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,8 @@ class FileCleanup:
 def scan(base_dir: AnyPath) -> Iterator[StoredFile]:
     """Every file under the folder, temporary ones too; links are not followed and not given.
 
+    Locks are not given either.
+
     What vanishes meanwhile and folders that may not be read are left out.
     """
     base = Path(base_dir)
@@ -97,6 +104,8 @@ def scan(base_dir: AnyPath) -> Iterator[StoredFile]:
                 relative = f"{folder}{entry.name}"
                 if entry.is_dir(follow_symlinks=False):
                     folders.append(f"{relative}/")
+                elif _is_lock(entry.name):
+                    continue
                 elif entry.is_file(follow_symlinks=False):
                     try:
                         found = entry.stat(follow_symlinks=False)
@@ -140,6 +149,10 @@ def plan_cleanup(
         kept_bytes -= file.size
         count += 1
     return FileCleanup(tuple(ordered[:count]), len(ordered) - count, kept_bytes, deleted=False)
+
+
+def _is_lock(name: str) -> bool:
+    return name.startswith(_TEMPORARY_PREFIX) and name.endswith(_LOCK_SUFFIX)
 
 
 def _day_end(relative: str) -> float:

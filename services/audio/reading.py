@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.audio.arrays import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_CHANNELS
+from services.audio.arrays import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_CHANNELS, is_audible
 
 if TYPE_CHECKING:
     import soundfile  # type: ignore[import-untyped]  # ships neither stubs nor py.typed
@@ -85,8 +85,11 @@ class AudioFile:
                     if not count:
                         raise UnreadableAudioError(f"{self.path} holds no samples.")
                     return
-                if not np.isfinite(block).all():
-                    raise UnreadableAudioError(f"{self.path} holds NaN or infinite samples.")
+                if not is_audible(block):
+                    raise UnreadableAudioError(
+                        f"{self.path} holds NaN or infinite samples, or some over 100 dB above "
+                        "full scale."
+                    )
                 yield np.ascontiguousarray(block.T)
 
     def read(self) -> Audio:
@@ -107,9 +110,11 @@ def open_audio(path: str | os.PathLike[str]) -> AudioFile:
             rate outside 8 to 192 kHz.
     """
     target = Path(path)
-    if not target.exists():
+    with _decoding(target):
+        is_there, is_file = target.exists(), target.is_file()
+    if not is_there:
         raise FileNotFoundError(f"No such file: {target}")
-    if not target.is_file():
+    if not is_file:
         raise UnreadableAudioError(f"{target} is not a file.")
     with _opened(target) as file:
         found = AudioFile(
@@ -141,7 +146,8 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
     import soundfile
 
     with _decoding(path):
-        file = soundfile.SoundFile(path)
+        # libsndfile takes bytes, and names need not be text.
+        file = soundfile.SoundFile(os.fsencode(path))
     with file:
         yield file
 

@@ -29,6 +29,10 @@ def _not_blank(value: str) -> str:
     return value
 
 
+def _off(value: object) -> object:
+    return None if str(value).strip().lower() == "off" else value
+
+
 def _folder(value: str | Path) -> Path:
     return Path(_not_blank(str(value))).expanduser()
 
@@ -60,8 +64,11 @@ class Settings(BaseSettings):
         "auto", description="Engine to use when a request names none; `auto` takes the best here."
     )
     use_gpu: bool = Field(True, description="Let neural engines use a GPU when there is one.")
-    target_lufs: float = Field(
-        -16.0, ge=-40.0, le=-6.0, description="Integrated loudness of what is delivered, LUFS."
+    target_lufs: Annotated[float | None, BeforeValidator(_off)] = Field(
+        -16.0,
+        ge=-40.0,
+        le=-6.0,
+        description="Integrated loudness of what is delivered, LUFS; `off` keeps every level.",
     )
     true_peak_dbtp: float = Field(
         -1.0, ge=-12.0, le=0.0, description="Highest true peak of what is delivered, dBTP."

@@ -36,7 +36,7 @@ class Destination:
         """Say now what would go wrong after the music is made.
 
         Raises:
-            InvalidRequestError: not a WAV name, or stdout is a terminal.
+            InvalidRequestError: no name of a format, or stdout is a terminal.
             OutputError: the file exists, or its folder cannot be written.
         """
         if text == STDOUT:
@@ -80,8 +80,16 @@ class Destination:
             OutputError: it could not be written; the take is still in the library.
         """
         if self.path is None:
-            with made.open("rb") as source:
-                shutil.copyfileobj(source, sys.stdout.buffer)
+            try:
+                with made.open("rb") as source:
+                    shutil.copyfileobj(source, sys.stdout.buffer)
+                    sys.stdout.buffer.flush()
+            except BrokenPipeError:
+                raise
+            except OSError as error:
+                raise OutputError(
+                    f"stdout cannot be written: {error.strerror}. The take is kept as {made}."
+                ) from error
             return made
         target = self.path / suggested_name(job) if self.is_folder else self.path
         try:
@@ -99,13 +107,22 @@ class Destination:
 
 
 def _encode(made: Path, target: Path, exporter: AudioExporter, *, replace: bool) -> None:
-    from services.audio import open_audio, read_facts
+    from services.audio import convert_file, normalise_file
+    from services.audio.encoding import format_for
 
     with tempfile.TemporaryDirectory() as folder:
         encoded = Path(folder) / target.name
         try:
-            file = open_audio(made)
-            exporter.export(file.read(), encoded, file.sample_rate, facts=read_facts(made))
+            if format_for(encoded).lossy and exporter.target_lufs is not None:
+                normalise_file(
+                    made,
+                    encoded,
+                    target_lufs=exporter.target_lufs,
+                    true_peak_dbtp=exporter.true_peak_dbtp,
+                )
+            else:
+                # Mastered and dithered already: the samples stay as they are.
+                convert_file(made, encoded)
         except RuntimeError as error:
             raise OutputError(f"{error} The take is kept as {made}.") from error
         copy_whole(encoded, target, replace=replace)

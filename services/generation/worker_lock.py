@@ -7,6 +7,7 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from services.audio.inventory import lock_name
 from services.generation.errors import OutputError
 from services.generation.owner import boot_id
 
@@ -46,10 +47,9 @@ class WorkerLock:
 
 
 def _first_free(folder: Path) -> tuple[int, int]:
-    # Named as what is no take (services/audio/files.py).
     number = 0
     while True:
-        descriptor = os.open(folder / f".dgx-worker-{number}.part", os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(folder / lock_name(f"worker-{number}"), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -1,6 +1,11 @@
 """`dgx-music analyze`, `normalize` and `convert`, and other formats from `generate`."""
 
 import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +139,9 @@ def test_converting_brings_a_rate(home):
         (("normalize", "text.wav", "b.wav"), 2, "not audio"),
         (("analyze", "a.wav", "text.wav", "--spectrogram", "x.png"), 2, "one FILE"),
         (("analyze", "a.wav", "--spectrogram", "a.wav/x.png"), 7, "part of the path is a file"),
+        (("convert", "a.wav", ""), 2, "needs a name"),
+        (("convert", "a.wav", "."), 2, "needs a name"),
+        (("analyze", "x" * 300 + ".wav"), 2, "too long"),
     ],
 )
 def test_what_cannot_be_done_is_said_and_leaves_nothing(home, arguments, code, words):
@@ -144,3 +152,100 @@ def test_what_cannot_be_done_is_said_and_leaves_nothing(home, arguments, code, w
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert sorted(path.name for path in home.path.iterdir()) == ["a.wav", "text.wav"]
+
+
+def test_a_picture_does_not_take_the_place_of_music(home):
+    tone(home.path / "a.wav")
+    before = (home.path / "a.wav").read_bytes()
+    assert home.run("analyze", "a.wav", "--spectrogram", "a.wav").returncode == 7
+    assert (home.path / "a.wav").read_bytes() == before
+
+
+def test_a_flac_copy_has_the_samples_of_the_take(home):
+    home.run("generate", "house at 124 BPM", "-d", "2", "-o", "a.flac")
+    (take,) = [path for path in home.files() if path.suffix == ".wav"]
+    one, two = soundfile.read(take)[0], soundfile.read(home.path / "a.flac")[0]
+    assert np.array_equal(one, two)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_stops_a_conversion_and_leaves_nothing(home, number):
+    minute = np.random.default_rng(0).uniform(-0.5, 0.5, (48_000 * 120, 2))
+    soundfile.write(home.path / "long.wav", minute, 48_000)
+    process = subprocess.Popen(
+        home.command("convert", "long.wav", "long.mp3"),
+        cwd=home.path,
+        env=home.full_environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while not list(home.path.glob(".dgx-*.part")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(number)
+    _, told = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in told
+    assert "Exception ignored" not in told
+    assert [path.name for path in home.path.iterdir()] == ["long.wav"]
+
+
+def test_a_reader_that_goes_away_and_a_full_stdout_are_no_surprise(home):
+    tone(home.path / "a.wav")
+    gone = subprocess.run(
+        [
+            "bash",
+            "-c",
+            '"$0" "$@" | true; exit ${PIPESTATUS[0]}',
+            *home.command("analyze", "a.wav"),
+        ],
+        cwd=home.path,
+        env=home.full_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (gone.returncode, gone.stderr) == (141, "")
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(
+            home.command("analyze", "a.wav"),
+            cwd=home.path,
+            env=home.full_environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert result.returncode == 7
+    assert "No space left" in result.stderr
+
+
+def test_a_file_that_ends_early_is_measured_and_told_without_a_library_talking(home):
+    tone(home.path / "whole.mp3", seconds=5.0)
+    data = (home.path / "whole.mp3").read_bytes()
+    (home.path / "cut.mp3").write_bytes(data[: len(data) // 2])
+    result = home.run("analyze", "cut.mp3")
+    assert (result.returncode, result.stderr) == (0, "")
+    assert "s that cannot be read" in result.stdout
+
+
+def test_names_that_are_no_text_work(home):
+    tone(home.path / "a.wav")
+    (home.path / "a.wav").rename(home.path / os.fsdecode(b"a\xff.wav"))
+    result = subprocess.run(
+        [*map(os.fsencode, home.command("analyze")), b"a\xff.wav"],
+        cwd=home.path,
+        env=home.full_environment(),
+        capture_output=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert b"a\xef\xbf\xbd.wav" in result.stdout
+
+
+def test_absurdly_loud_samples_are_refused_before_an_encoder_breaks_on_them(home):
+    soundfile.write(home.path / "a.wav", np.full(4_000, 1e6, np.float32), RATE, subtype="FLOAT")
+    for arguments in (("convert", "a.wav", "a.mp3"), ("analyze", "a.wav")):
+        result = home.run(*arguments)
+        assert result.returncode == 2
+        assert "100 dB above full scale" in result.stderr

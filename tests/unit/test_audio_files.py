@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.audio import AudioFileManager
-from services.audio.inventory import StoredFile, scan, temporary_name
+from services.audio.inventory import StoredFile, lock_name, scan, temporary_name
 
 DAY = dt.date(2025, 11, 7)
 
@@ -362,6 +362,18 @@ def test_a_file_knows_whether_it_lies_in_the_folder_of_a_day(tmp_path, relative,
     (found,) = scan(tmp_path)
     assert (found.path, found.relative) == (path, relative)
     assert found.is_in_day_folder is expected
+
+
+def test_what_a_process_holds_locked_is_neither_listed_nor_cleaned(manager):
+    lock = manager.base_dir / lock_name("worker-0")
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    lock.touch()
+    os.utime(lock, (0, 0))
+    assert manager.list_files() == []
+    assert manager.get_storage_stats()["total_files"] == 0
+    assert manager.cleanup_old_files(1, dry_run=False) == 0
+    assert manager.cleanup_to_size(0, dry_run=False).files == ()
+    assert lock.exists()
 
 
 def test_left_over_temporary_files_are_hidden_and_cleaned(manager):

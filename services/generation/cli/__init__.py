@@ -6,6 +6,7 @@ Commands import what they need when they run, so that `--help` is there at once.
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import traceback
 from typing import Annotated
@@ -68,6 +69,10 @@ def root(
 
 def main() -> None:
     """Run the command line and leave with a documented code (docs/cli.md)."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # As Ctrl-C: no temporary file stays. nohup has the hang-up ignored.
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     try:
         app()
     except DGXMusicError as error:

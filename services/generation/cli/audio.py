@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +12,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.generation.cli.console import answer, answer_json, answer_table, is_terminal, note
+from services.generation.cli.console import (
+    answer,
+    answer_json,
+    answer_table,
+    is_terminal,
+    note,
+    printable,
+    quiet_libraries,
+)
 from services.generation.errors import DGXMusicError, InvalidRequestError, OutputError
 
 if TYPE_CHECKING:
@@ -29,6 +39,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
 
 _WAVEFORM_COLUMNS, _WAVEFORM_LINES = 72, 6
 _UNKNOWN = "-"
+_LACKING_SECONDS = 0.05
 
 
 def analyze(
@@ -40,6 +51,9 @@ def analyze(
     spectrogram: Annotated[
         Path | None, typer.Option("--spectrogram", help="Also draw the one FILE into this PNG.")
     ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace the PNG if there is one.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Measure loudness, true peak, tempo, key and more, and show what a file says of itself.
@@ -48,6 +62,8 @@ def analyze(
     """
     if spectrogram is not None and len(files) > 1:
         raise InvalidRequestError("A spectrogram can be drawn of one FILE at a time.")
+    if spectrogram is not None:
+        _check_target(spectrogram, force=force)
     found: list[_Report] = []
     failures: list[DGXMusicError] = []
     for path in files:
@@ -94,11 +110,14 @@ def normalize(
 
     _check_target(target, force=force)
     settings = load_settings()
+    wanted = settings.target_lufs if lufs is None else lufs
+    if wanted is None:
+        raise InvalidRequestError("DGX_MUSIC_TARGET_LUFS is off. Say the loudness: --lufs -16.")
     with audio_errors():
         done = normalise_file(
             source,
             target,
-            target_lufs=settings.target_lufs if lufs is None else lufs,
+            target_lufs=wanted,
             true_peak_dbtp=settings.true_peak_dbtp if true_peak is None else true_peak,
             bit_depth=bit_depth,
         )
@@ -145,7 +164,8 @@ def audio_errors() -> Iterator[None]:
     from services.audio import UnreadableAudioError
 
     try:
-        yield
+        with quiet_libraries():
+            yield
     except (FileNotFoundError, UnreadableAudioError, ValueError) as error:
         raise InvalidRequestError(str(error)) from error
     except RuntimeError as error:
@@ -163,7 +183,7 @@ class _Report:
     def as_dict(self) -> dict[str, Any]:
         file = self.file
         return {
-            "file": str(file.path),
+            "file": printable(str(file.path)),
             "bytes": file.bytes,
             "container": file.container,
             "encoding": file.encoding,
@@ -211,7 +231,8 @@ def _show_one(report: _Report) -> None:
 
         with audio_errors():
             peaks = peaks_of_source(report.file)
-        answer(waveform_text(peaks, _WAVEFORM_COLUMNS, _WAVEFORM_LINES))
+        columns = min(_WAVEFORM_COLUMNS, shutil.get_terminal_size().columns)
+        answer(waveform_text(peaks, columns, _WAVEFORM_LINES))
     for name, value in lines.items():
         answer(f"{name:<{width}}  {value}")
 
@@ -224,7 +245,7 @@ def _lines(report: _Report) -> dict[str, str]:
     lines = {
         "file": str(file.path),
         "format": f"{file.container} {file.encoding}, {features.sample_rate} Hz, {channels}",
-        "duration": f"{features.duration_seconds:.2f} s",
+        "duration": f"{features.duration_seconds:.2f} s{_missing(report)}",
         "loudness": f"{_level(loudness.integrated_lufs)} LUFS, range "
         f"{loudness.loudness_range_lu:.1f} LU",
         "loudest": f"{_level(loudness.momentary_max_lufs)} LUFS in 400 ms, "
@@ -253,6 +274,12 @@ def _lines(report: _Report) -> dict[str, str]:
     }
 
 
+def _missing(report: _Report) -> str:
+    """What a file lacks of what its header promises."""
+    lacking = report.file.duration_seconds - report.analysis.features.duration_seconds
+    return f", and {lacking:.2f} s that cannot be read" if lacking > _LACKING_SECONDS else ""
+
+
 def _level(value: float) -> str:
     return f"{value:.1f}"
 
@@ -272,7 +299,10 @@ def _draw(file: AudioFile, target: Path) -> None:
 
 
 def _check_target(target: Path, *, force: bool) -> None:
-    if target.exists() and not force:
+    if not target.name or target.is_dir():
+        raise InvalidRequestError(f"The file to write needs a name, not {str(target)!r}.")
+    # lexists, since a link that leads nowhere is somebody's too.
+    if os.path.lexists(target) and not force:
         raise OutputError(f"{target} exists. Add --force to replace it, or name another.")
 
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
 import typer
+
+from services.generation.errors import OutputError
+
+READER_GONE_EXIT_CODE = 141
+"""As of a program that SIGPIPE ended: `| head` has seen enough."""
 
 WRAPPING = frozenset({"prompt", "description", "file", "available", "licence of outputs"})
 
@@ -25,13 +31,65 @@ def note(text: str) -> None:
 
 
 def answer(text: str) -> None:
-    """Print a line of the answer."""
-    typer.echo(text)
+    """Print a line of the answer.
+
+    Raises:
+        OutputError: stdout cannot take it.
+    """
+    with stdout_errors():
+        typer.echo(printable(text))
+
+
+@contextmanager
+def stdout_errors() -> Iterator[None]:
+    """Leave where the reader of stdout is gone, and say why where it cannot be written."""
+    try:
+        yield
+    except BrokenPipeError:
+        # What is still held back would fail again, and loudly, at the end of the process.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(READER_GONE_EXIT_CODE)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise OutputError(f"stdout cannot be written: {error.strerror}.") from error
+
+
+def printable(name: str) -> str:
+    """A file name may hold bytes that are no text."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep what C libraries write to the error stream by themselves from the person.
+
+    libmpg123 does for every damaged file. It concerns the whole process, so it is for commands.
+    """
+    if sys.stderr is None or not hasattr(sys.stderr, "fileno"):
+        yield
+        return
+    try:
+        descriptor = sys.stderr.fileno()
+    except (OSError, ValueError):
+        yield
+        return
+    kept = os.dup(descriptor)
+    ours = sys.stderr
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        with os.fdopen(os.dup(kept), "w", buffering=1, errors="replace") as sys.stderr:
+            os.dup2(nowhere, descriptor)
+            yield
+    finally:
+        sys.stderr = ours
+        os.dup2(kept, descriptor)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def answer_json(value: Any) -> None:
     """Print the answer for a program."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False))
+    answer(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False))
 
 
 def answer_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -47,7 +105,10 @@ def answer_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         # Facts keep their width; what is prose takes the rest, on as many lines as it needs.
-        table.add_column(heading, no_wrap=heading not in WRAPPING, overflow="fold")
+        wraps = heading in WRAPPING
+        table.add_column(
+            heading, no_wrap=not wraps, overflow="fold", min_width=10 if wraps else None
+        )
     for row in rows:
         # Text, not str: a prompt may contain what rich would read as markup.
         table.add_row(*(Text(cell) for cell in row))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.generation.cli.console import answer, answer_json, answer_table, note
+from services.generation.cli.console import answer, answer_json, answer_table, note, printable
 from services.generation.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def stats(as_json: AsJson = False) -> None:
     }
     for name, value in shown.items():
         if value not in {None, ""}:
-            answer(f"{name:<6}  {_printable(str(value))}")
+            answer(f"{name:<6}  {printable(str(value))}")
 
 
 @app.command("cleanup")
@@ -69,8 +69,8 @@ def cleanup(
 
     `dgx-music db cleanup` forgets generations together with their files.
     """
-    from services.generation.reconcile import clean_up_files
     from services.generation.database import storage_errors
+    from services.generation.reconcile import clean_up_files
 
     if older_than is None and max_size is None:
         raise InvalidRequestError("Say what may go: --older-than DAYS, --max-size SIZE, or both.")
@@ -98,9 +98,9 @@ def check(
     --repair moves unclaimed files to `lost-and-found` in the output folder, deletes unfinished
     ones, and has generations say whether their file is gone or back.
     """
+    from services.generation.database import storage_errors
     from services.generation.pipeline import fail_abandoned_jobs
     from services.generation.reconcile import find_orphans, repair_orphans
-    from services.generation.database import storage_errors
 
     settings = _opened()
     with storage_errors():
@@ -143,7 +143,7 @@ def _opened() -> Settings:
 
 def _show_cleanup(found: FileCleanup, *, as_json: bool) -> None:
     if as_json:
-        files = [{"file": _printable(file.relative), "bytes": file.size} for file in found.files]
+        files = [{"file": printable(file.relative), "bytes": file.size} for file in found.files]
         answer_json(
             {
                 "deleted": found.deleted,
@@ -154,7 +154,7 @@ def _show_cleanup(found: FileCleanup, *, as_json: bool) -> None:
         )
         return
     rows = [
-        (f"{file.day}", f"{file.size / 1e6:.1f}", _printable(file.relative)) for file in found.files
+        (f"{file.day}", f"{file.size / 1e6:.1f}", printable(file.relative)) for file in found.files
     ]
     answer_table(("day", "MB", "file"), rows)
     done = "Deleted" if found.deleted else "Would delete (--yes does)"
@@ -175,7 +175,7 @@ def _show_check(found: Findings, done: list[tuple[Orphan, str | None]], *, as_js
         )
         return
     rows = [
-        (orphan.kind, _printable(orphan.path), _printable(action or orphan.detail))
+        (orphan.kind, printable(orphan.path), printable(action or orphan.detail))
         for orphan, action in done
     ]
     answer_table(("problem", "file", "description"), rows)
@@ -188,14 +188,9 @@ def _show_check(found: Findings, done: list[tuple[Orphan, str | None]], *, as_js
 def _as_dict(orphan: Orphan, action: str | None) -> dict[str, Any]:
     return {
         "kind": orphan.kind,
-        "file": _printable(orphan.path),
+        "file": printable(orphan.path),
         "bytes": orphan.size_bytes,
         "job_id": orphan.generation_id,
         "detail": orphan.detail,
-        "repaired": None if action is None else _printable(action),
+        "repaired": None if action is None else printable(action),
     }
-
-
-def _printable(name: str) -> str:
-    """A file name may hold bytes that are no text."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")

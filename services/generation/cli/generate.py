@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.generation.cli.console import answer, answer_json, note
+from services.generation.cli.console import answer, answer_json, note, stdout_errors
 from services.generation.cli.running import StopFlag, progress_bar
 from services.generation.engine import SEED_LIMIT
 from services.generation.errors import InvalidRequestError
@@ -70,7 +70,7 @@ def generate(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Make music from a sentence and print the path of the WAV file.
+    """Make music from a sentence and print the path of the file.
 
     Example: dgx-music generate "deep house with warm pads at 122 BPM in A minor" -d 30 -o loop.wav
     """
@@ -98,7 +98,8 @@ def generate(
     made = Path(job.file or "")
     if destination is not None:
         exporter = AudioExporter(settings.target_lufs, settings.true_peak_dbtp)
-        made = destination.deliver(job, made, exporter)
+        with stdout_errors():
+            made = destination.deliver(job, made, exporter)
     if not quiet:
         for line in facts(job):
             note(line)
