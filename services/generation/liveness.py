@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from services import storage
 from services.generation.owner import is_abandoned
-from services.generation.reconcile import reconcile
+from services.generation.redispatch import redispatch
 
 if TYPE_CHECKING:
     from services.generation.attempt import Attempts
@@ -83,7 +83,7 @@ class Liveness:
         self._give_up = give_up
         self._ended = threading.Event()
         self._beaten = time.monotonic()
-        self._done = dict.fromkeys(("reconcile", "forget"), float("-inf"))
+        self._done = dict.fromkeys(("redispatch", "forget"), float("-inf"))
         with storage.get_session() as session:
             storage.register_worker(
                 session,
@@ -146,8 +146,8 @@ class Liveness:
     def _look_after_others(self) -> None:
         self._bury()
         self._hosts.unload_idle()
-        if self._is_turn("reconcile", self._ttl):
-            reconcile(self._queue)
+        if self._is_turn("redispatch", self._ttl):
+            redispatch(self._queue)
         if self._is_turn("forget", min(self._ttl * 4, FINISHED_KEPT_SECONDS)):
             self._queue.forget(older_than_seconds=FINISHED_KEPT_SECONDS)
 

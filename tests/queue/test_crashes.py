@@ -15,7 +15,7 @@ from services.generation import failpoints
 from services.generation.dispatch import Dispatch
 from services.generation.failpoints import NAMES, VARIABLE
 from services.generation.models import parse_request
-from services.generation.reconcile import reconcile
+from services.generation.redispatch import redispatch
 
 if TYPE_CHECKING:
     from tests.queue.conftest import Rig
@@ -224,8 +224,8 @@ def test_a_job_whose_dispatch_is_gone_gets_another(rig: Rig) -> None:
         assert storage.claim_generation(session, running, f"{dispatch.workflow_id}/gone/1")
     queue = rig.service.queue
     queue.cancel([Dispatch(waiting, 1), dispatch])
-    assert reconcile(queue) == 2
-    assert reconcile(queue) == 0
+    assert redispatch(queue) == 2
+    assert redispatch(queue) == 0
     rig.worker()
     rig.assert_settled([waiting, running])
 
@@ -247,6 +247,6 @@ def test_making_here_and_making_in_a_queue_never_meet(sqlite_rig: Rig) -> None:
     sqlite_rig.worker()
     (queued,) = sqlite_rig.submit("sleep 0")
     sqlite_rig.finished([queued])
-    assert reconcile(sqlite_rig.service.queue) == 0
+    assert redispatch(sqlite_rig.service.queue) == 0
     assert sqlite_rig.get(task.generation_id).status == "pending"
     assert sqlite_rig.count("start", task.generation_id) == 0

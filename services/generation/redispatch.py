@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 _PAGE = 500
 
 
-def reconcile(queue: QueueManager) -> int:
+def redispatch(queue: QueueManager) -> int:
     """Dispatch again every unfinished job of the queue that nobody will pick up; how many.
 
     The other way round nothing is needed: a dispatch whose row is finished ends when it is picked
