@@ -10,7 +10,9 @@ import platform
 import runpy
 import sys
 
-PARTS = ("cold_start", "composer", "audio", "storage", "queue")
+PARTS = (
+    "cold_start", "composer", "audio", "formats", "memory", "analysis", "storage", "queue",
+)  # fmt: skip
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Loudness meter, true peak, limiter and writer, against libebur128: python -m benchmarks.audio."""
+"""Loudness meter, true peak, limiter and writer, beside libebur128 and pyloudnorm in one run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyebur128
+import pyloudnorm
 
 from services.audio import limit, master, measure_loudness, write_wav
 from services.audio.loudness import KWeighting, Programme
@@ -63,6 +64,12 @@ def libebur128(frames: NDArray[np.float64], mode: pyebur128.MeasurementMode) -> 
         pyebur128.get_true_peak(state, 0)
 
 
+def pyloudnorm_loudness(audio: NDArray[np.float32]) -> None:
+    meter = pyloudnorm.Meter(RATE)
+    meter.integrated_loudness(audio.T)
+    meter.loudness_range(audio.T)
+
+
 def tasks(audio: NDArray[np.float32], folder: Path) -> dict[str, Callable[[], object]]:
     frames = np.ascontiguousarray(audio.T, np.float64).ravel()
 
@@ -80,6 +87,7 @@ def tasks(audio: NDArray[np.float32], folder: Path) -> dict[str, Callable[[], ob
     return {
         "loudness": loudness,
         "loudness, libebur128": lambda: libebur128(frames, LOUDNESS),
+        "loudness, pyloudnorm": lambda: pyloudnorm_loudness(audio),
         "true peak": lambda: true_peak(audio, RATE),
         "true peak, libebur128": lambda: libebur128(frames, TRUE_PEAK),
         "loudness and true peak": lambda: measure_loudness(audio, RATE),

@@ -187,7 +187,8 @@ def bytes_a_row(rows: int) -> float:
     statement = (
         "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size"
         if storage.get_engine().dialect.name == "sqlite"
-        else "SELECT pg_total_relation_size('generations')"
+        else "SELECT sum(pg_total_relation_size(oid)) FROM pg_class "
+        "WHERE relnamespace = current_schema()::regnamespace AND relkind IN ('r', 'S')"
     )
     with storage.get_engine().connect() as connection:
         return float(connection.exec_driver_sql(statement).scalar_one()) / rows

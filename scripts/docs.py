@@ -25,7 +25,8 @@ from services.generation.config import Settings, variable_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 COMMANDS = (
-    "", "generate", "history", "status", "worker", "models", "models list", "doctor", "db",
+    "", "generate", "history", "status", "worker", "analyze", "normalize", "convert", "models",
+    "models list", "files", "files stats", "files cleanup", "files check", "doctor", "db",
     "db init", "db migrate", "db reset", "db stats", "db check", "db backup", "db restore",
     "db cleanup",
 )  # fmt: skip

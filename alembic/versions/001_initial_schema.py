@@ -66,6 +66,11 @@ RETURN strip(to_tsvector('dgx_music'::regconfig, regexp_replace(
     "WITH (gin_pending_list_limit = 64)",
 )
 
+POSTGRES_MODEL_INDEX = (
+    "CREATE INDEX idx_generations_model_created ON generations "
+    "(hashtext(model_name), created_at) WITH (fillfactor = 100)"
+)
+
 TAKEN_OVER = {
     "prompts": "id, text, used_count, first_used_at, last_used_at",
     "generations": "id, prompt, model_name, model_version, duration_seconds, sample_rate, "
@@ -149,12 +154,17 @@ def create_generations() -> None:
             ["prompt_id"], ["prompts.id"], name="fk_generations_prompt_id", ondelete="SET NULL"
         ),
     )
-    for column in ("status", "model_name", "prompt_id"):
+    for column in ("status", "model_name"):
         op.create_index(f"idx_generations_{column}", "generations", [column])
     for column in ("created_at", "completed_at"):
         op.create_index(f"idx_generations_{column}", "generations", [sa.text(f"{column} DESC")])
     op.create_index("idx_generations_search_id", "generations", ["search_id"], unique=True)
-    op.create_index("idx_generations_model_created", "generations", ["model_name", "created_at"])
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute(POSTGRES_MODEL_INDEX)
+    else:
+        op.create_index(
+            "idx_generations_model_created", "generations", ["model_name", "created_at"]
+        )
     op.create_index(
         "idx_generations_not_completed",
         "generations",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from services.audio.loudness import Loudness
     from services.audio.sources import Source
 
 LARGEST_REDUCTION_DB = 12.0
@@ -41,11 +42,17 @@ class Survey:
     """The higher of both true-peak readings in each block, linear."""
     true_peak: float
     """As the meter reads it, linear."""
+    sample_peak: float
+    """Linear."""
 
     @property
     def highest_peak(self) -> float:
         """By either reading, linear."""
         return float(self.peaks.max())
+
+    def loudness(self, gain: float = 1.0) -> Loudness:
+        """All figures of the meter, after a linear gain."""
+        return self.programme.loudness(self.true_peak, self.sample_peak, gain)
 
 
 def survey(source: Source, block: int) -> Survey:
@@ -53,7 +60,7 @@ def survey(source: Source, block: int) -> Survey:
     weighting, programme = KWeighting(source), Programme(source.sample_rate)
     energy = BlockReducer(np.add, block)
     steep, short = SteepFollower(source, block), ShortFilterFollower(source, block)
-    samples = 0
+    samples, highest = 0, 0.0
     for audio in source.blocks():
         power = weighting.push(audio)
         programme.push(power)
@@ -61,6 +68,7 @@ def survey(source: Source, block: int) -> Survey:
         steep.push(audio)
         short.push(audio)
         samples += audio.shape[1]
+        highest = max(highest, float(np.abs(audio).max()))
     power = weighting.finish()
     programme.push(power)
     programme.finish()
@@ -73,6 +81,7 @@ def survey(source: Source, block: int) -> Survey:
         power=energy.result() / np.float32(block),
         peaks=np.maximum(peaks, short.finish()),
         true_peak=float(peaks.max()),
+        sample_peak=highest,
     )
 
 

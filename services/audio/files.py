@@ -5,41 +5,30 @@ from __future__ import annotations
 import datetime as dt
 import os
 import re
-import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-AnyPath = str | os.PathLike[str]
+from services.audio.inventory import (
+    AnyPath,
+    FileCleanup,
+    StoredFile,
+    oldest_first,
+    plan_cleanup,
+    scan,
+    temporary_name,
+)
+
 Day = dt.date | dt.datetime
 
-_TEMPORARY_PREFIX, _TEMPORARY_SUFFIX = ".dgx-", ".part"
 _JOB_ID = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?")
 _EXTENSION = re.compile(r"\.?([A-Za-z0-9]{1,10})")
 _DAY_SECONDS = 86_400
 _MIB = 1 << 20
-
-
-def temporary_name() -> str:
-    """A name for a file that is not whole yet: hidden, and short whatever the final name is."""
-    return f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    path: Path
-    size: int
-    changed: float
-    """Seconds since the epoch."""
-    written: float
-    """Seconds since the epoch: the last change, or the end of the folder's day if that is earlier.
-
-    Neither a touch nor a restored backup makes music newer than the day it was made."""
 
 
 class AudioFileManager:
@@ -141,13 +130,13 @@ class AudioFileManager:
         first = _day(start_date) if start_date else dt.date.min
         last = _day(end_date) if end_date else dt.date.max
         ending = _normal_extension(extension).lower() if extension else None
+        newest_first = reversed(oldest_first(self._files()))
         chosen = [
-            entry
-            for entry in self._entries()
-            if first <= _entry_day(entry) <= last and ending in {None, entry.path.suffix.lower()}
+            file.path
+            for file in newest_first
+            if first <= file.day <= last and ending in {None, file.path.suffix.lower()}
         ]
-        chosen.sort(key=lambda entry: (entry.written, entry.changed), reverse=True)
-        return [entry.path for entry in chosen[: None if limit is None else max(limit, 0)]]
+        return chosen[: None if limit is None else max(limit, 0)]
 
     def cleanup_old_files(self, days_old: float = 30, dry_run: bool = True) -> int:
         """Remove files older than that many days, left-over temporary ones too; return how many.
@@ -161,11 +150,30 @@ class AudioFileManager:
         """
         if not days_old >= 0:
             raise ValueError(f"days_old must be 0 or more, got {days_old}.")
-        oldest = time.time() - days_old * _DAY_SECONDS
-        old = [entry for entry in self._entries(temporary=True) if entry.written < oldest]
+        limit = time.time() - days_old * _DAY_SECONDS
+        old = plan_cleanup(scan(self.base_dir), written_before=limit).files
         if dry_run:
             return len(old)
-        return sum(self.delete_file(entry.path) for entry in old)
+        return sum(self.delete_file(file.path) for file in old)
+
+    def cleanup_to_size(self, max_bytes: int, dry_run: bool = True) -> FileCleanup:
+        """Remove the oldest files until the rest takes `max_bytes` or less; return which.
+
+        Temporary files are neither counted nor removed: one of them may be what is being written.
+
+        Args:
+            max_bytes: 0 means every file.
+            dry_run: only say what would go.
+
+        Raises:
+            ValueError: a negative number of bytes.
+        """
+        plan = plan_cleanup(self._files(), max_bytes=max_bytes)
+        if dry_run:
+            return plan
+        for file in plan.files:
+            self.delete_file(file.path)
+        return replace(plan, deleted=True)
 
     def cleanup_empty_directories(self) -> int:
         """Remove the folders that hold nothing, base folder excepted; return how many."""
@@ -183,16 +191,16 @@ class AudioFileManager:
 
     def get_storage_stats(self) -> dict[str, Any]:
         """Count, sizes, ends and kinds of the files; oldest and newest are paths or None."""
-        entries = sorted(self._entries(), key=lambda entry: (entry.written, entry.changed))
-        size = sum(entry.size for entry in entries)
+        files = oldest_first(self._files())
+        size = sum(file.size for file in files)
         return {
-            "total_files": len(entries),
+            "total_files": len(files),
             "total_size_bytes": size,
             "total_size_mb": size / _MIB,
             "total_size_gb": size / (_MIB << 10),
-            "oldest_file": str(entries[0].path) if entries else None,
-            "newest_file": str(entries[-1].path) if entries else None,
-            "file_types": dict(Counter(entry.path.suffix.lower() for entry in entries)),
+            "oldest_file": str(files[0].path) if files else None,
+            "newest_file": str(files[-1].path) if files else None,
+            "file_types": dict(Counter(file.path.suffix.lower() for file in files)),
         }
 
     def get_info(self) -> dict[str, Any]:
@@ -223,28 +231,8 @@ class AudioFileManager:
             raise FileNotFoundError(f"No such file: {os.fspath(path)}")
         return found
 
-    def _entries(self, *, temporary: bool = False) -> Iterator[_Entry]:
-        for folder, _, names in os.walk(self.base_dir):
-            day_end = self._day_end(Path(folder))
-            for name in names:
-                path = Path(folder) / name
-                partial = name.startswith(_TEMPORARY_PREFIX) and name.endswith(_TEMPORARY_SUFFIX)
-                if path.is_symlink() or (partial and not temporary):
-                    continue
-                try:
-                    found = path.stat()
-                except FileNotFoundError:
-                    continue
-                changed = found.st_mtime
-                yield _Entry(path, found.st_size, changed, min(changed, day_end))
-
-    def _day_end(self, folder: Path) -> float:
-        """The last moment of the day a folder stands for; infinity for other folders."""
-        try:
-            day = dt.datetime.strptime(str(folder.relative_to(self.base_dir)), "%Y/%m/%d")
-        except ValueError:
-            return float("inf")
-        return (day.replace(tzinfo=dt.UTC) + dt.timedelta(days=1)).timestamp() - 1e-3
+    def _files(self) -> list[StoredFile]:
+        return [file for file in scan(self.base_dir) if not file.is_temporary]
 
 
 def _day(moment: Day | None) -> dt.date:
@@ -253,10 +241,6 @@ def _day(moment: Day | None) -> dt.date:
     if isinstance(moment, dt.datetime):
         return (moment.astimezone(dt.UTC) if moment.tzinfo else moment).date()
     return moment
-
-
-def _entry_day(entry: _Entry) -> dt.date:
-    return dt.datetime.fromtimestamp(entry.written, dt.UTC).date()
 
 
 def _normal_extension(extension: str) -> str:

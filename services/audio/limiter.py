@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from services.audio.arrays import as_audio, check_sample_rate
-from services.audio.sources import ArraySource
+from services.audio.sources import ArraySource, filled
 from services.audio.truepeak import block_peaks
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def control_block(sample_rate: int) -> int:
 def limit(signal: Any, sample_rate: int, ceiling_dbtp: float) -> tuple[Audio, float]:
     """Limit the true peak (4x reading) to a ceiling, within a few hundredths of a dB.
 
-    Moving the gain moves the peaks between the samples a little; `normalise` measures what came
+    Moving the gain moves the peaks between the samples a little; `plan_master` measures what came
     out and corrects for it.
 
     Args:
@@ -61,7 +61,7 @@ def limit(signal: Any, sample_rate: int, ceiling_dbtp: float) -> tuple[Audio, fl
     if gains is None:
         return audio, 0.0
     source = ArraySource(audio, sample_rate)
-    limited = np.concatenate(list(apply_gains(source.blocks(), gains, block)), axis=1)
+    limited = filled(apply_gains(source.blocks(), gains, block), audio.shape)
     return limited, reduction_db(gains)
 
 

@@ -106,13 +106,13 @@ class Programme:
         """Gated loudness, after a linear gain."""
         return gated_loudness(self._momentary(_EVERY_100_MS) * gain**2)
 
-    def momentary_max_lufs(self) -> float:
-        """The loudest 400 ms."""
-        return loudness_of(float(self._momentary(1).max()))
+    def momentary_max_lufs(self, gain: float = 1.0) -> float:
+        """The loudest 400 ms, after a linear gain."""
+        return loudness_of(float(self._momentary(1).max()) * gain**2)
 
-    def short_term_max_lufs(self) -> float:
-        """The loudest 3 s; minus infinity where there are no 3 s."""
-        return loudness_of(float(self._windows(_SHORT_TERM, 1).max(initial=0.0)))
+    def short_term_max_lufs(self, gain: float = 1.0) -> float:
+        """The loudest 3 s, after a linear gain; minus infinity where there are no 3 s."""
+        return loudness_of(float(self._windows(_SHORT_TERM, 1).max(initial=0.0)) * gain**2)
 
     def loudness_range_lu(self, gain: float = 1.0) -> float:
         """Loudness range after a linear gain (EBU Tech 3342, section 3)."""
@@ -123,6 +123,17 @@ class Programme:
         energies = np.sort(energies[energies >= energies.mean() * 10**-2.0])
         low, high = (round((energies.size - 1) * part) for part in (0.10, 0.95))
         return float(10 * np.log10(energies[high] / energies[low]))
+
+    def loudness(self, true_peak: float, sample_peak: float, gain: float = 1.0) -> Loudness:
+        """All figures after a linear gain; the peaks, linear, are those before it."""
+        return Loudness(
+            integrated_lufs=self.integrated_lufs(gain),
+            momentary_max_lufs=self.momentary_max_lufs(gain),
+            short_term_max_lufs=self.short_term_max_lufs(gain),
+            loudness_range_lu=self.loudness_range_lu(gain),
+            true_peak_dbtp=decibels(true_peak * gain),
+            sample_peak_dbfs=decibels(sample_peak * gain),
+        )
 
 
 def measure_loudness(signal: Any, sample_rate: int) -> Loudness:
@@ -155,14 +166,7 @@ def measure_source(source: Source) -> Loudness:
         highest = max(highest, float(np.abs(block).max()))
     programme.push(weighting.finish())
     programme.finish()
-    return Loudness(
-        integrated_lufs=programme.integrated_lufs(),
-        momentary_max_lufs=programme.momentary_max_lufs(),
-        short_term_max_lufs=programme.short_term_max_lufs(),
-        loudness_range_lu=programme.loudness_range_lu(),
-        true_peak_dbtp=decibels(float(peaks.finish().max())),
-        sample_peak_dbfs=decibels(highest),
-    )
+    return programme.loudness(float(peaks.finish().max()), highest)
 
 
 class KWeighting:

@@ -17,7 +17,7 @@ from services.audio.arrays import as_audio, check_sample_rate
 from services.audio.drive import DriveSearch, survey
 from services.audio.limiter import apply_gains, control_block, reduction_db
 from services.audio.loudness import SHORTEST_GATED_SECONDS, decibels, finite_or_none
-from services.audio.sources import ArraySource
+from services.audio.sources import ArraySource, filled
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from services.audio.arrays import Audio
     from services.audio.drive import Survey
-    from services.audio.loudness import Programme
+    from services.audio.loudness import Loudness, Programme
     from services.audio.sources import Source
 
 Flag = Literal["silent", "below_gate", "short_clip", "peak_limited"]
@@ -47,24 +47,30 @@ _METER_BLOCK = 1 << 14
 class MasterReport:
     """What mastering found and did; the levels are those of the result."""
 
-    integrated_lufs: float
-    """-inf where nothing is louder than -70 LUFS."""
-    true_peak_dbtp: float
-    """As the meter reads it; -inf for digital silence."""
+    loudness: Loudness
     gain_db: float
     """Gain before the limiter."""
     gain_reduction_db: float
     """The most the limiter took away; 0 where it was not needed."""
-    loudness_range_lu: float
     flags: tuple[Flag, ...]
     """silent: all zero, kept. below_gate: nothing above -70 LUFS, kept. short_clip: under 400 ms,
     measured ungated. peak_limited: more than 0.1 LU under the target, since reaching it would take
     more than 12 dB of limiting."""
 
+    @property
+    def integrated_lufs(self) -> float:
+        """-inf where nothing is louder than -70 LUFS."""
+        return self.loudness.integrated_lufs
+
+    @property
+    def true_peak_dbtp(self) -> float:
+        """As the meter reads it; -inf for digital silence."""
+        return self.loudness.true_peak_dbtp
+
     def to_dict(self) -> dict[str, Any]:
         """The figures by name, JSON-ready: None for minus infinity, a list of flags."""
-        figures = {name: getattr(self, name) for name in MasterReport.__slots__ if name != "flags"}
-        return {**finite_or_none(figures), "flags": list(self.flags)}
+        gains = {"gain_db": self.gain_db, "gain_reduction_db": self.gain_reduction_db}
+        return {**self.loudness.to_dict(), **finite_or_none(gains), "flags": list(self.flags)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,23 +99,14 @@ def master(
         TypeError: not audio, or a rate that is no whole number.
         ValueError: what `as_audio`, `check_sample_rate` and `check_target` refuse.
     """
-    check_target(target_lufs, true_peak_dbtp)
     rate = check_sample_rate(sample_rate)
-    audio, report = _normalise(as_audio(signal), rate, target_lufs, true_peak_dbtp)
+    audio = as_audio(signal)
+    source = ArraySource(audio, rate)
+    plan = plan_master(source, target_lufs, true_peak_dbtp)
+    if not plan.changes_nothing:
+        audio = filled(plan.apply(source.blocks()), audio.shape)
+    report = plan.report
     return Mastered(audio=audio, **{name: getattr(report, name) for name in MasterReport.__slots__})
-
-
-def normalise(
-    signal: Any, sample_rate: int, target_lufs: float, true_peak_dbtp: float
-) -> tuple[Audio, MasterReport]:
-    """As `master`, with the audio and its report apart.
-
-    Raises:
-        TypeError, ValueError: as `master`.
-    """
-    check_target(target_lufs, true_peak_dbtp)
-    rate = check_sample_rate(sample_rate)
-    return _normalise(as_audio(signal), rate, target_lufs, true_peak_dbtp)
 
 
 def check_target(target_lufs: float | None, true_peak_dbtp: float) -> None:
@@ -163,7 +160,7 @@ def plan_master(
 ) -> MasterPlan:
     """As `master` for audio of any length; the source is gone through a few times.
 
-    Memory grows by a few hundred kilobytes a minute.
+    Memory grows by about 16 MB a minute, whatever the sample rate.
 
     Raises:
         ValueError: what `check_target` refuses.
@@ -180,29 +177,9 @@ def plan_master(
     return _limiting_plan(source, take, target_lufs, ceiling, gain, flags)
 
 
-def _normalise(
-    audio: Audio, rate: int, target_lufs: float | None, true_peak_dbtp: float
-) -> tuple[Audio, MasterReport]:
-    source = ArraySource(audio, rate)
-    plan = plan_master(source, target_lufs, true_peak_dbtp)
-    if plan.changes_nothing:
-        return audio, plan.report
-    mastered = np.empty_like(audio)
-    at = 0
-    for block in plan.apply(source.blocks()):
-        mastered[:, at : at + block.shape[1]] = block
-        at += block.shape[1]
-    return mastered, plan.report
-
-
 def _gain_plan(take: Survey, gain: float, flags: tuple[Flag, ...]) -> MasterPlan:
     report = MasterReport(
-        integrated_lufs=take.programme.integrated_lufs(gain),
-        true_peak_dbtp=decibels(take.true_peak * gain),
-        gain_db=decibels(gain),
-        gain_reduction_db=0.0,
-        loudness_range_lu=take.programme.loudness_range_lu(gain),
-        flags=flags,
+        loudness=take.loudness(gain), gain_db=decibels(gain), gain_reduction_db=0.0, flags=flags
     )
     return MasterPlan(report, gain=gain)
 
@@ -256,15 +233,13 @@ def _limiting_plan(
         margin_db += max(excess_db + 0.01, 0.0)
         aim += 0.0 if reached else missing
     trim = min(1.0, 10 ** (-excess_db / 20))
-    loudness = result.programme.integrated_lufs(trim)
-    if target_lufs - loudness > _TOLERANCE_LU:
+    loudness = result.loudness(trim)
+    if target_lufs - loudness.integrated_lufs > _TOLERANCE_LU:
         flags = (*flags, "peak_limited")
     report = MasterReport(
-        integrated_lufs=loudness,
-        true_peak_dbtp=decibels(result.true_peak * trim),
+        loudness=loudness,
         gain_db=decibels(drive * trim),
         gain_reduction_db=reduction_db(gains),
-        loudness_range_lu=result.programme.loudness_range_lu(trim),
         flags=flags,
     )
     return MasterPlan(report, gain=drive * trim, gains=gains, block=block)

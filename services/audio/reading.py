@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import soundfile  # type: ignore[import-untyped]  # ships neither stubs nor py.typed
 
 from services.audio.arrays import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_CHANNELS
 
 if TYPE_CHECKING:
+    import soundfile  # type: ignore[import-untyped]  # ships neither stubs nor py.typed
+
     from services.audio.arrays import Audio
 
 BLOCK_FRAMES = 1 << 16
@@ -136,6 +137,9 @@ def open_audio(path: str | os.PathLike[str]) -> AudioFile:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
+    # Who only writes does not wait for the library.
+    import soundfile
+
     with _decoding(path):
         file = soundfile.SoundFile(path)
     with file:
@@ -144,6 +148,8 @@ def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
 
 @contextmanager
 def _decoding(path: Path) -> Iterator[None]:
+    import soundfile
+
     try:
         yield
     except soundfile.LibsndfileError as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -48,6 +48,16 @@ class ArraySource:
         """Views of the array."""
         for start in range(0, self.audio.shape[1], _BLOCK_FRAMES):
             yield self.audio[:, start : start + _BLOCK_FRAMES]
+
+
+def filled(blocks: Iterable[Audio], shape: tuple[int, ...]) -> Audio:
+    """Blocks joined into one array `[channels, samples]`, without a second copy of all of them."""
+    audio = np.empty(shape, np.float32)
+    at = 0
+    for block in blocks:
+        audio[:, at : at + block.shape[1]] = block
+        at += block.shape[1]
+    return audio
 
 
 class BlockReducer:

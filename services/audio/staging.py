@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, suppre
 from dataclasses import dataclass
 from pathlib import Path
 
-from services.audio.files import temporary_name
+from services.audio.inventory import temporary_name
 
 _ADVICE = {
     errno.ENOSPC: "Free some space on the disk and try again.",

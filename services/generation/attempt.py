@@ -15,12 +15,12 @@ from services import storage
 from services.generation.errors import CancelledError, DGXMusicError, EngineError
 from services.generation.failpoints import reach
 from services.generation.queue_manager import HandedBack
-from services.generation.takes import Delivery, Order, Take
 
 if TYPE_CHECKING:
     from services.generation.claims import Begun, Claims
     from services.generation.dispatch import Dispatch
     from services.generation.engine_host import HostPool
+    from services.generation.takes import Delivery, Take
 
 log = logging.getLogger(__name__)
 
@@ -145,7 +145,7 @@ class Attempts:
 
     def _render(self, job: RunningJob) -> Take:
         begun = job.begun
-        order = Order(params=begun.task.params, path=self._claims.draft_path(begun))
+        order = begun.task.order(self._claims.draft_path(begun))
         noted = time.monotonic()
         last_step = "loading_model"
 

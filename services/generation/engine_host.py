@@ -99,7 +99,15 @@ class EngineHost:
             DGXMusicError: what the engine raised; EngineError where its process died, said nothing
                 for too long or talked nonsense. The process is gone then.
         """
-        jobs = [{"path": str(order.path), "params": asdict(order.params)} for order in orders]
+        jobs = [
+            {
+                "generation_id": order.generation_id,
+                "created_at": order.created_at.isoformat(),
+                "path": str(order.path),
+                "params": asdict(order.params),
+            }
+            for order in orders
+        ]
         message = {
             "do": "render",
             "model": self.model,

@@ -14,6 +14,7 @@ import queue
 import socket
 import sys
 import threading
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 STEP_OF_STAGE = {
     "encoding_prompt": "encoding_prompt",
     "mastering": "saving",
+    "measuring": "saving",
     "writing": "saving",
 }
 """Stage -> the step that people see; any other stage is the engine's `generating`."""
@@ -110,7 +112,12 @@ class _Server:
         progress("started", 0.0)
         takes = make_takes(
             [
-                Order(params=GenerationParams(**job["params"]), path=Path(job["path"]))
+                Order(
+                    generation_id=job["generation_id"],
+                    created_at=datetime.fromisoformat(job["created_at"]),
+                    params=GenerationParams(**job["params"]),
+                    path=Path(job["path"]),
+                )
                 for job in order["jobs"]
             ],
             engine,

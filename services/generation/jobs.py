@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from services import storage
 from services.generation.models import Job
+from services.generation.reconcile import has_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,7 +25,7 @@ def job_of(row: storage.Generation, entry: storage.QueueEntry | None, output_dir
         prompt=row.prompt,
         model=row.model_name,
         duration_seconds=row.duration_seconds,
-        file=str(output_dir / row.file_path) if row.is_complete else None,
+        file=str(output_dir / row.file_path) if has_file(row) else None,
         metadata=row.get_metadata(),
         generation_time_seconds=row.generation_time_seconds,
         error_message=row.error_message,

@@ -14,9 +14,12 @@ from typing import TYPE_CHECKING
 from services.generation.errors import InvalidRequestError, OutputError
 
 if TYPE_CHECKING:
+    from services.audio import AudioExporter
     from services.generation.models import Job
 
 STDOUT = "-"
+SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
+"""A test holds them equal to those of the audio formats, whose module is slow to import."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +57,9 @@ class Destination:
         if not text.strip():
             raise InvalidRequestError("The output needs a name: a .wav file, a folder, or -.")
         if not is_folder:
-            if path.suffix.lower() != ".wav":
+            if path.suffix.lower() not in SUFFIXES:
                 raise InvalidRequestError(
-                    f"The output {text!r} must end in .wav, the format this release writes."
+                    f"The output {text!r} must end in one of {', '.join(SUFFIXES)}."
                 )
             # lexists, since a link that leads nowhere is somebody's too.
             if os.path.lexists(path) and not force:
@@ -65,8 +68,13 @@ class Destination:
         _require_writable(folder)
         return cls(path, is_folder=is_folder, force=force)
 
-    def deliver(self, job: Job, made: Path) -> Path:
-        """Copy the finished file `made` there; the path of the copy.
+    def deliver(self, job: Job, made: Path, exporter: AudioExporter) -> Path:
+        """Copy the finished file `made` there, in the format of the name; the path of the copy.
+
+        Args:
+            job: what was made, for the name in a folder.
+            made: the WAV file in the library.
+            exporter: its levels hold for another format too, as a player decodes it.
 
         Raises:
             OutputError: it could not be written; the take is still in the library.
@@ -77,7 +85,10 @@ class Destination:
             return made
         target = self.path / suggested_name(job) if self.is_folder else self.path
         try:
-            copy_whole(made, target, replace=self.force)
+            if target.suffix.lower() == made.suffix.lower():
+                copy_whole(made, target, replace=self.force)
+            else:
+                _encode(made, target, exporter, replace=self.force)
         except FileExistsError:
             raise OutputError(f"{_exists(target)} The take is kept as {made}.") from None
         except OSError as error:
@@ -85,6 +96,19 @@ class Destination:
                 f"{target} could not be written: {error.strerror}. The take is kept as {made}."
             ) from error
         return target
+
+
+def _encode(made: Path, target: Path, exporter: AudioExporter, *, replace: bool) -> None:
+    from services.audio import open_audio, read_facts
+
+    with tempfile.TemporaryDirectory() as folder:
+        encoded = Path(folder) / target.name
+        try:
+            file = open_audio(made)
+            exporter.export(file.read(), encoded, file.sample_rate, facts=read_facts(made))
+        except RuntimeError as error:
+            raise OutputError(f"{error} The take is kept as {made}.") from error
+        copy_whole(encoded, target, replace=replace)
 
 
 def suggested_name(job: Job) -> str:

@@ -22,6 +22,9 @@ from services.generation.owner import is_abandoned, new_token
 from services.generation.takes import Delivery, Order, Take, make_takes
 
 if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
     from services.generation.engine import Engine, Progress, ShouldStop
 
 
@@ -32,7 +35,17 @@ class Task:
     generation_id: str
     file_path: str
     """Relative to the output folder."""
+    created_at: datetime
     params: GenerationParams
+
+    def order(self, path: Path) -> Order:
+        """Ask for its take in that file."""
+        return Order(
+            generation_id=self.generation_id,
+            created_at=self.created_at,
+            params=self.params,
+            path=path,
+        )
 
 
 def task_of(generation: storage.Generation) -> Task:
@@ -46,6 +59,7 @@ def task_of(generation: storage.Generation) -> Task:
     return Task(
         generation_id=generation.id,
         file_path=generation.file_path,
+        created_at=generation.created_at,
         params=GenerationParams(
             prompt=generation.prompt,
             duration_seconds=generation.duration_seconds,
@@ -93,7 +107,7 @@ def _produce(
     progress: Progress,
     should_stop: ShouldStop,
 ) -> None:
-    order = Order(params=task.params, path=delivery.output_dir / task.file_path)
+    order = task.order(delivery.output_dir / task.file_path)
     (take,) = make_takes([order], engine, delivery, progress, should_stop)
     try:
         with storage.get_session() as session:

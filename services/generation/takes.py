@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.generation.errors import CancelledError, OutputError
+from services.generation.labels import file_facts, row_metadata
 
 if TYPE_CHECKING:
-    from services.audio import Mastered, WrittenFile
+    from datetime import datetime
+
+    from services.audio import Analysis, Mastered, TakeFacts, WrittenFile
     from services.generation.engine import (
         Engine,
         EngineFacts,
@@ -48,6 +51,8 @@ class Delivery:
 class Order:
     """A take to make, and the file to write it to."""
 
+    generation_id: str
+    created_at: datetime
     params: GenerationParams
     path: Path
 
@@ -91,42 +96,31 @@ def make_takes(
         progress("mastering", RENDER_SHARE)
         mastered = _master(rendered, delivery)
         _stop_if_asked(should_stop)
+        progress("measuring", 0.92)
+        measured = _measure(rendered, mastered)
+        _stop_if_asked(should_stop)
         progress("writing", 0.95)
-        written = _write(order.path, mastered, rendered.sample_rate, delivery.bit_depth)
+        facts = file_facts(
+            generation_id=order.generation_id,
+            prompt=order.params.prompt,
+            created_at=order.created_at,
+            engine=engine.facts,
+            rendered=rendered,
+            mastered=mastered,
+        )
+        written = _write(order.path, mastered, rendered.sample_rate, delivery.bit_depth, facts)
         takes.append(
             Take(
                 path=written.path,
                 bytes=written.bytes,
                 sha256=written.sha256,
                 seconds=round(time.perf_counter() - started, 3),
-                metadata=describe(engine, rendered, mastered, delivery),
+                metadata=row_metadata(
+                    engine.facts, rendered, mastered, measured, delivery.target_lufs
+                ),
             )
         )
     return takes
-
-
-def describe(
-    engine: Engine, rendered: Rendered, mastered: Mastered, delivery: Delivery
-) -> dict[str, Any]:
-    """What is kept about a finished take, JSON-ready; absent facts are left out."""
-    facts = engine.facts
-    known = {
-        "engine": facts.name,
-        "engine_version": facts.version,
-        "licence": facts.output_licence,
-        "seed": rendered.seed,
-        "bpm": rendered.tempo_bpm,
-        "key": rendered.key,
-        "bars": rendered.bars,
-        **rendered.understood,
-        "target_lufs": delivery.target_lufs,
-        "integrated_lufs": _rounded(mastered.integrated_lufs),
-        "true_peak_dbtp": _rounded(mastered.true_peak_dbtp),
-        "gain_reduction_db": _rounded(mastered.gain_reduction_db) or None,
-        "flags": list(mastered.flags),
-    }
-    kept: dict[str, Any] = _without_empty(known)
-    return kept
 
 
 def require_space(delivery: Delivery, seconds: float, facts: EngineFacts) -> None:
@@ -163,11 +157,25 @@ def _master(rendered: Rendered, delivery: Delivery) -> Mastered:
     )
 
 
-def _write(path: Path, mastered: Mastered, sample_rate: int, bit_depth: str) -> WrittenFile:
+def _measure(rendered: Rendered, mastered: Mastered) -> Analysis:
+    """Tempo and key as they can be heard, with the tempo the engine worked to as a hint."""
+    from services.audio import analyse
+
+    return analyse(
+        mastered.audio,
+        rendered.sample_rate,
+        hint_bpm=rendered.tempo_bpm,
+        loudness=mastered.loudness,
+    )
+
+
+def _write(
+    path: Path, mastered: Mastered, sample_rate: int, bit_depth: str, facts: TakeFacts
+) -> WrittenFile:
     from services.audio import write_wav
 
     try:
-        return write_wav(path, mastered.audio, sample_rate, bit_depth=bit_depth)
+        return write_wav(path, mastered.audio, sample_rate, bit_depth=bit_depth, facts=facts)
     except RuntimeError as error:
         raise OutputError(str(error)) from error
 
@@ -175,16 +183,3 @@ def _write(path: Path, mastered: Mastered, sample_rate: int, bit_depth: str) -> 
 def _stop_if_asked(should_stop: ShouldStop) -> None:
     if should_stop():
         raise CancelledError("Cancelled.")
-
-
-def _without_empty(value: Any) -> Any:
-    """A row is read more often than its absent facts are missed: they take no room in it."""
-    if not isinstance(value, dict):
-        return value
-    pruned = {name: _without_empty(inner) for name, inner in value.items()}
-    return {name: inner for name, inner in pruned.items() if inner not in (None, [], {}, "")}
-
-
-def _rounded(value: float) -> float | None:
-    """JSON has no infinity: silence has no loudness."""
-    return round(value, 2) if value > float("-inf") else None

@@ -7,19 +7,20 @@ from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, delete, func, insert, literal_column, or_, select
+from sqlalchemy import and_, bindparam, delete, func, insert, inspect, literal_column, or_, select
 from sqlalchemy.orm import make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 
 from services.storage.models import GENERATIONS, Generation
 from services.storage.paging import Page, clamp_limit, decode_moment, encode_moment, page_of
-from services.storage.prompts import count_prompt
+from services.storage.prompts import count_prompt, counting, counting_values
 from services.storage.schema import GenerationStatus, known_status
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
     from sqlalchemy.sql import Select
+    from sqlalchemy.sql.dml import ReturningInsert
 
 _NEWEST_FIRST = (Generation.created_at.desc(), Generation.id.desc())
 _LAST_CHARACTER = "\U0010ffff"
@@ -65,28 +66,46 @@ def create_generation(
         file_path=file_path,
         model_version=model_version,
         metadata=metadata,
-        prompt_id=count_prompt(session, prompt),
     )
     _insert(session, generation)
     return generation
 
 
 def _insert(session: Session, generation: Generation) -> None:
-    """Write a new row at once and make the object one of the session's.
+    """Write a new row and its prompt's count at once; make the object one of the session's.
 
-    One statement, without the unit of work that a flush sets up: a fifth of an insert's time.
+    Without the unit of work that a flush sets up: a fifth of an insert's time.
     """
-    columns = _column_names()
-    values = {name: getattr(generation, name) for name in columns}
-    statement = insert(GENERATIONS)
-    session.connection().execute(
-        statement, {columns[name]: value for name, value in values.items()}
-    )
-    for name, value in values.items():
+    session.flush()
+    connection = session.connection()
+    names = _column_names()
+    row = {column: getattr(generation, name) for name, column in names.items()}
+    if connection.dialect.name == "postgresql":
+        values = {f"new_{column}": value for column, value in row.items()}
+        values |= counting_values(generation.prompt)
+        generation.prompt_id = connection.execute(_counting_insert(), values).scalar_one()
+    else:
+        generation.prompt_id = count_prompt(session, generation.prompt)
+        connection.execute(insert(GENERATIONS), row | {"prompt_id": generation.prompt_id})
+    for name in inspect(generation).unloaded:
         # What was never set would be read from the database, which is closed by then.
-        set_committed_value(generation, name, value)
+        set_committed_value(generation, name, None)
     make_transient_to_detached(generation)
     session.add(generation)
+
+
+@cache
+def _counting_insert() -> ReturningInsert[int]:
+    """Build PostgreSQL's one statement for both tables: it saves a round trip.
+
+    Each column's value is named new_..., as both tables have an id.
+    """
+    counted = counting("postgresql").cte("counted")
+    new: dict[str, Any] = {
+        column: bindparam(f"new_{column}") for column in _column_names().values()
+    }
+    new["prompt_id"] = select(counted.c.id).scalar_subquery()
+    return insert(GENERATIONS).values(new).returning(GENERATIONS.c.prompt_id)
 
 
 @cache
@@ -167,7 +186,9 @@ def list_generations(
         InvalidCursorError: the cursor is not one of these.
     """
     limit = clamp_limit(limit)
-    found = _filtered(select(Generation), status=status, model_name=model_name)
+    found = _filtered(select(Generation), status=status)
+    if model_name is not None:
+        found = found.where(*_is_from(model_name, session.get_bind().dialect.name))
     if created_after is not None:
         found = found.where(Generation.created_at >= created_after)
     if created_before is not None:
@@ -246,14 +267,16 @@ def _locked(session: Session, generation_id: str) -> Generation | None:
     return session.get(Generation, generation_id, with_for_update=True, populate_existing=True)
 
 
-def _filtered(
-    query: Select[Any], *, status: str | None = None, model_name: str | None = None
-) -> Select[Any]:
-    if status is not None:
-        query = query.where(*has_status(known_status(status)))
-    if model_name is not None:
-        query = query.where(Generation.model_name == model_name)
-    return query
+def _filtered(query: Select[Any], *, status: str | None = None) -> Select[Any]:
+    return query if status is None else query.where(*has_status(known_status(status)))
+
+
+def _is_from(model_name: str, dialect: str) -> list[ColumnElement[bool]]:
+    """Give the conditions for an engine in the form that leads PostgreSQL to its index."""
+    conditions = [Generation.model_name == model_name]
+    if dialect == "postgresql":
+        conditions.append(func.hashtext(Generation.model_name) == func.hashtext(model_name))
+    return conditions
 
 
 def has_status(status: str) -> tuple[ColumnElement[bool], ...]:

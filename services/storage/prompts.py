@@ -41,8 +41,11 @@ def upsert(dialect: str, table: Any) -> _Upsert:
 
 
 @cache
-def _counting(dialect: str) -> ReturningInsert[Any]:
-    """Build the statement once: building it takes longer than running it."""
+def counting(dialect: str) -> ReturningInsert[Any]:
+    """Give the statement that counts a use of `counting_values` and returns the prompt's id.
+
+    Built once: building it takes longer than running it.
+    """
     table = Prompt.__table__
     now = bindparam("now", type_=table.c.last_used_at.type)
     new = upsert(dialect, table).values(
@@ -54,12 +57,17 @@ def _counting(dialect: str) -> ReturningInsert[Any]:
     ).returning(table.c.id)
 
 
+def counting_values(prompt_text: str) -> dict[str, Any]:
+    """Give what `counting` is executed with."""
+    return {"prompt_text": prompt_text, "now": utc_now()}
+
+
 def count_prompt(session: Session, prompt_text: str) -> int:
     """Count one use in one statement, so that no concurrent count is lost; give the prompt's id."""
     session.flush()
     connection = session.connection()
-    values = {"prompt_text": prompt_text, "now": utc_now()}
-    counted: int = connection.execute(_counting(connection.dialect.name), values).scalar_one()
+    statement = counting(connection.dialect.name)
+    counted: int = connection.execute(statement, counting_values(prompt_text)).scalar_one()
     return counted
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import event
 
 from services import storage
 from services.storage import Generation
@@ -355,6 +356,27 @@ def test_a_prefix_uses_the_index(database: Database) -> None:
             connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
         plan = str(connection.exec_driver_sql(explain + statement).fetchall())
     assert ("autoindex_generations_1" in plan) or ("pk_generations" in plan)
+
+
+def test_a_list_of_one_engine_uses_its_index(database: Database) -> None:
+    statements: list[tuple[str, Any]] = []
+
+    @event.listens_for(database.engine, "before_cursor_execute")
+    def note(_connection: Any, _cursor: Any, statement: str, values: Any, *_more: Any) -> None:
+        statements.append((statement, values))
+
+    explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
+    with database.session() as session:
+        storage.list_generations(session, model_name="composer")
+        statement, values = statements[-1]
+        connection = session.connection()
+        for other in ("created_at", "model_name"):
+            connection.exec_driver_sql(f"DROP INDEX idx_generations_{other}")
+        if not database.is_sqlite:
+            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        plan = str(connection.exec_driver_sql(explain + statement, values).fetchall())
+        session.rollback()
+    assert "idx_generations_model_created" in plan
 
 
 def test_the_file_of_the_database_is_its_owners_alone(sqlite_database: Database) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ def _engines_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def render(host: EngineHost, tmp_path: Path, *prompts: str, should_stop=never, seen=None):
     orders = [
         Order(
+            generation_id=str(number),
+            created_at=datetime.now(UTC),
             params=GenerationParams(prompt=prompt, duration_seconds=1.0, seed=number),
             path=tmp_path / f"{number}.part",
         )

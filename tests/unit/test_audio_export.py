@@ -1,4 +1,8 @@
 import errno
+import hashlib
+import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from services.audio import AudioExporter, measure_loudness, staging
+from services.audio.facts import TakeFacts
+from services.audio.tags import read_facts
 
 RATE = 32_000
 
@@ -253,3 +259,163 @@ def test_an_export_is_refused_or_reads_back_whole(tmp_path_factory, signal, norm
     assert np.isfinite(found).all()
     assert size == Path(path).stat().st_size
     assert names_in(folder) == ["take.wav"]
+
+
+FORMATS = ("wav", "flac", "mp3", "ogg", "opus")
+FACTS = TakeFacts(prompt="warm house", seed=7, bpm=124.0, key="A minor", engine="composer")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_format_has_the_loudness_of_the_exporter(tmp_path, name):
+    exported = AudioExporter().export(tone(), tmp_path / "new" / f"take.{name}", RATE)
+    frames, rate = soundfile.read(exported.file.path, dtype="float32", always_2d=True)
+    loudness = measure_loudness(frames.T, rate)
+    assert loudness.integrated_lufs == pytest.approx(-16.0, abs=0.1)
+    assert loudness.true_peak_dbtp <= -1.0
+    # WAV is measured before it is rounded, all others as they are decoded.
+    assert exported.loudness.integrated_lufs == pytest.approx(loudness.integrated_lufs, abs=0.001)
+    assert exported.loudness.true_peak_dbtp == pytest.approx(loudness.true_peak_dbtp, abs=0.001)
+    assert (exported.audio_format, exported.sample_rate) == (name, rate)
+    assert exported.file.bytes == exported.file.path.stat().st_size
+    assert exported.file.frames == len(frames)
+
+
+def test_a_wav_file_without_facts_is_the_one_of_export_wav(tmp_path):
+    path, _ = AudioExporter().export_wav(tone(), tmp_path / "a.wav", RATE)
+    exported = AudioExporter().export(tone(), tmp_path / "b.wav", RATE)
+    assert path.read_bytes() == exported.file.path.read_bytes()
+    assert exported.file.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_facts_are_in_the_file_with_the_loudness_that_was_measured(tmp_path, name):
+    exported = AudioExporter().export(tone(), tmp_path / f"take.{name}", RATE, facts=FACTS)
+    found = read_facts(exported.file.path)
+    assert found == replace(FACTS, loudness=exported.loudness)
+
+
+@pytest.mark.parametrize(
+    ("name", "bit_depth"), [("wav", "PCM_24"), ("wav", "FLOAT"), ("flac", "PCM_24")]
+)
+def test_bit_depths_of_the_lossless_formats(tmp_path, name, bit_depth):
+    exported = AudioExporter().export(tone(), tmp_path / f"take.{name}", RATE, bit_depth=bit_depth)
+    assert soundfile.info(exported.file.path).subtype == exported.bit_depth == bit_depth
+
+
+@pytest.mark.parametrize("levels", [{"normalize": False}, {}])
+@pytest.mark.parametrize("name", FORMATS)
+def test_without_a_target_no_level_is_changed(tmp_path, name, levels):
+    exporter = AudioExporter() if levels else AudioExporter(target_lufs=None)
+    exported = exporter.export(tone(level=0.5), tmp_path / f"take.{name}", RATE, **levels)
+    found = measure_loudness(tone(level=0.5), RATE)
+    assert exported.loudness.integrated_lufs == pytest.approx(found.integrated_lufs, abs=0.1)
+    assert exported.flags == ()
+
+
+def test_samples_of_a_lossless_file_are_kept_without_a_target(tmp_path):
+    words = np.arange(-500, 500, dtype=np.int16)
+    exported = AudioExporter(target_lufs=None).export(words, tmp_path / "take.flac", RATE)
+    assert np.array_equal(soundfile.read(exported.file.path, dtype="int16")[0], words)
+
+
+def test_the_format_can_be_named(tmp_path):
+    exported = AudioExporter().export(tone(), tmp_path / "take", RATE, audio_format="flac")
+    assert soundfile.info(exported.file.path).format == "FLAC"
+    assert exported.media_type == "audio/flac"
+
+
+def test_what_was_exported_is_json(tmp_path):
+    exported = AudioExporter().export(np.zeros(RATE), tmp_path / "take.flac", RATE)
+    found = json.loads(json.dumps(exported.to_dict()))
+    assert found["audio_format"] == "flac"
+    assert found["integrated_lufs"] is None
+    assert found["flags"] == ["silent"]
+    assert found["sha256"] == exported.file.sha256
+
+
+@pytest.mark.parametrize("name", ["wav", "mp3"])
+def test_the_raw_audio_lies_beside_the_mastered(tmp_path, name):
+    audio = tone(level=1.5)
+    exported = AudioExporter().export(
+        audio, tmp_path / f"take.{name}", RATE, facts=FACTS, keep_raw=True
+    )
+    assert exported.raw.path == tmp_path / "take.raw.wav"
+    assert names_in(tmp_path) == ["take.raw.wav", f"take.{name}"][:: -1 if name == "mp3" else 1]
+    assert np.array_equal(read(exported.raw.path), audio)
+    assert soundfile.info(exported.raw.path).subtype == "FLOAT"
+    assert read_facts(exported.raw.path).seed == 7
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_raw_and_mastered_appear_both_or_not_at_all(tmp_path, monkeypatch, number):
+    fail_at(monkeypatch, "replace", number, OSError(errno.ENOSPC, "No space left on device"))
+    with pytest.raises(RuntimeError, match=r"Could not write .* file .*Free some space"):
+        AudioExporter().export(tone(), tmp_path / "take.ogg", RATE, keep_raw=True)
+    assert not names_in(tmp_path)
+
+
+EXPORT_REFUSED = {
+    "Unknown file type '.m4a'": {"path": "take.m4a"},
+    "Unknown format 'aac'": {"audio_format": "aac"},
+    "stands for another format": {"audio_format": "mp3"},
+    "MP3 has no bit depth": {"path": "take.mp3", "bit_depth": "PCM_16"},
+    "Unsupported bit depth 'PCM_32' for FLAC": {"path": "take.flac", "bit_depth": "PCM_32"},
+    "FLAC cannot carry 100003 Hz": {"path": "take.flac", "sample_rate": 100_003},
+    "Unsupported sample rate": {"sample_rate": 0},
+    "NaN or infinite": {"audio": np.array([0.0, np.inf])},
+    "Empty audio": {"audio": np.zeros((2, 0))},
+    "The audio is too short": {"path": "take.opus", "audio": np.ones(1), "sample_rate": 192_000},
+}
+
+
+@pytest.mark.parametrize("message", EXPORT_REFUSED)
+def test_what_no_format_can_carry_is_a_value_error_and_no_file(tmp_path, message):
+    arguments = {"audio": tone(), "path": "take.wav", "sample_rate": RATE}
+    arguments |= EXPORT_REFUSED[message]
+    arguments["path"] = tmp_path / arguments["path"]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        AudioExporter().export(**arguments)
+    assert not names_in(tmp_path)
+
+
+def test_a_batch_over_formats(tmp_path):
+    paths = [tmp_path / f"take.{name}" for name in FORMATS]
+    facts = [replace(FACTS, seed=seed) for seed in range(len(paths))]
+    batch = AudioExporter().export_batch(
+        [tone()] * len(paths), paths, RATE, bit_depth="PCM_24", facts=facts
+    )
+    assert [one.file.path for one in batch] == paths
+    assert [one.bit_depth for one in batch] == ["PCM_24", "PCM_24", None, None, None]
+    assert [read_facts(path).seed for path in paths] == [0, 1, 2, 3, 4]
+    single = AudioExporter().export(tone(), tmp_path / "single.mp3", RATE, facts=facts[2])
+    assert single.file.sha256 == batch[2].file.sha256
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"audios": [tone()]}, "Length mismatch: 1 audio tensors, 2 output paths"),
+        ({"facts": [FACTS]}, "Length mismatch"),
+        ({"paths": ["a.mp3", "./a.mp3"]}, "Duplicate output path"),
+        ({"paths": ["a.mp3", "a.txt"]}, "Unknown file type"),
+        ({"audios": [tone(), np.full(4, np.nan)]}, "NaN or infinite"),
+        ({"bit_depth": "PCM_8"}, "Unsupported bit depth"),
+    ],
+)
+def test_a_batch_over_formats_is_checked_before_its_first_file(
+    tmp_path, monkeypatch, change, message
+):
+    monkeypatch.chdir(tmp_path)
+    arguments = {"audios": [tone(), tone()], "paths": ["a.mp3", "a.wav"], "sample_rate": RATE}
+    with pytest.raises(ValueError, match=message):
+        AudioExporter().export_batch(**arguments | change)
+    assert not names_in(tmp_path)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
+def test_a_batch_over_formats_appears_whole_or_not_at_all(tmp_path, monkeypatch, number):
+    fail_at(monkeypatch, "replace", number, OSError(errno.ENOSPC, "No space left on device"))
+    paths = [tmp_path / f"take.{name}" for name in FORMATS]
+    with pytest.raises(RuntimeError, match=r"Could not write .* file .*Free some space"):
+        AudioExporter().export_batch([tone(0.2)] * len(paths), paths, RATE)
+    assert not names_in(tmp_path)

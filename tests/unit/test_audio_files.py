@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services.audio import AudioFileManager
+from services.audio.inventory import StoredFile, scan, temporary_name
 
 DAY = dt.date(2025, 11, 7)
 
@@ -216,8 +217,22 @@ def test_links_are_neither_listed_nor_followed_nor_cleaned(tmp_path):
     assert manager.list_files() == []
     assert manager.get_storage_stats()["total_files"] == 0
     assert manager.cleanup_old_files(0, dry_run=False) == 0
+    assert manager.cleanup_to_size(0, dry_run=False).files == ()
     assert manager.cleanup_empty_directories() == 0
     assert (tmp_path / "secret" / "f.wav").exists()
+    assert (tmp_path / "outputs" / "folder-link").is_symlink()
+
+
+def test_the_base_folder_itself_may_be_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "outputs").symlink_to(tmp_path / "disk")
+    manager = AudioFileManager(tmp_path / "outputs")
+    path = put(manager, "job")
+    assert manager.list_files() == [path]
+    assert manager.get_file_size(path) == 5
+    assert manager.delete_file(path) is True
+    assert manager.cleanup_empty_directories() == 3
+    assert (tmp_path / "outputs").is_symlink()
 
 
 def test_files_are_listed_newest_first(manager):
@@ -278,6 +293,75 @@ def test_a_negative_age_is_refused(manager):
     for age in (-1, float("nan")):
         with pytest.raises(ValueError, match="days_old"):
             manager.cleanup_old_files(age)
+
+
+def test_the_oldest_go_until_the_rest_fits(manager):
+    put(manager, "oldest", DAY, text="x" * 500)
+    put(manager, "older", age_days=2, text="x" * 300)
+    put(manager, "new", text="x" * 200)
+    shown = manager.cleanup_to_size(400)
+    assert names(file.path for file in shown.files) == ["oldest", "older"]
+    assert (shown.total_bytes, shown.kept_files, shown.kept_bytes) == (800, 1, 200)
+    assert not shown.deleted
+    assert len(manager.list_files()) == 3
+    assert manager.cleanup_to_size(500, dry_run=False).deleted
+    assert names(manager.list_files()) == ["new", "older"]
+
+
+@pytest.mark.parametrize(
+    ("max_bytes", "left"), [(1000, 2), (10, 2), (9, 1), (5, 1), (4, 0), (0, 0)]
+)
+def test_as_few_files_go_as_it_takes(manager, max_bytes, left):
+    put(manager, "a", age_days=1)
+    put(manager, "b")
+    manager.cleanup_to_size(max_bytes, dry_run=False)
+    assert len(manager.list_files()) == left
+
+
+def test_a_negative_size_is_refused(manager):
+    with pytest.raises(ValueError, match="max_bytes"):
+        manager.cleanup_to_size(-1)
+
+
+def test_what_is_being_written_does_not_go_for_its_size(manager):
+    path = put(manager, "job")
+    partial = path.rename(path.with_name(temporary_name()))
+    assert manager.cleanup_to_size(0, dry_run=False).files == ()
+    assert partial.exists()
+
+
+@pytest.mark.parametrize("folder", ["9999/12/31", "0001/01/01", "2025/13/45", "2025/02/30"])
+def test_a_folder_may_have_any_number_for_a_name(manager, folder):
+    path = manager.base_dir / folder / "job.wav"
+    path.parent.mkdir(parents=True)
+    path.write_text("audio")
+    assert manager.list_files() == [path]
+    assert manager.cleanup_old_files(30) == (folder == "0001/01/01")
+
+
+@pytest.mark.parametrize(("written", "year"), [(-1e9, 1938), (0.0, 1970), (1e15, 9999)])
+def test_a_file_may_come_from_any_year(tmp_path, written, year):
+    assert StoredFile(tmp_path, "job.wav", 5, written, written).day.year == year
+
+
+@pytest.mark.parametrize(
+    ("relative", "expected"),
+    [
+        ("2025/11/07/job.wav", True),
+        ("2025/11/07/job/bass.wav", True),
+        ("2025/11/07x/job.wav", False),
+        ("x/2025/11/07/job.wav", False),
+        ("2025/11/job.wav", False),
+        ("job.wav", False),
+    ],
+)
+def test_a_file_knows_whether_it_lies_in_the_folder_of_a_day(tmp_path, relative, expected):
+    path = tmp_path / relative
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("audio")
+    (found,) = scan(tmp_path)
+    assert (found.path, found.relative) == (path, relative)
+    assert found.is_in_day_folder is expected
 
 
 def test_left_over_temporary_files_are_hidden_and_cleaned(manager):
@@ -347,27 +431,62 @@ def test_an_id_is_refused_or_stays_in_the_folder_of_its_day(manager, job_id, ext
     assert path.name.startswith(job_id)
 
 
-PARTS = st.sampled_from(["..", ".", "outputs", "in", "out", "secret", "f.wav", "new", "a\0b"])
+PARTS = st.sampled_from(
+    [
+        "..",
+        ".",
+        "outputs",
+        "in",
+        "out",
+        "loop",
+        "secret",
+        "f.wav",
+        "new",
+        "a\0b",
+        "~",
+        "",
+        "x" * 300,
+    ]
+)
+
+
+def paths_of_all_kinds(base):
+    """Relative to the base, absolute, or with the base in front."""
+    fronts = st.sampled_from(["", "/", f"{base}/", f"{base}/in/../", f"{base.parent}/"])
+    parts = st.lists(PARTS, max_size=7)
+    return st.builds(lambda front, rest: front + "/".join(rest), fronts, parts)
+
+
+def contents(folder):
+    return {path.name: path.read_text() for path in folder.iterdir()}
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
-@given(parts=st.lists(PARTS, max_size=7), absolute=st.booleans())
-def test_whatever_the_path_nothing_outside_is_read_or_written(tmp_path, parts, absolute):
+@given(data=st.data())
+def test_whatever_the_path_nothing_outside_is_read_or_written(tmp_path, data):
     base, secret = tmp_path / "outputs", tmp_path / "secret"
-    base.mkdir(exist_ok=True)
+    (base / "in").mkdir(parents=True, exist_ok=True)
     secret.mkdir(exist_ok=True)
     (secret / "f.wav").write_text("secret")
     if not (base / "out").is_symlink():
         (base / "out").symlink_to(secret)
-    (base / "in").mkdir(exist_ok=True)
+        (base / "loop").symlink_to(base / "loop")
     (base / "source").write_text("x")
-    path = str(Path(base, *parts)) if absolute else "/".join(parts)
+    path = data.draw(paths_of_all_kinds(base))
     manager = AudioFileManager(base)
-    for operation in (manager.get_file_size, lambda to: manager.copy_file("source", to)):
+    for operation in (
+        manager.get_file_size,
+        lambda to: manager.copy_file("source", to),
+        lambda to: manager.move_file("source", to),
+        lambda source: manager.copy_file(source, "copy"),
+        manager.delete_file,
+    ):
         try:
-            operation(path)
+            result = operation(path)
         except (ValueError, OSError):
             continue
         assert base.resolve() in (base / path).resolve().parents
-    assert names_in(secret) == ["f.wav"]
-    assert (secret / "f.wav").read_text() == "secret"
+        assert not isinstance(result, Path) or base.resolve() in result.resolve().parents
+    assert contents(secret) == {"f.wav": "secret"}
+    assert names_in(tmp_path) == ["outputs", "secret"]
+    assert (base / "out").is_symlink()

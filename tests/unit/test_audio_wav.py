@@ -1,7 +1,9 @@
 import errno
 import hashlib
+import itertools
 import os
 import struct
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,11 @@ from hypothesis.extra import numpy as hnp
 
 from services.audio import SUPPORTED_BIT_DEPTHS, write_wav
 from services.audio import wav as wav_module
-from services.audio.wav import staged_wav
+from services.audio.facts import TakeFacts
+from services.audio.reading import UnreadableAudioError
+from services.audio.wav import staged_wav, staged_wav_stream
+from services.audio.wav_chunks import take_chunks
+from services.audio.wav_facts import read_wav_facts
 
 RATE = 48_000
 STEPS = {"PCM_16": 2**15, "PCM_24": 2**23, "PCM_32": 2**31}
@@ -123,11 +129,33 @@ def test_silence_is_not_dithered(tmp_path):
     assert not read(write_wav(tmp_path / "a.wav", np.zeros((2, 500)), RATE).path).any()
 
 
-@pytest.mark.parametrize("bit_depth", ["PCM_24", "PCM_32"])
-def test_only_16_bit_is_dithered(tmp_path, bit_depth):
+def test_24_bit_is_dithered_as_well(tmp_path):
+    time = np.arange(4 * RATE) / RATE
+    quiet = (0.4 / 2**23 * np.sin(2 * np.pi * 1000 * time)).astype(np.float32)
+    loud = quiet + np.float32(0.5)
+    plain = read(write_wav(tmp_path / "plain.wav", quiet, RATE, "PCM_24", dither=False).path)[0]
+    dithered = read(write_wav(tmp_path / "dithered.wav", quiet, RATE, "PCM_24").path)[0]
+    assert not plain.any()
+    assert ((dithered - quiet) * 2**23).var() == pytest.approx(0.25, rel=0.03)
+    # The noise is whole next to a large sample too, where float32 has no room for it.
+    near_full_scale = read(write_wav(tmp_path / "loud.wav", loud, RATE, "PCM_24").path)[0]
+    assert ((near_full_scale - loud) * 2**23).var() == pytest.approx(0.25, rel=0.03)
+
+
+@pytest.mark.parametrize("bit_depth", ["PCM_32", "FLOAT"])
+def test_what_float32_fits_in_is_not_dithered(tmp_path, bit_depth):
     one = write_wav(tmp_path / "a.wav", noise(), RATE, bit_depth, dither=True)
     other = write_wav(tmp_path / "b.wav", noise(), RATE, bit_depth, dither=False)
     assert one.sha256 == other.sha256
+
+
+def test_dither_begins_with_the_first_sound_and_is_the_same_wherever_that_is(tmp_path):
+    sound = noise(3000)
+    late = np.concatenate([np.zeros((2, 70_001), np.float32), sound], axis=1)
+    plain = read(write_wav(tmp_path / "plain.wav", sound, RATE).path)
+    delayed = read(write_wav(tmp_path / "late.wav", late, RATE).path)
+    assert not delayed[:, :70_001].any()
+    assert np.array_equal(delayed[:, 70_001:], plain)
 
 
 def test_folders_are_made(tmp_path):
@@ -177,11 +205,130 @@ def test_audio_that_cannot_be_written_makes_neither_file_nor_folder(tmp_path):
     assert not names_in(tmp_path)
 
 
-def test_more_than_4_gib_does_not_fit_a_wav_file(tmp_path):
-    endless = np.broadcast_to(np.float32(0), (2, 2**29))
-    with pytest.raises(ValueError, match="too long"):
-        wav_module._lay_out(*endless.shape, RATE, "FLOAT")
-    assert wav_module._lay_out(2, 2**29 - 8, RATE, "FLOAT").file_bytes <= 2**32 + 7
+def layout(frames, channels=2, bit_depth="PCM_16", chunks=b""):
+    form = wav_module._form(channels, frames, RATE, bit_depth)
+    return wav_module._lay_out(form, chunks)
+
+
+@pytest.mark.parametrize(
+    ("frames", "chunks", "kind"),
+    [
+        (2**30 - 10, b"", b"RIFF"),  # 36 bytes of head and the samples: the last that fits
+        (2**30 - 9, b"", b"RF64"),
+        (2**30 - 10, b"note\0\0\0\0", b"RF64"),
+        (2**33, b"", b"RF64"),
+    ],
+)
+def test_what_32_bit_sizes_cannot_say_goes_into_an_rf64_file(frames, chunks, kind):
+    planned = layout(frames, chunks=chunks)
+    assert planned.head[:4] == kind
+    assert planned.file_bytes == len(planned.head) + 4 * frames + len(planned.tail)
+    riff, wave = struct.unpack_from("<I4s", planned.head, 4)
+    name, data = struct.unpack_from("<4sI", planned.head, len(planned.head) - 8)
+    assert (wave, name) == (b"WAVE", b"data")
+    if kind == b"RIFF":
+        assert (riff, data) == (planned.file_bytes - 8, 4 * frames)
+        return
+    assert (riff, data) == (0xFFFFFFFF, 0xFFFFFFFF)
+    ds64 = struct.unpack_from("<4sIQQQI", planned.head, 12)
+    assert ds64 == (b"ds64", 28, planned.file_bytes - 8, 4 * frames, frames, 0)
+
+
+@pytest.mark.parametrize("bit_depth", ["PCM_16", "PCM_24", "FLOAT"])
+def test_an_independent_reader_finds_every_frame_of_an_rf64_file(tmp_path, bit_depth):
+    frames = 2**32 // 4 + 12_345
+    facts = TakeFacts(prompt="long", seed=7, bpm=120.0, bars=3, is_loop=True)
+    form = wav_module._form(2, frames, RATE, bit_depth)
+    planned = wav_module._lay_out(form, take_chunks(facts, form, dithered=False))
+    path = tmp_path / "long.wav"
+    with path.open("wb") as file:  # with a hole: it takes no room and no time
+        file.write(planned.head)
+        file.seek(planned.file_bytes - len(planned.tail))
+        file.write(planned.tail)
+    assert path.stat().st_size == planned.file_bytes
+    info = soundfile.info(path)
+    assert (info.format, info.subtype, info.frames) == ("RF64", bit_depth, frames)
+    with soundfile.SoundFile(path) as file:
+        assert file.title == "long"
+        file.seek(frames - 10)
+        assert file.read(100).shape == (10, 2)
+    assert read_wav_facts(path) == facts
+
+
+def cut(audio, *lengths):
+    """Blocks of these lengths over and over."""
+    start = 0
+    for length in itertools.cycle(lengths):
+        if start >= audio.shape[1]:
+            return
+        yield audio[:, start : start + length]
+        start += length
+
+
+def stream(path, blocks, channels=2, frames=1000, **options):
+    with staged_wav_stream(path, blocks, channels, frames, RATE, **options) as staged:
+        staged.publish()
+    return staged.written
+
+
+@pytest.mark.parametrize("bit_depth", SUPPORTED_BIT_DEPTHS)
+@pytest.mark.parametrize("channels", [1, 2])
+def test_blocks_of_any_length_give_the_same_file(tmp_path, bit_depth, channels):
+    audio = noise(70_001, channels)
+    audio[:, :333] = 0
+    facts = TakeFacts(prompt="blocks", bpm=100.0)
+    whole = write_wav(tmp_path / "whole.wav", audio, RATE, bit_depth, facts=facts)
+    for lengths in [(70_001,), (1024,), (1, 333, 7), (65_537, 0, 3)]:
+        blocks = cut(audio, *lengths)
+        options = {"bit_depth": bit_depth, "facts": facts}
+        streamed = stream(tmp_path / "cut.wav", blocks, channels, 70_001, **options)
+        assert (streamed.sha256, streamed.frames) == (whole.sha256, whole.frames)
+        assert streamed.path.read_bytes() == whole.path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("blocks", "message"),
+    [
+        ([noise(999)], "999 of the 1000 frames"),
+        ([], "0 of the 1000 frames"),
+        ([noise(600), noise(401)], "more than the 1000 frames"),
+        ([noise(600), noise(400, 1)], "A block has 1 channels"),
+        ([noise(600), np.full((2, 400), np.nan, np.float32)], "NaN"),
+    ],
+)
+def test_blocks_that_are_not_what_was_announced_leave_no_file(tmp_path, blocks, message):
+    with pytest.raises(ValueError, match=message):
+        stream(tmp_path / "take.wav", blocks)
+    assert not names_in(tmp_path)
+
+
+def test_a_source_that_fails_leaves_no_file(tmp_path):
+    def broken():
+        yield noise(500)
+        raise UnreadableAudioError("broken.mp3 cannot be decoded")
+
+    with pytest.raises(UnreadableAudioError, match="broken"):
+        stream(tmp_path / "take.wav", broken())
+    assert not names_in(tmp_path)
+
+
+@pytest.mark.parametrize(("channels", "frames"), [(0, 10), (3, 10), (2, 0), (1, -1)])
+def test_a_stream_needs_channels_and_frames(tmp_path, channels, frames):
+    with pytest.raises(ValueError, match="A WAV file"):
+        stream(tmp_path / "take.wav", [], channels, frames)
+    assert not names_in(tmp_path)
+
+
+def test_the_memory_of_a_stream_does_not_grow_with_the_file(tmp_path):
+    def peak(count):
+        tracemalloc.start()
+        stream(tmp_path / "take.wav", itertools.repeat(block, count), 2, count * 10_000)
+        _, most = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        return most
+
+    block = noise(10_000)
+    assert peak(100) < peak(3) + 200_000
 
 
 ERRORS = [
@@ -296,7 +443,7 @@ def test_every_sample_is_within_its_rounding(tmp_path_factory, audio, bit_depth,
     write_wav(path, audio, 8_000, bit_depth, dither=dither)
     steps = STEPS[bit_depth]
     kept = audio.astype(np.float64).clip(-1, (steps - 1) / steps)
-    allowed = 1.5 if dither and bit_depth == "PCM_16" else 0.5
+    allowed = 1.5 if dither and bit_depth != "PCM_32" else 0.5
     assert np.abs(read(path) - kept).max() <= allowed / steps + 1e-12
 
 

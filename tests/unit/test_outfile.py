@@ -3,13 +3,15 @@
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.audio import FORMATS, AudioExporter, TakeFacts, open_audio, read_facts, write_wav
 from services.generation.errors import InvalidRequestError, OutputError
 from services.generation.models import Job
-from services.generation.outfile import Destination, copy_whole, suggested_name
+from services.generation.outfile import SUFFIXES, Destination, copy_whole, suggested_name
 
 
 def job(prompt: str = "lo-fi beat", **metadata: object) -> Job:
@@ -67,7 +69,7 @@ def test_a_failed_delivery_says_where_the_take_is(tmp_path):
     made = tmp_path / "made.wav"
     made.write_bytes(b"RIFF")
     with pytest.raises(OutputError, match=r"kept as .*made\.wav"):
-        destination.deliver(job(), made)
+        destination.deliver(job(), made, AudioExporter())
 
 
 def test_a_destination_below_a_file_is_refused(tmp_path):
@@ -76,7 +78,7 @@ def test_a_destination_below_a_file_is_refused(tmp_path):
         Destination.check(str(tmp_path / "file" / "a.wav"), force=False)
 
 
-@pytest.mark.parametrize("name", ["a.mp3", "a", "wav"])
+@pytest.mark.parametrize("name", ["a.aac", "a", "wav"])
 def test_another_format_is_refused(tmp_path, name):
     with pytest.raises(InvalidRequestError, match=r"\.wav"):
         Destination.check(str(tmp_path / name), force=True)
@@ -88,7 +90,7 @@ def test_a_file_that_came_meanwhile_is_not_replaced_without_force(tmp_path):
     made = tmp_path / "made.wav"
     made.write_bytes(b"RIFF")
     with pytest.raises(OutputError, match=r"exists.*kept as"):
-        destination.deliver(job(), made)
+        destination.deliver(job(), made, AudioExporter())
     assert (tmp_path / "loop.wav").read_text() == "dear"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loop.wav", "made.wav"]
 
@@ -108,7 +110,9 @@ def test_the_longest_name_there_may_be_can_be_written(tmp_path):
     made = tmp_path / "made.wav"
     made.write_bytes(b"RIFF")
     target = tmp_path / ("x" * 251 + ".wav")
-    assert Destination.check(str(target), force=False).deliver(job(), made) == target
+    assert (
+        Destination.check(str(target), force=False).deliver(job(), made, AudioExporter()) == target
+    )
     assert target.read_bytes() == b"RIFF"
 
 
@@ -122,3 +126,20 @@ def test_a_closed_stdout_is_no_destination(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
     with pytest.raises(InvalidRequestError, match="Pipe it on"):
         Destination.check("-", force=False)
+
+
+def test_the_suffixes_are_those_of_the_formats():
+    assert tuple(one.suffix for one in FORMATS.values()) == SUFFIXES
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".MP3", ".ogg", ".opus"])
+def test_another_format_is_written_with_what_the_take_says_of_itself(tmp_path, suffix):
+    made = tmp_path / "made.wav"
+    audio = np.random.default_rng(0).uniform(-0.3, 0.3, (2, 24_000)).astype(np.float32)
+    write_wav(made, audio, 48_000, facts=TakeFacts(prompt="hiss", seed=7, bpm=90.0))
+    target = tmp_path / f"loop{suffix}"
+    Destination.check(str(target), force=False).deliver(job(), made, AudioExporter())
+    assert open_audio(target).read().shape == audio.shape
+    told = read_facts(target)
+    assert (told.prompt, told.seed, told.bpm) == ("hiss", 7, 90.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [target.name, "made.wav"]

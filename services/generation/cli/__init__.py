@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from services import __version__
-from services.generation.cli import db, doctor, generate, library, worker
+from services.generation.cli import audio, db, doctor, files, generate, library, worker
 from services.generation.cli.console import note
 from services.generation.errors import CancelledError, DGXMusicError
 
@@ -35,7 +35,11 @@ app.command("history")(library.history)
 app.command("status")(library.status)
 app.command("worker")(worker.worker)
 app.add_typer(library.models_app, name="models")
+app.command("analyze")(audio.analyze)
+app.command("normalize")(audio.normalize)
+app.command("convert")(audio.convert)
 app.add_typer(db.app, name="db")
+app.add_typer(files.app, name="files")
 app.command("doctor")(doctor.doctor)
 
 

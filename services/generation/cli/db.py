@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -168,6 +169,7 @@ def cleanup(
 ) -> None:
     """Show the finished generations of long ago and, with --yes, delete them with their files."""
     from services import storage
+    from services.audio import AudioFileManager
     from services.generation.database import storage_errors
 
     settings = _opened()
@@ -175,8 +177,11 @@ def cleanup(
         found = storage.cleanup_generations(session, older_than_days=older_than, dry_run=not yes)
     if found.deleted:
         # Rows first: a file without a row can be found and removed, a row without a file misleads.
+        files = AudioFileManager(settings.output_dir)
         for relative in found.file_paths:
-            (settings.output_dir / relative).unlink(missing_ok=True)
+            # The rows of another system's backup may name files elsewhere: they are not ours.
+            with suppress(ValueError):
+                files.delete_file(settings.output_dir / relative)
     _show_cleanup(found, as_json=as_json)
 
 

@@ -32,7 +32,9 @@ Model = Annotated[str | None, typer.Option("--model", "-m", help="See `dgx-music
 Output = Annotated[
     str | None,
     typer.Option(
-        "--output", "-o", help="Also write the WAV here: a file, a folder, or - for stdout."
+        "--output",
+        "-o",
+        help="Also write it here: a folder, - (stdout), or .wav, .flac, .mp3, .ogg, .opus.",
     ),
 ]
 Force = Annotated[
@@ -72,6 +74,7 @@ def generate(
 
     Example: dgx-music generate "deep house with warm pads at 122 BPM in A minor" -d 30 -o loop.wav
     """
+    from services.audio import AudioExporter
     from services.generation.config import load_settings
     from services.generation.models import parse_request
     from services.generation.outfile import STDOUT, Destination
@@ -87,13 +90,15 @@ def generate(
     if output == STDOUT and as_json:
         raise InvalidRequestError("The WAV file and JSON cannot both go to stdout. Drop one.")
     destination = Destination.check(output, force=force) if output is not None else None
-    service = MusicService(load_settings(), default_registry())
+    settings = load_settings()
+    service = MusicService(settings, default_registry())
     stop = StopFlag()
     with stop.catching_signals(), progress_bar(shown=not quiet) as progress:
         job = service.make(request, progress, stop)
     made = Path(job.file or "")
     if destination is not None:
-        made = destination.deliver(job, made)
+        exporter = AudioExporter(settings.target_lufs, settings.true_peak_dbtp)
+        made = destination.deliver(job, made, exporter)
     if not quiet:
         for line in facts(job):
             note(line)

@@ -70,7 +70,7 @@ def _row(job: Job, *, whole: bool) -> tuple[str, ...]:
     return (
         job.job_id if whole else job.job_id[:8],
         job.created_at.isoformat(timespec="seconds") if whole else _ago(job.created_at),
-        job.status,
+        job.status if job.file or job.status != "completed" else "completed, no file",
         f"{job.duration_seconds:g}",
         f"{about['bpm']:g}" if "bpm" in about else "",
         str(about.get("key", "")),

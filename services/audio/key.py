@@ -1,0 +1,195 @@
+"""The key of a piece: the notes that sound, against how often a key uses each of its notes."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from services.audio.arrays import as_audio, check_sample_rate
+from services.audio.hearing import ANALYSIS_RATE, hear
+from services.audio.sources import ArraySource
+from services.audio.spectrum import frequencies, magnitudes
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Curve = NDArray[np.float64]
+    Spectra = NDArray[np.float32]
+
+PITCH_CLASSES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B")
+
+_SIZE, _HOP = 8192, 4096
+_LOWEST_HZ, _HIGHEST_HZ = 50.0, 2100.0
+_SURROUNDINGS = 41
+_STANDS_OUT, _OF_LOUDEST = 2.0, 0.01
+_SILENT = 1e-6
+_HARMONICS, _HARMONIC_DECAY = 4, 0.6
+_OPENING_FRAMES = 2 * ANALYSIS_RATE // _HOP
+_OPENING_WEIGHT = 0.1
+_FEWEST_PEAKS = 12
+_ATONAL, _TONAL = 0.65, 0.8
+_FLAT = 0.3
+_FEW_NOTES, _ENOUGH_NOTES = 2.0, 5.0
+_ODDS = 12.0
+"""Odds of one key to another, in natural logarithms for a difference of 1 in their scores; fitted
+on composer takes and the `TUNED` styles of `benchmarks.songs`."""
+
+PROFILES = np.array(
+    [
+        [0.238, 0.006, 0.111, 0.006, 0.137, 0.094, 0.016, 0.214, 0.009, 0.080, 0.008, 0.081],
+        [0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052],
+    ]
+)
+"""How often major and minor use each note above the tonic (Albrecht and Shanahan 2013)."""
+_TRIADS = np.zeros((2, 12))
+_TRIADS[0, [0, 4, 7]] = _TRIADS[1, [0, 3, 7]] = 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """A tonic and a mode; modes other than major and minor read as the one with their third."""
+
+    name: str
+    """As "C# minor"; the spelling of `PITCH_CLASSES`."""
+    tonic: int
+    """0 = C .. 11 = B."""
+    mode: Literal["major", "minor"]
+    confidence: float
+    """0..1: the odds of this key among all, less where the notes fit no key well or are few."""
+    tuning_cents: float
+    """How far the notes lie above those of A = 440 Hz, -50 to 50."""
+    alternatives: tuple[str, ...]
+    """The three next likely keys; the relative or the fifth is often among them."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figures by name, JSON-ready."""
+        return asdict(self) | {"alternatives": list(self.alternatives)}
+
+
+class _Peaks(NamedTuple):
+    """What stands out of the spectrum, `[peaks]` each."""
+
+    frame: NDArray[np.intp]
+    hertz: Curve
+    weight: Curve
+
+
+def estimate_key(signal: Any, sample_rate: int) -> Key | None:
+    """Find the key; None for silence, noise, drums alone and notes that belong to no key.
+
+    Args:
+        signal: what `as_audio` takes; only the first ten minutes are listened to.
+        sample_rate: 8000 to 192000 Hz.
+
+    Raises:
+        TypeError: not audio, or a rate that is no whole number.
+        ValueError: what `as_audio` and `check_sample_rate` refuse.
+    """
+    audio = as_audio(signal)
+    return key_of(hear(ArraySource(audio, check_sample_rate(sample_rate))).mono)
+
+
+def key_of(mono: Spectra) -> Key | None:
+    """As `estimate_key`, of a mono mix at `ANALYSIS_RATE`."""
+    peaks = _find_peaks(mono)
+    if peaks.frame.size < _FEWEST_PEAKS:
+        return None
+    turn = np.sum(peaks.weight * np.exp(2j * np.pi * 12 * np.log2(peaks.hertz / 440.0)))
+    tuning = float(np.angle(turn) / (2 * np.pi))
+    chroma = _chroma(peaks, tuning)
+    first = peaks.frame < peaks.frame[0] + _OPENING_FRAMES
+    opening = _chroma(_Peaks(*(values[first] for values in peaks)), tuning)
+    fit = _fit(chroma, PROFILES)
+    # Pieces tend to begin on their tonic chord: it decides between keys of the same notes.
+    scores = fit + _OPENING_WEIGHT * _fit(opening, _TRIADS)
+    order = np.argsort(-scores, kind="stable")
+    best = int(order[0])
+    if fit[best] < _ATONAL or float(chroma.std() / chroma.mean()) < _FLAT:
+        return None
+    chances = np.exp(_ODDS * (scores - scores[best]))
+    tonal = _ramp(float(fit[best]), _ATONAL, _TONAL)
+    several = _ramp(_number_of_notes(chroma), _FEW_NOTES, _ENOUGH_NOTES)
+    return Key(
+        name=_name(best),
+        tonic=best % 12,
+        mode="minor" if best >= 12 else "major",
+        confidence=tonal * several / float(chances.sum()),
+        tuning_cents=100.0 * tuning,
+        alternatives=tuple(_name(int(other)) for other in order[1:4]),
+    )
+
+
+def _name(index: int) -> str:
+    return f"{PITCH_CLASSES[index % 12]} {'minor' if index >= 12 else 'major'}"
+
+
+def _number_of_notes(chroma: Curve) -> float:
+    """1 to 12: how many equally strong pitch classes would be as spread out."""
+    shares = chroma / chroma.sum()
+    return 1.0 / float(shares @ shares)
+
+
+def _ramp(value: float, none: float, full: float) -> float:
+    return min(max((value - none) / (full - none), 0.0), 1.0)
+
+
+def _find_peaks(mono: Spectra) -> _Peaks:
+    """Local maxima of the spectrum that stand out of their surroundings, frame by frame."""
+    hertz = frequencies(_SIZE)
+    low, high = np.searchsorted(hertz, [_LOWEST_HZ, _HIGHEST_HZ])
+    frames, places, weights = [], [], []
+    done = 0
+    for group in magnitudes(mono, _SIZE, _HOP):
+        part = group[:, low - 1 : high + 1]
+        before, middle, after = part[:, :-2], part[:, 1:-1], part[:, 2:]
+        floor = np.maximum(_OF_LOUDEST * part.max(axis=1, keepdims=True), _SILENT)
+        floor = np.maximum(floor, _STANDS_OUT * _surroundings(part)[:, 1:-1])
+        frame, column = np.nonzero((middle > before) & (middle >= after) & (middle > floor))
+        left, top, right = (
+            np.log(values[frame, column] + 1e-12).astype(np.float64)
+            for values in (before, middle, after)
+        )
+        # The top of the parabola through three bins in decibels.
+        shift = np.clip(0.5 * (left - right) / (left - 2 * top + right - 1e-12), -0.5, 0.5)
+        frames.append(frame + done)
+        places.append((column + low + shift) * (ANALYSIS_RATE / _SIZE))
+        weights.append(np.exp(0.5 * top))
+        done += len(group)
+    return _Peaks(np.concatenate(frames), np.concatenate(places), np.concatenate(weights))
+
+
+def _surroundings(part: Spectra) -> Spectra:
+    padded = np.pad(part, ((0, 0), (_SURROUNDINGS // 2 + 1, _SURROUNDINGS // 2)), mode="edge")
+    sums = np.cumsum(padded, axis=1, dtype=np.float64)
+    means = (sums[:, _SURROUNDINGS:] - sums[:, :-_SURROUNDINGS]) / _SURROUNDINGS
+    return means.astype(np.float32)
+
+
+def _chroma(peaks: _Peaks, tuning: float) -> Curve:
+    """Strength of the twelve pitch classes: each peak counts as several harmonics' fundamental.
+
+    Args:
+        peaks: what sounds.
+        tuning: semitones above A = 440 Hz.
+    """
+    chroma = np.zeros(12)
+    for harmonic in range(1, _HARMONICS + 1):
+        fundamental = peaks.hertz / harmonic
+        kept = fundamental >= _LOWEST_HZ
+        pitch = 12 * np.log2(fundamental[kept] / 440.0) - tuning + 9
+        nearest = np.round(pitch)
+        closeness = np.cos(np.pi * (pitch - nearest)) ** 2
+        weight = peaks.weight[kept] * closeness * _HARMONIC_DECAY ** (harmonic - 1)
+        chroma += np.bincount(nearest.astype(np.int64) % 12, weight, minlength=12)
+    return chroma
+
+
+def _fit(chroma: Curve, profiles: Curve) -> Curve:
+    """Correlation with every rotation of two profiles: 12 major keys, then 12 minor ones."""
+    turned = np.array([np.roll(profile, tonic) for profile in profiles for tonic in range(12)])
+    turned -= turned.mean(axis=1, keepdims=True)
+    centred = chroma - chroma.mean()
+    norms = np.linalg.norm(turned, axis=1) * np.linalg.norm(centred)
+    return np.asarray(turned @ centred / np.maximum(norms, 1e-12))

@@ -1,0 +1,205 @@
+import io
+import subprocess
+import sys
+
+import mutagen.ogg
+import numpy as np
+import pytest
+import soundfile
+
+from services.audio import AudioExporter, write_wav
+from services.audio.encoding import (
+    FORMATS,
+    check_exact_rate,
+    depth_for,
+    encode,
+    format_for,
+    rate_for,
+)
+from services.audio.sources import ArraySource
+
+RATE = 48_000
+ENCODED = ("flac", "mp3", "ogg", "opus")
+LOSSY = ("mp3", "ogg", "opus")
+
+
+def noise(frames=RATE, channels=2, level=0.1, seed=0):
+    rng = np.random.default_rng(seed)
+    return (level * rng.standard_normal((channels, frames))).astype(np.float32)
+
+
+def chirp(frames, rate):
+    """Rises from 100 to 3000 Hz in a second: is like itself at no other time."""
+    time = np.arange(frames) / rate
+    sweep = 2 * np.pi * (100 * time + 1450 * time**2)
+    return (0.3 * np.sin(sweep)).astype(np.float32)
+
+
+def written(path, audio, rate=RATE, **options):
+    encode(path, ArraySource(audio, rate), format_for(path), **options)
+    return path
+
+
+def read(path, dtype="float32"):
+    """`[channels, samples]` and the rate, by libsndfile."""
+    frames, rate = soundfile.read(path, dtype=dtype, always_2d=True)
+    return frames.T, rate
+
+
+def test_the_formats_and_what_the_web_calls_them():
+    assert {name: (one.suffix, one.media_type) for name, one in FORMATS.items()} == {
+        "wav": (".wav", "audio/wav"),
+        "flac": (".flac", "audio/flac"),
+        "mp3": (".mp3", "audio/mpeg"),
+        "ogg": (".ogg", "audio/ogg; codecs=vorbis"),
+        "opus": (".opus", "audio/ogg; codecs=opus"),
+    }
+    assert [name for name, one in FORMATS.items() if one.lossy] == list(LOSSY)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_the_suffix_says_the_format_whatever_its_case(name):
+    assert format_for(f"a.b/take.{name}").name == name
+    assert format_for(f"TAKE.{name.upper()}").name == name
+    assert format_for("take", name.upper()).name == name
+
+
+@pytest.mark.parametrize(
+    ("path", "name", "message"),
+    [
+        ("take.m4a", None, r"Unknown file type '\.m4a'.*\.wav, \.flac, \.mp3, \.ogg, \.opus"),
+        ("take", None, "Unknown file type ''"),
+        ("take.wav", "aac", "Unknown format 'aac'; expected one of wav, flac, mp3, ogg, opus"),
+        ("take.wav", "mp3", r"to be MP3, but \.wav stands for another format; name it \.mp3"),
+    ],
+)
+def test_an_unknown_or_contradicting_format_is_refused(path, name, message):
+    with pytest.raises(ValueError, match=message):
+        format_for(path, name)
+
+
+def test_bit_depths_are_those_of_the_format():
+    assert {name: depth_for(one) for name, one in FORMATS.items()} == {
+        "wav": "PCM_16",
+        "flac": "PCM_16",
+        "mp3": None,
+        "ogg": None,
+        "opus": None,
+    }
+    assert depth_for(FORMATS["flac"], "PCM_24") == "PCM_24"
+    with pytest.raises(ValueError, match=r"'FLOAT' for FLAC; expected one of PCM_16, PCM_24"):
+        depth_for(FORMATS["flac"], "FLOAT")
+    with pytest.raises(ValueError, match="MP3 has no bit depth; leave PCM_24 out"):
+        depth_for(FORMATS["mp3"], "PCM_24")
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "expected"),
+    [
+        ("opus", 8_000, 8_000),
+        ("opus", 11_025, 12_000),
+        ("opus", 32_000, 48_000),
+        ("opus", 44_100, 48_000),
+        ("opus", 192_000, 48_000),
+        ("mp3", 44_100, 44_100),
+        ("mp3", 30_000, 32_000),
+        ("mp3", 96_000, 48_000),
+        ("ogg", 192_000, 192_000),
+        ("flac", 96_000, 96_000),
+        ("wav", 44_101, 44_101),
+    ],
+)
+def test_a_rate_the_format_has_not_goes_to_the_next(name, rate, expected):
+    assert rate_for(FORMATS[name], rate) == expected
+
+
+def test_a_rate_that_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="FLAC cannot carry 100003 Hz"):
+        rate_for(FORMATS["flac"], 100_003)
+    with pytest.raises(ValueError, match="Opus cannot carry 44100 Hz; expected one of 8000, 12000"):
+        check_exact_rate(FORMATS["opus"], 44_100)
+    with pytest.raises(ValueError, match="Unsupported sample rate 4000 Hz"):
+        check_exact_rate(FORMATS["wav"], 4_000)
+
+
+@pytest.mark.parametrize("name", [name for name in FORMATS if name != "wav"])
+def test_every_rate_a_format_claims_can_be_written(tmp_path, name):
+    for rate in FORMATS[name].sample_rates or (8_000, 44_100, 96_000, 192_000):
+        audio, found = read(written(tmp_path / f"take.{name}", noise(rate // 5, 1), rate))
+        assert (audio.shape, found) == ((1, rate // 5), rate)
+
+
+@pytest.mark.parametrize("rate", [32_000, 44_100, 48_000])
+@pytest.mark.parametrize("name", ENCODED)
+def test_what_is_decoded_is_as_long_and_not_shifted(tmp_path, name, rate):
+    frames = rate + 123
+    source = chirp(frames, rate)
+    exported = AudioExporter(target_lufs=None).export(source, tmp_path / f"take.{name}", rate)
+    (audio,), found = read(exported.file.path)
+    assert found == exported.sample_rate == (48_000 if name == "opus" else rate)
+    expected = chirp(audio.size, found) if found != rate else source
+    assert audio.size == exported.file.frames == (2 * frames * found + rate) // (2 * rate)
+    product = np.fft.rfft(audio, 4 * audio.size) * np.conj(np.fft.rfft(expected, 4 * audio.size))
+    assert np.argmax(np.fft.irfft(product)) == 0
+    assert np.corrcoef(audio, expected)[0, 1] > 0.999
+
+
+@pytest.mark.parametrize("dither", [True, False])
+@pytest.mark.parametrize("bit_depth", ["PCM_16", "PCM_24"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_flac_has_the_samples_of_the_wav_file(tmp_path, bit_depth, dither, channels):
+    audio = noise(70_001, channels, level=0.5)
+    audio[:, :100] = 0.0
+    flac = written(tmp_path / "take.flac", audio, bit_depth=bit_depth, dither=dither)
+    wav = write_wav(tmp_path / "take.wav", audio, RATE, bit_depth, dither=dither).path
+    assert soundfile.info(flac).subtype == bit_depth
+    np.testing.assert_array_equal(read(flac, "int32")[0], read(wav, "int32")[0])
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_the_same_samples_give_the_same_bytes(tmp_path, name):
+    files = [written(tmp_path / f"{i}.{name}", noise()).read_bytes() for i in range(2)]
+    assert files[0] == files[1]
+
+
+@pytest.mark.parametrize("name", ["ogg", "opus"])
+def test_other_samples_make_an_ogg_stream_of_another_number(tmp_path, name):
+    serials = []
+    for seed in range(2):
+        data = written(tmp_path / f"{seed}.{name}", noise(seed=seed)).read_bytes()
+        file, pages = io.BytesIO(data), []
+        while file.tell() < len(data):
+            pages.append(mutagen.ogg.OggPage(file))
+        serials.append({page.serial for page in pages})
+        # libogg drops a page whose checksum is wrong; here the pages are all there.
+        assert [page.sequence for page in pages] == list(range(len(pages)))
+        assert b"".join(page.write() for page in pages) == data
+    assert len(serials[0]) == len(serials[1]) == 1
+    assert serials[0] != serials[1]
+
+
+@pytest.mark.parametrize("name", LOSSY)
+def test_lossy_files_hold_what_is_above_full_scale(tmp_path, name):
+    audio = (1.5 * np.sin(np.arange(RATE) * 0.05)).astype(np.float32)[None]
+    found, _ = read(written(tmp_path / f"take.{name}", audio))
+    assert np.abs(found).max() == pytest.approx(1.5, abs=0.05)
+
+
+def test_a_minute_in_one_block_does_not_break_vorbis(tmp_path):
+    """In a process of its own: where it goes wrong, the interpreter ends with a signal."""
+    script = """
+import sys, numpy as np
+from pathlib import Path
+from services.audio.encoding import FORMATS, encode
+
+class OneBlock:
+    sample_rate, channels = 48_000, 1
+    def blocks(self):
+        yield np.zeros((1, 70 * 48_000), np.float32)
+
+print(encode(Path(sys.argv[1]), OneBlock(), FORMATS["ogg"]))
+"""
+    command = [sys.executable, "-c", script, str(tmp_path / "take.ogg")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{70 * RATE}\n"), done.stderr
+    assert soundfile.info(tmp_path / "take.ogg").frames == 70 * RATE
