@@ -29,9 +29,9 @@ generate PROMPT *SECONDS_AND_OPTIONS: _core
 history *OPTIONS: _core
     @"{{ bin }}/dgx-music" history "$@"
 
-# All tests.
+# All tests, two at a time.
 test *OPTIONS: _dev
-    @"{{ bin }}/pytest" "$@"
+    @"{{ bin }}/pytest" --numprocesses 2 --dist worksteal "$@"
 
 # Tests that need no database server and no other process.
 test-unit *OPTIONS: _dev

@@ -114,7 +114,7 @@ def test_an_existing_output_file_is_replaced_only_by_force(home):
 
 
 def test_an_output_of_another_format_is_refused_before_anything_is_made(home):
-    assert_refused(home, home.run("generate", GOOD, *SHORT, "-o", "a.mp3"), 2, ".wav")
+    assert_refused(home, home.run("generate", GOOD, *SHORT, "-o", "a.aac"), 2, ".wav")
     assert home.rows() == []
 
 
