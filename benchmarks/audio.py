@@ -13,7 +13,7 @@ import numpy as np
 import pyebur128
 import pyloudnorm
 
-from services.audio import limit, master, measure_loudness, write_wav
+from services.audio import TakeFacts, analyse, limit, master, measure_loudness, write_wav
 from services.audio.loudness import KWeighting, Programme
 from services.audio.sources import ArraySource
 from services.audio.truepeak import true_peak
@@ -26,7 +26,7 @@ SECONDS = (16, 30, 300)
 TARGETS = {
     ("loudness and true peak", 30): "0.25 s",
     ("loudness and true peak", 300): "2.5 s",
-    ("master and write, limiting", 16): "0.4 s",
+    ("master, measure tempo and key, write", 16): "0.4 s",
 }
 
 LOUDNESS = pyebur128.MeasurementMode.MODE_I | pyebur128.MeasurementMode.MODE_LRA
@@ -84,6 +84,12 @@ def tasks(audio: NDArray[np.float32], folder: Path) -> dict[str, Callable[[], ob
     def deliver(target: float) -> Callable[[], object]:
         return lambda: write_wav(folder / "take.wav", master(audio, RATE, target).audio, RATE)
 
+    def deliver_measured() -> None:
+        mastered = master(audio, RATE, -14.0)
+        analyse(mastered.audio, RATE, 120.0, mastered.loudness)
+        facts = TakeFacts(prompt="music", seed=1, bpm=120.0, loudness=mastered.loudness)
+        write_wav(folder / "take.wav", mastered.audio, RATE, facts=facts)
+
     return {
         "loudness": loudness,
         "loudness, libebur128": lambda: libebur128(frames, LOUDNESS),
@@ -95,6 +101,7 @@ def tasks(audio: NDArray[np.float32], folder: Path) -> dict[str, Callable[[], ob
         "limiter": lambda: limit(audio, RATE, -9.0),
         "master and write, gain alone": deliver(-23.0),
         "master and write, limiting": deliver(-14.0),
+        "master, measure tempo and key, write": deliver_measured,
     }
 
 

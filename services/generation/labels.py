@@ -58,19 +58,22 @@ def row_metadata(
 ) -> dict[str, Any]:
     """What is kept about a finished take, JSON-ready; absent facts are left out.
 
-    Tempo and key are those the engine worked to, or were measured where it knows none.
+    Tempo and key are those the engine worked to. Where it knows none they were measured, and a
+    confidence stands beside them; where the measurement disagrees with the tempo, it is told.
     """
     tempo, key = measured.tempo, measured.key
+    other_bpm = _other_tempo(rendered.tempo_bpm, tempo.bpm)
+    heard_tempo = rendered.tempo_bpm is None or other_bpm is not None
     known = {
         "engine": engine.name,
         "engine_version": engine.version,
         "licence": engine.output_licence,
         "seed": rendered.seed,
         "bpm": rendered.tempo_bpm or _rounded(tempo.bpm),
-        "bpm_confidence": _rounded(tempo.confidence),
-        "measured_bpm": _other_tempo(rendered.tempo_bpm, tempo.bpm),
+        "measured_bpm": other_bpm,
+        "bpm_confidence": _rounded(tempo.confidence) if heard_tempo else None,
         "key": rendered.key or (key and key.name),
-        "key_confidence": key and _rounded(key.confidence),
+        "key_confidence": _rounded(key.confidence) if key and not rendered.key else None,
         "bars": rendered.bars,
         **rendered.understood,
         "target_lufs": target_lufs,
