@@ -11,7 +11,7 @@ from services.audio.hearing import hear
 from services.audio.key import Key, key_of
 from services.audio.loudness import Loudness, measure_source
 from services.audio.onsets import find_onsets
-from services.audio.reading import UnreadableAudioError, open_audio
+from services.audio.reading import open_audio
 from services.audio.sources import ArraySource
 from services.audio.spectrum import sketch
 from services.audio.tempo import Tempo, tempo_of
@@ -70,13 +70,10 @@ def analyse_file(path: str | os.PathLike[str], hint_bpm: float | None = None) ->
 
     Raises:
         FileNotFoundError: there is no such file.
-        UnreadableAudioError: what `open_audio` and `AudioFile.blocks` refuse, or no samples.
+        UnreadableAudioError: what `open_audio` and `AudioFile.blocks` refuse.
         ValueError: a hint that is no positive number.
     """
-    file = open_audio(path)
-    if next(file.blocks(), None) is None:
-        raise UnreadableAudioError(f"{file.path} holds no samples.")
-    return analyse_source(file, hint_bpm)
+    return analyse_source(open_audio(path), hint_bpm)
 
 
 def analyse_source(

@@ -19,6 +19,7 @@ from services.audio.facts import TakeFacts
 from services.audio.finishing import Delivered, Order, deliver, deliver_mastered
 from services.audio.mastering import DEFAULT_TARGET_LUFS, DEFAULT_TRUE_PEAK_DBTP, check_target
 from services.audio.reading import AudioFile, UnreadableAudioError, open_audio
+from services.audio.wav import BITS
 
 if TYPE_CHECKING:
     from services.audio.loudness import Loudness
@@ -192,13 +193,9 @@ def _facts_in(path: Path) -> TakeFacts:
     return TakeFacts()
 
 
-def _bits(bit_depth: str | None) -> int:
-    return 32 if bit_depth == "FLOAT" else int((bit_depth or "PCM_0").removeprefix("PCM_"))
-
-
 def _holds(bit_depth: str | None, source_bits: int | None) -> bool:
     """Whether PCM of this depth keeps samples of `source_bits` exactly."""
-    return source_bits is not None and source_bits <= _bits(bit_depth)
+    return source_bits is not None and source_bits <= BITS.get(bit_depth or "", 0)
 
 
 def _kept_depth(audio_format: AudioFormat, source: AudioFile) -> str | None:

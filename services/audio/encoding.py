@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from services.audio.arrays import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
-from services.audio.wav import Dither, quantised
+from services.audio.wav import BITS, Dither, quantised
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -116,7 +116,6 @@ FORMATS: dict[str, AudioFormat] = {one.name: one for one in _FORMATS}
 
 _BY_SUFFIX = {one.suffix: one for one in _FORMATS}
 _HIGHEST_ODD_FLAC_RATE = 65_535
-_BITS = {"PCM_16": 16, "PCM_24": 24}
 
 
 def format_for(path: str | os.PathLike[str], audio_format: str | None = None) -> AudioFormat:
@@ -256,8 +255,8 @@ def _prepared(
         return
     noise = Dither() if dither else None
     for block in blocks:
-        steps = quantised(block.T, _BITS[bit_depth], noise)
-        yield _upper_bits(steps, _BITS[bit_depth]).reshape(-1, source.channels)
+        steps = quantised(block.T, BITS[bit_depth], noise)
+        yield _upper_bits(steps, BITS[bit_depth]).reshape(-1, source.channels)
 
 
 def _upper_bits(steps: bytes, bits: int) -> NDArray[np.int32]:

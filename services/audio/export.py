@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.audio.arrays import as_audio, check_sample_rate
-from services.audio.delivery import Exported, exported
+from services.audio.delivery import exported
 from services.audio.encoding import depth_for, format_for, rate_for
 from services.audio.finishing import Delivered, Order, deliver, deliver_mastered
 from services.audio.mastering import (
@@ -28,9 +28,8 @@ from services.audio.wav import (
 
 if TYPE_CHECKING:
     from services.audio.arrays import Audio
+    from services.audio.delivery import Exported
     from services.audio.facts import TakeFacts
-
-__all__ = ["AudioExporter", "Exported"]
 
 
 class AudioExporter:

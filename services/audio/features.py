@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from services.audio.arrays import as_audio, check_sample_rate
-from services.audio.hearing import hear
+from services.audio.hearing import hear, ramp
 from services.audio.loudness import decibels
 from services.audio.onsets import find_onsets
 from services.audio.periods import clarity
@@ -97,19 +97,17 @@ def measure_features(signal: Any, sample_rate: int) -> Features:
 
 def features_of(heard: Heard, spectrum: Sketch, onsets: Onsets, tempo: Tempo) -> Features:
     """As `measure_features`, from what is known of the signal already."""
-    left, right, _ = heard.products
-    rms = math.sqrt((left + right) / (2 * heard.samples))
     centroid, rolloff = _colour(spectrum)
     rate = onsets.events / onsets.seconds if onsets.events else 0.0
     correlation, width = _stereo(heard)
-    activity = _ramp(rate, 0.0, 6.0)
+    activity = ramp(rate, 0.0, 6.0)
     return Features(
         duration_seconds=heard.duration_seconds,
         sample_rate=heard.sample_rate,
         channels=heard.channels,
         peak_amplitude=heard.peak,
-        rms=rms,
-        crest_factor_db=decibels(heard.peak / rms) if rms else 0.0,
+        rms=heard.rms,
+        crest_factor_db=decibels(heard.peak / heard.rms) if heard.rms else 0.0,
         dynamic_range_db=dynamic_range_db(heard),
         stereo_correlation=correlation,
         stereo_width=width,
@@ -117,7 +115,7 @@ def features_of(heard: Heard, spectrum: Sketch, onsets: Onsets, tempo: Tempo) ->
         spectral_rolloff_hz=rolloff,
         spectral_flatness=spectrum.flatness,
         onsets_per_second=rate,
-        energy=_energy(rms, activity, centroid),
+        energy=_energy(heard.rms, activity, centroid),
         danceability=_danceability(onsets, tempo, activity),
     )
 
@@ -154,19 +152,15 @@ def _colour(spectrum: Sketch) -> tuple[float, float]:
 def _energy(rms: float, activity: float, centroid: float) -> float:
     if rms <= 0.0:
         return 0.0
-    level = _ramp(decibels(rms), -40.0, -8.0)
-    brightness = _ramp(math.log2(max(centroid, 1.0)), math.log2(200.0), math.log2(4000.0))
+    level = ramp(decibels(rms), -40.0, -8.0)
+    brightness = ramp(math.log2(max(centroid, 1.0)), math.log2(200.0), math.log2(4000.0))
     return 0.4 * level + 0.4 * activity + 0.2 * brightness
 
 
 def _danceability(onsets: Onsets, tempo: Tempo, activity: float) -> float:
     if tempo.bpm is None:
         return 0.0
-    pulse = _ramp(tempo.clarity, 0.15, 0.75)
-    pace = min(_ramp(tempo.bpm, 45.0, 95.0), _ramp(tempo.bpm, 220.0, 135.0))
+    pulse = ramp(tempo.clarity, 0.15, 0.75)
+    pace = min(ramp(tempo.bpm, 45.0, 95.0), ramp(tempo.bpm, 220.0, 135.0))
     kick = clarity(onsets.low_accents, tempo.bpm)
     return pulse * (0.4 * pace + 0.3 * kick + 0.3 * activity)
-
-
-def _ramp(value: float, none: float, full: float) -> float:
-    return min(max((value - none) / (full - none), 0.0), 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,12 @@ class Heard:
         """Length in seconds."""
         return self.samples / self.sample_rate
 
+    @property
+    def rms(self) -> float:
+        """Root of the mean square over time and channels, linear."""
+        left, right, _ = self.products
+        return math.sqrt((left + right) / (2 * self.samples))
+
 
 def hear(source: Source) -> Heard:
     """Take in a signal of one or two channels, block by block.
@@ -59,6 +66,11 @@ def hear(source: Source) -> Heard:
     for block in source.blocks():
         intake.take(block)
     return intake.finish()
+
+
+def ramp(value: float, none: float, full: float) -> float:
+    """0 at or beyond `none`, 1 at or beyond `full`, straight in between."""
+    return min(max((value - none) / (full - none), 0.0), 1.0)
 
 
 class _Intake:

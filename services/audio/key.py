@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from services.audio.arrays import as_audio, check_sample_rate
-from services.audio.hearing import ANALYSIS_RATE, hear
+from services.audio.hearing import ANALYSIS_RATE, hear, ramp
 from services.audio.sources import ArraySource
 from services.audio.spectrum import frequencies, magnitudes
 
@@ -109,8 +109,8 @@ def key_of(mono: Spectra) -> Key | None:
     if fit[best] < _ATONAL or float(chroma.std() / chroma.mean()) < _FLAT:
         return None
     chances = np.exp(_ODDS * (scores - scores[best]))
-    tonal = _ramp(float(fit[best]), _ATONAL, _TONAL)
-    several = _ramp(_number_of_notes(chroma), _FEW_NOTES, _ENOUGH_NOTES)
+    tonal = ramp(float(fit[best]), _ATONAL, _TONAL)
+    several = ramp(_number_of_notes(chroma), _FEW_NOTES, _ENOUGH_NOTES)
     return Key(
         name=_name(best),
         tonic=best % 12,
@@ -129,10 +129,6 @@ def _number_of_notes(chroma: Curve) -> float:
     """1 to 12: how many equally strong pitch classes would be as spread out."""
     shares = chroma / chroma.sum()
     return 1.0 / float(shares @ shares)
-
-
-def _ramp(value: float, none: float, full: float) -> float:
-    return min(max((value - none) / (full - none), 0.0), 1.0)
 
 
 def _find_peaks(mono: Spectra) -> _Peaks:

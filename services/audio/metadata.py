@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from services.audio.arrays import as_audio, check_sample_rate
@@ -48,8 +47,6 @@ class AudioMetadataExtractor:
         """
         try:
             file = open_audio(audio_path)
-            if next(file.blocks(), None) is None:
-                raise UnreadableAudioError("it holds no samples.")
             facts = {"file_size_bytes": file.bytes, "bit_depth": file.bit_depth}
             return self._extract(file, facts, compute_stats)
         except UnreadableAudioError as error:
@@ -104,11 +101,10 @@ class AudioMetadataExtractor:
 
 def _stats(source: Source, heard: Heard) -> dict[str, float | None]:
     loudness = measure_source(source)
-    left, right, _ = heard.products
     return finite_or_none(
         {
             "peak_amplitude": heard.peak,
-            "rms_energy": math.sqrt((left + right) / (2 * heard.samples)),
+            "rms_energy": heard.rms,
             "dynamic_range_db": dynamic_range_db(heard),
             "integrated_lufs": loudness.integrated_lufs,
             "true_peak_dbtp": loudness.true_peak_dbtp,

@@ -35,8 +35,9 @@ _BLOCK_FRAMES = 1 << 16
 _DITHER_SEED = 1770
 _PCM, _IEEE_FLOAT = 1, 3
 _IN_DS64 = 0xFFFFFFFF
-_BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32, "FLOAT": 32}
-SUPPORTED_BIT_DEPTHS = tuple(_BITS)
+BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32, "FLOAT": 32}
+"""Bit depth -> bits a sample."""
+SUPPORTED_BIT_DEPTHS = tuple(BITS)
 
 
 def write_wav(
@@ -132,7 +133,7 @@ def check_bit_depth(bit_depth: str) -> None:
     Raises:
         ValueError: it is not.
     """
-    if bit_depth not in _BITS:
+    if bit_depth not in BITS:
         raise ValueError(
             f"Unsupported bit depth {bit_depth!r}; expected one of "
             f"{', '.join(SUPPORTED_BIT_DEPTHS)}."
@@ -145,7 +146,7 @@ def _form(channels: int, frames: int, sample_rate: int, bit_depth: str) -> WavFo
     if frames < 1:
         raise ValueError(f"A WAV file needs samples; {frames} frames were announced.")
     rate = check_sample_rate(sample_rate)
-    return WavForm(channels, frames, rate, _BITS[bit_depth], bit_depth == "FLOAT")
+    return WavForm(channels, frames, rate, BITS[bit_depth], bit_depth == "FLOAT")
 
 
 def _checked(blocks: Iterable[Audio], form: WavForm) -> Iterator[Audio]:
