@@ -61,9 +61,7 @@ class Destination:
                 raise InvalidRequestError(
                     f"The output {text!r} must end in one of {', '.join(SUFFIXES)}."
                 )
-            # lexists, since a link that leads nowhere is somebody's too.
-            if os.path.lexists(path) and not force:
-                raise _exists(path)
+            require_free(path, force=force)
         folder = path if is_folder else path.parent
         _require_writable(folder)
         return cls(path, is_folder=is_folder, force=force)
@@ -159,6 +157,16 @@ def copy_whole(source: Path, target: Path, *, replace: bool = True) -> None:
             target.hardlink_to(temporary)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def require_free(path: Path, *, force: bool) -> None:
+    """Refuse to replace what is there without being told to.
+
+    Raises:
+        OutputError: something has that name; a link that leads nowhere is somebody's too.
+    """
+    if os.path.lexists(path) and not force:
+        raise _exists(path)
 
 
 def _exists(path: Path) -> OutputError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -299,11 +298,11 @@ def _draw(file: AudioFile, target: Path) -> None:
 
 
 def _check_target(target: Path, *, force: bool) -> None:
+    from services.generation.outfile import require_free
+
     if not target.name or target.is_dir():
         raise InvalidRequestError(f"The file to write needs a name, not {str(target)!r}.")
-    # lexists, since a link that leads nowhere is somebody's too.
-    if os.path.lexists(target) and not force:
-        raise OutputError(f"{target} exists. Add --force to replace it, or name another.")
+    require_free(target, force=force)
 
 
 def _written(written: WrittenFile) -> dict[str, Any]:
