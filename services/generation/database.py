@@ -34,5 +34,8 @@ def open_database(settings: Settings) -> None:
     """
     with storage_errors():
         storage.init_db(
-            settings.database_url, busy_timeout_seconds=settings.database_timeout_seconds
+            settings.database_url,
+            busy_timeout_seconds=settings.database_timeout_seconds,
+            # A worker that freezes within a transaction has let go when it is taken for dead.
+            idle_timeout_seconds=settings.worker_ttl_seconds / 2,
         )

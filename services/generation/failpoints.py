@@ -1,11 +1,13 @@
-"""Places where a test may end the process: around every commit and every rename.
+"""Places where a test may end or freeze the process: around every commit and every rename.
 
-`DGX_MUSIC_TEST_FAILPOINT=<name>` ends it at the first pass, `<name>:3` at the third.
+`DGX_MUSIC_TEST_FAILPOINT=<name>` ends it at the first pass, `<name>:3` at the third, and
+`<name>:freeze` stops it there until it is told to go on.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 
 VARIABLE = "DGX_MUSIC_TEST_FAILPOINT"
@@ -32,10 +34,12 @@ _passed: Counter[str] = Counter()
 
 
 def reach(name: str) -> None:
-    """End the process as a power cut would, if a test asked for it here."""
+    """End the process as a power cut would, or freeze it, if a test asked for it here."""
     wanted, _, count = os.environ.get(VARIABLE, "").partition(":")
     if name != wanted:
         return
     _passed[name] += 1
-    if _passed[name] == int(count or 1):
+    if count == "freeze":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif _passed[name] == int(count or 1):
         os._exit(EXIT_CODE)

@@ -132,19 +132,24 @@ class Liveness:
                 log.exception("unexpected")
 
     def _beat(self) -> None:
-        if time.monotonic() - self._beaten > self._ttl:
-            self._give_up(f"it could not beat for {self._ttl:g} s")
         began = time.monotonic()
-        with storage.get_session() as session:
-            known = storage.beat(
-                session, self._identity.worker_id, draining=self._attempts.stopping is not None
-            )
+        try:
+            with storage.get_session() as session:
+                known = storage.beat(
+                    session, self._identity.worker_id, draining=self._attempts.stopping is not None
+                )
+        except storage.StorageError:
+            if time.monotonic() - self._beaten > self._ttl:
+                self._give_up(f"it could not beat for {self._ttl:g} s")
+            raise
         if not known:
             self._give_up("it was taken for dead")
         self._beaten = began
 
     def _look_after_others(self) -> None:
-        self._bury()
+        # What kept this worker from beating may keep others, who are no more dead than it is.
+        if time.monotonic() - self._beaten < self._ttl / 2:
+            self._bury()
         self._hosts.unload_idle()
         if self._is_turn("redispatch", self._ttl):
             redispatch(self._queue)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
 _PROC = Path("/proc")
 _ENDED = frozenset("ZXx")
+_STOPPED = "T"
 _START_TIME_FIELD = 22
 """Of /proc/PID/stat, see proc(5): clock ticks after boot. A process id alone is given out again."""
 
@@ -37,6 +40,25 @@ def is_abandoned(token: str | None) -> bool:
     return namespace == _namespace() and _start_time(int(pid)) != start_time
 
 
+def kill_if_stopped(token: str) -> bool:
+    """Kill the process of the token if it is of this machine and was stopped (SIGSTOP, Ctrl-Z).
+
+    Returns:
+        Whether it was.
+    """
+    parts = token.split("/")
+    if len(parts) != 6 or parts[:3] != [socket.gethostname(), boot_id(), _namespace()]:
+        return False
+    pid, start_time = int(parts[3]), parts[4]
+    fields = _fields(pid)
+    if fields is None or _start(fields) != start_time or fields[0] != _STOPPED:
+        return False
+    with suppress(OSError):
+        os.kill(pid, signal.SIGKILL)
+        return True
+    return False
+
+
 def boot_id() -> str:
     """Name the running system, another after every start; empty where it has none."""
     try:
@@ -53,11 +75,20 @@ def _namespace() -> str:
 
 
 def _start_time(pid: int) -> str | None:
+    fields = _fields(pid)
+    # One that has ended stays in the list until its parent takes note.
+    return None if fields is None or fields[0] in _ENDED else _start(fields)
+
+
+def _start(fields: list[str]) -> str:
+    return fields[_START_TIME_FIELD - 3]
+
+
+def _fields(pid: int) -> list[str] | None:
+    """What the system says of a process, from its state on; None when there is none."""
     try:
         status = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
         return None
     # The second field is the program's name in brackets, which may hold spaces and brackets.
-    fields = status.rpartition(")")[2].split()
-    # One that has ended stays in the list until its parent takes note.
-    return None if fields[0] in _ENDED else fields[_START_TIME_FIELD - 3]
+    return status.rpartition(")")[2].split()

@@ -28,6 +28,7 @@ from services.generation.liveness import Identity, Liveness, living_workers
 from services.generation.owner import new_token
 from services.generation.preflight import require_local_disk, require_one_machine
 from services.generation.queue_manager import QueueListener, QueueManager
+from services.generation.stopped import StoppedWorkers
 from services.generation.takes import Delivery
 from services.generation.worker_lock import WorkerLock
 
@@ -73,6 +74,7 @@ class Worker:
         open_database(settings)
         with storage_errors():
             _check_database(settings)
+            self._stopped = StoppedWorkers(settings.worker_ttl_seconds)
             self._lock = WorkerLock(settings.output_dir)
             self._queue = QueueManager()
             self._queue.prepare()
@@ -134,6 +136,7 @@ class Worker:
         self._listener.stop()
         with storage_errors():
             self._liveness.end()
+        self._stopped.end()
         self._hosts.kill_all()
         self._lock.release()
         storage.close_db()

@@ -15,6 +15,7 @@ from services.storage.backup import (
     check_database,
     restore_database,
 )
+from services.storage.client_models import ApiKey, IdempotencyKey, RateCounter
 from services.storage.columns import utc_now
 from services.storage.connection import database_file
 from services.storage.database import (
@@ -102,7 +103,7 @@ from services.storage.schema import (
     get_schema_version,
     validate_status,
 )
-from services.storage.search import search_backend, search_generations
+from services.storage.search import count_matches, search_backend, search_generations
 from services.storage.sqlite_driver import describe_sqlite_library
 from services.storage.workers import (
     WorkerState,
@@ -115,6 +116,7 @@ from services.storage.workers import (
 __all__ = [
     "FINISHED_STATUSES",
     "STATUSES",
+    "ApiKey",
     "AudioAnalysis",
     "BackupError",
     "Base",
@@ -131,6 +133,7 @@ __all__ = [
     "Expired",
     "Generation",
     "GenerationStatus",
+    "IdempotencyKey",
     "InstalledModel",
     "InvalidCursorError",
     "InvalidDatabaseURLError",
@@ -144,6 +147,7 @@ __all__ = [
     "Priority",
     "Prompt",
     "QueueEntry",
+    "RateCounter",
     "ReadOnlySessionError",
     "StorageError",
     "WorkerState",
@@ -158,6 +162,7 @@ __all__ = [
     "close_db",
     "complete_generation",
     "count_generations",
+    "count_matches",
     "count_waiting",
     "create_generation",
     "database_errors",

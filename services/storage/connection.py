@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DATABASE_URL = "sqlite:///data/generations.db"
 BUSY_TIMEOUT_SECONDS = 30.0
+IDLE_TIMEOUT_SECONDS = 15.0
 
 _SQLITE_DRIVERS = frozenset({"sqlite", "sqlite+pysqlite"})
 _POSTGRES_DRIVERS = frozenset({"postgresql", "postgres", "postgresql+psycopg"})
@@ -83,7 +84,12 @@ def database_file(database_url: str | None = None) -> Path | None:
 class Database:
     """An open database: its address, its connections, and sessions on it."""
 
-    def __init__(self, url: URL, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        url: URL,
+        busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
+        idle_timeout_seconds: float = IDLE_TIMEOUT_SECONDS,
+    ) -> None:
         self.url = url
         self.is_sqlite = url.drivername in _SQLITE_DRIVERS
         self.file: Path | None = file_of(url) if self.is_sqlite else None
@@ -95,9 +101,12 @@ class Database:
             self.engine = create_sqlite_engine(url, busy_timeout_seconds)
             self._reader = self.engine.execution_options(**{READ_ONLY_OPTION: True})
         else:
-            self.engine = create_postgres_engine(url, busy_timeout_seconds)
-            self._reader = create_postgres_engine(url, busy_timeout_seconds, read_only=True)
+            self.engine = create_postgres_engine(url, busy_timeout_seconds, idle_timeout_seconds)
+            self._reader = create_postgres_engine(
+                url, busy_timeout_seconds, idle_timeout_seconds, read_only=True
+            )
         self._busy_timeout_seconds = busy_timeout_seconds
+        self._idle_timeout_seconds = idle_timeout_seconds
         _OPEN.add(self)
 
     @cached_property
@@ -105,7 +114,9 @@ class Database:
         """Connections for the queue library, which says itself when a transaction begins."""
         if self.is_sqlite:
             return create_sqlite_engine(self.url, self._busy_timeout_seconds, begun_by_driver=True)
-        return create_postgres_engine(self.url, self._busy_timeout_seconds)
+        return create_postgres_engine(
+            self.url, self._busy_timeout_seconds, self._idle_timeout_seconds
+        )
 
     @property
     def name(self) -> str:

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
 
-from services.storage.connection import BUSY_TIMEOUT_SECONDS, Database, resolve_url
+from services.storage.connection import (
+    BUSY_TIMEOUT_SECONDS,
+    IDLE_TIMEOUT_SECONDS,
+    Database,
+    resolve_url,
+)
 from services.storage.errors import DatabaseNotInitialisedError
 from services.storage.migrations import (
     create_schema,
@@ -33,7 +38,10 @@ class _Process:
 
 
 def init_db(
-    database_url: str | None = None, *, busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
+    database_url: str | None = None,
+    *,
+    busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
+    idle_timeout_seconds: float = IDLE_TIMEOUT_SECONDS,
 ) -> None:
     """Open the database, create what is missing, and upgrade what is old.
 
@@ -42,11 +50,13 @@ def init_db(
     Args:
         database_url: None takes DATABASE_URL, else sqlite:///data/generations.db.
         busy_timeout_seconds: how long to wait for another process to finish its write.
+        idle_timeout_seconds: after how long without a statement PostgreSQL undoes a transaction
+            of this process, which else keeps its locks for as long as the process is stopped.
 
     Raises:
         StorageError: one subclass for each thing that can be wrong (services/storage/errors.py).
     """
-    database = Database(resolve_url(database_url), busy_timeout_seconds)
+    database = Database(resolve_url(database_url), busy_timeout_seconds, idle_timeout_seconds)
     try:
         prepare_database(database)
     except BaseException:

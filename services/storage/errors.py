@@ -120,6 +120,7 @@ _POSTGRES_ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "53": (DatabaseFullError, "{name} has no space, memory or connections left."),
     "57": (DatabaseUnreachableError, "{name} is shutting down or starting up."),
     "42501": (DatabasePermissionError, "This user may not do that in {name}."),
+    "25P03": (DatabaseUnreachableError, "{name} ended a transaction that stood still too long."),
     "25006": (DatabaseReadOnlyError, "{name} is read-only."),
     "55P03": (DatabaseLockedError, "Another process is using {name}; try again."),
 }

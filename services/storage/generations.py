@@ -38,6 +38,7 @@ def create_generation(
     metadata: Mapping[str, Any] | None = None,
     *,
     generation_id: str | None = None,
+    owner: str | None = None,
 ) -> Generation:
     """Add a pending generation, and count its prompt.
 
@@ -52,6 +53,7 @@ def create_generation(
         model_version: the engine's version or checkpoint.
         metadata: anything that has a JSON form.
         generation_id: None draws a UUID4.
+        owner: whose it is, the id of an API key; None: of everybody who may use the database.
 
     Raises:
         sqlalchemy.exc.IntegrityError: the database refuses a value.
@@ -66,6 +68,7 @@ def create_generation(
         file_path=file_path,
         model_version=model_version,
         metadata=metadata,
+        owner=owner,
     )
     _insert(session, generation)
     return generation
@@ -165,9 +168,11 @@ def list_generations(
     *,
     status: str | None = None,
     model_name: str | None = None,
+    owner: str | None = None,
     created_after: datetime | None = None,
     created_before: datetime | None = None,
     limit: int = 100,
+    offset: int = 0,
     cursor: str | None = None,
 ) -> Page[Generation]:
     """Give one page of generations, newest first, each row once however many are inserted.
@@ -176,9 +181,11 @@ def list_generations(
         session: an open session.
         status: only these.
         model_name: only from this engine.
+        owner: only of this one.
         created_after: only at this moment or later.
         created_before: only earlier than this moment.
         limit: rows a page, brought into 1..1000.
+        offset: rows to leave out; the further, the slower. Cursors are not.
         cursor: `next_cursor` of the page before; None for the first.
 
     Raises:
@@ -187,12 +194,9 @@ def list_generations(
     """
     limit = clamp_limit(limit)
     found = _filtered(select(Generation), status=status)
-    if model_name is not None:
-        found = found.where(*_is_from(model_name, session.get_bind().dialect.name))
-    if created_after is not None:
-        found = found.where(Generation.created_at >= created_after)
-    if created_before is not None:
-        found = found.where(Generation.created_at < created_before)
+    found = found.where(
+        *_narrowed(session, model_name, owner), *created_between(created_after, created_before)
+    )
     if cursor is not None:
         moment, last_id = decode_moment(cursor)
         found = found.where(
@@ -202,15 +206,27 @@ def list_generations(
                 and_(Generation.created_at == moment, Generation.id < last_id),
             ),
         )
-    rows = session.scalars(found.order_by(*_NEWEST_FIRST).limit(limit + 1)).all()
+    found = found.order_by(*_NEWEST_FIRST).limit(limit + 1)
+    rows = session.scalars(found.offset(offset) if offset else found).all()
     return page_of(rows, limit, lambda row: encode_moment(row.created_at, row.id))
 
 
-def count_generations(session: Session, status: str | None = None) -> int:
-    """Count generations, all or those that stand so; raises as `get_all_generations`."""
+def count_generations(
+    session: Session,
+    status: str | None = None,
+    *,
+    model_name: str | None = None,
+    owner: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+) -> int:
+    """Count generations, all or those that `list_generations` gives; raises as that."""
     counted = select(func.count()).select_from(Generation)
     if status is not None:
         counted = counted.where(Generation.status == known_status(status))
+    counted = counted.where(
+        *_narrowed(session, model_name, owner), *created_between(created_after, created_before)
+    )
     return session.execute(counted).scalar_one()
 
 
@@ -269,6 +285,25 @@ def _locked(session: Session, generation_id: str) -> Generation | None:
 
 def _filtered(query: Select[Any], *, status: str | None = None) -> Select[Any]:
     return query if status is None else query.where(*has_status(known_status(status)))
+
+
+def _narrowed(
+    session: Session, model_name: str | None, owner: str | None
+) -> list[ColumnElement[bool]]:
+    conditions = [] if owner is None else [Generation.owner == owner]
+    if model_name is not None:
+        conditions += _is_from(model_name, session.get_bind().dialect.name)
+    return conditions
+
+
+def created_between(after: datetime | None, before: datetime | None) -> list[ColumnElement[bool]]:
+    """Give the conditions for the moment of the request: from the one on, until the other."""
+    conditions: list[ColumnElement[bool]] = []
+    if after is not None:
+        conditions.append(Generation.created_at >= after)
+    if before is not None:
+        conditions.append(Generation.created_at < before)
+    return conditions
 
 
 def _is_from(model_name: str, dialect: str) -> list[ColumnElement[bool]]:

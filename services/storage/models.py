@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 NOT_COMPLETED = sql("status <> 'completed'")
+OWNED = sql("owner IS NOT NULL")
 
 
 class Base(DeclarativeBase):
@@ -90,6 +91,7 @@ class Generation(Base):
     attempts: Mapped[int] = mapped_column(Integer, server_default=sql("0"))
     attempt_token: Mapped[str | None] = mapped_column(Text)
     file_sha256: Mapped[str | None] = mapped_column(Digest)
+    owner: Mapped[str | None] = mapped_column(Text)
 
     __table_args__ = (
         # The database numbers the rows for the full-text index; objects have no use for it.
@@ -112,6 +114,7 @@ class Generation(Base):
             "created_at",
             sqlite_where=NOT_COMPLETED,
         ),
+        Index("idx_generations_owner", "owner", "created_at", sqlite_where=OWNED),
     )
     __mapper_args__ = {"exclude_properties": ("search_id",)}  # noqa: RUF012 - the name is SQLAlchemy's
 
@@ -323,9 +326,19 @@ _POSTGRES_MODEL_INDEX = (
 )
 
 
+def _before_create(metadata: MetaData, connection: Connection, **_options: object) -> None:
+    # Said in the models, it would import the whole PostgreSQL dialect into every process.
+    if connection.dialect.name == "postgresql":
+        for index in (index for table in metadata.tables.values() for index in table.indexes):
+            condition = index.kwargs.get("sqlite_where")
+            if condition is not None:
+                index.kwargs["postgresql_where"] = condition
+
+
 def _after_create(_table: Table, connection: Connection, **_options: object) -> None:
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql(_POSTGRES_MODEL_INDEX)
 
 
+event.listen(Base.metadata, "before_create", _before_create)
 event.listen(GENERATIONS, "after_create", _after_create)

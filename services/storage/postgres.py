@@ -18,7 +18,11 @@ CONNECT_TIMEOUT_SECONDS = 10
 
 
 def create_postgres_engine(
-    url: URL, busy_timeout_seconds: float, *, read_only: bool = False
+    url: URL,
+    busy_timeout_seconds: float,
+    idle_timeout_seconds: float,
+    *,
+    read_only: bool = False,
 ) -> Engine:
     """Open a PostgreSQL database through psycopg 3.
 
@@ -36,8 +40,12 @@ def create_postgres_engine(
     if "connect_timeout" not in url.query:
         connect_args["connect_timeout"] = CONNECT_TIMEOUT_SECONDS
     if "options" not in url.query:
-        lock_timeout = round(busy_timeout_seconds * 1000)
-        connect_args["options"] = f"-c lock_timeout={lock_timeout} -c timezone=UTC"
+        timeouts = {
+            "lock_timeout": busy_timeout_seconds,
+            "idle_in_transaction_session_timeout": idle_timeout_seconds,
+        }
+        given = [f"-c {name}={max(1, round(each * 1000))}" for name, each in timeouts.items()]
+        connect_args["options"] = " ".join([*given, "-c timezone=UTC"])
     level: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if read_only else {}
     engine = create_engine(url, connect_args=connect_args, **level)
     event.listen(engine, "checkout", _on_checkout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, Integer, Text, event
+from sqlalchemy import CheckConstraint, Double, ForeignKey, Index, Integer, Text
 from sqlalchemy import text as sql
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapped, mapped_column
@@ -16,8 +16,6 @@ from services.storage.models import Base
 from services.storage.queue_order import Priority
 
 if TYPE_CHECKING:
-    from sqlalchemy import Table
-    from sqlalchemy.engine import Connection
     from sqlalchemy.sql.compiler import SQLCompiler
 
 
@@ -104,14 +102,3 @@ class WorkerRow(Base):
     draining: Mapped[int] = mapped_column(Integer, server_default=sql("0"))
     started_at: Mapped[float] = mapped_column(Real)
     beat_at: Mapped[float] = mapped_column(Real)
-
-
-def _before_create(table: Table, connection: Connection, **_options: object) -> None:
-    # Naming PostgreSQL above would import its dialect into every process.
-    if connection.dialect.name == "postgresql":
-        for index in table.indexes:
-            if index.name in _PARTLY:
-                index.kwargs["postgresql_where"] = _PARTLY[str(index.name)]
-
-
-event.listen(QueueEntry.__table__, "before_create", _before_create)

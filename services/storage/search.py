@@ -7,6 +7,7 @@ matter ("beat" finds "Beats"). Whatever is no letter or digit only parts words.
 from __future__ import annotations
 
 from contextlib import closing
+from datetime import datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from unicodedata import ucd_3_2_0
@@ -15,6 +16,7 @@ from sqlalchemy import and_, bindparam, column, func, literal_column, select, ta
 from sqlalchemy import text as sql
 
 from services.storage.errors import InvalidSearchError
+from services.storage.generations import created_between
 from services.storage.models import GENERATIONS, Generation
 from services.storage.paging import Page, clamp_limit, decode_number, encode_number, page_of
 from services.storage.schema import known_status
@@ -42,7 +44,11 @@ def search_generations(
     *,
     status: str | None = None,
     model_name: str | None = None,
+    owner: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
     limit: int = 100,
+    offset: int = 0,
     cursor: str | None = None,
 ) -> Page[Generation]:
     """Give one page of generations whose prompt has every word of `text`, newest first.
@@ -54,7 +60,11 @@ def search_generations(
         text: what a person typed; no character in it has a meaning of its own.
         status: only these.
         model_name: only from this engine.
+        owner: only of this one.
+        created_after: only at this moment or later.
+        created_before: only earlier than this moment.
         limit: rows a page, brought into 1..1000.
+        offset: rows to leave out; the further, the slower. Cursors are not.
         cursor: `next_cursor` of the page before; None for the first.
 
     Raises:
@@ -62,9 +72,9 @@ def search_generations(
         InvalidCursorError: the cursor is not one of these.
         InvalidSearchError: the text is longer than 10,000 characters.
     """
-    if len(text) > LONGEST_SEARCH:
-        raise InvalidSearchError(f"A search has at most {LONGEST_SEARCH} characters.")
-    conditions = _conditions(status, model_name)
+    _refuse_long(text)
+    conditions = _conditions(status, model_name, owner)
+    conditions += created_between(created_after, created_before)
     place = None if cursor is None else decode_number(cursor)
     if not split_words(text):
         return Page([], None)
@@ -73,9 +83,36 @@ def search_generations(
     if place is not None:
         found = found.where(number < place)
     found = found.where(*conditions).order_by(number.desc()).limit(limit + 1)
+    found = found.offset(offset) if offset else found
     rows = session.execute(found.add_columns(number)).all()
     page = page_of(rows, limit, lambda row: encode_number(row[1]))
     return Page([row[0] for row in page.items], page.next_cursor)
+
+
+def count_matches(
+    session: Session,
+    text: str,
+    *,
+    status: str | None = None,
+    model_name: str | None = None,
+    owner: str | None = None,
+    created_after: datetime | None = None,
+    created_before: datetime | None = None,
+) -> int:
+    """Count what `search_generations` finds; raises as that."""
+    _refuse_long(text)
+    conditions = _conditions(status, model_name, owner)
+    conditions += created_between(created_after, created_before)
+    if not split_words(text):
+        return 0
+    _, found = _matching(session, text)
+    counted = found.where(*conditions).with_only_columns(func.count())
+    return int(session.execute(counted).scalar_one())
+
+
+def _refuse_long(text: str) -> None:
+    if len(text) > LONGEST_SEARCH:
+        raise InvalidSearchError(f"A search has at most {LONGEST_SEARCH} characters.")
 
 
 def search_backend(session: Session) -> str:
@@ -129,11 +166,15 @@ def _parts_words(character: str) -> bool:
         return bool(connection.execute("SELECT count(*) > 1 FROM tokens").fetchone()[0])
 
 
-def _conditions(status: str | None, model_name: str | None) -> list[ColumnElement[bool]]:
+def _conditions(
+    status: str | None, model_name: str | None, owner: str | None
+) -> list[ColumnElement[bool]]:
     # The unary plus keeps SQLite from walking the index of the filter instead of the text index.
     conditions: list[ColumnElement[bool]] = []
     if status is not None:
         conditions.append(literal_column("generations.status || ''") == known_status(status))
     if model_name is not None:
         conditions.append(literal_column("generations.model_name || ''") == model_name)
+    if owner is not None:
+        conditions.append(literal_column("generations.owner || ''") == owner)
     return conditions

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import event
 
-from services.storage.models import GENERATIONS, NOT_COMPLETED
+from services.storage.models import GENERATIONS
 
 if TYPE_CHECKING:
     from sqlalchemy import Table
@@ -150,14 +150,6 @@ def _install_fts5(connection: Connection) -> None:
     connection.exec_driver_sql(SQLITE_REBUILD)
 
 
-def _before_create(table: Table, connection: Connection, **_options: object) -> None:
-    # Said in the model, it would import the whole PostgreSQL dialect into every process.
-    if connection.dialect.name == "postgresql":
-        for index in table.indexes:
-            if index.name == "idx_generations_not_completed":
-                index.kwargs["postgresql_where"] = NOT_COMPLETED
-
-
 def _after_create(_table: Table, connection: Connection, **_options: object) -> None:
     install_search_index(connection)
 
@@ -166,6 +158,5 @@ def _before_drop(_table: Table, connection: Connection, **_options: object) -> N
     remove_search_index(connection)
 
 
-event.listen(GENERATIONS, "before_create", _before_create)
 event.listen(GENERATIONS, "after_create", _after_create)
 event.listen(GENERATIONS, "before_drop", _before_drop)

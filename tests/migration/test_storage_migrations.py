@@ -27,13 +27,13 @@ PROJECT = Path(__file__).parents[2]
 ROWS = 10_000
 
 SECOND = '''
-"""A third migration that rebuilds the tables which others refer to."""
+"""A fourth migration that rebuilds the tables which others refer to."""
 
 import sqlalchemy as sa
 from alembic import op
 from services.storage.models import Base
 
-revision, down_revision, branch_labels, depends_on = "003", "002", None, None
+revision, down_revision, branch_labels, depends_on = "004", "003", None, None
 
 
 def rebuild(table):
@@ -152,8 +152,9 @@ def shape(database: Database) -> Any:
     found: dict[str, Any] = {}
     inspector = inspect(database.engine)
     for table in sorted(inspector.get_table_names()):
+        columns = sorted(inspector.get_columns(table), key=lambda column: column["name"])
         found[table] = (
-            [{**column, "type": repr(column["type"])} for column in inspector.get_columns(table)],
+            [{**column, "type": repr(column["type"])} for column in columns],
             inspector.get_foreign_keys(table),
             sorted(inspector.get_check_constraints(table), key=lambda check: str(check["name"])),
             inspector.get_pk_constraint(table),
@@ -220,13 +221,13 @@ def test_upgrade_and_downgrade_keep_every_row(
     fill(ROWS)
     before = contents(database)
     folder = scripts(SECOND)
-    upgrade(database, "003", scripts=folder)
-    assert standing_of(database).revision == "003"
+    upgrade(database, "004", scripts=folder)
+    assert standing_of(database).revision == "004"
     assert contents(database) == before
     with database.engine.begin() as connection:
         moods = connection.exec_driver_sql("SELECT count(*) FROM generations WHERE mood = 'calm'")
         assert moods.scalar_one() == ROWS
-    downgrade(database, "002", scripts=folder)
+    downgrade(database, "003", scripts=folder)
     assert contents(database) == before
     result = storage.check_database()
     assert result.problems == ()
@@ -242,7 +243,7 @@ def test_a_migration_that_fails_changes_nothing(
     fill(50)
     before, looks = contents(database), shape(database)
     with pytest.raises(storage.MigrationError, match="nowhere"):
-        upgrade(database, "003", scripts=scripts(BROKEN))
+        upgrade(database, "004", scripts=scripts(BROKEN))
     assert contents(database) == before
     assert shape(database) == looks
     assert standing_of(database).state is State.CURRENT
@@ -254,7 +255,7 @@ def test_a_migration_that_leaves_broken_references_changes_nothing(
     fill(50)
     before = contents(sqlite_database)
     with pytest.raises(storage.MigrationError, match="without its row of prompts"):
-        upgrade(sqlite_database, "003", scripts=scripts(ORPHANING))
+        upgrade(sqlite_database, "004", scripts=scripts(ORPHANING))
     assert contents(sqlite_database) == before
 
 
@@ -321,7 +322,7 @@ def test_a_database_from_before_revisions_is_taken_over(
 
 def test_a_database_is_copied_before_it_is_upgraded(before_revisions: Path) -> None:
     storage.init_db(f"sqlite:///{before_revisions}")
-    (copy,) = before_revisions.parent.glob("old.before-002.*.db")
+    (copy,) = before_revisions.parent.glob("old.before-003.*.db")
     assert copy.stat().st_mode & 0o777 == 0o600
     with closing(library().connect(copy)) as connection:
         assert connection.execute("SELECT count(*) FROM generations").fetchone() == (2,)
@@ -434,7 +435,7 @@ def alembic(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_alembic_command_works_by_hand(sqlite_url: str) -> None:
     assert alembic(sqlite_url, "upgrade", "head").returncode == 0
-    assert alembic(sqlite_url, "current").stdout.strip() == "002 (head)"
+    assert alembic(sqlite_url, "current").stdout.strip() == "003 (head)"
     storage.init_db(sqlite_url)
     assert storage.check_database().ok
     offline = alembic(sqlite_url, "upgrade", "head", "--sql")

@@ -63,6 +63,10 @@ class Rig:
         return self.folder / "outputs"
 
     @property
+    def is_sqlite(self) -> bool:
+        return self.url.startswith("sqlite")
+
+    @property
     def log(self) -> str:
         return (self.folder / "log").read_text(encoding="utf-8")
 

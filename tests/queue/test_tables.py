@@ -128,7 +128,7 @@ def test_tables_of_the_library_do_not_confuse_ours(database: Database, tmp_path:
     queue.prepare()
     add(1)
     dispatches = enqueue(queue, 1)
-    assert storage.check_database() == storage.CheckResult("002", ())
+    assert storage.check_database() == storage.CheckResult("003", ())
     with database.engine.connect() as connection:
         options = alembic_options()
         metadata = options.pop("target_metadata")

@@ -114,11 +114,14 @@ def test_missing_psycopg_is_named_with_the_command(monkeypatch: pytest.MonkeyPat
         Database(resolve_url("postgresql://localhost/music"))
 
 
+OPTIONS = "-c lock_timeout=500 -c idle_in_transaction_session_timeout=15000 -c timezone=UTC"
+
+
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("", {"connect_timeout": 10, "options": "-c lock_timeout=500 -c timezone=UTC"}),
-        ("?connect_timeout=3", {"options": "-c lock_timeout=500 -c timezone=UTC"}),
+        ("", {"connect_timeout": 10, "options": OPTIONS}),
+        ("?connect_timeout=3", {"options": OPTIONS}),
         ("?options=-c%20search_path%3Dmusic", {"connect_timeout": 10}),
     ],
 )

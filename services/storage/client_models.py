@@ -1,0 +1,57 @@
+"""The tables of the API's clients: their keys, the requests they may repeat, and their rates."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy import Index, Integer, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from services.storage.columns import Digest, Identifier, Real, UtcDateTime
+from services.storage.models import Base
+
+
+class ApiKey(Base):
+    """A key that a client of the API sends; of the key itself only a digest is kept."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    """The owner of what is made with the key; no secret."""
+    name: Mapped[str] = mapped_column(Text)
+    key_sha256: Mapped[str] = mapped_column(Digest)
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+    last_used_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+    revoked_at: Mapped[datetime | None] = mapped_column(UtcDateTime)
+
+    __table_args__ = (Index("idx_api_keys_key_sha256", "key_sha256", unique=True),)
+
+
+class IdempotencyKey(Base):
+    """What a request with an Idempotency-Key made, so that its repetition makes nothing more."""
+
+    __tablename__ = "idempotency_keys"
+
+    owner: Mapped[str] = mapped_column(Text, primary_key=True)
+    """The key's id; empty for requests without one."""
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    fingerprint: Mapped[str] = mapped_column(Digest)
+    """SHA-256 of the route and the request, to tell another request with the same key."""
+    job_ids: Mapped[str] = mapped_column(Text)
+    """JSON list."""
+    created_at: Mapped[datetime] = mapped_column(UtcDateTime)
+
+    __table_args__ = (Index("idx_idempotency_keys_created_at", "created_at"),)
+
+
+class RateCounter(Base):
+    """Requests within a window of time, counted together by all processes of the database."""
+
+    __tablename__ = "rate_counters"
+
+    name: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    hits: Mapped[int] = mapped_column(Integer)
+    expires_at: Mapped[float] = mapped_column(Real)
+    """Seconds since 1970."""
+
+    __table_args__ = (Index("idx_rate_counters_expires_at", "expires_at"),)
