@@ -106,6 +106,9 @@ class Settings(BaseSettings):
     job_deadline_seconds: float = Field(
         3600.0, gt=0.0, description="A worker kills an engine that works on one job for so long."
     )
+    queue_limit: int = Field(
+        10_000, ge=1, le=1_000_000, description="Jobs that may wait; more are refused."
+    )
     rate_limit_enabled: bool = Field(True, description="Limit requests for each API client.")
     rate_limit_per_minute: int = Field(
         10, ge=1, description="Generation requests a minute for each API client."

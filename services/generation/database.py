@@ -29,10 +29,14 @@ def storage_errors() -> Iterator[None]:
 def open_database(settings: Settings) -> None:
     """Open the database of the settings; make it where there is none, upgrade an old one.
 
+    One that is open already stays so, with everything that uses it.
+
     Raises:
         StorageError: it cannot be used.
     """
     with storage_errors():
+        if storage.is_open(settings.database_url):
+            return
         storage.init_db(
             settings.database_url,
             busy_timeout_seconds=settings.database_timeout_seconds,

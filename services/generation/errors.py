@@ -27,6 +27,16 @@ class SettingsError(DGXMusicError):
     exit_code = 2
 
 
+class RequestMismatchError(InvalidRequestError):
+    """The key that marks a request as one that may be repeated was used for another."""
+
+
+class QueueFullError(DGXMusicError):
+    """As many jobs wait as may."""
+
+    exit_code = 8
+
+
 class UnknownGenerationError(DGXMusicError):
     """No generation, or more than one, has the id that was given."""
 

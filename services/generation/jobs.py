@@ -30,6 +30,7 @@ def job_of(row: storage.Generation, entry: storage.QueueEntry | None, output_dir
         generation_time_seconds=row.generation_time_seconds,
         error_message=row.error_message,
         retry_count=max(0, row.attempts - 1),
+        owner=row.owner,
         current_step=step,
         progress=progress,
         created_at=row.created_at,

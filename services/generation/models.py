@@ -19,12 +19,13 @@ DEFAULT_SECONDS = 16.0
 
 
 def _clean_prompt(text: str) -> str:
-    prompt = re.sub(r"\s+", " ", text).strip()
-    if not PROMPT_MIN <= len(prompt) <= PROMPT_MAX:
+    trimmed = text.strip()
+    if not PROMPT_MIN <= len(trimmed) <= PROMPT_MAX:
         raise ValueError(
             f"Describe the music in {PROMPT_MIN} to {PROMPT_MAX} characters; "
-            f"this prompt has {len(prompt)}."
+            f"this prompt has {len(trimmed)}."
         )
+    prompt = re.sub(r"\s+", " ", trimmed)
     # Lone surrogates and control characters can be stored by no database as they are.
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in prompt):
         raise ValueError("The prompt has characters that are not text. Type it again without them.")
@@ -84,6 +85,8 @@ class Job(BaseModel):
     generation_time_seconds: float | None
     error_message: str | None
     retry_count: int
+    owner: str | None = None
+    """The id of the API key that asked for it."""
     current_step: str = "queued"
     """queued, loading_model, encoding_prompt, generating, saving, or the status when finished."""
     progress: float = 0.0

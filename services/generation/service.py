@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 import time
-import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,6 @@ from services import storage
 from services.generation.database import open_database, storage_errors
 from services.generation.dispatch import Dispatch
 from services.generation.drafts import clear_files
-from services.generation.engine import SEED_LIMIT, Progress, ShouldStop
 from services.generation.errors import (
     InvalidRequestError,
     JobFinishedError,
@@ -25,7 +22,6 @@ from services.generation.errors import (
 from services.generation.failpoints import reach
 from services.generation.follow import LOOK_SECONDS, follow
 from services.generation.jobs import job_of, with_outlook
-from services.generation.models import GenerationRequest, Job
 from services.generation.pipeline import (
     Task,
     cancel_job,
@@ -33,17 +29,24 @@ from services.generation.pipeline import (
     run_job,
     task_of,
 )
+from services.generation.submission import (
+    Repeatable,
+    add_row,
+    check_batch,
+    check_duration,
+    require_room,
+    sent_before,
+)
 from services.generation.takes import Delivery, require_space
 
 STATUSES = tuple(storage.GenerationStatus)
-
-LARGEST_BATCH = 10
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from services.generation.config import Settings
-    from services.generation.engine import Engine
+    from services.generation.engine import Engine, Progress, ShouldStop
+    from services.generation.models import GenerationRequest, Job
     from services.generation.queue_manager import QueueManager
     from services.generation.registry import EngineEntry, Registry
 
@@ -54,6 +57,8 @@ class HistoryPage:
 
     jobs: list[Job]
     next_cursor: str | None
+    total: int | None = None
+    """Jobs on all pages; None when nobody asked."""
 
 
 class MusicService:
@@ -88,7 +93,13 @@ class MusicService:
         return queue
 
     def submit(
-        self, request: GenerationRequest, client: str | None = None, priority: str = "normal"
+        self,
+        request: GenerationRequest,
+        client: str | None = None,
+        priority: str = "normal",
+        *,
+        owner: str | None = None,
+        repeatable: Repeatable | None = None,
     ) -> Job:
         """Put a job into the queue, for any worker of this database.
 
@@ -96,38 +107,55 @@ class MusicService:
             request: what is wanted.
             client: whose share of the workers it takes; None for those without a name.
             priority: high, normal or low.
+            owner: the id of the API key that may see it; None: everybody who may use the database.
+            repeatable: marks what the client may send again; it then gets the same job.
 
         Raises:
             InvalidRequestError: the engine cannot do what is asked.
+            RequestMismatchError: the key of `repeatable` was used for something else.
             EngineUnavailableError: no such engine, or not here.
-            StorageError, OutputError: there is no room for it.
+            QueueFullError, StorageError, OutputError: there is no room for it.
         """
-        return self.submit_batch([request], client, priority)[0]
+        (job,) = self.submit_batch([request], client, priority, owner=owner, repeatable=repeatable)
+        return job
 
     def submit_batch(
         self,
         requests: Sequence[GenerationRequest],
         client: str | None = None,
         priority: str = "normal",
+        *,
+        owner: str | None = None,
+        repeatable: Repeatable | None = None,
     ) -> list[Job]:
         """Put 1 to 10 jobs into the queue, all or none; as `submit`."""
-        if not 1 <= len(requests) <= LARGEST_BATCH:
-            raise InvalidRequestError(f"A batch has 1 to {LARGEST_BATCH} requests.")
-        if priority not in list(storage.Priority):
-            raise InvalidRequestError(f"The priority is high, normal or low, not {priority!r}.")
+        check_batch(requests, priority)
         checked = [(request, self._check(request)) for request in requests]
         queue = self.queue
         with storage_errors(), storage.get_session() as session:
             made = []
             storage.take_turn(session)
+            if repeatable and (before := sent_before(session, owner, repeatable)):
+                entries = storage.get_queue_entries(session, [row.id for row in before])
+                folder = self.settings.output_dir
+                return [job_of(row, entries.get(row.id), folder) for row in before]
+            require_room(session, len(requests), self.settings.queue_limit)
             for request, engine in checked:
-                row = self._add_row(session, request, engine)
+                row = add_row(session, request, engine, owner)
                 entry = storage.add_queue_entry(
                     session, row, client=client or "", priority=storage.Priority(priority)
                 )
                 dispatch = Dispatch(row.id, entry.attempt)
                 queue.enqueue(session, dispatch, model=row.model_name, place=entry.place)
                 made.append((row, entry))
+            if repeatable:
+                storage.remember_request(
+                    session,
+                    owner or "",
+                    repeatable.key,
+                    fingerprint=repeatable.fingerprint,
+                    job_ids=[row.id for row, _ in made],
+                )
             reach("submit-before-commit")
         reach("submit-after-commit")
         return [job_of(row, entry, self.settings.output_dir) for row, entry in made]
@@ -136,31 +164,13 @@ class MusicService:
         """Write the row of a job that is to be run here; it is not in the queue. As `submit`."""
         engine = self._check(request)
         with storage_errors(), storage.get_session() as session:
-            return task_of(self._add_row(session, request, engine))
+            return task_of(add_row(session, request, engine, None))
 
     def _check(self, request: GenerationRequest) -> EngineEntry:
         entry = self.registry.resolve(request.model or self.settings.model_name)
-        _check_duration(request, entry)
+        check_duration(request, entry)
         require_space(self.delivery, request.duration, entry.facts)
         return entry
-
-    def _add_row(
-        self, session: Session, request: GenerationRequest, entry: EngineEntry
-    ) -> storage.Generation:
-        seed = secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed
-        generation_id = str(uuid.uuid4())
-        return storage.create_generation(
-            session,
-            prompt=request.prompt,
-            model_name=entry.facts.name,
-            model_version=entry.facts.version,
-            duration_seconds=request.duration,
-            sample_rate=entry.facts.sample_rate,
-            channels=entry.facts.channels,
-            file_path=f"{datetime.now(UTC):%Y/%m/%d}/{generation_id}.wav",
-            metadata={"seed": seed, **_sampling(request)},
-            generation_id=generation_id,
-        )
 
     def cancel(self, id_or_prefix: str) -> Job:
         """Stop a job that waits or runs, wherever it does; what it made is removed.
@@ -259,21 +269,52 @@ class MusicService:
                 raise UnknownGenerationError(
                     f"Several generations start with {id_or_prefix!r}. Give more of the id."
                 )
-            row = found[0]
-            entry = None if row.is_finished else storage.get_queue_entry(session, row.id)
-            job = job_of(row, entry, self.settings.output_dir)
-            return job if entry is None else with_outlook(session, job, entry, self.settings)
+            return self._shown(session, found[0])
+
+    def find(self, job_id: str) -> Job:
+        """The job of exactly that id.
+
+        Raises:
+            UnknownGenerationError: there is none.
+        """
+        with storage_errors(), storage.get_session(read_only=True) as session:
+            row = storage.get_generation(session, job_id)
+            if row is None:
+                raise UnknownGenerationError(f"There is no job {job_id!r}.")
+            return self._shown(session, row)
+
+    def _shown(self, session: Session, row: storage.Generation) -> Job:
+        entry = None if row.is_finished else storage.get_queue_entry(session, row.id)
+        job = job_of(row, entry, self.settings.output_dir)
+        return job if entry is None else with_outlook(session, job, entry, self.settings)
 
     def history(
         self,
         *,
         limit: int = 20,
+        offset: int = 0,
         search: str | None = None,
         status: str | None = None,
         model: str | None = None,
+        owner: str | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
         cursor: str | None = None,
+        count: bool = False,
     ) -> HistoryPage:
         """Jobs newest first, all of them or those whose prompt has the words of `search`.
+
+        Args:
+            limit: jobs a page.
+            offset: jobs to leave out.
+            search: words that the prompt must have.
+            status: only these.
+            model: only from this engine.
+            owner: only of this one.
+            created_after: only of this moment or later.
+            created_before: only earlier than this moment.
+            cursor: of the page before.
+            count: whether to count all that there are.
 
         Raises:
             InvalidRequestError: no such status, or a cursor that was not given out.
@@ -282,35 +323,23 @@ class MusicService:
             raise InvalidRequestError(
                 f"There is no status {status!r}; it is one of {', '.join(STATUSES)}."
             )
+        which: dict[str, Any] = {
+            "status": status,
+            "model_name": model,
+            "owner": owner,
+            "created_after": created_after,
+            "created_before": created_before,
+        }
+        total = None
         with storage_errors(), storage.get_session(read_only=True) as session:
+            where: dict[str, Any] = {"limit": limit, "offset": offset, "cursor": cursor}
             if search:
-                page = storage.search_generations(
-                    session, search, status=status, model_name=model, limit=limit, cursor=cursor
-                )
+                page = storage.search_generations(session, search, **which, **where)
+                total = storage.count_matches(session, search, **which) if count else None
             else:
-                page = storage.list_generations(
-                    session, status=status, model_name=model, limit=limit, cursor=cursor
-                )
+                page = storage.list_generations(session, **which, **where)
+                total = storage.count_generations(session, **which) if count else None
             unfinished = [row.id for row in page.items if not row.is_finished]
             entries = storage.get_queue_entries(session, unfinished) if unfinished else {}
         jobs = [job_of(row, entries.get(row.id), self.settings.output_dir) for row in page.items]
-        return HistoryPage(jobs, page.next_cursor)
-
-
-def _check_duration(request: GenerationRequest, entry: EngineEntry) -> None:
-    facts = entry.facts
-    if not facts.shortest_seconds <= request.duration <= facts.longest_seconds:
-        raise InvalidRequestError(
-            f"The duration must be from {facts.shortest_seconds:g} to {facts.longest_seconds:g} "
-            f"seconds with the model {facts.name!r}, not {request.duration}."
-        )
-
-
-def _sampling(request: GenerationRequest) -> dict[str, Any]:
-    """The sampling fields that differ from their defaults: enough to ask for the same again."""
-    fields = request.model_dump(include={"temperature", "top_k", "top_p", "cfg_coef"})
-    return {
-        name: value
-        for name, value in fields.items()
-        if value != GenerationRequest.model_fields[name].default
-    }
+        return HistoryPage(jobs, page.next_cursor, total)

@@ -26,6 +26,7 @@ from services.storage.database import (
     get_engine,
     get_session,
     init_db,
+    is_open,
     open_queue_engine,
     reset_database,
 )
@@ -70,6 +71,7 @@ from services.storage.generations import (
     list_generations,
     update_generation_status,
 )
+from services.storage.idempotency import find_idempotency_key, remember_request
 from services.storage.models import AudioAnalysis, Base, Generation, InstalledModel, Prompt
 from services.storage.paging import Page
 from services.storage.prompts import (
@@ -83,6 +85,7 @@ from services.storage.queue import (
     add_queue_entry,
     attempts_still_held,
     count_waiting,
+    count_waiting_up_to,
     get_queue_entries,
     get_queue_entry,
     jobs_ahead,
@@ -164,6 +167,7 @@ __all__ = [
     "count_generations",
     "count_matches",
     "count_waiting",
+    "count_waiting_up_to",
     "create_generation",
     "database_errors",
     "database_file",
@@ -172,6 +176,7 @@ __all__ = [
     "describe_sqlite_library",
     "fail_generation",
     "find_generations_by_prefix",
+    "find_idempotency_key",
     "forget_model",
     "get_all_generations",
     "get_all_prompts",
@@ -190,6 +195,7 @@ __all__ = [
     "get_schema_version",
     "get_session",
     "init_db",
+    "is_open",
     "jobs_ahead",
     "list_generations",
     "list_queue_entries",
@@ -202,6 +208,7 @@ __all__ = [
     "record_progress",
     "register_worker",
     "release_generation",
+    "remember_request",
     "remove_queue_entry",
     "remove_workers",
     "render_speed",

@@ -78,6 +78,12 @@ def open_database() -> Database | None:
     return _Process.database
 
 
+def is_open(database_url: str | None = None) -> bool:
+    """Whether `init_db` opened this database, and it was not closed since."""
+    database = _Process.database
+    return database is not None and database.url == resolve_url(database_url)
+
+
 def current_database() -> Database:
     """Give the open database.
 

@@ -133,6 +133,12 @@ def count_waiting(session: Session) -> tuple[int, datetime | None]:
     return row[0], row[1]
 
 
+def count_waiting_up_to(session: Session, most: int) -> int:
+    """Count the jobs that wait, but no further than `most`."""
+    some = select(QueueEntry.generation_id).where(QueueEntry.worker_id.is_(None)).limit(most)
+    return session.execute(select(func.count()).select_from(some.subquery())).scalar_one()
+
+
 def render_speed(session: Session, model_name: str, *, sample: int = 20) -> float | None:
     """Measure how many seconds of work a second of music takes; None when nothing is finished.
 

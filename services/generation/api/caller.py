@@ -10,7 +10,7 @@ class Caller:
     """The client behind a request."""
 
     owner: str | None
-    """Noted on what it makes: the id of its key; None for the operator, and where none is needed."""
+    """Noted on what it makes: the id of its key; None for the operator, and on an open server."""
     sees_all: bool
     """Whether it sees what others made: the operator's key, and a server that needs no key."""
     name: str

@@ -15,6 +15,8 @@ from services.generation.errors import (
     InvalidRequestError,
     JobFinishedError,
     OutputError,
+    QueueFullError,
+    RequestMismatchError,
     StorageError,
     UnknownGenerationError,
 )
@@ -209,27 +211,28 @@ class ProblemError(Exception):
         self.headers = dict(headers or {})
 
 
+_NAMES: tuple[tuple[type[DGXMusicError], str], ...] = (
+    (UnknownGenerationError, "not-found"),
+    (JobFinishedError, "job-finished"),
+    (RequestMismatchError, "idempotency-key-reused"),
+    (InvalidRequestError, "invalid-request"),
+    (EngineUnavailableError, "invalid-request"),
+    (QueueFullError, "queue-full"),
+    (StorageError, "unavailable"),
+    (OutputError, "insufficient-storage"),
+)
+"""The first that fits; the special before the general."""
+
+
 def problem_of(error: DGXMusicError) -> ProblemError:
     """Give the problem that says what `error` says."""
-    text = str(error)
-    retry = {"Retry-After": str(RETRY_SECONDS)}
-    match error:
-        case UnknownGenerationError():
-            return ProblemError("not-found", text)
-        case JobFinishedError():
-            return ProblemError("job-finished", text)
-        case InvalidRequestError():
-            return ProblemError("invalid-request", text)
-        case EngineUnavailableError():
-            return ProblemError(
-                "invalid-request", text, errors=[FieldProblem(detail=text, pointer="/model")]
-            )
-        case StorageError():
-            return ProblemError("unavailable", text, headers=retry)
-        case OutputError():
-            return ProblemError("insufficient-storage", text)
-        case _:
-            return ProblemError("internal-error", INTERNAL_DETAIL)
+    name = next((name for kind, name in _NAMES if isinstance(error, kind)), None)
+    if name is None:
+        return ProblemError("internal-error", INTERNAL_DETAIL)
+    waits = name in {"queue-full", "unavailable"}
+    return ProblemError(
+        name, str(error), headers={"Retry-After": str(RETRY_SECONDS)} if waits else None
+    )
 
 
 INTERNAL_DETAIL = "Something unexpected happened; the server's log has it under the request_id."
