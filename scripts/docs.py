@@ -25,7 +25,7 @@ from services.generation.config import Settings, variable_of
 
 DOCS = Path(__file__).parents[1] / "docs"
 COMMANDS = (
-    "", "generate", "history", "status", "worker", "analyze", "normalize", "convert",
+    "", "generate", "history", "status", "serve", "worker", "analyze", "normalize", "convert",
     "models", "models list", "files", "files stats", "files cleanup", "files check",
     "doctor", "db", "db init", "db migrate", "db reset", "db stats", "db check", "db backup",
     "db restore", "db cleanup",

@@ -32,6 +32,9 @@ def _clean_prompt(text: str) -> str:
     return prompt
 
 
+PromptText = Annotated[str, AfterValidator(_clean_prompt)]
+
+
 class GenerationRequest(BaseModel):
     """What a person asks for."""
 
@@ -39,7 +42,7 @@ class GenerationRequest(BaseModel):
         extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
     )
 
-    prompt: Annotated[str, AfterValidator(_clean_prompt)]
+    prompt: PromptText
     duration: float = Field(DEFAULT_SECONDS, ge=SHORTEST_SECONDS, description="Seconds.")
     temperature: float = Field(1.0, ge=0.1, le=2.0)
     top_k: int = Field(250, ge=0, le=500)

@@ -283,6 +283,21 @@ class MusicService:
                 raise UnknownGenerationError(f"There is no job {job_id!r}.")
             return self._shown(session, row)
 
+    def changed(self, since: datetime, also: Sequence[str] = ()) -> list[Job]:
+        """Jobs that were asked for or finished since then, are at work, or have one of the ids."""
+        with storage_errors(), storage.get_session(read_only=True) as session:
+            return self._list(session, storage.changed_generations(session, since=since, also=also))
+
+    def unfinished(self, owner: str | None = None) -> list[Job]:
+        """Jobs that wait or are at work, the newest first, at most a hundred."""
+        with storage_errors(), storage.get_session(read_only=True) as session:
+            return self._list(session, storage.unfinished_generations(session, owner=owner))
+
+    def _list(self, session: Session, rows: Sequence[storage.Generation]) -> list[Job]:
+        unfinished = [row.id for row in rows if not row.is_finished]
+        entries = storage.get_queue_entries(session, unfinished) if unfinished else {}
+        return [job_of(row, entries.get(row.id), self.settings.output_dir) for row in rows]
+
     def _shown(self, session: Session, row: storage.Generation) -> Job:
         entry = None if row.is_finished else storage.get_queue_entry(session, row.id)
         job = job_of(row, entry, self.settings.output_dir)
@@ -339,7 +354,5 @@ class MusicService:
             else:
                 page = storage.list_generations(session, **which, **where)
                 total = storage.count_generations(session, **which) if count else None
-            unfinished = [row.id for row in page.items if not row.is_finished]
-            entries = storage.get_queue_entries(session, unfinished) if unfinished else {}
-        jobs = [job_of(row, entries.get(row.id), self.settings.output_dir) for row in page.items]
+            jobs = self._list(session, page.items)
         return HistoryPage(jobs, page.next_cursor, total)

@@ -139,7 +139,6 @@ class Worker:
         self._stopped.end()
         self._hosts.kill_all()
         self._lock.release()
-        storage.close_db()
         log.info("ended worker=%s", self.id)
 
     def give_up(self, reason: str) -> None:
@@ -164,6 +163,7 @@ def run_worker(worker: Worker, drain_seconds: float) -> None:
     worker.start()
     asked.wait()
     worker.drain(drain_seconds)
+    storage.close_db()
 
 
 def _models(registry: Registry, wanted: Sequence[str] | None) -> tuple[str, ...]:

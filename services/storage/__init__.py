@@ -15,6 +15,7 @@ from services.storage.backup import (
     check_database,
     restore_database,
 )
+from services.storage.changes import changed_generations, unfinished_generations
 from services.storage.client_models import ApiKey, IdempotencyKey, RateCounter
 from services.storage.columns import utc_now
 from services.storage.connection import database_file
@@ -159,6 +160,7 @@ __all__ = [
     "backup_database",
     "beat",
     "cancel_generation",
+    "changed_generations",
     "check_database",
     "claim_generation",
     "cleanup_generations",
@@ -218,6 +220,7 @@ __all__ = [
     "search_generations",
     "take_turn",
     "track_prompt_usage",
+    "unfinished_generations",
     "update_generation_status",
     "utc_now",
     "validate_status",

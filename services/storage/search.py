@@ -106,8 +106,8 @@ def count_matches(
     if not split_words(text):
         return 0
     _, found = _matching(session, text)
-    counted = found.where(*conditions).with_only_columns(func.count())
-    return int(session.execute(counted).scalar_one())
+    numbers = found.where(*conditions).with_only_columns(Generation.id).subquery()
+    return session.execute(select(func.count()).select_from(numbers)).scalar_one()
 
 
 def _refuse_long(text: str) -> None:

@@ -229,9 +229,14 @@ def problem_of(error: DGXMusicError) -> ProblemError:
     name = next((name for kind, name in _NAMES if isinstance(error, kind)), None)
     if name is None:
         return ProblemError("internal-error", INTERNAL_DETAIL)
+    text = str(error)
     waits = name in {"queue-full", "unavailable"}
+    is_model = isinstance(error, EngineUnavailableError)
     return ProblemError(
-        name, str(error), headers={"Retry-After": str(RETRY_SECONDS)} if waits else None
+        name,
+        text,
+        errors=[FieldProblem(detail=text, pointer="/model")] if is_model else None,
+        headers={"Retry-After": str(RETRY_SECONDS)} if waits else None,
     )
 
 

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from services import __version__
-from services.generation.cli import audio, db, doctor, files, generate, library, worker
+from services.generation.cli import audio, db, doctor, files, generate, library, serve, worker
 from services.generation.cli.console import note
 from services.generation.errors import CancelledError, DGXMusicError
 
@@ -34,6 +34,7 @@ app = typer.Typer(
 app.command("generate")(generate.generate)
 app.command("history")(library.history)
 app.command("status")(library.status)
+app.command("serve")(serve.serve)
 app.command("worker")(worker.worker)
 app.add_typer(library.models_app, name="models")
 app.command("analyze")(audio.analyze)

@@ -1,0 +1,156 @@
+"""The FastAPI application: its routers, its document, and how errors become problems."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+
+from services import __version__
+from services.generation.api.problems import (
+    INTERNAL_DETAIL,
+    MEDIA_TYPE,
+    PREFIX,
+    FieldProblem,
+    Problem,
+    ProblemError,
+    body_of,
+    problem_of,
+    problem_of_status,
+)
+from services.generation.api.routers import events, generate, history, jobs, problems
+from services.generation.errors import DGXMusicError
+
+if TYPE_CHECKING:
+    from services.generation.api.state import ApiState
+
+log = logging.getLogger(__name__)
+
+SUMMARY = "Turns a sentence into music a producer can drop into a DAW."
+TAGS = [
+    {"name": "generate", "description": "Ask for music."},
+    {"name": "jobs", "description": "What becomes of it: state, events, cancellation."},
+    {"name": "files", "description": "The audio in every format, and its waveform."},
+    {"name": "history", "description": "Everything that was ever made, and with which words."},
+    {"name": "system", "description": "Models, the queue, health."},
+]
+
+
+def create_app(state: ApiState) -> FastAPI:
+    """Make the application.
+
+    Args:
+        state: what the routes share.
+
+    Returns:
+        The bare application; `guard.assemble` puts keys, limits and headers around it.
+    """
+    app = FastAPI(
+        title="DGX Music",
+        summary=SUMMARY,
+        version=__version__,
+        openapi_url=f"{PREFIX}/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        openapi_tags=TAGS,
+        generate_unique_id_function=lambda route: route.name,
+        separate_input_output_schemas=False,
+        lifespan=_lifespan,
+        redirect_slashes=False,
+    )
+    app.state.api = state
+    for module in (generate, jobs, events, history, problems):
+        app.include_router(module.router, prefix=PREFIX)
+    _install_handlers(app)
+    # FastAPI has this as its way to change the document.
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    feed = app.state.api.feed
+    async with feed.running():
+        yield
+
+
+def _install_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ProblemError)
+    async def _problem(request: Request, error: ProblemError) -> Response:
+        return _answer(request, error)
+
+    @app.exception_handler(DGXMusicError)
+    async def _ours(request: Request, error: DGXMusicError) -> Response:
+        problem = problem_of(error)
+        if problem.kind.status == HTTPStatus.INTERNAL_SERVER_ERROR:
+            log.error("unexpected", exc_info=error)
+        return _answer(request, problem)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid(request: Request, error: RequestValidationError) -> Response:
+        return _answer(request, _explain(error))
+
+    @app.exception_handler(HTTPException)
+    async def _status(request: Request, error: HTTPException) -> Response:
+        detail = "" if error.detail == HTTPStatus(error.status_code).phrase else str(error.detail)
+        return _answer(request, problem_of_status(error.status_code, detail, error.headers))
+
+    @app.exception_handler(Exception)
+    async def _unexpected(request: Request, error: Exception) -> Response:
+        log.error("unexpected", exc_info=error)
+        return _answer(request, ProblemError("internal-error", INTERNAL_DETAIL))
+
+
+def _answer(request: Request, error: ProblemError) -> Response:
+    request_id = getattr(request.state, "request_id", None)
+    return Response(
+        body_of(error, request_id),
+        status_code=error.kind.status,
+        media_type=MEDIA_TYPE,
+        headers=error.headers,
+    )
+
+
+def _explain(error: RequestValidationError) -> ProblemError:
+    problems = []
+    for found in error.errors():
+        place = found["loc"]
+        if place[0] == "body":
+            pointer = "".join(f"/{part}" for part in place[1:])
+        else:
+            pointer = ".".join(str(part) for part in place[1:])
+        detail = str(found["msg"]).removeprefix("Value error, ")
+        problems.append(FieldProblem(detail=detail, pointer=pointer))
+    said = "; ".join(f"{one.pointer or 'the body'}: {one.detail}" for one in problems)
+    return ProblemError("invalid-request", f"{said}.".replace("..", "."), errors=problems)
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            summary=app.summary,
+            routes=app.routes,
+            tags=app.openapi_tags,
+            separate_input_output_schemas=False,
+        )
+        schemas = document["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= problem.pop("$defs", {}) | {"Problem": problem}
+        document["components"]["securitySchemes"] = {
+            "key": {"type": "http", "scheme": "bearer", "description": "`dgx-music keys create`"}
+        }
+        document["security"] = [{"key": []}, {}]
+        document["servers"] = [{"url": "/"}]
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,240 @@
+"""What happens to jobs, as it happens: one look at the database serves every listener.
+
+The rows are the truth, so every API process sees the same, whoever makes the jobs. Events are kept
+for a while under numbers; a listener that comes back with the last number it saw misses nothing,
+and one whose number is no longer known gets the state of now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from anyio import to_thread
+
+from services import storage
+from services.generation.api.problems import ProblemError
+from services.generation.api.schemas import JobView
+from services.generation.errors import StorageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from services.generation.models import Job
+    from services.generation.service import MusicService
+
+log = logging.getLogger(__name__)
+
+LOOK_SECONDS = 0.25
+IDLE_SECONDS = 60.0
+"""The feed goes on for so long without a listener, so that one who comes back misses nothing."""
+
+KEPT_EVENTS = 4096
+MOST_LISTENERS = 2_000
+_CLOCK_SLACK = timedelta(seconds=10)
+"""How far the clocks of machines that share a database may differ."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a job."""
+
+    number: int
+    name: str
+    """progress, or done."""
+    job_id: str
+    owner: str | None
+    rank: tuple[float, ...]
+    """Grows with every step of a job."""
+    data: bytes
+    """The job as JSON."""
+
+
+class Feed:
+    """The events of one server process."""
+
+    def __init__(self, service: MusicService) -> None:
+        self._service = service
+        self._epoch = ""
+        self._number = 0
+        self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._listeners = 0
+        self._changed = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._ready = asyncio.Event()
+        self._watcher: asyncio.Task[None] | None = None
+        self._known: dict[str, tuple[float, ...]] = {}
+        self._since = storage.utc_now()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether every stream is to end."""
+        return self._closed.is_set()
+
+    def position(self) -> str:
+        """Name the last event, for a listener to come back with."""
+        return f"{self._epoch}-{self._number}"
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Serve listeners while the block runs."""
+        try:
+            yield
+        finally:
+            self.close()
+            if self._watcher is not None:
+                await self._watcher
+
+    def close(self) -> None:
+        """End every stream."""
+        self._closed.set()
+        self._wake()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Count as a listener while the block runs.
+
+        Raises:
+            ProblemError: there are too many already.
+        """
+        if self._listeners >= MOST_LISTENERS:
+            raise ProblemError(
+                "unavailable", "Too many event streams are open.", headers={"Retry-After": "10"}
+            )
+        self._listeners += 1
+        try:
+            if self._watcher is None or self._watcher.done():
+                self._begin()
+            yield
+        finally:
+            self._listeners -= 1
+
+    async def ready(self, seconds: float) -> bool:
+        """Wait until whatever happens from now on becomes an event; False after that long."""
+        return await _is_set(self._ready, seconds)
+
+    def after(self, position: str) -> list[Event] | None:
+        """Give the events after that one; None when they are no longer known."""
+        epoch, _, text = position.rpartition("-")
+        if epoch != self._epoch or not (text.isascii() and text.isdigit() and len(text) < 16):
+            return None
+        number = int(text)
+        oldest = self._number - len(self._events)
+        if not oldest <= number <= self._number:
+            return None
+        news = self._number - number
+        return [self._events[index] for index in range(-news, 0)]
+
+    async def next_change(self, seconds: float) -> None:
+        """Wait for the next event, or that long."""
+        await _is_set(self._changed, seconds)
+
+    async def wait(
+        self, job_id: str, seconds: float, is_disconnected: Callable[[], Awaitable[bool]]
+    ) -> JobView:
+        """Give a job once it is finished, or as it is after that many seconds."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds
+        with self.listening():
+            await self.ready(seconds)
+            position = self.position()
+            job = await self._find(job_id)
+            while not job.is_finished and not self.is_closed and (left := end - loop.time()) > 0:
+                await self.next_change(min(left, 1.0))
+                events = self.after(position)
+                position = self.position()
+                if events is None or any(each.job_id == job_id for each in events):
+                    job = await self._find(job_id)
+                elif await is_disconnected():
+                    break
+            return JobView.of(await self._find(job_id))
+
+    async def _find(self, job_id: str) -> Job:
+        return await to_thread.run_sync(self._service.find, job_id)
+
+    def _begin(self) -> None:
+        self._epoch = secrets.token_hex(4)
+        self._number = 0
+        self._events.clear()
+        self._known.clear()
+        self._ready.clear()
+        self._since = storage.utc_now()
+        self._watcher = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        loop = asyncio.get_running_loop()
+        idle_since = loop.time()
+        while not self.is_closed:
+            if self._listeners:
+                idle_since = loop.time()
+            elif loop.time() - idle_since > IDLE_SECONDS:
+                return
+            try:
+                jobs = await to_thread.run_sync(self._look)
+            except StorageError as error:
+                log.warning("the database does not answer: %s", error)
+            else:
+                self._note(jobs)
+                self._ready.set()
+            await _is_set(self._closed, LOOK_SECONDS)
+
+    def _look(self) -> list[Job]:
+        began = storage.utc_now()
+        jobs = self._service.changed(self._since - _CLOCK_SLACK, list(self._known))
+        self._since = began
+        return jobs
+
+    def _note(self, jobs: list[Job]) -> None:
+        is_first = not self._ready.is_set()
+        for job in jobs:
+            rank = rank_of(job)
+            if self._known.get(job.job_id) == rank:
+                continue
+            self._known[job.job_id] = rank
+            if not is_first:
+                self._add(job, rank)
+        # What neither is at work nor would be found again by its times needs no second look.
+        oldest = self._since - 2 * _CLOCK_SLACK
+        lively = {job.job_id for job in jobs if _is_lively(job, oldest)}
+        self._known = {each: rank for each, rank in self._known.items() if each in lively}
+
+    def _add(self, job: Job, rank: tuple[float, ...]) -> None:
+        self._number += 1
+        name = "done" if job.is_finished else "progress"
+        data = JobView.of(job).model_dump_json().encode()
+        self._events.append(Event(self._number, name, job.job_id, job.owner, rank, data))
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+
+def rank_of(job: Job) -> tuple[float, ...]:
+    """Give a number that grows with every step of a job: attempts, then what one does."""
+    begun = job.status != storage.GenerationStatus.PENDING
+    return (job.is_finished, job.retry_count, begun, _STEPS.get(job.current_step, 0), job.progress)
+
+
+_STEPS = {"queued": 0, "loading_model": 1, "encoding_prompt": 2, "generating": 3, "saving": 4}
+
+
+def _is_lively(job: Job, moment: datetime) -> bool:
+    if job.status == storage.GenerationStatus.PROCESSING:
+        return True
+    return (job.completed_at or job.created_at) >= moment
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        await asyncio.wait_for(event.wait(), seconds)
+    except TimeoutError:
+        return False
+    return True

@@ -1,0 +1,169 @@
+"""Server-sent events: one job's, or those of all jobs that the caller may see."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from anyio import to_thread
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import StreamingResponse
+
+from services.generation.api.feed import rank_of
+from services.generation.api.problems import documented
+from services.generation.api.routers.jobs import PROBLEMS, JobId
+from services.generation.api.schemas import JobView
+from services.generation.api.state import Api, ApiState, Calling
+from services.generation.api.visible import visible_job
+
+if TYPE_CHECKING:
+    from services.generation.api.feed import Event
+
+router = APIRouter(tags=["jobs"])
+
+HEARTBEAT_SECONDS = 15.0
+RECONNECT_MILLISECONDS = 2_000
+MEDIA_TYPE = "text/event-stream"
+
+LastEventId = Annotated[
+    str | None,
+    Header(alias="Last-Event-ID", description="The id of the last event seen; a browser sends it."),
+]
+
+_STREAM: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "`snapshot` first, unless Last-Event-ID tells where to go on; then "
+        "`progress` and `done`, each with the job as GET gives it. A comment every 15 s.",
+        "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
+    }
+}
+_FINISHED: dict[int | str, dict[str, Any]] = {
+    204: {"description": "The job is finished, and Last-Event-ID is its last event"}
+}
+
+
+STILL_HERE = b": still here\n\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The state of now, for a listener that does not know what came before."""
+
+    data: bytes
+    ranks: dict[str, tuple[float, ...]]
+    is_over: bool = False
+
+
+class EventStream(StreamingResponse):
+    """A response that is known as one before its first byte."""
+
+    media_type = MEDIA_TYPE
+
+
+@router.get(
+    "/jobs/{job_id}/events",
+    response_class=EventStream,
+    responses=_STREAM | _FINISHED | documented(*PROBLEMS),
+    summary="Follow a job",
+)
+async def job_events(
+    job_id: JobId, api: Api, caller: Calling, last_event_id: LastEventId = None
+) -> Response:
+    """The stream ends after `done`; a browser that then comes back gets 204, and stays away."""
+    job = await to_thread.run_sync(visible_job, api, caller, job_id)
+    if job.is_finished and last_event_id is not None:
+        events = api.feed.after(last_event_id)
+        if events is not None and not any(event.job_id == job_id for event in events):
+            return Response(status_code=204)
+
+    def snapshot() -> Snapshot:
+        job = api.service.find(job_id)
+        data = JobView.of(job).model_dump_json().encode()
+        return Snapshot(data, {job_id: rank_of(job)}, is_over=job.is_finished)
+
+    return _respond(
+        _stream(api, last_event_id, snapshot, lambda event: event.job_id == job_id, one_job=True)
+    )
+
+
+@router.get(
+    "/events",
+    response_class=EventStream,
+    responses=_STREAM | documented("key-required", "host-not-allowed", "unavailable"),
+    summary="Follow all jobs",
+)
+async def all_events(api: Api, caller: Calling, last_event_id: LastEventId = None) -> Response:
+    """One stream for a page with many jobs; its `snapshot` lists the jobs that are not finished."""
+
+    def snapshot() -> Snapshot:
+        jobs = api.service.unfinished(caller.only_owner)
+        shown = [JobView.of(job).model_dump(mode="json") for job in jobs]
+        data = json.dumps({"jobs": shown}, ensure_ascii=False).encode()
+        return Snapshot(data, {job.job_id: rank_of(job) for job in jobs})
+
+    return _respond(
+        _stream(api, last_event_id, snapshot, lambda event: caller.may_see(event.owner))
+    )
+
+
+def _respond(stream: AsyncIterator[bytes]) -> Response:
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+    return EventStream(stream, headers=headers)
+
+
+async def _stream(
+    api: ApiState,
+    last_event_id: str | None,
+    snapshot: Callable[[], Snapshot],
+    concerns: Callable[[Event], bool],
+    *,
+    one_job: bool = False,
+) -> AsyncIterator[bytes]:
+    feed = api.feed
+    with feed.listening():
+        yield f"retry: {RECONNECT_MILLISECONDS}\n\n".encode()
+        position = last_event_id or ""
+        sent: dict[str, tuple[float, ...]] = {}
+        while not feed.is_closed and not await feed.ready(HEARTBEAT_SECONDS):
+            yield STILL_HERE
+        while not feed.is_closed:
+            news = feed.after(position)
+            position = feed.position()
+            if news is None:
+                now = await to_thread.run_sync(snapshot)
+                sent = now.ranks
+                yield _event(position, "snapshot", now.data)
+                if now.is_over:
+                    yield _event(position, "done", now.data)
+                    return
+                continue
+            news = [event for event in news if concerns(event)]
+            for event in _forward(news, sent):
+                yield _event(
+                    f"{position.rpartition('-')[0]}-{event.number}", event.name, event.data
+                )
+                if one_job and event.name == "done":
+                    return
+            if feed.position() == position:
+                await feed.next_change(HEARTBEAT_SECONDS)
+                if feed.position() == position:
+                    yield STILL_HERE
+
+
+def _forward(events: Iterable[Event], sent: dict[str, tuple[float, ...]]) -> list[Event]:
+    """Leave out what was seen already: a snapshot may be newer than the events that follow it."""
+    ahead = []
+    for event in events:
+        if event.rank > sent.get(event.job_id, ()):
+            ahead.append(event)
+            if event.name == "done":
+                sent.pop(event.job_id, None)
+            else:
+                sent[event.job_id] = event.rank
+    return ahead
+
+
+def _event(position: str, name: str, data: bytes) -> bytes:
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (position.encode(), name.encode(), data)

@@ -1,0 +1,34 @@
+"""One job: how it stands, and stopping it."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+
+from services.generation.api.problems import documented
+from services.generation.api.schemas import JOB_ID, JobView
+from services.generation.api.state import Api, Calling
+from services.generation.api.visible import visible_job
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+
+JobId = Annotated[str, Path(examples=[JOB_ID], description="As the answer to /generate has it.")]
+PROBLEMS = ("key-required", "not-found", "host-not-allowed", "unavailable")
+
+
+@router.get("/{job_id}", responses=documented(*PROBLEMS), summary="Ask how a job stands")
+def get_job(job_id: JobId, api: Api, caller: Calling) -> JobView:
+    """The same form while it waits, while it is made, and ever after."""
+    return JobView.of(visible_job(api, caller, job_id))
+
+
+@router.delete(
+    "/{job_id}",
+    responses=documented(*PROBLEMS, "cross-site", "job-finished"),
+    summary="Cancel a job",
+)
+def cancel_job(job_id: JobId, api: Api, caller: Calling) -> JobView:
+    """Stop a job that waits or runs; what it made so far is removed, the record is kept."""
+    visible_job(api, caller, job_id)
+    return JobView.of(api.service.cancel(job_id))

@@ -1,0 +1,170 @@
+"""What goes over the wire: the requests and answers of docs/api.md and the OpenAPI document."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from services.generation.api.problems import PREFIX
+from services.generation.models import GenerationRequest, Job, PromptText
+from services.generation.submission import LARGEST_BATCH
+
+LONGEST_PAGE = 100
+JOB_ID = "0d5e5a3c-8a8c-4c9b-9a55-3f0d6a2f7a11"
+
+Status = Literal["pending", "processing", "completed", "failed", "cancelled"]
+Step = Literal[
+    "queued",
+    "loading_model",
+    "encoding_prompt",
+    "generating",
+    "saving",
+    "completed",
+    "failed",
+    "cancelled",
+]
+Priority = Literal["high", "normal", "low"]
+
+_CONTROLS = "\\u0000-\\u0008\\u000e-\\u001b\\u007f-\\u0084\\u0086-\\u009f"
+PROMPT_PATTERN = f"^\\s*[^\\s{_CONTROLS}][^{_CONTROLS}]{{1,498}}[^\\s{_CONTROLS}]\\s*$"
+"""3 to 500 characters without the white space around them, none of them a control character."""
+
+
+class GenerateRequest(GenerationRequest):
+    """What to make."""
+
+    model_config = ConfigDict(
+        strict=True,
+        json_schema_extra={
+            "examples": [
+                {"prompt": "trap beat with heavy 808 bass at 140 BPM"},
+                {
+                    "prompt": "lo-fi piano, rainy night, 82 BPM in A minor",
+                    "duration": 30,
+                    "seed": 7,
+                },
+            ]
+        },
+    )
+
+    prompt: Annotated[
+        PromptText,
+        Field(
+            description="The music in words, 3 to 500 characters; white space around is left out.",
+            json_schema_extra={"pattern": PROMPT_PATTERN},
+        ),
+    ]
+    priority: Priority = Field(
+        "normal", description="Class in the queue; `high` is for the operator's key."
+    )
+
+
+class BatchRequest(BaseModel):
+    """Several requests, taken all or none."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    requests: list[GenerateRequest] = Field(min_length=1, max_length=LARGEST_BATCH)
+
+
+class JobView(BaseModel):
+    """A job, the same from every route: while it waits, while it is made, and ever after."""
+
+    job_id: str = Field(
+        examples=[JOB_ID], description="Also the id in CLI, database and file name."
+    )
+    status: Status
+    current_step: Step
+    progress: float = Field(ge=0, le=1, description="0 to 1.")
+    queue_position: int | None = Field(
+        description="1 for the next to start; null when it does not wait."
+    )
+    estimated_time_seconds: float | None = Field(
+        description="Until it is finished, from what the model's last jobs took; null when no job "
+        "of it is finished yet."
+    )
+    prompt: str
+    model: str
+    duration_seconds: float
+    seed: int | None = Field(description="Asked for or drawn; the same seed makes the same music.")
+    file_url: str | None = Field(
+        examples=[f"{PREFIX}/files/{JOB_ID}.wav"],
+        description="The audio, once there is any; with .flac, .mp3, .ogg or .opus at its end, in "
+        "that format.",
+    )
+    metadata: dict[str, Any] = Field(
+        description="What was asked for, understood and measured: tempo, key, genre, LUFS, dBTP."
+    )
+    generation_time_seconds: float | None
+    error_message: str | None
+    retry_count: int = Field(ge=0, description="Attempts after the first.")
+    created_at: datetime
+    completed_at: datetime | None = Field(description="When it finished, however.")
+
+    @classmethod
+    def of(cls, job: Job) -> JobView:
+        """Show a job."""
+        return cls.model_construct(
+            job_id=job.job_id,
+            status=job.status,
+            current_step=job.current_step,
+            progress=round(job.progress, 4),
+            queue_position=job.queue_position,
+            estimated_time_seconds=job.estimated_time_seconds,
+            prompt=job.prompt,
+            model=job.model,
+            duration_seconds=job.duration_seconds,
+            seed=job.seed,
+            file_url=f"{PREFIX}/files/{job.job_id}.wav" if job.file else None,
+            metadata=job.metadata,
+            generation_time_seconds=job.generation_time_seconds,
+            error_message=job.error_message,
+            retry_count=job.retry_count,
+            created_at=job.created_at,
+            completed_at=job.completed_at,
+        )
+
+
+class BatchAccepted(BaseModel):
+    """The jobs of a batch, in the order of its requests."""
+
+    job_ids: list[str]
+    total_jobs: int
+    estimated_total_time_seconds: float | None = Field(
+        description="Until the last is finished; null when no job of the model is finished yet."
+    )
+
+
+class History(BaseModel):
+    """One page of jobs, newest first."""
+
+    generations: list[JobView]
+    total: int = Field(description="On all pages.")
+    page: int | None = Field(description="From 1; null when the page was found by its cursor.")
+    page_size: int
+    next_cursor: str | None = Field(
+        description="Send it as `cursor` for the next page; null on the last."
+    )
+
+
+class HistoryQuery(BaseModel):
+    """Which jobs."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    search: str | None = Field(
+        None,
+        max_length=500,
+        description="Words that the prompt must have; the last may be a start.",
+    )
+    status: Status | None = None
+    model: str | None = Field(None, max_length=100)
+    created_after: datetime | None = Field(None, description="This moment or later.")
+    created_before: datetime | None = Field(None, description="Earlier than this moment.")
+    page: int | None = Field(None, ge=1, le=100_000)
+    page_size: int = Field(20, ge=1, le=LONGEST_PAGE)
+    cursor: str | None = Field(
+        None, max_length=500, description="`next_cursor` of the page before; better than `page`."
+    )

@@ -1,0 +1,24 @@
+"""What a caller may see: a foreign job is not there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services.generation.errors import UnknownGenerationError
+
+if TYPE_CHECKING:
+    from services.generation.api.caller import Caller
+    from services.generation.api.state import ApiState
+    from services.generation.models import Job
+
+
+def visible_job(api: ApiState, caller: Caller, job_id: str) -> Job:
+    """Give the job of that id.
+
+    Raises:
+        UnknownGenerationError: there is none, or it is another's: which of both is not told.
+    """
+    job = api.service.find(job_id)
+    if not caller.may_see(job.owner):
+        raise UnknownGenerationError(f"There is no job {job_id!r}.")
+    return job

@@ -1,0 +1,49 @@
+"""`dgx-music serve`: the REST API, with a worker inside."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from services.generation.cli.console import note
+from services.generation.cli.worker import Concurrency, show_events
+
+Host = Annotated[
+    str | None,
+    typer.Option("--host", help="Address to listen on.", show_default="the setting"),
+]
+Port = Annotated[
+    int | None,
+    typer.Option("--port", "-p", min=0, max=65535, help="Its port.", show_default="the setting"),
+]
+NoWorker = Annotated[
+    bool, typer.Option("--no-worker", help="Leave the jobs to `dgx-music worker` processes.")
+]
+
+
+def serve(
+    host: Host = None,
+    port: Port = None,
+    no_worker: NoWorker = False,
+    concurrency: Concurrency = None,
+) -> None:
+    """Serve the REST API until told to stop (Ctrl-C, SIGTERM), with a worker inside.
+
+    Told to stop, it takes no more jobs, finishes what runs or gives it back, and then leaves.
+
+    Example: dgx-music serve --port 8000
+    """
+    from services.generation.api.server import serve as run
+    from services.generation.config import load_settings
+    from services.generation.registry import default_registry
+    from services.generation.worker import Worker
+
+    settings = load_settings()
+    show_events(settings)
+    registry = default_registry()
+    worker = None if no_worker else Worker(settings, registry, concurrency=concurrency)
+    address = host or settings.api_host
+    chosen = settings.api_port if port is None else port
+    note(f"Serving http://{address}:{chosen}/api/v1/docs; stop it with Ctrl-C.")
+    run(settings, registry, host=address, port=chosen, worker=worker)

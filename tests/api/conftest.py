@@ -1,0 +1,159 @@
+"""The API in this process, on real databases, and as a process of its own with a worker inside."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx2 as httpx
+import pytest
+
+from services.generation.api.application import create_app
+from services.generation.api.caller import Caller
+from services.generation.api.server import make_state
+from services.generation.config import Settings
+from tests.queue.conftest import Rig, load_engines, make_rig  # noqa: F401 - a fixture
+
+if TYPE_CHECKING:
+    from starlette.testclient import TestClient
+
+    from services.generation.api.state import ApiState
+
+HERE = Path(__file__).parent
+EVERYBODY = Caller(owner=None, sees_all=True, name="local", is_exempt=True)
+
+
+@dataclass
+class Callers:
+    """Who a request of the in-process client comes from."""
+
+    app: Any
+    caller: Caller = EVERYBODY
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        scope.setdefault("state", {})["caller"] = self.caller
+        await self.app(scope, receive, send)
+
+
+@dataclass
+class Api:
+    """The application without a worker: what is asked for waits."""
+
+    state: ApiState
+    callers: Callers
+    client: TestClient
+
+    def ask(self, prompt: str = "sleep 0", **fields: Any) -> str:
+        answer = self.client.post("/api/v1/generate", json={"prompt": prompt, **fields})
+        assert answer.status_code == 202, answer.text
+        return str(answer.json()["job_id"])
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def api_url(request: pytest.FixtureRequest) -> str:
+    name = "postgres_url" if request.param == "postgresql" else "sqlite_url"
+    return str(request.getfixturevalue(name))
+
+
+@pytest.fixture
+def make_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Api]]:
+    from starlette.testclient import TestClient
+
+    opened: list[TestClient] = []
+    monkeypatch.setenv("DGX_MUSIC_TEST_LEDGER", str(tmp_path / "ledger"))
+
+    def make(url: str, **settings: Any) -> Api:
+        chosen = {"output_dir": tmp_path / "outputs", "model_name": "puppet"} | settings
+        state = make_state(Settings(DATABASE_URL=url, **chosen), load_engines().registry())
+        callers = Callers(create_app(state))
+        client = TestClient(callers, raise_server_exceptions=False)
+        opened.append(client.__enter__())
+        return Api(state, callers, client)
+
+    yield make
+    for client in opened:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def api(api_url: str, make_api: Callable[..., Api]) -> Api:
+    """On each kind of database."""
+    return make_api(api_url)
+
+
+@pytest.fixture
+def sqlite_api(sqlite_url: str, make_api: Callable[..., Api]) -> Api:
+    return make_api(sqlite_url)
+
+
+@dataclass
+class Served:
+    """A server process, and its address."""
+
+    rig: Rig
+    process: subprocess.Popen[bytes]
+    client: httpx.Client
+    others: list[Any] = field(default_factory=list)
+
+    def ask(self, prompt: str, **fields: Any) -> dict[str, Any]:
+        answer = self.client.post("/generate", json={"prompt": prompt, "duration": 1} | fields)
+        assert answer.status_code == 202, answer.text
+        return dict(answer.json())
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        return dict(self.client.get(f"/jobs/{job_id}").json())
+
+    def until_status(self, job_id: str, status: str) -> dict[str, Any]:
+        self.rig.until(lambda: self.job(job_id)["status"] == status)
+        return self.job(job_id)
+
+
+@pytest.fixture
+def serve(make_rig: Callable[[str], Rig]) -> Iterator[Callable[..., Served]]:  # noqa: F811
+    """Start a server process on a database; it has a worker inside unless told otherwise."""
+    started: list[Served] = []
+
+    def start(url: str, *, worker: bool = True, **settings: object) -> Served:
+        rig = make_rig(url)
+        given = {f"DGX_MUSIC_{key.upper()}": str(value) for key, value in settings.items()}
+        log = rig.folder / "log"
+        with log.open("ab") as file:
+            before = rig.log.count("listening url=")
+            process = subprocess.Popen(
+                [sys.executable, str(HERE / "run_server.py"), "worker" if worker else ""],
+                env=rig.environment | given,
+                cwd=rig.folder,
+                stdout=file,
+                stderr=file,
+            )
+        rig.workers.append(process)
+        rig.until(lambda: rig.log.count("listening url=") > before or process.poll() is not None)
+        address = re.findall(r"listening url=(\S+)", rig.log)
+        assert address, rig.log
+        client = httpx.Client(base_url=f"{address[-1]}/api/v1", timeout=30)
+        started.append(Served(rig, process, client))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.client.close()
+        if one.process.poll() is None:
+            one.process.send_signal(signal.SIGCONT)
+            one.process.kill()
+        one.process.wait()
+
+
+@pytest.fixture
+def served(api_url: str, serve: Callable[..., Served]) -> Served:
+    return serve(api_url)
+
+
+@pytest.fixture
+def sqlite_served(sqlite_url: str, serve: Callable[..., Served]) -> Served:
+    return serve(sqlite_url)
