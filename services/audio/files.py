@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import time
-from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +19,7 @@ from services.audio.inventory import (
     oldest_first,
     plan_cleanup,
     scan,
+    summarise,
     temporary_name,
 )
 
@@ -65,7 +65,7 @@ class AudioFileManager:
             raise ValueError(f"Invalid job id {job_id!r}: letters, digits, '.', '_' and '-' only.")
         folder = self.base_dir / _day(date).strftime("%Y/%m/%d")
         path = folder / f"{job_id}{_normal_extension(extension)}"
-        self._inside(path)
+        self.resolve(path)
         if create_dirs:
             folder.mkdir(parents=True, exist_ok=True)
         return path
@@ -97,7 +97,7 @@ class AudioFileManager:
             FileNotFoundError: there is no source.
             ValueError: either path leads out of the base folder.
         """
-        found, target = self._existing(source), self._inside(destination)
+        found, target = self._existing(source), self.resolve(destination)
         target.parent.mkdir(parents=True, exist_ok=True)
         found.replace(target)
         return target
@@ -109,7 +109,7 @@ class AudioFileManager:
             FileNotFoundError: there is no source.
             ValueError: either path leads out of the base folder.
         """
-        found, target = self._existing(source), self._inside(destination)
+        found, target = self._existing(source), self.resolve(destination)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / temporary_name()
         try:
@@ -118,6 +118,19 @@ class AudioFileManager:
         finally:
             temporary.unlink(missing_ok=True)
         return target
+
+    def resolve(self, path: AnyPath) -> Path:
+        """The path as it may be used; ValueError when something on it leads out of the folder."""
+        given = Path(path)
+        base = self.base_dir.resolve()
+        candidates = [given] if given.is_absolute() else [given, self.base_dir / given]
+        for candidate in candidates:
+            # A link that leads to itself leads nowhere: Python 3.13 leaves it, older ones raise.
+            with suppress(RuntimeError):
+                found = candidate.resolve()
+                if base in found.parents and not found.is_symlink():
+                    return candidate
+        raise ValueError(f"Path {os.fspath(path)!r} is outside {self.base_dir}.")
 
     def list_files(
         self,
@@ -191,17 +204,7 @@ class AudioFileManager:
 
     def get_storage_stats(self) -> dict[str, Any]:
         """Count, sizes, ends and kinds of the files; oldest and newest are paths or None."""
-        files = oldest_first(self._files())
-        size = sum(file.size for file in files)
-        return {
-            "total_files": len(files),
-            "total_size_bytes": size,
-            "total_size_mb": size / _MIB,
-            "total_size_gb": size / (_MIB << 10),
-            "oldest_file": str(files[0].path) if files else None,
-            "newest_file": str(files[-1].path) if files else None,
-            "file_types": dict(Counter(file.path.suffix.lower() for file in files)),
-        }
+        return summarise(self._files(), lambda file: str(file.path))
 
     def get_info(self) -> dict[str, Any]:
         """The base folder, whether it is there, and how many bytes its disk has left (or None)."""
@@ -212,21 +215,8 @@ class AudioFileManager:
             "free_bytes": shutil.disk_usage(self.base_dir).free if exists else None,
         }
 
-    def _inside(self, path: AnyPath) -> Path:
-        """The path as it may be used, once nothing on it leads out of the base folder."""
-        given = Path(path)
-        base = self.base_dir.resolve()
-        candidates = [given] if given.is_absolute() else [given, self.base_dir / given]
-        for candidate in candidates:
-            # A link that leads to itself leads nowhere: Python 3.13 leaves it, older ones raise.
-            with suppress(RuntimeError):
-                found = candidate.resolve()
-                if base in found.parents and not found.is_symlink():
-                    return candidate
-        raise ValueError(f"Path {os.fspath(path)!r} is outside {self.base_dir}.")
-
     def _existing(self, path: AnyPath) -> Path:
-        found = self._inside(path)
+        found = self.resolve(path)
         if not found.is_file():
             raise FileNotFoundError(f"No such file: {os.fspath(path)}")
         return found

@@ -6,15 +6,18 @@ import datetime as dt
 import os
 import re
 import secrets
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 AnyPath = str | os.PathLike[str]
 
 _TEMPORARY_PREFIX, _TEMPORARY_SUFFIX, _LOCK_SUFFIX = ".dgx-", ".part", ".lock"
 _DAY_FOLDER = re.compile(r"([0-9]{4})/([0-9]{2})/([0-9]{2})")
 _DAY_SECONDS = 86_400
+_MIB = 1 << 20
 _LAST_MOMENT = dt.datetime.max.replace(tzinfo=dt.UTC).timestamp() - 1.0
 
 
@@ -81,6 +84,32 @@ class FileCleanup:
     def total_bytes(self) -> int:
         """What the files take together."""
         return sum(file.size for file in self.files)
+
+
+def listed_file(relative: str, size: int, changed: float) -> StoredFile:
+    """A file that was found elsewhere than in a folder: it has no path.
+
+    Args:
+        relative: its name, with slashes.
+        size: bytes.
+        changed: seconds since the epoch.
+    """
+    return StoredFile(Path(), relative, size, changed, min(changed, _day_end(relative[:10])))
+
+
+def summarise(files: Iterable[StoredFile], shown: Callable[[StoredFile], str]) -> dict[str, Any]:
+    """Count, sizes, ends and kinds of files; oldest and newest as `shown` gives them, or None."""
+    ordered = oldest_first(files)
+    size = sum(file.size for file in ordered)
+    return {
+        "total_files": len(ordered),
+        "total_size_bytes": size,
+        "total_size_mb": size / _MIB,
+        "total_size_gb": size / (_MIB << 10),
+        "oldest_file": shown(ordered[0]) if ordered else None,
+        "newest_file": shown(ordered[-1]) if ordered else None,
+        "file_types": dict(Counter(PurePosixPath(one.relative).suffix.lower() for one in ordered)),
+    }
 
 
 def scan(base_dir: AnyPath) -> Iterator[StoredFile]:

@@ -120,13 +120,15 @@ class Attempts:
             finally:
                 with self._changed:
                     del self._jobs[begun.token]
-                self._claims.clear_drafts(begun)
+                self._claims.clear_up(begun)
 
     def _attempt(self, job: RunningJob) -> None:
         begun = job.begun
         try:
             take = self._render(job)
             reach("take-made")
+            self._claims.bring(begun, take)
+            reach("upload-done")
             published = self._persist(lambda: self._claims.publish(begun, take))
         except CancelledError:
             if job.stop is None:

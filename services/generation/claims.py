@@ -6,9 +6,11 @@ lost its job, because it was cancelled or the worker taken for dead, changes not
 
 from __future__ import annotations
 
+import logging
 import shutil
 import uuid
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -16,18 +18,22 @@ from typing import TYPE_CHECKING
 
 from services import storage
 from services.generation.dispatch import Dispatch
-from services.generation.drafts import clear_files, draft_path, give_name
+from services.generation.drafts import draft_path
 from services.generation.errors import DGXMusicError, OutputError
 from services.generation.failpoints import reach
 from services.generation.pipeline import Task, task_of
 from services.generation.retry import is_worker_lost, retry_delay
+from services.generation.store import clear_quietly
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from services.generation.config import Settings
     from services.generation.queue_manager import QueueManager
+    from services.generation.store import FileStore
     from services.generation.takes import Take
+
+log = logging.getLogger(__name__)
 
 WORKER_LOST = (
     "The worker that made it was lost three times. It may be what ends the worker: try another "
@@ -50,6 +56,11 @@ class Begun:
         """Of the row."""
         return self.dispatch.generation_id
 
+    @property
+    def nonce(self) -> str:
+        """What no other attempt has, for the names of its files."""
+        return self.token.rpartition("/")[2]
+
 
 def new_attempt_token(dispatch: Dispatch, worker_id: str) -> str:
     """A token, never given out before, that says which dispatch and which worker it is of."""
@@ -59,10 +70,15 @@ def new_attempt_token(dispatch: Dispatch, worker_id: str) -> str:
 class Claims:
     """The transactions of a worker on its jobs."""
 
-    def __init__(self, settings: Settings, queue: QueueManager, worker_id: str) -> None:
+    def __init__(
+        self, settings: Settings, queue: QueueManager, worker_id: str, store: FileStore
+    ) -> None:
         self._settings = settings
         self._queue = queue
         self._worker_id = worker_id
+        self._store = store
+        self._brought: set[str] = set()
+        """Tokens of the attempts whose files are in the store, but not known to be published."""
 
     def is_suspect(self, dispatch: Dispatch) -> bool:
         """Whether a worker died with this job in its hands; perhaps because of it."""
@@ -77,47 +93,65 @@ class Claims:
         A row that is processing is taken over only under the token of the same dispatch: the queue
         gives a dispatch out again when its worker is gone. That counts as a crash of the job.
         """
-        token = new_attempt_token(dispatch, self._worker_id)
         with storage.get_session() as session:
-            row = storage.lock_generation(session, dispatch.generation_id)
-            entry = storage.get_queue_entry(session, dispatch.generation_id, to_change=True)
-            if row is None or entry is None or row.is_finished:
-                storage.remove_queue_entry(session, dispatch.generation_id)
-                return None
-            if entry.attempt != dispatch.attempt:
-                return None
-            before = row.attempt_token if row.is_processing else None
-            if before is not None:
-                if not before.startswith(f"{dispatch.workflow_id}/"):
-                    return None
-                entry.crashes += 1
-                if is_worker_lost(entry.crashes):
-                    storage.fail_generation(session, row.id, before, WORKER_LOST)
-                    storage.remove_queue_entry(session, row.id)
-                    self._clear(row.file_path)
-                    return None
-            begun_before = row.attempts > 0
-            if not storage.claim_generation(session, row.id, token, taking_over=before):
-                return None
-            entry.worker_id, entry.step, entry.progress = self._worker_id, "loading_model", 0.0
-            entry.not_before = None
-            begun = Begun(
-                dispatch=dispatch,
-                token=token,
-                worker_id=self._worker_id,
-                model=row.model_name,
-                task=task_of(row),
-            )
-            reach("attempt-before-commit")
+            begun, left = self._claim(session, dispatch)
+            if begun is not None:
+                reach("attempt-before-commit")
+        if begun is None:
+            if left is not None:
+                clear_quietly(self._store, left)
+            return None
         reach("attempt-after-commit")
-        if begun_before:
+        if left is not None:
             # An attempt that was killed cannot clear up after itself.
-            self._clear(begun.task.file_path)
+            clear_quietly(self._store, left, lambda: self._holding(begun))
         return begun
 
+    def _claim(self, session: Session, dispatch: Dispatch) -> tuple[Begun | None, str | None]:
+        """The attempt, if there is one to make, and the row's file if attempts before left some."""
+        token = new_attempt_token(dispatch, self._worker_id)
+        row = storage.lock_generation(session, dispatch.generation_id)
+        entry = storage.get_queue_entry(session, dispatch.generation_id, to_change=True)
+        if row is None or entry is None or row.is_finished:
+            storage.remove_queue_entry(session, dispatch.generation_id)
+            return None, None
+        if entry.attempt != dispatch.attempt:
+            return None, None
+        before = row.attempt_token if row.is_processing else None
+        if before is not None:
+            if not before.startswith(f"{dispatch.workflow_id}/"):
+                return None, None
+            entry.crashes += 1
+            if is_worker_lost(entry.crashes):
+                storage.fail_generation(session, row.id, before, WORKER_LOST)
+                storage.remove_queue_entry(session, row.id)
+                return None, row.file_path
+        left = row.file_path if row.attempts > 0 else None
+        if not storage.claim_generation(session, row.id, token, taking_over=before):
+            return None, None
+        entry.worker_id, entry.step, entry.progress = self._worker_id, "loading_model", 0.0
+        entry.not_before = None
+        begun = Begun(
+            dispatch=dispatch,
+            token=token,
+            worker_id=self._worker_id,
+            model=row.model_name,
+            task=task_of(row),
+        )
+        return begun, left
+
     def draft_path(self, begun: Begun) -> Path:
-        """Where the attempt writes: hidden, its own, and in the folder where the take will be."""
-        return draft_path(self._final(begun.task.file_path), begun.token.rpartition("/")[2])
+        """Where the attempt writes: hidden, its own, in the output folder whatever the store is."""
+        return draft_path(self._settings.output_dir / begun.task.file_path, begun.nonce)
+
+    def bring(self, begun: Begun, take: Take) -> None:
+        """Take the file to the store, before the row is locked for `publish`.
+
+        Raises:
+            OutputError: the store says no, and has nothing of it.
+        """
+        self._brought.add(begun.token)
+        self._store.bring(take.path, self._final_name(begun), take.sha256)
 
     def publish(self, begun: Begun, take: Take) -> bool:
         """Give the take its name and complete the row; False when the job was lost meanwhile.
@@ -128,15 +162,12 @@ class Claims:
         Raises:
             OutputError: the disk says no; the row is as it was.
         """
-        final = self._final(begun.task.file_path)
+        name = self._final_name(begun)
         with storage.get_session() as session:
             if not _holds(session, begun):
                 return False
             reach("publish-before-rename")
-            try:
-                give_name(take.path, final)
-            except OSError as error:
-                raise OutputError(f"Could not write {final}: {error.strerror}.") from error
+            self._store.publish(take.path, name)
             reach("publish-after-rename")
             storage.publish_generation(
                 session,
@@ -146,10 +177,12 @@ class Claims:
                 file_size_bytes=take.bytes,
                 file_sha256=take.sha256,
                 metadata=take.metadata,
+                file_path=name,
             )
             storage.remove_queue_entry(session, begun.generation_id)
             reach("publish-before-commit")
         reach("publish-after-commit")
+        self._brought.discard(begun.token)
         return True
 
     def retry_or_fail(self, begun: Begun, error: DGXMusicError) -> float | None:
@@ -194,9 +227,28 @@ class Claims:
                 session, begun.generation_id, begun.worker_id, step=step, progress=fraction
             )
 
-    def clear_drafts(self, begun: Begun) -> None:
-        """Remove what the attempt wrote and did not publish."""
+    def clear_up(self, begun: Begun) -> None:
+        """Remove what the attempt wrote, and what it brought and did not publish."""
         shutil.rmtree(self.draft_path(begun).parent, ignore_errors=True)
+        if begun.token not in self._brought:
+            return
+        self._brought.discard(begun.token)
+        try:
+            if self._is_refused(begun):
+                self._store.withdraw(self._final_name(begun))
+        except (OutputError, storage.StorageError) as error:
+            # Whoever takes the job over clears it up, or `files check` does.
+            log.warning("left where it is file=%s: %s", self._final_name(begun), error)
+
+    def _is_refused(self, begun: Begun) -> bool:
+        """Whether the attempt can never be published, nor was; a commit's answer may be lost."""
+        with storage.get_session(read_only=True) as session:
+            row = storage.get_generation(session, begun.generation_id)
+        if row is None:
+            return True
+        return begun.token != row.attempt_token and not (
+            row.is_complete and row.file_path == self._final_name(begun)
+        )
 
     def _send_again(self, session: Session, begun: Begun, delay: float) -> None:
         entry = storage.get_queue_entry(session, begun.generation_id, to_change=True)
@@ -209,11 +261,13 @@ class Claims:
         again = Dispatch(begun.generation_id, entry.attempt)
         self._queue.enqueue(session, again, model=begun.model, place=entry.place, delay=delay)
 
-    def _clear(self, file_path: str) -> None:
-        clear_files(self._final(file_path))
+    def _final_name(self, begun: Begun) -> str:
+        return self._store.final_name(begun.task.file_path, begun.nonce)
 
-    def _final(self, file_path: str) -> Path:
-        return self._settings.output_dir / file_path
+    @contextmanager
+    def _holding(self, begun: Begun) -> Iterator[bool]:
+        with storage.get_session() as session:
+            yield _holds(session, begun)
 
 
 def _holds(session: Session, begun: Begun) -> bool:

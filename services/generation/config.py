@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -18,6 +19,8 @@ from services.generation.errors import SettingsError
 
 PREFIX = "DGX_MUSIC_"
 ENV_FILE = Path(".env")
+
+_BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,62}(/[A-Za-z0-9._=+@-]+)*/?")
 
 BitDepth = Literal["PCM_16", "PCM_24", "PCM_32", "FLOAT"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
@@ -31,6 +34,12 @@ def _not_blank(value: str) -> str:
 
 def _off(value: object) -> object:
     return None if str(value).strip().lower() == "off" else value
+
+
+def _bucket(value: str) -> str:
+    if not _BUCKET.fullmatch(value) or {".", ".."} & set(value.split("/")):
+        raise ValueError("must be s3://bucket or s3://bucket/prefix")
+    return value.rstrip("/")
 
 
 def _folder(value: str | Path) -> Path:
@@ -59,6 +68,14 @@ class Settings(BaseSettings):
     output_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
         Path("data/outputs"),
         description="Folder of the audio files, by date: YYYY/MM/DD/<id>.wav.",
+    )
+    file_store: Annotated[str, AfterValidator(_bucket)] | None = Field(
+        None,
+        description="Bucket of the finished files, `s3://bucket/prefix`, for API and workers on "
+        "different machines (docs/files.md); none: the output folder.",
+    )
+    file_cache_mib: int = Field(
+        1024, ge=0, description="What copies of a bucket's files may take in the output folder."
     )
     model_name: Annotated[str, AfterValidator(_not_blank)] = Field(
         "auto", description="Engine to use when a request names none; `auto` takes the best here."

@@ -20,6 +20,7 @@ NAMES = (
     "attempt-before-commit",
     "attempt-after-commit",
     "take-made",
+    "upload-done",
     "publish-before-rename",
     "publish-after-rename",
     "publish-before-commit",

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from services import storage
 from services.generation.database import storage_errors
 from services.generation.dispatch import Dispatch
-from services.generation.drafts import clear_files
 from services.generation.errors import CancelledError, EngineError, JobFinishedError
 from services.generation.pipeline import Task, task_of
+from services.generation.store import clear_quietly
 
 if TYPE_CHECKING:
     from services.generation.engine import Progress, ShouldStop
@@ -69,5 +69,5 @@ def _take_back(service: MusicService, job_id: str) -> Task | None:
         storage.remove_queue_entry(session, row.id)
     with suppress(storage.StorageError):
         service.queue.cancel([Dispatch(row.id, entry.attempt)])
-    clear_files(service.settings.output_dir / row.file_path)
+    clear_quietly(service.store, row.file_path)
     return task_of(row)

@@ -9,14 +9,13 @@ from services.generation.models import Job
 from services.generation.reconcile import has_file
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from sqlalchemy.orm import Session
 
     from services.generation.config import Settings
+    from services.generation.store import FileStore
 
 
-def job_of(row: storage.Generation, entry: storage.QueueEntry | None, output_dir: Path) -> Job:
+def job_of(row: storage.Generation, entry: storage.QueueEntry | None, store: FileStore) -> Job:
     """Show a job without its place in the queue, which takes another look at the database."""
     step, progress = _step(row, entry)
     return Job(
@@ -25,7 +24,7 @@ def job_of(row: storage.Generation, entry: storage.QueueEntry | None, output_dir
         prompt=row.prompt,
         model=row.model_name,
         duration_seconds=row.duration_seconds,
-        file=str(output_dir / row.file_path) if has_file(row) else None,
+        file=store.shown(row.file_path) if has_file(row) else None,
         metadata=row.get_metadata(),
         generation_time_seconds=row.generation_time_seconds,
         error_message=row.error_message,

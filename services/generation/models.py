@@ -83,7 +83,7 @@ class Job(BaseModel):
     model: str
     duration_seconds: float
     file: str | None
-    """Path of the finished audio file, as a person on this machine opens it."""
+    """Path of the finished audio file, as a person on this machine opens it, or its s3:// URL."""
     metadata: dict[str, Any]
     generation_time_seconds: float | None
     error_message: str | None

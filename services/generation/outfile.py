@@ -71,12 +71,13 @@ class Destination:
 
         Args:
             job: what was made, for the name in a folder.
-            made: the WAV file in the library.
+            made: the WAV file, as it can be read on this machine.
             exporter: its levels hold for another format too, as a player decodes it.
 
         Raises:
             OutputError: it could not be written; the take is still in the library.
         """
+        kept = job.file or made
         if self.path is None:
             try:
                 with made.open("rb") as source:
@@ -86,7 +87,7 @@ class Destination:
                 raise
             except OSError as error:
                 raise OutputError(
-                    f"stdout cannot be written: {error.strerror}. The take is kept as {made}."
+                    f"stdout cannot be written: {error.strerror}. The take is kept as {kept}."
                 ) from error
             return made
         target = self.path / suggested_name(job) if self.is_folder else self.path
@@ -96,10 +97,12 @@ class Destination:
             else:
                 _encode(made, target, exporter, replace=self.force)
         except FileExistsError:
-            raise OutputError(f"{_exists(target)} The take is kept as {made}.") from None
+            raise OutputError(f"{_exists(target)} The take is kept as {kept}.") from None
+        except RuntimeError as error:
+            raise OutputError(f"{error} The take is kept as {kept}.") from error
         except OSError as error:
             raise OutputError(
-                f"{target} could not be written: {error.strerror}. The take is kept as {made}."
+                f"{target} could not be written: {error.strerror}. The take is kept as {kept}."
             ) from error
         return target
 
@@ -110,19 +113,16 @@ def _encode(made: Path, target: Path, exporter: AudioExporter, *, replace: bool)
 
     with tempfile.TemporaryDirectory() as folder:
         encoded = Path(folder) / target.name
-        try:
-            if format_for(encoded).lossy and exporter.target_lufs is not None:
-                normalise_file(
-                    made,
-                    encoded,
-                    target_lufs=exporter.target_lufs,
-                    true_peak_dbtp=exporter.true_peak_dbtp,
-                )
-            else:
-                # Mastered and dithered already: the samples stay as they are.
-                convert_file(made, encoded)
-        except RuntimeError as error:
-            raise OutputError(f"{error} The take is kept as {made}.") from error
+        if format_for(encoded).lossy and exporter.target_lufs is not None:
+            normalise_file(
+                made,
+                encoded,
+                target_lufs=exporter.target_lufs,
+                true_peak_dbtp=exporter.true_peak_dbtp,
+            )
+        else:
+            # Mastered and dithered already: the samples stay as they are.
+            convert_file(made, encoded)
         copy_whole(encoded, target, replace=replace)
 
 

@@ -6,11 +6,14 @@ publish it; whatever ends the job early leaves no file and a row that says why.
 
 from __future__ import annotations
 
+import shutil
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services import storage
+from services.generation.drafts import draft_path
 from services.generation.engine import GenerationParams
 from services.generation.errors import (
     CancelledError,
@@ -19,6 +22,7 @@ from services.generation.errors import (
     UnknownGenerationError,
 )
 from services.generation.owner import is_abandoned, new_token
+from services.generation.store import clear_quietly
 from services.generation.takes import Delivery, Order, Take, make_takes
 
 if TYPE_CHECKING:
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from services.generation.engine import Engine, Progress, ShouldStop
+    from services.generation.store import FileStore
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +75,12 @@ def task_of(generation: storage.Generation) -> Task:
 
 
 def run_job(
-    task: Task, engine: Engine, delivery: Delivery, progress: Progress, should_stop: ShouldStop
+    task: Task,
+    engine: Engine,
+    delivery: Delivery,
+    store: FileStore,
+    progress: Progress,
+    should_stop: ShouldStop,
 ) -> None:
     """Run one pending job to its end; afterwards its row is completed, failed or cancelled.
 
@@ -85,7 +95,7 @@ def run_job(
                 f"The generation {task.generation_id} is not waiting to be run."
             )
     try:
-        _produce(task, engine, delivery, token, progress, should_stop)
+        _produce(task, engine, delivery, store, token, progress, should_stop)
     except (CancelledError, KeyboardInterrupt):
         cancel_job(task)
         raise
@@ -103,28 +113,21 @@ def _produce(
     task: Task,
     engine: Engine,
     delivery: Delivery,
+    store: FileStore,
     token: str,
     progress: Progress,
     should_stop: ShouldStop,
 ) -> None:
-    order = task.order(delivery.output_dir / task.file_path)
-    (take,) = make_takes([order], engine, delivery, progress, should_stop)
+    nonce = uuid.uuid4().hex
+    name = store.final_name(task.file_path, nonce)
+    order = task.order(draft_path(delivery.output_dir / task.file_path, nonce))
     try:
-        with storage.get_session() as session:
-            published = storage.publish_generation(
-                session,
-                task.generation_id,
-                token,
-                generation_time=take.seconds,
-                file_size_bytes=take.bytes,
-                file_sha256=take.sha256,
-                metadata=take.metadata,
-            )
-    except BaseException:
-        _withdraw(task, take)
-        raise
+        (take,) = make_takes([order], engine, delivery, progress, should_stop)
+        published = _publish(task, take, store, token, name)
+    finally:
+        shutil.rmtree(order.path.parent, ignore_errors=True)
     if not published:
-        take.path.unlink(missing_ok=True)
+        clear_quietly(store, task.file_path)
         raise CancelledError("The generation was cancelled while it was being made.")
     progress("completed", 1.0)
 
@@ -152,10 +155,34 @@ def _fail(task: Task, token: str, message: str) -> None:
         storage.fail_generation(session, task.generation_id, token, message)
 
 
-def _withdraw(task: Task, take: Take) -> None:
+def _publish(task: Task, take: Take, store: FileStore, token: str, name: str) -> bool:
+    """Give the take its name and complete the row; False when the job was lost meanwhile."""
+    try:
+        store.bring(take.path, name, take.sha256)
+        with storage.get_session() as session:
+            row = storage.lock_generation(session, task.generation_id)
+            if row is None or row.attempt_token != token:
+                return False
+            store.publish(take.path, name)
+            return storage.publish_generation(
+                session,
+                task.generation_id,
+                token,
+                generation_time=take.seconds,
+                file_size_bytes=take.bytes,
+                file_sha256=take.sha256,
+                metadata=take.metadata,
+                file_path=name,
+            )
+    except BaseException:
+        _withdraw(task, store)
+        raise
+
+
+def _withdraw(task: Task, store: FileStore) -> None:
     """Remove the file unless the row says that it is there: a signal may come after the commit."""
     with suppress(storage.StorageError), storage.get_session(read_only=True) as session:
         row = storage.get_generation(session, task.generation_id)
         if row is not None and row.is_complete:
             return
-    take.path.unlink(missing_ok=True)
+    clear_quietly(store, task.file_path)

@@ -1,35 +1,35 @@
-"""The output folder and the database brought to agree: orphans, missing files, making room.
+"""The stored files and the database brought to agree: orphans, missing files, making room.
 
 Only files in the folders of days (`YYYY/MM/DD`) are taken as the project's own, and what was set
-aside; whatever else a person keeps under the output folder is neither reported nor touched.
+aside; whatever else a person keeps in the store is neither reported nor touched.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import count
-from pathlib import Path
+from itertools import chain, count
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 from services import storage
-from services.audio.files import AudioFileManager
-from services.audio.inventory import FileCleanup, StoredFile, plan_cleanup, scan
+from services.audio.inventory import FileCleanup, StoredFile, plan_cleanup
 from services.generation.errors import OutputError
+from services.generation.store.interface import sha256_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
+
+    from services.generation.store import FileStore
 
 FILE_MISSING = "file_missing"
 """In the metadata of a completed generation whose file is gone: since when, and its size."""
 
 ASIDE = "lost-and-found"
-"""Where files without a generation go, under the output folder."""
+"""Where files without a generation go, within the store."""
 
 GRACE_SECONDS = 3600.0
 """A younger file may be part of a job that runs."""
@@ -52,7 +52,7 @@ class Kind(StrEnum):
     CHANGED = "changed"
     """The file is not the one that was written."""
     UNREACHABLE = "unreachable"
-    """The path cannot be looked at, or leads out of the output folder."""
+    """The path cannot be looked at, or leads out of the store."""
     UNCLAIMED = "unclaimed"
     """A file that belongs to no generation."""
     TEMPORARY = "temporary"
@@ -65,7 +65,7 @@ class Orphan:
 
     kind: Kind
     path: str
-    """Relative to the output folder."""
+    """The name in the store."""
     size_bytes: int
     detail: str
     generation_id: str | None = None
@@ -85,20 +85,19 @@ def has_file(row: storage.Generation) -> bool:
     return row.is_complete and FILE_MISSING not in row.get_metadata()
 
 
-def find_orphans(output_dir: Path, *, deep: bool = False) -> Findings:
+def find_orphans(store: FileStore, *, deep: bool = False) -> Findings:
     """Compare every file with every generation; nothing is changed.
 
     Args:
-        output_dir: where the files are.
+        store: where the files are.
         deep: also read the files and compare their SHA-256.
 
     Raises:
-        OutputError: the output folder is not there, although it should hold files.
+        OutputError: the store cannot be used, although it should hold files.
         StorageError: the database cannot be read.
     """
     # Files first: a file is there only after its row is, so none is taken for unclaimed.
-    files = {file.relative: file for file in scan(output_dir) if not _is_aside(file)}
-    store = AudioFileManager(output_dir)
+    files = {file.relative: file for file in store.list() if not _is_aside(file)}
     claims: set[str] = set()
     orphans: list[Orphan] = []
     rows = 0
@@ -112,11 +111,8 @@ def find_orphans(output_dir: Path, *, deep: bool = False) -> Findings:
         )
         if found is not None:
             orphans.append(found)
-    if orphans and not output_dir.is_dir():
-        raise OutputError(
-            f"The output folder {output_dir} is not there. Mount its disk, or say in "
-            "DGX_MUSIC_OUTPUT_DIR where the files are."
-        )
+    if orphans:
+        store.check()
     latest = time.time() - GRACE_SECONDS
     orphans += [
         orphan
@@ -126,7 +122,7 @@ def find_orphans(output_dir: Path, *, deep: bool = False) -> Findings:
     return Findings(len(files), rows, tuple(sorted(orphans, key=lambda one: (one.kind, one.path))))
 
 
-def repair_orphans(output_dir: Path, findings: Findings) -> list[tuple[Orphan, str | None]]:
+def repair_orphans(store: FileStore, findings: Findings) -> list[tuple[Orphan, str | None]]:
     """Mend what can be mended; each with what was done, None where nothing can be.
 
     A generation without its file stays, and says so. A file without a generation is moved to
@@ -147,18 +143,17 @@ def repair_orphans(output_dir: Path, findings: Findings) -> list[tuple[Orphan, s
         with storage.get_session() as session:
             for orphan in of_rows[start : start + _ROWS_A_TRANSACTION]:
                 done[orphan] = actions[orphan.kind](session, orphan)
-    store = AudioFileManager(output_dir)
     for orphan in findings.orphans:
         if orphan.kind is Kind.UNCLAIMED:
             done[orphan] = _set_aside(store, orphan)
         elif orphan.kind is Kind.TEMPORARY:
-            _delete(store, output_dir / orphan.path)
+            store.delete(orphan.path)
             done[orphan] = "deleted"
     return [(orphan, done.get(orphan)) for orphan in findings.orphans]
 
 
 def clean_up_files(
-    output_dir: Path,
+    store: FileStore,
     *,
     older_than_days: float | None = None,
     max_bytes: int | None = None,
@@ -167,7 +162,7 @@ def clean_up_files(
     """Remove old files and keep their generations, which then say that the file is gone.
 
     Args:
-        output_dir: where the files are.
+        store: where the files are.
         older_than_days: everything older goes.
         max_bytes: the oldest go until the rest takes no more.
         dry_run: only say what would go.
@@ -179,7 +174,7 @@ def clean_up_files(
     before = None if older_than_days is None else time.time() - older_than_days * _DAY_SECONDS
     own = [
         file
-        for file in scan(output_dir)
+        for file in store.list()
         if not file.is_temporary and (file.is_in_day_folder or _is_aside(file))
     ]
     owners, in_work = _owners({file.relative for file in own})
@@ -194,10 +189,9 @@ def clean_up_files(
         with storage.get_session() as session:
             for generation_id in ids[start : start + _ROWS_A_TRANSACTION]:
                 _mark(session, generation_id, _REMOVED, now)
-    store = AudioFileManager(output_dir)
     for file in plan.files:
-        _delete(store, file.path)
-        _prune(output_dir, file.path.parent)
+        store.delete(file.relative)
+        store.prune(file.relative)
     return replace(plan, deleted=True)
 
 
@@ -226,7 +220,7 @@ def _owners(paths: set[str]) -> tuple[dict[str, str], set[str]]:
 
 
 def _examine(
-    row: storage.Generation, file: StoredFile | None, store: AudioFileManager, *, deep: bool
+    row: storage.Generation, file: StoredFile | None, store: FileStore, *, deep: bool
 ) -> Orphan | None:
     """What is wrong with the file of a completed generation."""
 
@@ -234,17 +228,15 @@ def _examine(
         return Orphan(kind, row.file_path, size, detail, row.id)
 
     known_missing = not has_file(row)
-    path = store.base_dir / row.file_path
     try:
-        size = store.get_file_size(path) if file is None else file.size
+        size = store.stat(row.file_path).size if file is None else file.size
         digest = ""
         if row.file_sha256 is not None and (deep or known_missing):
-            with path.open("rb") as data:
-                digest = hashlib.file_digest(data, "sha256").hexdigest()
+            digest = sha256_of(store, row.file_path)
     except FileNotFoundError:
         return None if known_missing else orphan(Kind.MISSING, 0, _GONE)
     except ValueError:
-        return orphan(Kind.UNREACHABLE, 0, "The path leads out of the output folder.")
+        return orphan(Kind.UNREACHABLE, 0, "The path leads out of the store.")
     except OSError as error:
         return orphan(Kind.UNREACHABLE, 0, f"It cannot be read: {error.strerror}.")
     if row.file_size_bytes not in {None, size}:
@@ -317,37 +309,15 @@ def _completed(session: Session, generation_id: str | None) -> storage.Generatio
     return row if row is not None and row.is_complete else None
 
 
-def _set_aside(store: AudioFileManager, orphan: Orphan) -> str:
-    wanted = store.base_dir / ASIDE / orphan.path
-    target = wanted
-    for number in count(2):
-        if not target.exists():
-            break
-        target = wanted.with_stem(f"{wanted.stem}-{number}")
-    source = store.base_dir / orphan.path
+def _set_aside(store: FileStore, orphan: Orphan) -> str:
+    wanted = PurePosixPath(ASIDE) / orphan.path
     try:
-        store.move_file(source, target)
+        others = (wanted.with_stem(f"{wanted.stem}-{number}") for number in count(2))
+        target = next(one for one in chain([wanted], others) if not store.exists(str(one)))
+        store.move(orphan.path, str(target))
     except FileNotFoundError:
         return "gone meanwhile"
-    except OSError as error:
-        raise OutputError(f"{source} cannot be moved to {target}: {error.strerror}.") from error
     except ValueError as error:
-        raise OutputError(f"{source} cannot be moved: {error}") from error
-    _prune(store.base_dir, source.parent)
-    return f"moved to {target.relative_to(store.base_dir).as_posix()}"
-
-
-def _delete(store: AudioFileManager, path: Path) -> None:
-    try:
-        store.delete_file(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be removed: {error.strerror}.") from error
-
-
-def _prune(base: Path, folder: Path) -> None:
-    """Remove the folders that became empty; the one of today may be in use this very moment."""
-    today = base / f"{datetime.now(UTC):%Y/%m/%d}"
-    with suppress(OSError):
-        while folder not in {base, today}:
-            folder.rmdir()
-            folder = folder.parent
+        raise OutputError(f"{store.shown(orphan.path)} cannot be moved: {error}") from error
+    store.prune(orphan.path)
+    return f"moved to {target}"

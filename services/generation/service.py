@@ -8,15 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services import storage
 from services.generation.database import open_database, storage_errors
 from services.generation.dispatch import Dispatch
-from services.generation.drafts import clear_files
 from services.generation.errors import (
     InvalidRequestError,
     JobFinishedError,
+    OutputError,
     UnknownGenerationError,
 )
 from services.generation.failpoints import reach
@@ -29,6 +30,8 @@ from services.generation.pipeline import (
     run_job,
     task_of,
 )
+from services.generation.reconcile import has_file
+from services.generation.store import FileStore, clear_quietly, open_store
 from services.generation.submission import (
     Repeatable,
     add_row,
@@ -81,6 +84,11 @@ class MusicService:
             true_peak_dbtp=self.settings.true_peak_dbtp,
             bit_depth=self.settings.bit_depth,
         )
+
+    @cached_property
+    def store(self) -> FileStore:
+        """Where finished files are kept."""
+        return open_store(self.settings)
 
     @cached_property
     def queue(self) -> QueueManager:
@@ -137,8 +145,7 @@ class MusicService:
             storage.take_turn(session)
             if repeatable and (before := sent_before(session, owner, repeatable)):
                 entries = storage.get_queue_entries(session, [row.id for row in before])
-                folder = self.settings.output_dir
-                return [job_of(row, entries.get(row.id), folder) for row in before]
+                return [job_of(row, entries.get(row.id), self.store) for row in before]
             require_room(session, len(requests), self.settings.queue_limit)
             for request, engine in checked:
                 row = add_row(session, request, engine, owner)
@@ -158,11 +165,12 @@ class MusicService:
                 )
             reach("submit-before-commit")
         reach("submit-after-commit")
-        return [job_of(row, entry, self.settings.output_dir) for row, entry in made]
+        return [job_of(row, entry, self.store) for row, entry in made]
 
     def prepare(self, request: GenerationRequest) -> Task:
         """Write the row of a job that is to be run here; it is not in the queue. As `submit`."""
         engine = self._check(request)
+        self.store.check()
         with storage_errors(), storage.get_session() as session:
             return task_of(add_row(session, request, engine, None))
 
@@ -195,7 +203,7 @@ class MusicService:
             # does that of a job at work, whose worker sees the row.
             with suppress(storage.StorageError):
                 self.queue.cancel([Dispatch(job_id, entry.attempt)])
-        clear_files(self.settings.output_dir / row.file_path)
+        clear_quietly(self.store, row.file_path)
         return self.get(job_id)
 
     def wait(self, job_id: str, timeout: float) -> Job:
@@ -243,7 +251,7 @@ class MusicService:
         with storage_errors():
             job = self.get(task.generation_id)
             engine = self.engine(self.registry.resolve(job.model))
-            run_job(task, engine, self.delivery, progress, should_stop)
+            run_job(task, engine, self.delivery, self.store, progress, should_stop)
             return self.get(task.generation_id)
 
     def engine(self, entry: EngineEntry) -> Engine:
@@ -296,12 +304,28 @@ class MusicService:
     def _list(self, session: Session, rows: Sequence[storage.Generation]) -> list[Job]:
         unfinished = [row.id for row in rows if not row.is_finished]
         entries = storage.get_queue_entries(session, unfinished) if unfinished else {}
-        return [job_of(row, entries.get(row.id), self.settings.output_dir) for row in rows]
+        return [job_of(row, entries.get(row.id), self.store) for row in rows]
 
     def _shown(self, session: Session, row: storage.Generation) -> Job:
         entry = None if row.is_finished else storage.get_queue_entry(session, row.id)
-        job = job_of(row, entry, self.settings.output_dir)
+        job = job_of(row, entry, self.store)
         return job if entry is None else with_outlook(session, job, entry, self.settings)
+
+    def local_copy(self, job_id: str) -> Path:
+        """A path on this machine to read the file of a job from, wherever it is kept.
+
+        Raises:
+            UnknownGenerationError: no such job, or it has no file.
+            OutputError: the file is gone, or cannot be had now.
+        """
+        with storage_errors(), storage.get_session(read_only=True) as session:
+            row = storage.get_generation(session, job_id)
+        if row is None or not has_file(row):
+            raise UnknownGenerationError(f"The generation {job_id!r} has no file.")
+        try:
+            return self.store.local_copy(row.file_path, row.file_sha256)
+        except FileNotFoundError as error:
+            raise OutputError(f"{error}. `dgx-music files check` compares all of them.") from error
 
     def history(
         self,

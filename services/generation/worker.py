@@ -17,6 +17,7 @@ from services import storage
 from services.generation.attempt import Attempts, StopReason
 from services.generation.claims import Claims
 from services.generation.database import open_database, storage_errors
+from services.generation.drafts import clear_old_drafts
 from services.generation.engine_host import (
     DEFAULT_REGISTRY,
     STOP_GRACE_SECONDS,
@@ -29,6 +30,7 @@ from services.generation.owner import new_token
 from services.generation.preflight import require_local_disk, require_one_machine
 from services.generation.queue_manager import QueueListener, QueueManager
 from services.generation.stopped import StoppedWorkers
+from services.generation.store import open_store
 from services.generation.takes import Delivery
 from services.generation.worker_lock import WorkerLock
 
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GAVE_UP_EXIT_CODE = 6
+_OLD_DRAFT_SECONDS = 86_400.0
 _STOPPING_SECONDS = STOP_GRACE_SECONDS + 10.0
 
 
@@ -76,6 +79,9 @@ class Worker:
             _check_database(settings)
             self._stopped = StoppedWorkers(settings.worker_ttl_seconds)
             self._lock = WorkerLock(settings.output_dir)
+            store = open_store(settings)
+            store.check()
+            _clear_scratch(settings)
             self._queue = QueueManager()
             self._queue.prepare()
         host = socket.gethostname()
@@ -93,7 +99,7 @@ class Worker:
         self._hosts = HostPool(
             self.concurrency, registry_source, limits, settings.engine_idle_seconds
         )
-        claims = Claims(settings, self._queue, self.id)
+        claims = Claims(settings, self._queue, self.id, store)
         delivery = Delivery(
             output_dir=settings.output_dir,
             target_lufs=settings.target_lufs,
@@ -173,6 +179,16 @@ def _models(registry: Registry, wanted: Sequence[str] | None) -> tuple[str, ...]
     if not here:
         raise EngineUnavailableError("No model can run here. `dgx-music models list` says why.")
     return here
+
+
+def _clear_scratch(settings: Settings) -> None:
+    """Remove drafts of workers that were killed here, and whose jobs other machines took over.
+
+    Where the output folder is the store, `files check` looks after it.
+    """
+    if settings.file_store is not None:
+        age = max(_OLD_DRAFT_SECONDS, 2 * settings.job_deadline_seconds)
+        clear_old_drafts(settings.output_dir, age)
 
 
 def _check_database(settings: Settings) -> None:

@@ -62,6 +62,7 @@ def publish_generation(
     file_size_bytes: int,
     file_sha256: str,
     metadata: Mapping[str, Any] | None = None,
+    file_path: str | None = None,
 ) -> bool:
     """Say that the attempt's file is there; False, and no change, when the attempt lost its job.
 
@@ -73,6 +74,7 @@ def publish_generation(
         file_size_bytes: of the delivered file.
         file_sha256: of the delivered file, as hexadecimal.
         metadata: added to what is there.
+        file_path: of the delivered file, where it is not the one the row has.
     """
     generation = _held(session, generation_id, token)
     if generation is None:
@@ -81,6 +83,8 @@ def publish_generation(
     generation.attempt_token = None
     generation.file_size_bytes = file_size_bytes
     generation.file_sha256 = file_sha256
+    if file_path is not None:
+        generation.file_path = file_path
     generation.merge_metadata(metadata)
     session.flush()
     return True

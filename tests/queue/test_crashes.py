@@ -29,6 +29,7 @@ KILLED_AT = {
     "attempt-before-commit": ("pending", 0, "nothing"),
     "attempt-after-commit": ("processing", 1, "nothing"),
     "take-made": ("processing", 1, "draft"),
+    "upload-done": ("processing", 1, "draft"),
     "publish-before-rename": ("processing", 1, "draft"),
     "publish-after-rename": ("processing", 1, "take"),
     "publish-before-commit": ("processing", 1, "take"),

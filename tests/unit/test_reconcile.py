@@ -10,17 +10,11 @@ from hypothesis import strategies as st
 
 from services import storage
 from services.audio.inventory import temporary_name
+from services.generation import reconcile
 from services.generation.cli.files import cleanup, parse_size
 from services.generation.errors import InvalidRequestError, OutputError
-from services.generation.reconcile import (
-    ASIDE,
-    FILE_MISSING,
-    Kind,
-    clean_up_files,
-    find_orphans,
-    has_file,
-    repair_orphans,
-)
+from services.generation.reconcile import ASIDE, FILE_MISSING, Kind, has_file
+from services.generation.store import FolderStore
 
 DAY = "2025/11/07"
 MUSIC = b"music"
@@ -31,6 +25,18 @@ def output(tmp_path, sqlite_database):
     folder = tmp_path / "outputs"
     folder.mkdir()
     return folder
+
+
+def find_orphans(output, **options):
+    return reconcile.find_orphans(FolderStore(output), **options)
+
+
+def repair_orphans(output, findings):
+    return reconcile.repair_orphans(FolderStore(output), findings)
+
+
+def clean_up_files(output, **options):
+    return reconcile.clean_up_files(FolderStore(output), **options)
 
 
 def put(path, data=MUSIC, *, age_seconds=7200.0):

@@ -169,19 +169,19 @@ def cleanup(
 ) -> None:
     """Show the finished generations of long ago and, with --yes, delete them with their files."""
     from services import storage
-    from services.audio import AudioFileManager
     from services.generation.database import storage_errors
+    from services.generation.store import open_store
 
     settings = _opened()
     with storage_errors(), storage.get_session(read_only=not yes) as session:
         found = storage.cleanup_generations(session, older_than_days=older_than, dry_run=not yes)
     if found.deleted:
         # Rows first: a file without a row can be found and removed, a row without a file misleads.
-        files = AudioFileManager(settings.output_dir)
+        store = open_store(settings)
         for relative in found.file_paths:
             # The rows of another system's backup may name files elsewhere: they are not ours.
             with suppress(ValueError):
-                files.delete_file(settings.output_dir / relative)
+                store.delete(relative)
     _show_cleanup(found, as_json=as_json)
 
 

@@ -1,4 +1,4 @@
-"""`dgx-music files`: the output folder: what is in it, making room, agreement with the database."""
+"""`dgx-music files`: what is in the store, making room, agreement with the database."""
 
 from __future__ import annotations
 
@@ -25,13 +25,19 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 @app.command("stats")
 def stats(as_json: AsJson = False) -> None:
-    """Count what lies in the output folder."""
-    from services.audio import AudioFileManager
+    """Count what lies in the output folder, or in the bucket of the settings."""
+    from services.audio.files import AudioFileManager
+    from services.audio.inventory import summarise
     from services.generation.config import load_settings
+    from services.generation.store import open_store
 
-    manager = AudioFileManager(load_settings().output_dir)
-    found = manager.get_storage_stats()
-    facts = {"folder": str(manager.base_dir), "free_bytes": manager.get_info()["free_bytes"]}
+    settings = load_settings()
+    store = open_store(settings)
+    is_folder = settings.file_store is None
+    free = AudioFileManager(settings.output_dir).get_info()["free_bytes"] if is_folder else None
+    facts = {"folder": store.where, "free_bytes": free}
+    finished = (file for file in store.list() if not file.is_temporary)
+    found = summarise(finished, lambda file: store.shown(file.relative))
     if as_json:
         answer_json(facts | found)
         return
@@ -43,7 +49,7 @@ def stats(as_json: AsJson = False) -> None:
         "kinds": ", ".join(f"{number} {kind or 'without'}" for kind, number in kinds),
         "oldest": found["oldest_file"],
         "newest": found["newest_file"],
-        "free": None if facts["free_bytes"] is None else megabytes(facts["free_bytes"]),
+        "free": None if free is None else megabytes(free),
     }
     for name, value in shown.items():
         if value not in {None, ""}:
@@ -71,6 +77,7 @@ def cleanup(
     """
     from services.generation.database import storage_errors
     from services.generation.reconcile import clean_up_files
+    from services.generation.store import open_store
 
     if older_than is None and max_size is None:
         raise InvalidRequestError("Say what may go: --older-than DAYS, --max-size SIZE, or both.")
@@ -78,7 +85,7 @@ def cleanup(
     settings = _opened()
     with storage_errors():
         found = clean_up_files(
-            settings.output_dir, older_than_days=older_than, max_bytes=max_bytes, dry_run=not yes
+            open_store(settings), older_than_days=older_than, max_bytes=max_bytes, dry_run=not yes
         )
     _show_cleanup(found, as_json=as_json)
 
@@ -93,22 +100,23 @@ def check(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the output folder with the database; exit code 1 if something is left to mend.
+    """Compare the files with the database; exit code 1 if something is left to mend.
 
-    --repair moves unclaimed files to `lost-and-found` in the output folder, deletes unfinished
+    --repair moves unclaimed files to `lost-and-found` in the store, deletes unfinished
     ones, and has generations say whether their file is gone or back.
     """
     from services.generation.database import storage_errors
     from services.generation.pipeline import fail_abandoned_jobs
     from services.generation.reconcile import find_orphans, repair_orphans
+    from services.generation.store import open_store
 
-    settings = _opened()
+    store = open_store(_opened())
     with storage_errors():
         fail_abandoned_jobs()
-        found = find_orphans(settings.output_dir, deep=deep)
+        found = find_orphans(store, deep=deep)
         done: list[tuple[Orphan, str | None]] = [(orphan, None) for orphan in found.orphans]
         if repair:
-            done = repair_orphans(settings.output_dir, found)
+            done = repair_orphans(store, found)
     _show_check(found, done, as_json=as_json)
     if any(action is None for _, action in done):
         raise typer.Exit(1)

@@ -95,11 +95,11 @@ def generate(
     stop = StopFlag()
     with stop.catching_signals(), progress_bar(shown=not quiet) as progress:
         job = service.make(request, progress, stop)
-    made = Path(job.file or "")
+    made: str | Path = job.file or ""
     if destination is not None:
         exporter = AudioExporter(settings.target_lufs, settings.true_peak_dbtp)
         with stdout_errors():
-            made = destination.deliver(job, made, exporter)
+            made = destination.deliver(job, service.local_copy(job.job_id), exporter)
     if not quiet:
         for line in facts(job):
             note(line)
