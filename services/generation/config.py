@@ -75,7 +75,9 @@ class Settings(BaseSettings):
         "different machines (docs/files.md); none: the output folder.",
     )
     file_cache_mib: int = Field(
-        1024, ge=0, description="What copies of a bucket's files may take in the output folder."
+        1024,
+        ge=0,
+        description="What converted files and copies of a bucket's may take in the output folder.",
     )
     model_name: Annotated[str, AfterValidator(_not_blank)] = Field(
         "auto", description="Engine to use when a request names none; `auto` takes the best here."

@@ -25,6 +25,7 @@ def job_of(row: storage.Generation, entry: storage.QueueEntry | None, store: Fil
         model=row.model_name,
         duration_seconds=row.duration_seconds,
         file=store.shown(row.file_path) if has_file(row) else None,
+        file_sha256=row.file_sha256,
         metadata=row.get_metadata(),
         generation_time_seconds=row.generation_time_seconds,
         error_message=row.error_message,

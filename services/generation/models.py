@@ -90,6 +90,8 @@ class Job(BaseModel):
     retry_count: int
     owner: str | None = None
     """The id of the API key that asked for it."""
+    file_sha256: str | None = None
+    """Of the finished file, hexadecimal."""
     current_step: str = "queued"
     """queued, loading_model, encoding_prompt, generating, saving, or the status when finished."""
     progress: float = 0.0

@@ -108,22 +108,28 @@ class Destination:
 
 
 def _encode(made: Path, target: Path, exporter: AudioExporter, *, replace: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        encoded = Path(folder) / target.name
+        encode(made, encoded, exporter.target_lufs, exporter.true_peak_dbtp)
+        copy_whole(encoded, target, replace=replace)
+
+
+def encode(made: Path, target: Path, target_lufs: float | None, true_peak_dbtp: float) -> None:
+    """Write a finished take in the format of the target's name, at the levels it has to have.
+
+    They hold for what a player decodes.
+
+    Raises:
+        RuntimeError: the disk says no; nothing is left.
+    """
     from services.audio import convert_file, normalise_file
     from services.audio.encoding import format_for
 
-    with tempfile.TemporaryDirectory() as folder:
-        encoded = Path(folder) / target.name
-        if format_for(encoded).lossy and exporter.target_lufs is not None:
-            normalise_file(
-                made,
-                encoded,
-                target_lufs=exporter.target_lufs,
-                true_peak_dbtp=exporter.true_peak_dbtp,
-            )
-        else:
-            # Mastered and dithered already: the samples stay as they are.
-            convert_file(made, encoded)
-        copy_whole(encoded, target, replace=replace)
+    if format_for(target).lossy and target_lufs is not None:
+        normalise_file(made, target, target_lufs=target_lufs, true_peak_dbtp=true_peak_dbtp)
+    else:
+        # Mastered and dithered already: the samples stay as they are.
+        convert_file(made, target)
 
 
 def suggested_name(job: Job) -> str:

@@ -25,7 +25,7 @@ from services.generation.api.problems import (
     problem_of,
     problem_of_status,
 )
-from services.generation.api.routers import events, generate, history, jobs, problems
+from services.generation.api.routers import events, files, generate, history, jobs, problems
 from services.generation.errors import DGXMusicError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def create_app(state: ApiState) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.api = state
-    for module in (generate, jobs, events, history, problems):
+    for module in (generate, jobs, events, files, history, problems):
         app.include_router(module.router, prefix=PREFIX)
     _install_handlers(app)
     # FastAPI has this as its way to change the document.

@@ -19,6 +19,7 @@ from services.generation.api.caller import Caller
 from services.generation.api.feed import Feed
 from services.generation.api.state import ApiState
 from services.generation.errors import SettingsError
+from services.generation.renditions import Renditions
 from services.generation.service import MusicService
 
 if TYPE_CHECKING:
@@ -45,7 +46,13 @@ def make_state(settings: Settings, registry: Registry, worker: Worker | None = N
     """
     service = MusicService(settings, registry)
     _ = service.queue  # Slow to load, and the first client should not wait for it.
-    return ApiState(settings=settings, service=service, feed=Feed(service), worker=worker)
+    return ApiState(
+        settings=settings,
+        service=service,
+        feed=Feed(service),
+        renditions=Renditions(service),
+        worker=worker,
+    )
 
 
 class Server(uvicorn.Server):

@@ -13,6 +13,7 @@ from services.generation.api.caller import Caller
 if TYPE_CHECKING:
     from services.generation.api.feed import Feed
     from services.generation.config import Settings
+    from services.generation.renditions import Renditions
     from services.generation.service import MusicService
     from services.generation.worker import Worker
 
@@ -24,6 +25,7 @@ class ApiState:
     settings: Settings
     service: MusicService
     feed: Feed
+    renditions: Renditions
     worker: Worker | None = None
     """The worker inside this process; None when others make the jobs."""
     draining: bool = False

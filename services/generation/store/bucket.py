@@ -24,7 +24,7 @@ from services.audio.inventory import StoredFile, listed_file
 from services.generation.config import ENV_FILE
 from services.generation.drafts import clear_drafts
 from services.generation.errors import OutputError, SettingsError
-from services.generation.store.cache import DownloadCache
+from services.generation.store.cache import CACHE_FOLDER, FileCache
 from services.generation.store.interface import FileStat, Holding, nobody_else
 
 if TYPE_CHECKING:
@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from obstore.store import ClientConfig, RetryConfig, S3Store
 
 log = logging.getLogger(__name__)
-
-CACHE_FOLDER = ".dgx-cache"
-"""In the output folder."""
 
 PIECE = 4 * 2**20
 """Bytes a request: what a reader holds in memory, and what a lost connection costs."""
@@ -74,7 +71,7 @@ class BucketStore:
         self._bucket, self._prefix = bucket, prefix
         self._scratch = scratch
         self._patience = patience
-        self._cache = DownloadCache(scratch / CACHE_FOLDER, cache_bytes)
+        self._cache = FileCache(scratch / CACHE_FOLDER, cache_bytes)
 
     @property
     def where(self) -> str:

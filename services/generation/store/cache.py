@@ -1,4 +1,4 @@
-"""Files of a bucket on this machine: verified once, used again, and no more than fit."""
+"""Files on this machine that can be had again: made once, used again, and no more than fit."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from services.audio.inventory import scan
 from services.audio.staging import staged_file
 from services.generation.errors import OutputError
 
+CACHE_FOLDER = ".dgx-cache"
+"""In the output folder."""
+
 IN_USE_SECONDS = 60.0
 """What was asked for so lately is about to be opened, and does not go."""
 
 _UNFINISHED_SECONDS = 3600.0
 
 
-class DownloadCache:
-    """A folder of copies, each under a key that another content would not have."""
+class FileCache:
+    """A folder of files, each under a key that another content would not have."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
@@ -39,12 +42,21 @@ class DownloadCache:
         Raises:
             OutputError: the content is another, or the disk says no.
         """
+        return self.get_made(key, lambda path: self._download(path, fetch, sha256))
+
+    def get_made(self, key: str, make: Callable[[Path], None]) -> Path:
+        """As `get`, of a file that is made here.
+
+        Args:
+            key: a plain file name.
+            make: writes the file, whole or not at all, under the name it is given.
+        """
         path = self._folder / key
         try:
             # The time of the last use is what the clean-up goes by.
             os.utime(path)
         except FileNotFoundError:
-            self._download(path, fetch, sha256)
+            make(path)
             self._make_room()
         return path
 
