@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from services import storage
-from services.generation.errors import InvalidRequestError, StorageError
+from services.generation.errors import InvalidRequestError, StorageError, UnknownPageError
 
 if TYPE_CHECKING:
     from services.generation.config import Settings
@@ -18,7 +18,9 @@ def storage_errors() -> Iterator[None]:
     """Bring what the storage says into the one tree of errors."""
     try:
         yield
-    except (storage.InvalidCursorError, storage.InvalidSearchError) as error:
+    except storage.InvalidCursorError as error:
+        raise UnknownPageError(str(error)) from error
+    except storage.InvalidSearchError as error:
         raise InvalidRequestError(str(error)) from error
     except storage.InvalidDatabaseURLError as error:
         raise StorageError(f"DATABASE_URL: {error}") from error

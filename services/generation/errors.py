@@ -37,6 +37,10 @@ class QueueFullError(DGXMusicError):
     exit_code = 8
 
 
+class UnknownPageError(InvalidRequestError):
+    """The cursor of a page was not given out by that list."""
+
+
 class UnknownGenerationError(DGXMusicError):
     """No generation, or more than one, has the id that was given."""
 

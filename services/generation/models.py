@@ -16,6 +16,8 @@ PROMPT_MIN = 3
 PROMPT_MAX = 500
 SHORTEST_SECONDS = 1.0
 DEFAULT_SECONDS = 16.0
+LONGEST_SECONDS = 600.0
+"""Of any engine; each has its own limit too."""
 
 
 def _clean_prompt(text: str) -> str:
@@ -43,7 +45,9 @@ class GenerationRequest(BaseModel):
     )
 
     prompt: PromptText
-    duration: float = Field(DEFAULT_SECONDS, ge=SHORTEST_SECONDS, description="Seconds.")
+    duration: float = Field(
+        DEFAULT_SECONDS, ge=SHORTEST_SECONDS, le=LONGEST_SECONDS, description="Seconds."
+    )
     temperature: float = Field(1.0, ge=0.1, le=2.0)
     top_k: int = Field(250, ge=0, le=500)
     top_p: float = Field(0.0, ge=0.0, le=1.0)

@@ -280,11 +280,15 @@ def test_history_is_paged_by_cursor_and_by_number(api: Api) -> None:
 
 @pytest.mark.parametrize(
     "query",
-    ["page=0", "page_size=101", "status=done", "cursor=xyz", "colour=red", "page=1&cursor=dHw",
-     "created_after=yesterday", "search=" + "x" * 501],
+    ["page=0", "page_size=101", "status=done", "colour=red", "created_after=yesterday",
+     "created_after=1767225600", "created_after=2026-01-31T12:00:00", "search=" + "x" * 501],
 )  # fmt: skip
 def test_a_wrong_query_is_refused(sqlite_api: Api, query: str) -> None:
     assert_problem(sqlite_api.client.get(f"/api/v1/history?{query}"), "invalid-request")
+
+
+def test_a_cursor_that_was_not_given_out_leads_nowhere(sqlite_api: Api) -> None:
+    assert_problem(sqlite_api.client.get("/api/v1/history?cursor=xyz"), "not-found")
 
 
 def test_unknown_paths_and_methods_are_problems(sqlite_api: Api) -> None:
@@ -293,6 +297,10 @@ def test_unknown_paths_and_methods_are_problems(sqlite_api: Api) -> None:
     answer = sqlite_api.client.put("/api/v1/history")
     assert_problem(answer, "method-not-allowed")
     assert answer.headers["allow"] == "GET"
+    answer = sqlite_api.client.post("/api/v1/jobs/x")
+    assert answer.headers["allow"] == "DELETE, GET"
+    answer = sqlite_api.client.post("/api/v1/files/x")
+    assert answer.headers["allow"] == "GET, HEAD"
 
 
 def test_a_fault_of_ours_tells_nothing(sqlite_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,20 +6,20 @@ import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 from services import __version__
+from services.generation.api.document import document_of, operations
 from services.generation.api.problems import (
     INTERNAL_DETAIL,
     MEDIA_TYPE,
     PREFIX,
     FieldProblem,
-    Problem,
     ProblemError,
     body_of,
     problem_of,
@@ -70,7 +70,7 @@ def create_app(state: ApiState) -> FastAPI:
         app.include_router(module.router, prefix=PREFIX)
     _install_handlers(app)
     # FastAPI has this as its way to change the document.
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     return app
 
 
@@ -99,8 +99,11 @@ def _install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def _status(request: Request, error: HTTPException) -> Response:
+        headers = dict(error.headers or {})
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            headers["Allow"] = _allowed(app, request.url.path)
         detail = "" if error.detail == HTTPStatus(error.status_code).phrase else str(error.detail)
-        return _answer(request, problem_of_status(error.status_code, detail, error.headers))
+        return _answer(request, problem_of_status(error.status_code, detail, headers))
 
     @app.exception_handler(Exception)
     async def _unexpected(request: Request, error: Exception) -> Response:
@@ -118,6 +121,18 @@ def _answer(request: Request, error: ProblemError) -> Response:
     )
 
 
+def _allowed(app: FastAPI, path: str) -> str:
+    """Every method of a path; the framework gives those of the first route that fits."""
+    methods = {
+        method
+        for template, method, _ in operations(app.openapi())
+        if compile_path(template)[0].match(path)
+    }
+    if "GET" in methods and path.startswith(f"{PREFIX}/files/"):
+        methods.add("HEAD")
+    return ", ".join(sorted(methods))
+
+
 def _explain(error: RequestValidationError) -> ProblemError:
     problems = []
     for found in error.errors():
@@ -130,27 +145,3 @@ def _explain(error: RequestValidationError) -> ProblemError:
         problems.append(FieldProblem(detail=detail, pointer=pointer))
     said = "; ".join(f"{one.pointer or 'the body'}: {one.detail}" for one in problems)
     return ProblemError("invalid-request", f"{said}.".replace("..", "."), errors=problems)
-
-
-def _document(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            summary=app.summary,
-            routes=app.routes,
-            tags=app.openapi_tags,
-            separate_input_output_schemas=False,
-        )
-        schemas = document["components"]["schemas"]
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= problem.pop("$defs", {}) | {"Problem": problem}
-        document["components"]["securitySchemes"] = {
-            "key": {"type": "http", "scheme": "bearer", "description": "`dgx-music keys create`"}
-        }
-        document["security"] = [{"key": []}, {}]
-        document["servers"] = [{"url": "/"}]
-        app.openapi_schema = document
-    return app.openapi_schema

@@ -19,6 +19,7 @@ from services.generation.errors import (
     RequestMismatchError,
     StorageError,
     UnknownGenerationError,
+    UnknownPageError,
 )
 
 if TYPE_CHECKING:
@@ -213,6 +214,7 @@ class ProblemError(Exception):
 
 _NAMES: tuple[tuple[type[DGXMusicError], str], ...] = (
     (UnknownGenerationError, "not-found"),
+    (UnknownPageError, "not-found"),
     (JobFinishedError, "job-finished"),
     (RequestMismatchError, "idempotency-key-reused"),
     (InvalidRequestError, "invalid-request"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from services.generation.api.problems import PREFIX
 from services.generation.models import GenerationRequest, Job, PromptText
@@ -27,6 +28,7 @@ Step = Literal[
 ]
 Priority = Literal["high", "normal", "low"]
 
+_DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 _CONTROLS = "\\u0000-\\u0008\\u000e-\\u001b\\u007f-\\u0084\\u0086-\\u009f"
 PROMPT_PATTERN = f"^\\s*[^\\s{_CONTROLS}][^{_CONTROLS}]{{1,498}}[^\\s{_CONTROLS}]\\s*$"
 """3 to 500 characters without the white space around them, none of them a control character."""
@@ -149,6 +151,27 @@ class History(BaseModel):
     )
 
 
+def _rfc_3339(value: object) -> object:
+    if isinstance(value, str) and not _DATE_TIME.match(value):
+        raise ValueError("Write a moment as 2026-01-31T12:00:00Z.")
+    return value
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339)]
+
+
+class PeaksData(BaseModel):
+    """The outline of a waveform, as audiowaveform writes it (version 2)."""
+
+    version: Literal[2]
+    channels: int
+    sample_rate: int
+    samples_per_pixel: int
+    bits: Literal[8]
+    length: int = Field(description="Pairs for each channel.")
+    data: list[int] = Field(description="Lowest and highest sample, channel after channel.")
+
+
 class HistoryQuery(BaseModel):
     """Which jobs."""
 
@@ -161,9 +184,9 @@ class HistoryQuery(BaseModel):
     )
     status: Status | None = None
     model: str | None = Field(None, max_length=100)
-    created_after: datetime | None = Field(None, description="This moment or later.")
-    created_before: datetime | None = Field(None, description="Earlier than this moment.")
-    page: int | None = Field(None, ge=1, le=100_000)
+    created_after: Moment | None = Field(None, description="This moment or later.")
+    created_before: Moment | None = Field(None, description="Earlier than this moment.")
+    page: int = Field(1, ge=1, le=100_000, description="Not looked at beside a cursor.")
     page_size: int = Field(20, ge=1, le=LONGEST_PAGE)
     cursor: str | None = Field(
         None, max_length=500, description="`next_cursor` of the page before; better than `page`."

@@ -14,7 +14,7 @@ from fastapi.responses import FileResponse
 
 from services.generation.api.problems import ProblemError, documented
 from services.generation.api.routers.jobs import PROBLEMS, JobId
-from services.generation.api.schemas import JOB_ID
+from services.generation.api.schemas import JOB_ID, PeaksData
 from services.generation.api.state import Api, ApiState, Calling
 from services.generation.api.visible import visible_job
 from services.generation.errors import UnknownGenerationError
@@ -53,10 +53,14 @@ Download = Annotated[
 
 _AUDIO = ("audio/wav", "audio/flac", "audio/mpeg", "audio/ogg")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
+_PEAKS = {"schema": PeaksData.model_json_schema()}
 
 
 def _described(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
-    content = dict.fromkeys(media_types, _BINARY)
+    content: dict[str, Any] = {
+        media_type: _PEAKS if media_type == "application/json" else _BINARY
+        for media_type in media_types
+    }
     return {
         200: {"description": description, "content": content},
         206: {"description": "The range that was asked for", "content": content},

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 
-from services.generation.api.problems import FieldProblem, ProblemError, documented
+from services.generation.api.problems import documented
 from services.generation.api.schemas import History, HistoryQuery, JobView
 from services.generation.api.state import Api, Calling
 
@@ -15,7 +15,9 @@ router = APIRouter(tags=["history"])
 
 @router.get(
     "/history",
-    responses=documented("key-required", "host-not-allowed", "invalid-request", "unavailable"),
+    responses=documented(
+        "key-required", "host-not-allowed", "not-found", "invalid-request", "unavailable"
+    ),
     summary="List and search jobs, newest first",
 )
 def list_history(
@@ -26,11 +28,7 @@ def list_history(
     caller: Calling,
 ) -> History:
     """One page; the next is found by `next_cursor`, which also stands in the header Link."""
-    if which.cursor is not None and which.page is not None:
-        detail = "Give cursor or page, not both."
-        problem = FieldProblem(detail=detail, pointer="page")
-        raise ProblemError("invalid-request", detail, errors=[problem])
-    page = which.page or 1
+    page = 1 if which.cursor else which.page
     found = api.service.history(
         limit=which.page_size,
         offset=(page - 1) * which.page_size,
