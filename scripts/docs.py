@@ -1,4 +1,4 @@
-"""Writes the generated blocks of docs/: the settings table and the `--help` of every command.
+"""Writes what is generated in docs/: blocks of pages from the code, and openapi.json.
 
 just docs            rewrite them
 python scripts/docs.py --check    exit 1 when they differ from the code
@@ -7,21 +7,27 @@ python scripts/docs.py --check    exit 1 when they differ from the code
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 os.environ |= {"COLUMNS": "96", "NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH": "96"}
 
 from typer.testing import CliRunner
 
+from services.generation.api.application import create_app
+from services.generation.api.document import operations
+from services.generation.api.problems import TYPES
 from services.generation.cli import app
 from services.generation.composer.genres import GENRES
 from services.generation.composer.styles import STYLES
 from services.generation.composer.synth import PATCHES
 from services.generation.composer.vocabulary import INSTRUMENTS, MOODS
 from services.generation.config import Settings, variable_of
+from services.generation.registry import default_registry
 
 DOCS = Path(__file__).parents[1] / "docs"
 COMMANDS = (
@@ -74,7 +80,30 @@ def word_lists() -> str:
     )
 
 
+def openapi() -> dict[str, Any]:
+    """The OpenAPI document of this release."""
+    return create_app(None, default_registry()).openapi()
+
+
+def route_table() -> str:
+    """One row a route."""
+    rows = ["| route | what it does |", "| --- | --- |"]
+    for path, method, operation in operations(openapi()):
+        rows.append(f"| {method} `{path}` | {operation['summary']} |")
+    return "\n".join(rows) + "\n"
+
+
+def problem_table() -> str:
+    """One row a kind of problem."""
+    rows = ["| status | kind | what to do |", "| --- | --- | --- |"]
+    for kind in TYPES.values():
+        rows.append(f"| {kind.status} | `{kind.name}`: {kind.title} | {kind.advice} |")
+    return "\n".join(rows) + "\n"
+
+
 GENERATED = {
+    "routes": route_table,
+    "problems": problem_table,
     "settings": settings_table,
     "help": help_blocks,
     "genres": genre_table,
@@ -99,6 +128,12 @@ def main() -> int:
             stale.append(page.name)
             if not check:
                 page.write_text(new, encoding="utf-8")
+    document = DOCS / "openapi.json"
+    new = json.dumps(openapi(), indent=2, ensure_ascii=False) + "\n"
+    if not document.exists() or document.read_text(encoding="utf-8") != new:
+        stale.append(document.name)
+        if not check:
+            document.write_text(new, encoding="utf-8")
     if stale:
         print(f"{'stale' if check else 'written'}: {', '.join(stale)}")
     return 1 if check and stale else 0

@@ -70,8 +70,9 @@ def make_api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
     def make(url: str, **settings: Any) -> Api:
         chosen = {"output_dir": tmp_path / "outputs", "model_name": "puppet"} | settings
-        state = make_state(Settings(DATABASE_URL=url, **chosen), load_engines().registry())
-        callers = Callers(create_app(state))
+        registry = load_engines().registry()
+        state = make_state(Settings(DATABASE_URL=url, **chosen), registry)
+        callers = Callers(create_app(state, registry))
         client = TestClient(callers, raise_server_exceptions=False)
         opened.append(client.__enter__())
         return Api(state, callers, client)

@@ -30,6 +30,7 @@ from services.generation.errors import DGXMusicError
 
 if TYPE_CHECKING:
     from services.generation.api.state import ApiState
+    from services.generation.registry import Registry
 
 log = logging.getLogger(__name__)
 
@@ -43,11 +44,12 @@ TAGS = [
 ]
 
 
-def create_app(state: ApiState) -> FastAPI:
+def create_app(state: ApiState | None, registry: Registry) -> FastAPI:
     """Make the application.
 
     Args:
-        state: what the routes share.
+        state: what the routes share; None for an application that is only to be described.
+        registry: the engines.
 
     Returns:
         The bare application; `guard.assemble` puts keys, limits and headers around it.
@@ -66,6 +68,7 @@ def create_app(state: ApiState) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.api = state
+    app.state.registry = registry
     for module in (generate, jobs, events, files, history, problems):
         app.include_router(module.router, prefix=PREFIX)
     _install_handlers(app)

@@ -27,7 +27,7 @@ def document_of(app: FastAPI) -> dict[str, Any]:
             separate_input_output_schemas=False,
         )
         _describe_problems(document)
-        _name_models(document, [entry.facts.name for entry in app.state.api.service.registry])
+        _name_models(document, [entry.facts.name for entry in app.state.registry])
         document["components"]["securitySchemes"] = {
             "key": {"type": "http", "scheme": "bearer", "description": "`dgx-music keys create`"}
         }

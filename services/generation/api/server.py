@@ -161,7 +161,7 @@ def serve(
     """
     listening = listen(host, port)
     state = make_state(settings, registry, worker)
-    app = _Everybody(create_app(state))
+    app = _Everybody(create_app(state, registry))
     if worker is not None:
         worker.start()
     log.info("listening url=%s", url_of(listening))

@@ -1,0 +1,51 @@
+"""The OpenAPI document says what the server does, and is the one in the repository."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from services import __version__
+from services.generation.api.application import create_app
+from services.generation.api.document import operations
+from services.generation.api.problems import MEDIA_TYPE
+from services.generation.models import LONGEST_SECONDS
+from services.generation.registry import default_registry
+
+DOCS = Path(__file__).parents[2] / "docs"
+DOCUMENT: dict[str, Any] = create_app(None, default_registry()).openapi()
+OPERATIONS = operations(DOCUMENT)
+
+
+def test_the_document_in_the_repository_is_that_of_the_code() -> None:
+    kept = json.loads((DOCS / "openapi.json").read_text(encoding="utf-8"))
+    assert kept == DOCUMENT, "run `just docs`"
+    assert DOCUMENT["info"]["version"] == __version__
+
+
+def test_every_operation_is_described() -> None:
+    names = [operation["operationId"] for _, _, operation in OPERATIONS]
+    assert len(set(names)) == len(names)
+    for _, _, operation in OPERATIONS:
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*", operation["operationId"])
+        assert operation["summary"]
+        assert operation["description"]
+        assert operation["tags"][0] in {tag["name"] for tag in DOCUMENT["tags"]}
+
+
+def test_every_error_is_a_problem() -> None:
+    for path, _, operation in OPERATIONS:
+        for status, answer in operation["responses"].items():
+            if int(status) >= 400 and "/health" not in path:
+                assert list(answer["content"]) == [MEDIA_TYPE], (path, status)
+
+
+def test_no_reference_leads_nowhere() -> None:
+    names = set(re.findall(r'"#/components/schemas/(\w+)"', json.dumps(DOCUMENT)))
+    assert names <= set(DOCUMENT["components"]["schemas"])
+
+
+def test_no_engine_makes_longer_pieces_than_the_document_says() -> None:
+    assert max(entry.facts.longest_seconds for entry in default_registry()) == LONGEST_SECONDS
