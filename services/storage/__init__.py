@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.storage.attempts import (
+    attempts_at_work,
     cancel_generation,
     claim_generation,
     fail_generation,
@@ -48,6 +49,7 @@ from services.storage.errors import (
     OverwriteRefusedError,
     ReadOnlySessionError,
     StorageError,
+    TransferError,
 )
 from services.storage.facts import (
     Measurements,
@@ -105,6 +107,8 @@ from services.storage.schema import (
 )
 from services.storage.search import count_matches, search_backend, search_generations
 from services.storage.sqlite_driver import describe_sqlite_library
+from services.storage.transfer import Move, move_database
+from services.storage.transfer_rows import TableSum
 from services.storage.workers import (
     WorkerState,
     beat,
@@ -141,6 +145,7 @@ __all__ = [
     "Measurements",
     "MigrationError",
     "MissingDriverError",
+    "Move",
     "NotADatabaseError",
     "OverwriteRefusedError",
     "Page",
@@ -150,8 +155,11 @@ __all__ = [
     "RateCounter",
     "ReadOnlySessionError",
     "StorageError",
+    "TableSum",
+    "TransferError",
     "WorkerState",
     "add_queue_entry",
+    "attempts_at_work",
     "attempts_still_held",
     "backup_database",
     "beat",
@@ -195,6 +203,7 @@ __all__ = [
     "list_queue_entries",
     "list_workers",
     "lock_generation",
+    "move_database",
     "open_queue_engine",
     "publish_generation",
     "record_analysis",
