@@ -10,7 +10,17 @@ import platform
 import runpy
 import sys
 
-PARTS = ("cold_start", "composer", "audio", "formats", "memory", "analysis", "storage", "queue")
+PARTS = (
+    "cold_start",
+    "composer",
+    "audio",
+    "formats",
+    "memory",
+    "analysis",
+    "storage",
+    "transfer",
+    "queue",
+)
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ COMMANDS = (
     "", "generate", "history", "status", "serve", "worker", "analyze", "normalize", "convert",
     "models", "models list", "files", "files stats", "files cleanup", "files check",
     "doctor", "db", "db init", "db migrate", "db reset", "db stats", "db check", "db backup",
-    "db restore", "db cleanup",
+    "db restore", "db move", "db cleanup",
 )  # fmt: skip
 BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

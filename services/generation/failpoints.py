@@ -31,6 +31,9 @@ NAMES = (
 )
 """In the order in which a job passes them."""
 
+MOVE_NAMES = ("move-check", "move-copy", "move-verify", "move-commit")
+"""In the order in which `dgx-music db move` passes them; all but the last many times."""
+
 _passed: Counter[str] = Counter()
 
 

@@ -49,7 +49,12 @@ def living_workers(ttl: float) -> list[storage.WorkerState]:
     """
     with storage.get_session(read_only=True) as session:
         states = storage.list_workers(session)
-    return [state for state in states if state.age <= ttl and not is_abandoned(state.process)]
+    return [state for state in states if is_living(state, ttl)]
+
+
+def is_living(state: storage.WorkerState, ttl: float) -> bool:
+    """Whether a worker has a fresh beat and is not certainly gone."""
+    return state.age <= ttl and not is_abandoned(state.process)
 
 
 class Liveness:

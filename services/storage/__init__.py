@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from services.storage.attempts import (
+    attempts_at_work,
     cancel_generation,
     claim_generation,
     fail_generation,
@@ -50,6 +51,7 @@ from services.storage.errors import (
     OverwriteRefusedError,
     ReadOnlySessionError,
     StorageError,
+    TransferError,
 )
 from services.storage.facts import (
     Measurements,
@@ -109,6 +111,8 @@ from services.storage.schema import (
 )
 from services.storage.search import count_matches, search_backend, search_generations
 from services.storage.sqlite_driver import describe_sqlite_library
+from services.storage.transfer import Move, move_database
+from services.storage.transfer_rows import TableSum
 from services.storage.workers import (
     WorkerState,
     beat,
@@ -145,6 +149,7 @@ __all__ = [
     "Measurements",
     "MigrationError",
     "MissingDriverError",
+    "Move",
     "NotADatabaseError",
     "OverwriteRefusedError",
     "Page",
@@ -154,8 +159,11 @@ __all__ = [
     "RateCounter",
     "ReadOnlySessionError",
     "StorageError",
+    "TableSum",
+    "TransferError",
     "WorkerState",
     "add_queue_entry",
+    "attempts_at_work",
     "attempts_still_held",
     "backup_database",
     "beat",
@@ -203,6 +211,7 @@ __all__ = [
     "list_queue_entries",
     "list_workers",
     "lock_generation",
+    "move_database",
     "open_queue_engine",
     "publish_generation",
     "record_analysis",

@@ -128,6 +128,15 @@ def cancel_generation(session: Session, generation_id: str) -> bool:
     return True
 
 
+def attempts_at_work(session: Session) -> dict[str, str]:
+    """Give the token of every attempt that is not over, by the id of its generation."""
+    held = select(Generation.id, Generation.attempt_token).where(
+        Generation.status == GenerationStatus.PROCESSING.value,
+        Generation.attempt_token.is_not(None),
+    )
+    return {row.id: str(row.attempt_token) for row in session.execute(held)}
+
+
 def _held(session: Session, generation_id: str, token: str) -> Generation | None:
     return session.scalars(
         _fresh().where(

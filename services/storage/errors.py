@@ -75,6 +75,10 @@ class OverwriteRefusedError(BackupError):
     """Something is already there and `force` was not given."""
 
 
+class TransferError(StorageError):
+    """The rows could not be moved to another database, which is as it was."""
+
+
 class InvalidCursorError(StorageError, ValueError):
     """The cursor was not given out by this query."""
 

@@ -1,4 +1,4 @@
-"""`dgx-music db`: the database's life: make, migrate, check, back up, restore, thin out."""
+"""`dgx-music db`: the database's life: make, migrate, check, back up, restore, move, thin out."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.generation.cli.console import answer, answer_json, answer_table, is_terminal, note
+from services.generation.cli.move import move
 from services.generation.errors import InvalidRequestError, StorageError
 
 if TYPE_CHECKING:
@@ -154,6 +155,9 @@ def restore(
     if kept is not None:
         note(f"What was there is kept as {kept}.")
     _show_facts()
+
+
+app.command("move")(move)
 
 
 @app.command("cleanup")

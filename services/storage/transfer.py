@@ -1,0 +1,363 @@
+"""Moving every row to another database: one snapshot, one transaction, then compared.
+
+From any kind to any kind, though meant for SQLite to PostgreSQL. The queue library's own tables
+stay: what waits is dispatched anew at the target. docs/database.md says how to go about it.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Session
+
+from services.storage.connection import (
+    BUSY_TIMEOUT_SECONDS,
+    Database,
+    database_file,
+    resolve_url,
+)
+from services.storage.errors import DatabaseReadOnlyError, TransferError, translate
+from services.storage.filling import after_filling, before_filling
+from services.storage.migrations import (
+    Standing,
+    State,
+    create_schema,
+    examine,
+    migration_transaction,
+    standing_of,
+)
+from services.storage.openers import other_openers
+from services.storage.schema import HEAD_REVISION
+from services.storage.transfer_rows import (
+    Row,
+    TableSum,
+    checked_rows,
+    moved_tables,
+    read_rows,
+    row_name,
+    sum_up,
+    write_rows,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sqlalchemy import Table
+    from sqlalchemy.engine import URL, Connection
+
+Report = Callable[[str, str, float], None]
+"""Called with a stage (check, copy, verify, commit), a table, and how much of all is done, 0..1."""
+
+_REPORTED = 1000
+_COPY_LINE = re.compile(r"COPY \w+, \D*(\d+)")
+_BROKEN_REFERENCE = "23503"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What was moved, or would be, and how to open where it is now."""
+
+    source: str
+    """In words, as `target`."""
+    target: str
+    tables: tuple[TableSum, ...]
+    database_url: str
+    """Of the target, without a password."""
+    seconds: float
+    moved: bool
+    """False where it was only tried."""
+
+    @property
+    def rows(self) -> int:
+        """Of all tables."""
+        return sum(table.rows for table in self.tables)
+
+
+def move_database(
+    target_url: str,
+    source_url: str | None = None,
+    *,
+    refuse_in_use: Callable[[Session], None] = lambda _session: None,
+    report: Report = lambda _stage, _table, _share: None,
+    dry_run: bool = False,
+    busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
+) -> Move:
+    """Copy every row to a database that holds none, and compare; the source stays as it is.
+
+    While it runs nobody else can write to the source, so that nothing is accepted there that the
+    target would lack. The target has everything or nothing, whatever is killed.
+
+    Args:
+        target_url: empty, or with our tables and nothing in them.
+        source_url: None takes DATABASE_URL, else the default.
+        refuse_in_use: called with a session on the snapshot; raises where somebody is at work.
+        report: hears how far it is.
+        dry_run: read and check every row of the source, and look at the target, but move nothing.
+        busy_timeout_seconds: how long to wait for another process to finish its write.
+
+    Raises:
+        TransferError: what the source holds cannot be moved, the target holds rows, or the copy
+            differs.
+        StorageError: one of the two cannot be used.
+    """
+    began = time.monotonic()
+    source, target = _open_both(source_url, target_url, busy_timeout_seconds)
+    with closing(source), closing(target), _frozen(source) as reading:
+        with Session(reading) as session:
+            refuse_in_use(session)
+        _refuse_openers(source)
+        _refuse_same_server_database(reading, target)
+        _refuse_target(target)
+        transfer = _Transfer(reading, target, report)
+        sums = transfer.check()
+        if not dry_run:
+            transfer.fill(sums)
+    return Move(
+        source=source.name,
+        target=target.name,
+        tables=tuple(sums),
+        database_url=_without_password(target.url),
+        seconds=time.monotonic() - began,
+        moved=not dry_run,
+    )
+
+
+def _open_both(
+    source_url: str | None, target_url: str, busy_timeout_seconds: float
+) -> tuple[Database, Database]:
+    of_source, of_target = database_file(source_url), database_file(target_url)
+    if of_source is not None and not of_source.is_file():
+        raise TransferError(f"There is no database {of_source} to move.")
+    if of_source is not None and of_target is not None and _is_same(of_source, of_target):
+        raise TransferError(f"{of_target} is the source itself; name another database.")
+    source = Database(resolve_url(source_url), busy_timeout_seconds)
+    try:
+        return source, Database(resolve_url(target_url), busy_timeout_seconds)
+    except BaseException:
+        source.close()
+        raise
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    return target.exists() and target.samefile(source)
+
+
+@contextmanager
+def _frozen(source: Database) -> Iterator[Connection]:
+    """Give a connection that sees one state of a current database, which nobody can change."""
+    standing = standing_of(source)
+    if standing.state is State.EMPTY:
+        raise TransferError(f"{source.name} holds no tables of DGX Music.")
+    if standing.state is not State.CURRENT:
+        raise TransferError(f"{source.name} {_other_revision(standing)}")
+    level: dict[str, Any] = {} if source.is_sqlite else {"isolation_level": "REPEATABLE READ"}
+    with source.translated(), source.engine.connect() as plain:
+        connection = plain.execution_options(**level)
+        # On SQLite this takes the write lock.
+        with connection.begin() as transaction:
+            if source.is_sqlite:
+                driver: Any = connection.connection.driver_connection
+                # Text that is none is to be found, and its row named, not to end the reading.
+                driver.text_factory = _text_of
+            else:
+                _keep_waiting(connection)
+                # Before the first query, which is the moment the transaction sees.
+                connection.exec_driver_sql(f"LOCK TABLE {_names()}, workers IN SHARE MODE")
+            yield connection
+            transaction.rollback()
+
+
+def _text_of(stored: bytes) -> str:
+    return stored.decode(errors="surrogateescape")
+
+
+def _refuse_openers(source: Database) -> None:
+    openers = [] if source.file is None else other_openers(source.file)
+    if openers:
+        named = ", ".join(f"{name} ({number})" for number, name in openers)
+        raise TransferError(
+            f"{source.name} is open in other processes, and what they write afterwards would be "
+            f"left behind. Stop them first: {named}."
+        )
+
+
+def _other_revision(standing: Standing) -> str:
+    if standing.state is State.NEWER:
+        return (
+            f"has revision {standing.revision}, this release knows up to {HEAD_REVISION}. "
+            "Use the release that wrote it, or a later one."
+        )
+    return (
+        f"has revision {standing.revision}, this release has {HEAD_REVISION}. "
+        "Set DATABASE_URL to it and run 'dgx-music db migrate' first."
+    )
+
+
+def _names() -> str:
+    return ", ".join(table.name for table in moved_tables())
+
+
+def _keep_waiting(connection: Connection) -> None:
+    """Let PostgreSQL bear that this side stands still while the other one is read."""
+    connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
+
+
+def _refuse_same_server_database(reading: Connection, target: Database) -> None:
+    """Tell by a lock that the target sees if it is the same: addresses have many spellings."""
+    if reading.dialect.name != "postgresql" or target.is_sqlite:
+        return
+    high, low = secrets.randbits(31), secrets.randbits(31)
+    reading.exec_driver_sql(f"SELECT pg_advisory_xact_lock({high}, {low})")
+    schema = reading.exec_driver_sql("SELECT current_schema()").scalar_one()
+    with target.session(read_only=True) as session:
+        seen = session.connection().exec_driver_sql(
+            "SELECT current_schema() FROM pg_locks WHERE locktype = 'advisory' "  # noqa: S608 - numbers
+            f"AND classid = {high} AND objid = {low} AND objsubid = 2 AND database = "
+            "(SELECT oid FROM pg_database WHERE datname = current_database())"
+        )
+        if schema in seen.scalars().all():
+            raise TransferError(f"{target.name} is the source itself; name another database.")
+
+
+def _refuse_target(target: Database) -> None:
+    """Refuse what cannot be filled, before anything takes long."""
+    with target.translated(), target.engine.connect() as connection:
+        if not target.is_sqlite:
+            encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
+            if encoding != "UTF8":
+                raise TransferError(
+                    f"{target.name} keeps text as {encoding}. "
+                    "Make one with 'createdb --encoding=UTF8 --template=template0 NAME'."
+                )
+            if connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
+                raise DatabaseReadOnlyError(f"{target.name} is read-only.")
+        _refuse_rows(target, connection)
+
+
+def _refuse_rows(target: Database, connection: Connection) -> bool:
+    """Refuse a target with rows or other tables; say whether ours are there."""
+    standing = examine(connection)
+    if standing.state is State.EMPTY:
+        return False
+    if standing.state is State.UNVERSIONED:
+        raise TransferError(
+            f"{target.name} has other tables named generations or prompts. Name another database."
+        )
+    if standing.state is not State.CURRENT:
+        raise TransferError(f"{target.name} {_other_revision(standing)}")
+    for table in moved_tables():
+        found = connection.exec_driver_sql(f"SELECT 1 FROM {table.name} LIMIT 1")  # noqa: S608 - our own name
+        if found.first() is not None:
+            raise TransferError(
+                f"{target.name} holds rows already, in {table.name}. Name an empty database; "
+                "nothing is ever added to what is there."
+            )
+    return True
+
+
+class _Transfer:
+    """The rows of a snapshot on their way to an empty database."""
+
+    def __init__(self, reading: Connection, target: Database, report: Report) -> None:
+        self._reading = reading
+        self._target = target
+        self._tables = moved_tables()
+        self._report = report
+        self._total = 3 * sum(
+            reading.exec_driver_sql(f"SELECT count(*) FROM {table.name}").scalar_one()  # noqa: S608 - our own name
+            for table in self._tables
+        )
+        self._done = 0
+
+    def check(self) -> list[TableSum]:
+        """Read every row and sum it up; raises TransferError at one that cannot be moved."""
+        return [self._sum(self._reading, table, "check") for table in self._tables]
+
+    def fill(self, sums: list[TableSum]) -> None:
+        """Copy the rows in one transaction, which is committed if the copy has these sums."""
+        with migration_transaction(self._target) as writing:
+            if not self._target.is_sqlite:
+                _keep_waiting(writing)
+            if not _refuse_rows(self._target, writing):
+                create_schema(writing)
+            if not self._target.is_sqlite:
+                # A program that is connected already would else add rows of its own.
+                writing.exec_driver_sql(f"LOCK TABLE {_names()} IN EXCLUSIVE MODE")
+                _refuse_rows(self._target, writing)
+            self._write(writing)
+            for table, wanted in zip(self._tables, sums, strict=True):
+                _require_same(self._sum(writing, table, "verify"), wanted, self._target.name)
+            self._report("commit", "", 1.0)
+
+    def _write(self, writing: Connection) -> None:
+        before_filling(writing)
+        for table in self._tables:
+            try:
+                write_rows(writing, table, self._checked(self._reading, table, "copy"))
+            except DBAPIError as error:
+                raise translate(error, self._target.name) or self._refused(table, error) from error
+        try:
+            after_filling(writing, self._reading)
+        except DBAPIError as error:
+            raise translate(error, self._target.name) or _failed(self._target, error) from error
+
+    def _sum(self, connection: Connection, table: Table, stage: str) -> TableSum:
+        return sum_up(table, self._checked(connection, table, stage))
+
+    def _checked(self, connection: Connection, table: Table, stage: str) -> Iterator[Row]:
+        rows = read_rows(connection, table, by_key=stage != "copy")
+        checked = checked_rows(table, rows, self._target.engine.dialect)
+        for number, row in enumerate(checked):
+            if number % _REPORTED == 0:
+                self._report(stage, table.name, self._done / max(1, self._total))
+            yield row
+            self._done += 1
+
+    def _refused(self, table: Table, error: DBAPIError) -> TransferError:
+        """Say which row the target refused, as far as it tells."""
+        told: Any = getattr(error.orig, "diag", None)
+        line = _COPY_LINE.search(getattr(told, "context", None) or "")
+        if line is None:
+            return _failed(self._target, error)
+        rows = read_rows(self._reading, table, by_key=False)
+        row = next(islice(rows, int(line[1]) - 1, None))
+        return TransferError(
+            f"{self._target.name} refuses the row {row_name(table, row)} of {table.name}: "
+            f"{told.message_primary}. Correct or delete it in the source, then move again."
+        )
+
+
+def _failed(target: Database, error: DBAPIError) -> TransferError:
+    told: Any = getattr(error.orig, "diag", None)
+    # The details of other errors may show whole rows.
+    detail = told.message_detail if told and told.sqlstate == _BROKEN_REFERENCE else None
+    reason = (told and told.message_primary) or str(error.orig)
+    return TransferError(f"{target.name} could not be filled and is as it was: {detail or reason}")
+
+
+def _require_same(found: TableSum, wanted: TableSum, name: str) -> None:
+    if found.rows != wanted.rows:
+        raise TransferError(
+            f"{name} would have {found.rows} rows in {found.name}, the source has {wanted.rows}. "
+            "Nothing was moved. Look for triggers and rules in it, or name another database."
+        )
+    if found.sha256 != wanted.sha256:
+        raise TransferError(
+            f"The rows of {found.name} that {name} gives back are not those of the source "
+            f"(checksum {found.sha256[:16]}, not {wanted.sha256[:16]}). Nothing was moved. "
+            "Look for triggers and rules in it, or name another database."
+        )
+
+
+def _without_password(url: URL) -> str:
+    kind = url.drivername.partition("+")[0]
+    bare = url._replace(drivername=kind, password=None).difference_update_query(["password"])
+    return bare.render_as_string(hide_password=False)

@@ -1,0 +1,271 @@
+"""Rows on their way between databases: read, checked, written and summed up.
+
+A table's sum is the SHA-256 over one line of JSON a row, in the order of the primary key: its
+columns in the order of the model, times in UTC to the microsecond, digests in hexadecimal, floats
+in the shortest form that reads back the same, text with everything but ASCII escaped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import BigInteger, Float, Integer, Text
+from sqlalchemy.exc import DBAPIError
+
+from services.storage.columns import Digest, UtcDateTime
+from services.storage.errors import TransferError
+from services.storage.models import GENERATIONS, Base
+from services.storage.sqlite_driver import library
+
+if TYPE_CHECKING:
+    from sqlalchemy import Column, Table
+    from sqlalchemy.engine import Connection, Dialect
+
+LEFT_BEHIND = frozenset({"workers", "rate_counters"})
+"""Tables that say what is going on at this moment, and are worth nothing elsewhere."""
+
+_FETCHED = 1000
+_SMALL, _LARGE = 2**31 - 1, 2**63 - 1
+
+Row = tuple[Any, ...]
+Check = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TableSum:
+    """What a table holds: how many rows, and the checksum over all of them."""
+
+    name: str
+    rows: int
+    sha256: str
+
+
+class _UnfitError(ValueError):
+    """What is wrong with a value, to be said behind its column's name."""
+
+
+def moved_tables() -> list[Table]:
+    """Give the tables whose rows are moved, each after those it refers to."""
+    return [table for table in Base.metadata.sorted_tables if table.name not in LEFT_BEHIND]
+
+
+def read_rows(connection: Connection, table: Table, *, by_key: bool) -> Iterator[Row]:
+    """Give the rows as the driver has them, a thousand in memory at a time.
+
+    Args:
+        connection: in the transaction whose view of the rows is wanted.
+        table: one of ours.
+        by_key: in the order of the primary key, else in that of insertion where the database
+            keeps it.
+    """
+    columns = ", ".join(_selected(connection, column) for column in table.columns)
+    order = _key_order(connection, table)
+    if connection.dialect.name == "sqlite" and not by_key:
+        order = "rowid"
+    return iter(
+        connection.exec_driver_sql(
+            f"SELECT {columns} FROM {table.name} ORDER BY {order}",  # noqa: S608 - our own names
+            execution_options={"yield_per": _FETCHED},
+        )
+    )
+
+
+def _selected(connection: Connection, column: Column[Any]) -> str:
+    """Number rows that an SQLite without FTS5 left without a number, as opening the index does."""
+    name = _quoted(column)
+    if column is not GENERATIONS.c.search_id:
+        return name
+    without = "SELECT count(*) FROM generations WHERE search_id IS NULL"
+    if not connection.exec_driver_sql(without).scalar_one():
+        return name
+    return (
+        "coalesce(search_id, (SELECT coalesce(max(search_id), 0) FROM generations) "
+        "+ row_number() OVER (ORDER BY created_at, id)) AS search_id"
+    )
+
+
+def _key_order(connection: Connection, table: Table) -> str:
+    bytewise = ' COLLATE "C"' if connection.dialect.name == "postgresql" else ""
+    return ", ".join(
+        _quoted(column) + (bytewise if isinstance(column.type, Text) else "")
+        for column in table.primary_key
+    )
+
+
+def _quoted(column: Column[Any]) -> str:
+    return f'"{column.name}"'
+
+
+def checked_rows(table: Table, rows: Iterable[Row], target: Dialect) -> Iterator[Row]:
+    """Bring rows of any driver into one form: str, int, float, naive UTC datetime, bytes, None.
+
+    Args:
+        table: whose rows they are.
+        rows: as `read_rows` gives them.
+        target: of the database that is to keep them.
+
+    Raises:
+        TransferError: a value is not of its column's kind, or the target cannot keep it.
+    """
+    checks = [_check_for(column, target) for column in table.columns]
+    for row in rows:
+        try:
+            yield tuple(
+                None if value is None else check(value)
+                for check, value in zip(checks, row, strict=True)
+            )
+        except _UnfitError:
+            raise _refusal(table, row, checks) from None
+
+
+def _refusal(table: Table, row: Row, checks: list[Check]) -> TransferError:
+    for column, check, value in zip(table.columns, checks, row, strict=True):
+        try:
+            if value is not None:
+                check(value)
+        except _UnfitError as error:
+            return TransferError(
+                f"The row {row_name(table, row)} of {table.name} cannot be moved: {column.name} "
+                f"{error}. Correct or delete it in the source, then move again."
+            )
+    raise AssertionError(f"every value of a refused row of {table.name} fits")
+
+
+def row_name(table: Table, row: Row) -> str:
+    """Name a row by its primary key, for people."""
+    values = dict(zip(table.columns.keys(), row, strict=True))
+    return ", ".join(f"{column.name}={values[column.name]!a}" for column in table.primary_key)
+
+
+def _check_for(column: Column[Any], target: Dialect) -> Check:
+    if isinstance(column.type, UtcDateTime):
+        return _moment
+    if isinstance(column.type, Digest):
+        return _digest
+    if isinstance(column.type, Float):
+        return _real if target.name == "postgresql" else _real_or_null
+    if isinstance(column.type, Integer):
+        wide = target.name == "sqlite" or isinstance(column.type.dialect_impl(target), BigInteger)
+        return _large_integer if wide else _small_integer
+    return _text
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise _UnfitError("is not text")
+    if "\0" in value:
+        raise _UnfitError("holds the character NUL, which PostgreSQL cannot keep")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise _UnfitError("holds bytes that are not UTF-8") from None
+    return value
+
+
+def _small_integer(value: object) -> int:
+    return _integer(value, _SMALL)
+
+
+def _large_integer(value: object) -> int:
+    return _integer(value, _LARGE)
+
+
+def _integer(value: object, largest: int) -> int:
+    if not isinstance(value, int):
+        raise _UnfitError("is not an integer")
+    if not -largest - 1 <= value <= largest:
+        raise _UnfitError(f"is {value}, which is out of the range of the column")
+    return value
+
+
+def _real(value: object) -> float:
+    if not isinstance(value, float | int):
+        raise _UnfitError("is not a number")
+    # Of the two zeros only PostgreSQL keeps the negative one.
+    return float(value) + 0.0
+
+
+def _real_or_null(value: object) -> float:
+    number = _real(value)
+    if number != number:  # noqa: PLR0124 - only NaN
+        raise _UnfitError("is NaN, which SQLite cannot keep")
+    return number
+
+
+def _moment(value: object) -> datetime:
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            raise _UnfitError("is not a time") from None
+    if not isinstance(value, datetime):
+        raise _UnfitError("is not a time")
+    if value.tzinfo is not None:
+        raise _UnfitError("is a time with a zone")
+    return value
+
+
+def _digest(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise _UnfitError("is not a digest")
+    return value
+
+
+def _in_json(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="microseconds") + "Z"
+    assert isinstance(value, bytes)
+    return value.hex()
+
+
+_LINE = json.JSONEncoder(default=_in_json, separators=(",", ":"))
+
+
+def sum_up(table: Table, rows: Iterable[Row]) -> TableSum:
+    """Count rows, which are checked and in the order of the primary key, and sum them up."""
+    digest = hashlib.sha256()
+    count = 0
+    for row in rows:
+        digest.update(_LINE.encode(row).encode() + b"\n")
+        count += 1
+    return TableSum(table.name, count, digest.hexdigest())
+
+
+def write_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
+    """Add checked rows to a table, without holding more than a few in memory.
+
+    Raises:
+        DBAPIError: the database refuses one.
+    """
+    names = ", ".join(_quoted(column) for column in table.columns)
+    driver: Any = connection.connection.driver_connection
+    if connection.dialect.name == "postgresql":
+        _copy_in(driver, f"COPY {table.name} ({names}) FROM STDIN", rows)
+        return
+    marks = ", ".join("?" * len(table.columns))
+    statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608 - our own names
+    try:
+        driver.executemany(statement, (tuple(map(_for_sqlite, row)) for row in rows))
+    except library().Error as error:
+        raise DBAPIError(statement, None, error) from error
+
+
+def _copy_in(driver: Any, statement: str, rows: Iterable[Row]) -> None:
+    import psycopg
+
+    try:
+        with driver.cursor() as cursor, cursor.copy(statement) as copy:
+            for row in rows:
+                copy.write_row(row)
+    except psycopg.Error as error:
+        raise DBAPIError(statement, None, error) from error
+
+
+def _for_sqlite(value: Any) -> Any:
+    return value.isoformat(" ", "microseconds") if isinstance(value, datetime) else value
