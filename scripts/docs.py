@@ -96,8 +96,10 @@ def route_table() -> str:
 def problem_table() -> str:
     """One row a kind of problem."""
     rows = ["| status | kind | what to do |", "| --- | --- | --- |"]
-    for kind in TYPES.values():
-        rows.append(f"| {kind.status} | `{kind.name}`: {kind.title} | {kind.advice} |")
+    rows += [
+        f"| {kind.status} | `{kind.name}`: {kind.title} | {kind.advice} |"
+        for kind in TYPES.values()
+    ]
     return "\n".join(rows) + "\n"
 
 

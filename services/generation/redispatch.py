@@ -26,7 +26,7 @@ def redispatch(queue: QueueManager) -> int:
         StorageError: the database cannot be used.
     """
     mended = 0
-    last = ""
+    last: storage.QueueEntry | None = None
     while True:
         with storage.get_session(read_only=True) as session:
             entries = storage.list_queue_entries(session, after=last, limit=_PAGE)
@@ -35,7 +35,7 @@ def redispatch(queue: QueueManager) -> int:
             mended += _dispatch_again(queue, dispatch)
         if len(entries) < _PAGE:
             return mended
-        last = entries[-1].generation_id
+        last = entries[-1]
 
 
 def _dispatch_again(queue: QueueManager, dispatch: Dispatch) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, func, select, tuple_, update
 
 from services.storage.columns import utc_now
 from services.storage.generations import has_status
@@ -93,10 +93,15 @@ def get_queue_entries(session: Session, generation_ids: Sequence[str]) -> dict[s
     return {entry.generation_id: entry for entry in session.scalars(found)}
 
 
-def list_queue_entries(session: Session, *, after: str = "", limit: int = 500) -> list[QueueEntry]:
-    """Give entries by id, from the one behind `after`."""
-    found = select(QueueEntry).where(QueueEntry.generation_id > after)
-    return list(session.scalars(found.order_by(QueueEntry.generation_id).limit(limit)))
+def list_queue_entries(
+    session: Session, *, after: QueueEntry | None = None, limit: int = 500
+) -> list[QueueEntry]:
+    """Give entries in the order in which they start, from the one behind `after`."""
+    order = (QueueEntry.place, QueueEntry.generation_id)
+    found = select(QueueEntry)
+    if after is not None:
+        found = found.where(tuple_(*order) > (after.place, after.generation_id))
+    return list(session.scalars(found.order_by(*order).limit(limit)))
 
 
 def remove_queue_entry(session: Session, generation_id: str) -> None:

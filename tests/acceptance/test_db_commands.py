@@ -47,7 +47,7 @@ def test_a_backup_brings_back_what_a_reset_deleted(anywhere):
     assert forced.returncode == 0
     assert "kept as" in forced.stderr
     assert home.run("history", "--search", "house").stdout.count("\n") == 1
-    assert home.run("db", "check").stdout == "ok, revision 002\n"
+    assert home.run("db", "check").stdout == "ok, revision 003\n"
     assert home.run("db", "migrate").returncode == 0
 
 
