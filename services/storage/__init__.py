@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from services.storage.api_keys import (
+    any_api_keys,
+    create_api_key,
+    find_api_key,
+    list_api_keys,
+    revoke_api_key,
+    touch_api_key,
+)
 from services.storage.attempts import (
     cancel_generation,
     claim_generation,
@@ -48,6 +56,7 @@ from services.storage.errors import (
     OverwriteRefusedError,
     ReadOnlySessionError,
     StorageError,
+    UnknownApiKeyError,
 )
 from services.storage.facts import (
     Measurements,
@@ -95,6 +104,7 @@ from services.storage.queue import (
 )
 from services.storage.queue_models import QueueEntry
 from services.storage.queue_order import Priority
+from services.storage.rates import RateWindow, count_hit, forget_rate, read_rate
 from services.storage.retention import Cleanup, Expired, cleanup_generations
 from services.storage.schema import (
     FINISHED_STATUSES,
@@ -148,10 +158,13 @@ __all__ = [
     "Prompt",
     "QueueEntry",
     "RateCounter",
+    "RateWindow",
     "ReadOnlySessionError",
     "StorageError",
+    "UnknownApiKeyError",
     "WorkerState",
     "add_queue_entry",
+    "any_api_keys",
     "attempts_still_held",
     "backup_database",
     "beat",
@@ -162,8 +175,10 @@ __all__ = [
     "close_db",
     "complete_generation",
     "count_generations",
+    "count_hit",
     "count_matches",
     "count_waiting",
+    "create_api_key",
     "create_generation",
     "database_errors",
     "database_file",
@@ -171,8 +186,10 @@ __all__ = [
     "describe_database",
     "describe_sqlite_library",
     "fail_generation",
+    "find_api_key",
     "find_generations_by_prefix",
     "forget_model",
+    "forget_rate",
     "get_all_generations",
     "get_all_prompts",
     "get_analysis",
@@ -191,12 +208,14 @@ __all__ = [
     "get_session",
     "init_db",
     "jobs_ahead",
+    "list_api_keys",
     "list_generations",
     "list_queue_entries",
     "list_workers",
     "lock_generation",
     "open_queue_engine",
     "publish_generation",
+    "read_rate",
     "record_analysis",
     "record_model",
     "record_progress",
@@ -207,9 +226,11 @@ __all__ = [
     "render_speed",
     "reset_database",
     "restore_database",
+    "revoke_api_key",
     "search_backend",
     "search_generations",
     "take_turn",
+    "touch_api_key",
     "track_prompt_usage",
     "update_generation_status",
     "utc_now",

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from services import __version__
-from services.generation.cli import audio, db, doctor, files, generate, library, worker
+from services.generation.cli import audio, db, doctor, files, generate, keys, library, worker
 from services.generation.cli.console import note
 from services.generation.errors import CancelledError, DGXMusicError
 
@@ -41,6 +41,7 @@ app.command("normalize")(audio.normalize)
 app.command("convert")(audio.convert)
 app.add_typer(db.app, name="db")
 app.add_typer(files.app, name="files")
+app.add_typer(keys.app, name="keys")
 app.command("doctor")(doctor.doctor)
 
 
