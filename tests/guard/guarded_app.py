@@ -6,7 +6,7 @@ from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request, Response
 
-CALLS = APIRouter(prefix="/api/v1")
+CALLS = APIRouter()
 
 
 @CALLS.get("/jobs/{job_id}")
@@ -33,7 +33,7 @@ async def fault() -> None:
 def make() -> tuple[FastAPI, list[bytes]]:
     """Give the application, and the list of the bodies that it got."""
     app = FastAPI(openapi_url=None)
-    app.include_router(CALLS)
+    app.include_router(CALLS, prefix="/api/v1")
     made: list[bytes] = []
 
     @app.post("/api/v1/generate", status_code=202)

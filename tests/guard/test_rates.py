@@ -64,17 +64,22 @@ def test_each_key_has_its_own_share_whatever_its_address(sqlite_database, serve)
 
 
 def test_neither_forged_headers_nor_new_addresses_help(sqlite_database, serve):
-    served = serve(api_key="k", rate_limit_per_minute=2)
+    served = serve(rate_limit_per_minute=2)
     forged = ["X-Forwarded-For", "Forwarded", "X-Real-IP", "X_Forwarded_For", "Client-IP"]
-    statuses = [
-        post(
-            served,
-            headers=KEY | dict.fromkeys(forged, f"127.0.0.{number}"),
-            address=f"2001:db8::{number:x}",
-        ).status_code
-        for number in range(1, 6)
-    ]
+    statuses = []
+    for number in range(1, 6):
+        headers = dict.fromkeys(forged, f"127.0.0.{number}")
+        answer = post(served, headers=headers, address=f"2001:db8::{number:x}")
+        statuses.append(answer.status_code)
     assert statuses == [202, 202, 429, 429, 429]
+    assert post(served, headers={}, address="2001:db8:0:1::1").status_code == 202
+
+
+def test_clients_behind_a_trusted_proxy_are_counted_one_by_one(sqlite_database, serve):
+    served = serve(rate_limit_per_minute=1, api_trusted_proxies="127.0.0.1")
+    hops = ["198.51.100.1", "198.51.100.2", "127.0.0.1, 198.51.100.1", "::1, 198.51.100.2"]
+    statuses = [post(served, headers={"X-Forwarded-For": hop}).status_code for hop in hops]
+    assert statuses == [202, 202, 429, 429]
 
 
 def test_a_burst_is_let_through_up_to_the_limit(database, serve):

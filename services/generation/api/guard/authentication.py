@@ -161,7 +161,8 @@ class Authentication:
             app: what is guarded.
             keys: of the database.
             operator_key: of the settings.
-            may_be_open: serve this machine without a key as long as there are none.
+            may_be_open: serve everybody as long as there are no keys; where only this machine,
+                and the proxies on it, can connect.
             open_paths: that need none ever.
             open_folders: beginnings of such paths.
         """
@@ -199,8 +200,10 @@ class Authentication:
         key_id = None if secret is None else await self._keys.id_of(secret)
         if key_id is not None:
             return Caller(owner=key_id, sees_all=False, name=key_id, is_exempt=client.is_loopback)
-        if await self._is_open_to(client):
-            return Caller(owner=None, sees_all=True, name=client.subject, is_exempt=True)
+        if await self._is_open():
+            return Caller(
+                owner=None, sees_all=True, name=client.subject, is_exempt=client.is_loopback
+            )
         raise _key_required("This key opens nothing here." if secret else "No key was sent.")
 
     def _is_open_path(self, path: str) -> bool:
@@ -212,8 +215,8 @@ class Authentication:
             _digest(secret), self._operator
         )
 
-    async def _is_open_to(self, client: Client) -> bool:
-        if not (self._may_be_open and self._operator is None and client.is_loopback):
+    async def _is_open(self) -> bool:
+        if not self._may_be_open or self._operator is not None:
             return False
         return not await self._keys.exist()
 
