@@ -85,7 +85,8 @@ def revoke_api_key(session: Session, text: str) -> ApiKey:
 
     Args:
         session: an open session that may write.
-        text: the id, its first characters (4 or more), or the name of one key that is in use.
+        text: the id, its first characters (4 or more), the name of one key that is in use, or the
+            key itself, as where one was found in a wrong place.
 
     Raises:
         UnknownApiKeyError: no key, or more than one, is meant.
@@ -101,7 +102,7 @@ def _the_one_meant(rows: list[ApiKey], text: str) -> ApiKey:
     named = [row for row in rows if row.name == text]
     # An id is exact; a name is exact too, but an old key's name may have been given again.
     for found in (
-        [row for row in rows if row.id == text],
+        [row for row in rows if row.id == text or row.key_sha256 == digest_of(text)],
         [row for row in named if row.revoked_at is None] or named,
         [
             row
@@ -114,8 +115,9 @@ def _the_one_meant(rows: list[ApiKey], text: str) -> ApiKey:
             raise UnknownApiKeyError(f"More than one key is called {text!r}: say which of {ids}.")
         if found:
             return found[0]
+    shown = "of this text" if text.startswith(KEY_PREFIX) else repr(text)
     raise UnknownApiKeyError(
-        f"There is no key {text!r}. `dgx-music keys list` shows their ids and names."
+        f"There is no key {shown}. `dgx-music keys list` shows their ids and names."
     )
 
 

@@ -62,9 +62,17 @@ def test_a_key_is_revoked_by_id_or_by_a_name_that_only_one_in_use_has(sqlite_dat
     moment = revoke(first).revoked_at
     assert revoke("pad").id == second
     assert revoke(first).revoked_at == moment
+    third, secret = new_key("lead")
+    assert revoke(secret).id == third
     for unknown in ("nobody", "", second[:3], "%", "_" * 12):
         with pytest.raises(storage.UnknownApiKeyError, match="no key"):
             revoke(unknown)
+
+
+def test_an_unknown_key_is_not_shown_again(sqlite_database):
+    with pytest.raises(storage.UnknownApiKeyError) as caught:
+        revoke("dgxm_secret")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 101, "\x1b[31m"])

@@ -83,7 +83,7 @@ def list_keys(as_json: AsJson = False) -> None:
 
 @app.command("revoke")
 def revoke(
-    key: Annotated[str, typer.Argument(help="Id, its first characters, or name.")],
+    key: Annotated[str, typer.Argument(help="Id, its first characters, name, or the key.")],
     as_json: AsJson = False,
 ) -> None:
     """Let a key open nothing any more; running servers follow within five seconds."""
