@@ -33,6 +33,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 COMMANDS = (
     "", "generate", "history", "status", "serve", "worker", "analyze", "normalize", "convert",
     "models", "models list", "files", "files stats", "files cleanup", "files check",
+    "keys", "keys create", "keys list", "keys revoke",
     "doctor", "db", "db init", "db migrate", "db reset", "db stats", "db check", "db backup",
     "db restore", "db move", "db cleanup",
 )  # fmt: skip
@@ -43,7 +44,7 @@ def settings_table() -> str:
     """One row a setting, from the descriptions in the code."""
     rows = ["| variable | default | what it does |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
-        default = "none" if field.default is None else f"`{field.default}`"
+        default = "none" if field.default in (None, ()) else f"`{field.default}`"
         rows.append(f"| `{variable_of(name)}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
 

@@ -6,6 +6,7 @@ Nothing is read at import; `load_settings()` reads everything once and says whic
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -13,7 +14,7 @@ from typing import Annotated, Literal
 
 from dotenv.parser import parse_stream
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.generation.errors import SettingsError
 
@@ -24,6 +25,7 @@ _BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,62}(/[A-Za-z0-9._=+@-]+)
 
 BitDepth = Literal["PCM_16", "PCM_24", "PCM_32", "FLOAT"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
+LogFormat = Literal["auto", "text", "json"]
 
 
 def _not_blank(value: str) -> str:
@@ -44,6 +46,35 @@ def _bucket(value: str) -> str:
 
 def _folder(value: str | Path) -> Path:
     return Path(_not_blank(str(value))).expanduser()
+
+
+def _listed(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _host_name(value: str) -> str:
+    bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
+    if value != "*" and not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", bare) and ":" not in bare:
+        raise ValueError("must be host names or addresses, joined by commas")
+    if ":" in bare:
+        try:
+            bare = str(ipaddress.IPv6Address(bare))
+        except ValueError:
+            raise ValueError("must be names without a scheme and a port") from None
+    return bare.lower()
+
+
+def _network(value: str) -> str:
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        raise ValueError("must be addresses or networks as 10.0.0.0/8, joined by commas") from None
+
+
+def _sendable(value: SecretStr | None) -> SecretStr | None:
+    if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
+        raise ValueError("must be letters, digits and signs of ASCII without spaces")
+    return value
 
 
 class Settings(BaseSettings):
@@ -134,8 +165,34 @@ class Settings(BaseSettings):
     )
     api_host: str = Field("127.0.0.1", description="Address the API listens on.")
     api_port: int = Field(8000, ge=1, le=65535, description="Port the API listens on.")
-    api_key: SecretStr | None = Field(None, description="Key that API clients must send.")
+    api_key: Annotated[SecretStr | None, AfterValidator(_sendable)] = Field(
+        None,
+        description="The operator's key, which sees what all clients made; "
+        "`dgx-music keys` makes those of clients.",
+    )
+    api_allowed_hosts: Annotated[
+        tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_listed)
+    ] = Field(
+        (),
+        description="Names, joined by commas, that the API answers to besides localhost and its "
+        "own address; `*` is every name.",
+    )
+    api_trusted_proxies: Annotated[
+        tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_listed)
+    ] = Field(
+        (),
+        description="Addresses or networks, joined by commas, of proxies whose `X-Forwarded-For` "
+        "tells the client's address.",
+    )
+    api_max_body_bytes: int = Field(
+        65536, ge=1024, le=16_777_216, description="Longest body of a request."
+    )
     log_level: LogLevel = Field("WARNING", description="Least level of what is logged on stderr.")
+    log_format: LogFormat = Field(
+        "auto",
+        description="`text` or `json`, a line an event; `auto` is JSON for a server whose stderr "
+        "is no terminal.",
+    )
 
 
 def variable_of(field_name: str) -> str:

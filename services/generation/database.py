@@ -7,7 +7,12 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from services import storage
-from services.generation.errors import InvalidRequestError, StorageError, UnknownPageError
+from services.generation.errors import (
+    InvalidRequestError,
+    StorageError,
+    UnknownKeyError,
+    UnknownPageError,
+)
 
 if TYPE_CHECKING:
     from services.generation.config import Settings
@@ -24,6 +29,8 @@ def storage_errors() -> Iterator[None]:
         raise InvalidRequestError(str(error)) from error
     except storage.InvalidDatabaseURLError as error:
         raise StorageError(f"DATABASE_URL: {error}") from error
+    except storage.UnknownApiKeyError as error:
+        raise UnknownKeyError(str(error)) from error
     except storage.StorageError as error:
         raise StorageError(str(error)) from error
 

@@ -47,6 +47,12 @@ class UnknownGenerationError(DGXMusicError):
     exit_code = 3
 
 
+class UnknownKeyError(DGXMusicError):
+    """No key of the API, or more than one, is meant."""
+
+    exit_code = 3
+
+
 class JobFinishedError(DGXMusicError):
     """The job is finished, so that it can no longer be cancelled."""
 

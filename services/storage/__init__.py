@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from services.storage.api_keys import (
+    any_api_keys,
+    create_api_key,
+    find_api_key,
+    list_api_keys,
+    revoke_api_key,
+    touch_api_key,
+)
 from services.storage.attempts import (
     attempts_at_work,
     cancel_generation,
@@ -52,6 +60,7 @@ from services.storage.errors import (
     ReadOnlySessionError,
     StorageError,
     TransferError,
+    UnknownApiKeyError,
 )
 from services.storage.facts import (
     Measurements,
@@ -101,6 +110,7 @@ from services.storage.queue import (
 )
 from services.storage.queue_models import QueueEntry
 from services.storage.queue_order import Priority
+from services.storage.rates import RateWindow, count_hit, forget_rate, read_rate
 from services.storage.retention import Cleanup, Expired, cleanup_generations
 from services.storage.schema import (
     FINISHED_STATUSES,
@@ -157,12 +167,15 @@ __all__ = [
     "Prompt",
     "QueueEntry",
     "RateCounter",
+    "RateWindow",
     "ReadOnlySessionError",
     "StorageError",
     "TableSum",
     "TransferError",
+    "UnknownApiKeyError",
     "WorkerState",
     "add_queue_entry",
+    "any_api_keys",
     "attempts_at_work",
     "attempts_still_held",
     "backup_database",
@@ -175,9 +188,11 @@ __all__ = [
     "close_db",
     "complete_generation",
     "count_generations",
+    "count_hit",
     "count_matches",
     "count_waiting",
     "count_waiting_up_to",
+    "create_api_key",
     "create_generation",
     "database_errors",
     "database_file",
@@ -185,9 +200,11 @@ __all__ = [
     "describe_database",
     "describe_sqlite_library",
     "fail_generation",
+    "find_api_key",
     "find_generations_by_prefix",
     "find_idempotency_key",
     "forget_model",
+    "forget_rate",
     "get_all_generations",
     "get_all_prompts",
     "get_analysis",
@@ -207,6 +224,7 @@ __all__ = [
     "init_db",
     "is_open",
     "jobs_ahead",
+    "list_api_keys",
     "list_generations",
     "list_queue_entries",
     "list_workers",
@@ -214,6 +232,7 @@ __all__ = [
     "move_database",
     "open_queue_engine",
     "publish_generation",
+    "read_rate",
     "record_analysis",
     "record_model",
     "record_progress",
@@ -225,9 +244,11 @@ __all__ = [
     "render_speed",
     "reset_database",
     "restore_database",
+    "revoke_api_key",
     "search_backend",
     "search_generations",
     "take_turn",
+    "touch_api_key",
     "track_prompt_usage",
     "unfinished_generations",
     "update_generation_status",

@@ -87,6 +87,10 @@ class InvalidSearchError(StorageError, ValueError):
     """The text searched for is longer than any prompt."""
 
 
+class UnknownApiKeyError(StorageError, LookupError):
+    """No key, or more than one, is meant."""
+
+
 _SQLITE_PRIMARY_CODE = 0xFF
 
 _SQLITE_ERRORS: dict[int, tuple[type[StorageError], str]] = {

@@ -47,7 +47,7 @@ def create_postgres_engine(
         given = [f"-c {name}={max(1, round(each * 1000))}" for name, each in timeouts.items()]
         connect_args["options"] = " ".join([*given, "-c timezone=UTC"])
     level: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if read_only else {}
-    engine = create_engine(url, connect_args=connect_args, **level)
+    engine = create_engine(url, connect_args=connect_args, hide_parameters=True, **level)
     event.listen(engine, "checkout", _on_checkout)
     if read_only:
         event.listen(engine, "connect", _on_connect_to_read)

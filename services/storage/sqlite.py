@@ -94,7 +94,9 @@ def create_sqlite_engine(
     if file_of(url) is None and not (url.database or "").startswith("file:"):
         options |= {"pool_size": 1, "max_overflow": 0}
         options["connect_args"]["check_same_thread"] = False
-    engine = create_engine(url, poolclass=QueuePool, module=library(), **options)
+    engine = create_engine(
+        url, poolclass=QueuePool, module=library(), hide_parameters=True, **options
+    )
     event.listen(engine, "connect", _on_connect)
     if begun_by_driver:
         event.listen(engine, "connect", _let_driver_begin)

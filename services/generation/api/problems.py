@@ -19,6 +19,7 @@ from services.generation.errors import (
     RequestMismatchError,
     StorageError,
     UnknownGenerationError,
+    UnknownKeyError,
     UnknownPageError,
 )
 
@@ -215,6 +216,7 @@ class ProblemError(Exception):
 _NAMES: tuple[tuple[type[DGXMusicError], str], ...] = (
     (UnknownGenerationError, "not-found"),
     (UnknownPageError, "not-found"),
+    (UnknownKeyError, "not-found"),
     (JobFinishedError, "job-finished"),
     (RequestMismatchError, "idempotency-key-reused"),
     (InvalidRequestError, "invalid-request"),

@@ -15,15 +15,15 @@ import uvicorn
 
 from services import storage
 from services.generation.api.application import create_app
-from services.generation.api.caller import Caller
 from services.generation.api.feed import Feed
+from services.generation.api.guard import BoundedConnection, assemble, require_guarded
 from services.generation.api.state import ApiState
 from services.generation.errors import SettingsError
 from services.generation.renditions import Renditions
 from services.generation.service import MusicService
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp, Receive, Scope, Send
+    from starlette.types import ASGIApp
 
     from services.generation.config import Settings
     from services.generation.registry import Registry
@@ -63,6 +63,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
+                http=BoundedConnection,
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,
@@ -102,17 +103,6 @@ class Server(uvicorn.Server):
         if worker is not None:
             await asyncio.to_thread(worker.drain, self._state.settings.drain_seconds)
         self.should_exit = True
-
-
-class _Everybody:
-    """Until there are keys: whoever reaches the server is the operator."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        scope.setdefault("state", {})["caller"] = Caller(None, True, "local", True)
-        await self.app(scope, receive, send)
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -159,9 +149,10 @@ def serve(
         SettingsError: the address cannot be had, or needs a key, and there is none.
         StorageError: the database cannot be used.
     """
-    listening = listen(host, port)
     state = make_state(settings, registry, worker)
-    app = _Everybody(create_app(state, registry))
+    require_guarded(settings, host)
+    listening = listen(host, port)
+    app = assemble(create_app(state, registry), settings, host=host)
     if worker is not None:
         worker.start()
     log.info("listening url=%s", url_of(listening))

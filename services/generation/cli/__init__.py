@@ -14,7 +14,17 @@ from typing import Annotated
 import typer
 
 from services import __version__
-from services.generation.cli import audio, db, doctor, files, generate, library, serve, worker
+from services.generation.cli import (
+    audio,
+    db,
+    doctor,
+    files,
+    generate,
+    keys,
+    library,
+    serve,
+    worker,
+)
 from services.generation.cli.console import note
 from services.generation.errors import CancelledError, DGXMusicError
 
@@ -42,6 +52,7 @@ app.command("normalize")(audio.normalize)
 app.command("convert")(audio.convert)
 app.add_typer(db.app, name="db")
 app.add_typer(files.app, name="files")
+app.add_typer(keys.app, name="keys")
 app.command("doctor")(doctor.doctor)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from services.generation.cli.console import note
-from services.generation.cli.worker import Concurrency, show_events
+from services.generation.cli.worker import Concurrency
 
 Host = Annotated[
     str | None,
@@ -36,11 +37,12 @@ def serve(
     """
     from services.generation.api.server import serve as run
     from services.generation.config import load_settings
+    from services.generation.logs import configure_logging, wants_json
     from services.generation.registry import default_registry
     from services.generation.worker import Worker
 
     settings = load_settings()
-    show_events(settings)
+    configure_logging(settings, as_json=wants_json(settings, sys.stderr))
     registry = default_registry()
     worker = None if no_worker else Worker(settings, registry, concurrency=concurrency)
     address = host or settings.api_host

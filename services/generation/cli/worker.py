@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from services.generation.cli.console import note
-
-if TYPE_CHECKING:
-    from services.generation.config import Settings
-
-LINE = "%(asctime)s %(levelname)s %(message)s"
 
 Concurrency = Annotated[
     int | None,
@@ -35,19 +28,13 @@ def worker(concurrency: Concurrency = None, models: Models = None) -> None:
     Example: dgx-music worker --concurrency 2
     """
     from services.generation.config import load_settings
+    from services.generation.logs import configure_logging
     from services.generation.registry import default_registry
     from services.generation.worker import Worker, run_worker
 
     settings = load_settings()
-    show_events(settings)
+    configure_logging(settings, as_json=settings.log_format == "json")
     names = [name.strip() for name in models.split(",")] if models else None
     made = Worker(settings, default_registry(), concurrency=concurrency, models=names)
     note(f"Worker {made.id} makes {', '.join(made.models)}; stop it with Ctrl-C.")
     run_worker(made, settings.drain_seconds)
-
-
-def show_events(settings: Settings) -> None:
-    """Log a line an event on stderr, unless the settings ask for another level."""
-    level = settings.log_level if "log_level" in settings.model_fields_set else "INFO"
-    logging.basicConfig(level=logging.WARNING, format=LINE, stream=sys.stderr)
-    logging.getLogger("services").setLevel(level)

@@ -1,0 +1,181 @@
+"""How often a client may ask, counted together by all processes."""
+
+import os
+import subprocess
+import sys
+from math import floor
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services import storage
+from services.storage.client_models import RateCounter
+from services.storage.rates import RateWindow
+
+HERE = Path(__file__).parent
+ELSEWHERE = "203.0.113.7"
+KEY = {"X-API-Key": "k"}
+
+
+def post(served, path="/generate", headers=KEY, **options):
+    return served.request("POST", path, json={}, headers=headers, **options)
+
+
+def test_the_limit_is_told_and_kept(sqlite_database, serve):
+    served = serve(api_key="k", rate_limit_per_minute=3)
+    answers = [post(served, path, address=ELSEWHERE) for path in ("/generate", "/generate/batch")]
+    answers += [post(served, address=ELSEWHERE) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [202, 202, 202, 429, 429]
+    remaining = [answer.headers["ratelimit-remaining"] for answer in answers]
+    assert remaining == ["2", "1", "0", "0", "0"]
+    assert answers[0].headers["ratelimit-limit"] == "3"
+    refused = answers[-1]
+    assert 1 <= int(refused.headers["retry-after"]) <= 60
+    assert refused.headers["retry-after"] == refused.headers["ratelimit-reset"]
+    assert refused.json()["type"].endswith("/rate-limited")
+    assert len(served.made) == 3
+    read = served.request("GET", "/jobs/1", headers=KEY, address=ELSEWHERE)
+    assert "ratelimit-limit" not in read.headers
+
+
+def test_this_machine_is_left_alone_and_the_limit_can_be_off(sqlite_database, serve):
+    for served, address in (
+        (serve(api_key="k", rate_limit_per_minute=1), "::1"),
+        (serve(api_key="k", rate_limit_enabled=False), ELSEWHERE),
+    ):
+        assert {post(served, address=address).status_code for _ in range(4)} == {202}
+
+
+def test_each_key_has_its_own_share_whatever_its_address(sqlite_database, serve):
+    served = serve(api_key="k", rate_limit_per_minute=2)
+    secrets = []
+    for name in ("a", "b"):
+        with storage.get_session() as session:
+            secrets.append(storage.create_api_key(session, name)[1])
+    for secret in secrets:
+        headers = {"Authorization": f"Bearer {secret}"}
+        addresses = [f"198.51.100.{number}" for number in range(4)]
+        statuses = [
+            post(served, headers=headers, address=address).status_code for address in addresses
+        ]
+        assert statuses == [202, 202, 429, 429]
+
+
+def test_neither_forged_headers_nor_new_addresses_help(sqlite_database, serve):
+    served = serve(rate_limit_per_minute=2)
+    forged = ["X-Forwarded-For", "Forwarded", "X-Real-IP", "X_Forwarded_For", "Client-IP"]
+    statuses = []
+    for number in range(1, 6):
+        headers = dict.fromkeys(forged, f"127.0.0.{number}")
+        answer = post(served, headers=headers, address=f"2001:db8::{number:x}")
+        statuses.append(answer.status_code)
+    assert statuses == [202, 202, 429, 429, 429]
+    assert post(served, headers={}, address="2001:db8:0:1::1").status_code == 202
+
+
+def test_clients_behind_a_trusted_proxy_are_counted_one_by_one(sqlite_database, serve):
+    served = serve(rate_limit_per_minute=1, api_trusted_proxies="127.0.0.1")
+    hops = ["198.51.100.1", "198.51.100.2", "127.0.0.1, 198.51.100.1", "::1, 198.51.100.2"]
+    statuses = [post(served, headers={"X-Forwarded-For": hop}).status_code for hop in hops]
+    assert statuses == [202, 202, 429, 429]
+
+
+def test_a_burst_is_let_through_up_to_the_limit(database, serve):
+    served = serve(api_key="k")
+    options = {"json": {}, "headers": KEY, "address": ELSEWHERE}
+    answers = served.requests(40, "POST", "/generate", **options)
+    made = [answer.status_code for answer in answers].count(202)
+    # One more where the minute ends within the test.
+    assert 10 <= made <= 11
+    assert len(served.made) == made
+
+
+@pytest.mark.parametrize(
+    "kind", ["sqlite_url", pytest.param("postgres_url", marks=pytest.mark.postgres)]
+)
+def test_two_processes_count_together(request, kind):
+    database_url = request.getfixturevalue(kind)
+    environment = {name: value for name, value in os.environ.items() if name[:4] != "DGX_"} | {
+        "DATABASE_URL": database_url,
+        "DGX_MUSIC_API_KEY": "the-operators-key",
+        "PYTHONPATH": str(HERE),
+    }
+    storage.init_db(database_url)
+    storage.close_db()
+    command = [sys.executable, str(HERE / "run_requests.py"), "20"]
+    pipe = subprocess.PIPE
+    running = [
+        subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, text=True)
+        for _ in range(2)
+    ]
+    assert [process.stdout.readline() for process in running] == ["ready\n"] * 2
+    for process in running:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    made = [int(process.communicate(timeout=60)[0]) for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert 10 <= sum(made) <= 11, made
+
+
+def test_a_database_that_is_away_makes_no_job(sqlite_database, serve, monkeypatch):
+    served = serve(api_key="k")
+
+    def away(*_arguments):
+        raise storage.DatabaseLockedError("The database is in use.")
+
+    monkeypatch.setattr(storage, "read_rate", away)
+    answer = post(served, address=ELSEWHERE)
+    assert answer.status_code == 503
+    assert "retry-after" in answer.headers
+    assert served.made == []
+
+
+def counters():
+    with storage.get_session(read_only=True) as session:
+        return {row.name: row for row in session.query(RateCounter)}
+
+
+def test_counters_that_expired_are_removed(database):
+    with storage.get_session() as session:
+        session.add_all(
+            RateCounter(name=f"old/{number}", hits=1, expires_at=1.0) for number in range(3)
+        )
+    with storage.get_session() as session:
+        assert storage.count_hit(session, "new", 60, 2)
+    assert [name.partition("/")[0] for name in counters()] == ["new"]
+    with storage.get_session() as session:
+        assert storage.count_hit(session, "new", 60, 2)
+        assert not storage.count_hit(session, "new", 60, 2)
+        storage.forget_rate(session, "new", 60)
+        assert not storage.count_hit(session, "new", 60, 2, amount=3)
+    assert counters() == {}
+
+
+def test_the_window_before_counts_in_proportion(database):
+    with storage.get_session() as session:
+        now = storage.read_rate(session, "a", 1000).now
+        index = floor(now / 1000)
+        session.add(RateCounter(name=f"a/{index - 1}", hits=100, expires_at=now + 2000))
+    with storage.get_session() as session:
+        seen = storage.read_rate(session, "a", 1000)
+        assert (seen.earlier, seen.hits) == (100, 0)
+        assert seen.carried == pytest.approx(100 * seen.left / 1000)
+        counted = 0
+        while storage.count_hit(session, "a", 1000, 101):
+            counted += 1
+    assert counted - (101 - floor(seen.carried)) in {0, 1}
+
+
+@given(
+    st.floats(0, 2e9), st.integers(0, 200), st.integers(1, 100), st.integers(1, 5),
+    st.integers(1, 3600),
+)  # fmt: skip
+def test_room_is_the_most_that_keeps_the_limit(now, earlier, limit, amount, seconds):
+    window = RateWindow(name="a", seconds=seconds, now=now, earlier=earlier, hits=0)
+    most = window.room(limit, amount)
+    if most >= 0:
+        assert floor(window.carried + most) + amount <= limit
+    assert floor(window.carried + max(0, most + 1)) + amount > limit or most < -1
+    assert 0 <= window.left <= seconds
