@@ -33,6 +33,7 @@ from services.generation.pipeline import (
     run_job,
     task_of,
 )
+from services.generation.space import require_floor
 from services.generation.takes import Delivery, require_space
 
 STATUSES = tuple(storage.GenerationStatus)
@@ -116,6 +117,7 @@ class MusicService:
         if priority not in list(storage.Priority):
             raise InvalidRequestError(f"The priority is high, normal or low, not {priority!r}.")
         checked = [(request, self._check(request)) for request in requests]
+        require_floor(self.settings)
         queue = self.queue
         with storage_errors(), storage.get_session() as session:
             made = []

@@ -19,9 +19,11 @@ from services.storage.client_models import ApiKey, IdempotencyKey, RateCounter
 from services.storage.columns import utc_now
 from services.storage.connection import database_file
 from services.storage.database import (
+    Standing,
     close_db,
     database_errors,
     describe_database,
+    describe_standing,
     get_database_stats,
     get_engine,
     get_session,
@@ -71,7 +73,18 @@ from services.storage.generations import (
     update_generation_status,
 )
 from services.storage.models import AudioAnalysis, Base, Generation, InstalledModel, Prompt
+from services.storage.overview import (
+    Spread,
+    Totals,
+    Waiting,
+    average_work_seconds,
+    count_finished,
+    count_statuses,
+    list_waiting,
+    sum_file_bytes,
+)
 from services.storage.paging import Page
+from services.storage.prompt_lists import PromptUse, list_prompts
 from services.storage.prompts import (
     get_all_prompts,
     get_most_used_prompts,
@@ -98,6 +111,7 @@ from services.storage.queue_order import Priority
 from services.storage.retention import Cleanup, Expired, cleanup_generations
 from services.storage.schema import (
     FINISHED_STATUSES,
+    HEAD_REVISION,
     STATUSES,
     GenerationStatus,
     get_schema_version,
@@ -115,6 +129,7 @@ from services.storage.workers import (
 
 __all__ = [
     "FINISHED_STATUSES",
+    "HEAD_REVISION",
     "STATUSES",
     "ApiKey",
     "AudioAnalysis",
@@ -146,13 +161,19 @@ __all__ = [
     "Page",
     "Priority",
     "Prompt",
+    "PromptUse",
     "QueueEntry",
     "RateCounter",
     "ReadOnlySessionError",
+    "Spread",
+    "Standing",
     "StorageError",
+    "Totals",
+    "Waiting",
     "WorkerState",
     "add_queue_entry",
     "attempts_still_held",
+    "average_work_seconds",
     "backup_database",
     "beat",
     "cancel_generation",
@@ -161,8 +182,10 @@ __all__ = [
     "cleanup_generations",
     "close_db",
     "complete_generation",
+    "count_finished",
     "count_generations",
     "count_matches",
+    "count_statuses",
     "count_waiting",
     "create_generation",
     "database_errors",
@@ -170,6 +193,7 @@ __all__ = [
     "delete_generation",
     "describe_database",
     "describe_sqlite_library",
+    "describe_standing",
     "fail_generation",
     "find_generations_by_prefix",
     "forget_model",
@@ -192,7 +216,9 @@ __all__ = [
     "init_db",
     "jobs_ahead",
     "list_generations",
+    "list_prompts",
     "list_queue_entries",
+    "list_waiting",
     "list_workers",
     "lock_generation",
     "open_queue_engine",
@@ -209,6 +235,7 @@ __all__ = [
     "restore_database",
     "search_backend",
     "search_generations",
+    "sum_file_bytes",
     "take_turn",
     "track_prompt_usage",
     "update_generation_status",
