@@ -23,7 +23,7 @@ OPEN = timedelta(hours=1)
 """Jobs that finished in the last hour are counted anew each time: a worker notes the time before
 it commits, so that a row may turn up with a time that has passed."""
 
-FIRST_SECONDS = 5.0
+FIRST_SECONDS = 4.0
 """What a scrape waits for the first reading."""
 
 STORE_KEPT_SECONDS = 300.0

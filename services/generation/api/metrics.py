@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
@@ -26,15 +27,17 @@ from services.generation.api.http_metrics import HttpInstruments
 from services.generation.api.route_names import RouteNames
 from services.generation.api.state import State, TheHealth
 from services.generation.job_figures import JobFigures, read_figures
-from services.generation.watching import NoAnswerError, Probe
+from services.generation.watching import NoAnswerError, Probe, Value, answer_of
 
 if TYPE_CHECKING:
+    from concurrent.futures import Future
+
     from services.generation.api.state import ApiState, EmbeddedWorker
     from services.generation.gpu import GpuReport
     from services.storage import Spread, Totals
 
-LIMIT_SECONDS = 8.0
-"""What the database has to answer; Prometheus itself waits 10 s unless told otherwise."""
+LIMIT_SECONDS = 6.0
+"""What the database and the driver have to answer; Prometheus waits for 10 s unless told else."""
 
 router = APIRouter(include_in_schema=False)
 
@@ -81,8 +84,11 @@ class _Watched(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Give the metrics; those of a database that does not answer are left out."""
+        deadline = time.monotonic() + LIMIT_SECONDS
+        database = self._read.begin()
+        driver = self._gpus.begin() if self._api.settings.use_gpu else None
         yield _build_info(self._api)
-        figures = self._figures()
+        figures = _in_time(database, deadline)
         yield GaugeMetricFamily(
             "dgx_music_database_up",
             "Whether the database answered this scrape.",
@@ -90,8 +96,9 @@ class _Watched(Collector):
         )
         if figures is not None:
             yield from _of_jobs(figures)
-        if self._api.settings.use_gpu:
-            yield from self._of_gpus()
+        report = None if driver is None else _in_time(driver, deadline)
+        if report is not None:
+            yield _of_gpus(report)
         if self._api.worker is not None:
             yield _loaded(self._api.worker)
 
@@ -100,27 +107,6 @@ class _Watched(Collector):
             return self._read_figures()
         except storage.StorageError:
             return None
-
-    def _figures(self) -> JobFigures | None:
-        try:
-            return self._read.answer(LIMIT_SECONDS)
-        except NoAnswerError:
-            return None
-
-    def _of_gpus(self) -> Iterator[Metric]:
-        family = GaugeMetricFamily(
-            "dgx_music_gpu_memory_used_bytes",
-            "Memory in use on a GPU of this machine, by whomever.",
-            labels=["gpu"],
-        )
-        try:
-            report = self._gpus.answer(LIMIT_SECONDS)
-        except NoAnswerError:
-            return
-        for number, gpu in enumerate(report.gpus):
-            if gpu.memory_used_bytes is not None:
-                family.add_metric([str(number)], gpu.memory_used_bytes)
-        yield family
 
 
 @router.get("/metrics")
@@ -150,6 +136,25 @@ def _loaded(worker: EmbeddedWorker) -> Metric:
     )
     for model, processes in worker.loaded_models.items():
         family.add_metric([model], processes)
+    return family
+
+
+def _in_time(look: Future[Value], deadline: float) -> Value | None:
+    try:
+        return answer_of(look, deadline - time.monotonic())
+    except NoAnswerError:
+        return None
+
+
+def _of_gpus(report: GpuReport) -> Metric:
+    family = GaugeMetricFamily(
+        "dgx_music_gpu_memory_used_bytes",
+        "Memory in use on a GPU of this machine, by whomever.",
+        labels=["gpu"],
+    )
+    for number, gpu in enumerate(report.gpus):
+        if gpu.memory_used_bytes is not None:
+            family.add_metric([str(number)], gpu.memory_used_bytes)
     return family
 
 
