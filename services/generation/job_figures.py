@@ -27,8 +27,8 @@ FIRST_SECONDS = 4.0
 """What a scrape waits for the first reading."""
 
 STORE_KEPT_SECONDS = 300.0
-COUNTING_SHARE = 0.05
-"""Of the time that may go into counting by status, in which every row is an entry of an index."""
+FINISHED_KEPT_SECONDS = 60.0
+"""Counting finished rows walks an index with an entry for every row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ def read_figures(settings: Settings) -> Callable[[], JobFigures]:
     It raises StorageError where the database does not answer.
     """
     finished = FinishedJobs()
-    statuses = Kept(_statuses, share=COUNTING_SHARE)
+    ended = Kept(_count_ended, seconds=FINISHED_KEPT_SECONDS)
     store = Kept(_store_bytes, seconds=STORE_KEPT_SECONDS)
 
     def read() -> JobFigures:
@@ -123,10 +123,11 @@ def read_figures(settings: Settings) -> Callable[[], JobFigures]:
             models = [] if totals is None else list(totals.audio_seconds)
             speeds = {model: storage.render_speed(session, model) for model in models}
             _, oldest = storage.count_waiting(session)
+            counts = storage.count_statuses(session, only=storage.UNFINISHED_STATUSES)
         age = 0.0 if oldest is None else (storage.utc_now() - oldest).total_seconds()
         return JobFigures(
             totals=totals,
-            statuses=statuses.get(),
+            statuses=dict.fromkeys(storage.STATUSES, 0.0) | ended.get() | counts,
             realtime={model: 1 / speed for model, speed in speeds.items() if speed},
             store_bytes=store.get(),
             workers=workers,
@@ -136,10 +137,9 @@ def read_figures(settings: Settings) -> Callable[[], JobFigures]:
     return read
 
 
-def _statuses() -> dict[str, float]:
+def _count_ended() -> dict[str, int]:
     with storage.get_session(read_only=True) as session:
-        counted = storage.count_statuses(session)
-    return {status: float(counted.get(status, 0)) for status in storage.STATUSES}
+        return storage.count_statuses(session, only=storage.FINISHED_STATUSES)
 
 
 def _store_bytes() -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -94,9 +94,11 @@ class Totals:
         self.worked.add(other.worked)
 
 
-def count_statuses(session: Session) -> dict[str, int]:
-    """Count the generations by status; those that have none are left out."""
+def count_statuses(session: Session, *, only: Collection[str] | None = None) -> dict[str, int]:
+    """Count the generations by status, all or some; those that have none are left out."""
     counted = select(Generation.status, func.count()).group_by(Generation.status)
+    if only is not None:
+        counted = counted.where(Generation.status.in_(only))
     return {row[0]: row[1] for row in session.execute(counted)}
 
 

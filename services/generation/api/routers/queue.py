@@ -17,7 +17,7 @@ from services.generation.watching import Kept
 router = APIRouter(tags=["queue"])
 
 COUNTING_SHARE = 0.05
-"""Of the time that may go into counting: counts of a million rows are up to a second old."""
+"""Of the time that may go into counting finished rows: of a million they may be a second old."""
 
 
 class WorkerStats(BaseModel):
@@ -64,8 +64,8 @@ class QueueStats(BaseModel):
     workers: list[WorkerStats]
 
 
-def counts_of(request: Request) -> dict[str, int]:
-    """Count the jobs by status, not more often than the size of the database allows."""
+def finished_of(request: Request) -> dict[str, int]:
+    """Count finished jobs by status, not more often than the size of the database allows."""
     state = request.app.state
     if not hasattr(state, "status_counts"):
         state.status_counts = Kept(_count, share=COUNTING_SHARE)
@@ -74,17 +74,18 @@ def counts_of(request: Request) -> dict[str, int]:
 
 def _count() -> dict[str, int]:
     with storage.get_session(read_only=True) as session:
-        return storage.count_statuses(session)
+        return storage.count_statuses(session, only=storage.FINISHED_STATUSES)
 
 
 @router.get("/queue/stats", responses=documented("key-required", "unavailable"))
 def get_queue_stats(request: Request, api: State) -> QueueStats:
     """Count the jobs of everybody by status, and say who works on them."""
     with storage_errors():
-        counts = counts_of(request)
         with storage.get_session(read_only=True) as session:
+            counts = storage.count_statuses(session, only=storage.UNFINISHED_STATUSES)
             _, oldest = storage.count_waiting(session)
             average = storage.average_work_seconds(session)
+        counts |= finished_of(request)
         living = living_workers(api.settings.worker_ttl_seconds)
     age = None if oldest is None else max(0.0, (storage.utc_now() - oldest).total_seconds())
     return QueueStats(
