@@ -25,14 +25,14 @@ from prometheus_client.registry import Collector
 from services import __version__, storage
 from services.generation.api.http_metrics import HttpInstruments
 from services.generation.api.route_names import RouteNames
-from services.generation.api.state import State, TheHealth
+from services.generation.api.watched import State, TheHealth
 from services.generation.job_figures import JobFigures, read_figures
 from services.generation.watching import NoAnswerError, Probe, Value, answer_of
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-    from services.generation.api.state import ApiState, EmbeddedWorker
+    from services.generation.api.watched import ApiState, EmbeddedWorker
     from services.generation.gpu import GpuReport
     from services.storage import Spread, Totals
 

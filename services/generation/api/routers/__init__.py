@@ -1,1 +1,1 @@
-"""The routes, a module a noun; each has a `router` with paths below `/api/v1`."""
+"""A module a noun: what can be asked of the API about it."""

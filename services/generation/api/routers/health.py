@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel, Field
 
-from services.generation.api.state import State, TheHealth
+from services.generation.api.watched import State, TheHealth
 from services.generation.health import HealthReport, Readiness
 
 router = APIRouter(tags=["health"])

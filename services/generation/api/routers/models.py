@@ -6,7 +6,7 @@ from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
 from services.generation.api.problems import documented
-from services.generation.api.state import State
+from services.generation.api.watched import State
 from services.generation.database import storage_errors
 from services.generation.errors import EngineUnavailableError
 from services.generation.liveness import living_workers

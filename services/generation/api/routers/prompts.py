@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services import storage
 from services.generation.api.problems import documented
-from services.generation.api.state import Calling
+from services.generation.api.watched import Calling
 from services.generation.database import storage_errors
 
 router = APIRouter(tags=["prompts"])

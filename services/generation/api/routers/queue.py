@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from services import storage
 from services.generation.api.problems import documented
-from services.generation.api.state import State
+from services.generation.api.watched import State
 from services.generation.database import storage_errors
 from services.generation.liveness import living_workers
 from services.generation.watching import Kept
