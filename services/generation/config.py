@@ -159,6 +159,17 @@ class Settings(BaseSettings):
     queue_limit: int = Field(
         10_000, ge=1, le=1_000_000, description="Jobs that may wait; more are refused."
     )
+    disk_low_bytes: int = Field(
+        5 * 2**30, ge=0, description="Free space under which the health check says degraded."
+    )
+    disk_floor_bytes: int = Field(
+        2**30, ge=0, description="Free space under which no new job is taken into the queue."
+    )
+    queue_slow_seconds: float = Field(
+        600.0,
+        gt=0.0,
+        description="The health check says degraded when a job has waited for longer.",
+    )
     rate_limit_enabled: bool = Field(True, description="Limit requests for each API client.")
     rate_limit_per_minute: int = Field(
         10, ge=1, description="Generation requests a minute for each API client."

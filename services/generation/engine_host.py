@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
@@ -245,6 +246,11 @@ class HostPool:
                 self._busy.remove(host)
                 if host.alive:
                     self._idle.append(host)
+
+    def models(self) -> Counter[str]:
+        """Count the processes by engine, those that load it still included."""
+        with self._lock:
+            return Counter(host.model for host in (*self._idle, *self._busy) if host.alive)
 
     def unload_idle(self) -> int:
         """End processes that had nothing to do for long; return how many."""

@@ -101,6 +101,11 @@ class Liveness:
                 concurrency=identity.concurrency,
             )
 
+    @property
+    def beat_age(self) -> float:
+        """Seconds since its last beat began that the database took."""
+        return time.monotonic() - self._beaten
+
     def start(self) -> None:
         """Take over what was left behind, then keep looking."""
         self._bury()

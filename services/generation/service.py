@@ -31,6 +31,7 @@ from services.generation.pipeline import (
     task_of,
 )
 from services.generation.reconcile import has_file
+from services.generation.space import require_floor
 from services.generation.store import FileStore, clear_quietly, open_store
 from services.generation.submission import (
     Repeatable,
@@ -139,6 +140,7 @@ class MusicService:
         """Put 1 to 10 jobs into the queue, all or none; as `submit`."""
         check_batch(requests, priority)
         checked = [(request, self._check(request)) for request in requests]
+        require_floor(self.settings)
         queue = self.queue
         with storage_errors(), storage.get_session() as session:
             made = []

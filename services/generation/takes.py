@@ -5,7 +5,6 @@ Knows nothing of rows or queues, so that it runs in the process of a worker's en
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.generation.errors import CancelledError, OutputError
 from services.generation.labels import file_facts, row_metadata
+from services.generation.space import free_bytes
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -133,12 +133,12 @@ def require_space(delivery: Delivery, seconds: float, facts: EngineFacts) -> Non
     need = int(seconds * facts.sample_rate) * facts.channels * BYTES_A_SAMPLE[delivery.bit_depth]
     try:
         delivery.output_dir.mkdir(parents=True, exist_ok=True)
-        free = shutil.disk_usage(delivery.output_dir).free
     except OSError as error:
         raise OutputError(
             f"The output folder {delivery.output_dir} cannot be used: {error.strerror}. "
             "Give another one in DGX_MUSIC_OUTPUT_DIR."
         ) from error
+    free = free_bytes(delivery.output_dir)
     if free < need + SPARE_BYTES:
         raise OutputError(
             f"The disk of {delivery.output_dir} has {free / 2**20:.0f} MiB free and this take "

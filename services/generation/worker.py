@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
@@ -129,6 +130,16 @@ class Worker:
             self.concurrency,
             ",".join(self.models),
         )
+
+    @property
+    def beat_age(self) -> float:
+        """Seconds since the last beat of this worker, which was started."""
+        return self._liveness.beat_age
+
+    @property
+    def loaded_models(self) -> Counter[str]:
+        """Engine -> how many processes have it now."""
+        return self._hosts.models()
 
     def drain(self, seconds: float) -> None:
         """Begin nothing more, finish what runs or give it back, and leave."""

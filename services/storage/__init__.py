@@ -29,9 +29,11 @@ from services.storage.client_models import ApiKey, IdempotencyKey, RateCounter
 from services.storage.columns import utc_now
 from services.storage.connection import database_file
 from services.storage.database import (
+    Standing,
     close_db,
     database_errors,
     describe_database,
+    describe_standing,
     get_database_stats,
     get_engine,
     get_session,
@@ -85,7 +87,18 @@ from services.storage.generations import (
 )
 from services.storage.idempotency import find_idempotency_key, remember_request
 from services.storage.models import AudioAnalysis, Base, Generation, InstalledModel, Prompt
+from services.storage.overview import (
+    Spread,
+    Totals,
+    Waiting,
+    average_work_seconds,
+    count_finished,
+    count_statuses,
+    list_waiting,
+    sum_file_bytes,
+)
 from services.storage.paging import Page
+from services.storage.prompt_lists import PromptUse, list_prompts
 from services.storage.prompts import (
     get_all_prompts,
     get_most_used_prompts,
@@ -114,7 +127,9 @@ from services.storage.rates import RateWindow, count_hit, forget_rate, read_rate
 from services.storage.retention import Cleanup, Expired, cleanup_generations
 from services.storage.schema import (
     FINISHED_STATUSES,
+    HEAD_REVISION,
     STATUSES,
+    UNFINISHED_STATUSES,
     GenerationStatus,
     get_schema_version,
     validate_status,
@@ -133,7 +148,9 @@ from services.storage.workers import (
 
 __all__ = [
     "FINISHED_STATUSES",
+    "HEAD_REVISION",
     "STATUSES",
+    "UNFINISHED_STATUSES",
     "ApiKey",
     "AudioAnalysis",
     "BackupError",
@@ -165,19 +182,25 @@ __all__ = [
     "Page",
     "Priority",
     "Prompt",
+    "PromptUse",
     "QueueEntry",
     "RateCounter",
     "RateWindow",
     "ReadOnlySessionError",
+    "Spread",
+    "Standing",
     "StorageError",
     "TableSum",
+    "Totals",
     "TransferError",
     "UnknownApiKeyError",
+    "Waiting",
     "WorkerState",
     "add_queue_entry",
     "any_api_keys",
     "attempts_at_work",
     "attempts_still_held",
+    "average_work_seconds",
     "backup_database",
     "beat",
     "cancel_generation",
@@ -187,9 +210,11 @@ __all__ = [
     "cleanup_generations",
     "close_db",
     "complete_generation",
+    "count_finished",
     "count_generations",
     "count_hit",
     "count_matches",
+    "count_statuses",
     "count_waiting",
     "count_waiting_up_to",
     "create_api_key",
@@ -199,6 +224,7 @@ __all__ = [
     "delete_generation",
     "describe_database",
     "describe_sqlite_library",
+    "describe_standing",
     "fail_generation",
     "find_api_key",
     "find_generations_by_prefix",
@@ -226,7 +252,9 @@ __all__ = [
     "jobs_ahead",
     "list_api_keys",
     "list_generations",
+    "list_prompts",
     "list_queue_entries",
+    "list_waiting",
     "list_workers",
     "lock_generation",
     "move_database",
@@ -247,6 +275,7 @@ __all__ = [
     "revoke_api_key",
     "search_backend",
     "search_generations",
+    "sum_file_bytes",
     "take_turn",
     "touch_api_key",
     "track_prompt_usage",

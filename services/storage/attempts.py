@@ -12,12 +12,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, or_, select, update
 
 from services.storage.models import Generation
-from services.storage.schema import GenerationStatus
+from services.storage.schema import UNFINISHED_STATUSES, GenerationStatus
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
-
-_UNFINISHED = (GenerationStatus.PENDING.value, GenerationStatus.PROCESSING.value)
 
 
 def claim_generation(
@@ -118,7 +116,7 @@ def release_generation(
 def cancel_generation(session: Session, generation_id: str) -> bool:
     """Stop a generation that is not finished; False when it is, or is unknown."""
     generation = session.scalars(
-        _fresh().where(Generation.id == generation_id, Generation.status.in_(_UNFINISHED))
+        _fresh().where(Generation.id == generation_id, Generation.status.in_(UNFINISHED_STATUSES))
     ).one_or_none()
     if generation is None:
         return False

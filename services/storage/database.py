@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
@@ -16,12 +17,14 @@ from services.storage.connection import (
 )
 from services.storage.errors import DatabaseNotInitialisedError
 from services.storage.migrations import (
+    State,
     create_schema,
     examine,
     migration_transaction,
     prepare_database,
 )
-from services.storage.models import Base, Generation, Prompt
+from services.storage.models import Base, Prompt
+from services.storage.overview import count_statuses
 from services.storage.schema import STATUSES
 from services.storage.search import search_backend
 from services.storage.sqlite_driver import library_version, wal_is_safe
@@ -35,6 +38,17 @@ class _Process:
     """What `init_db` opened."""
 
     database: Database | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The open database, in short."""
+
+    kind: str
+    """sqlite or postgresql."""
+    revision: str | None
+    is_current: bool
+    """Whether it is at the revision of this release."""
 
 
 def init_db(
@@ -151,14 +165,27 @@ def reset_database() -> None:
 
 def get_database_stats(session: Session) -> dict[str, Any]:
     """Count the generations, in all and by status, and the prompts."""
-    counted = session.execute(select(Generation.status, func.count()).group_by(Generation.status))
-    by_status: dict[str, int] = {row[0]: row[1] for row in counted}
+    by_status = count_statuses(session)
     prompts = session.execute(select(func.count()).select_from(Prompt)).scalar_one()
     return {
         "total_generations": sum(by_status.values()),
         **{f"{status}_generations": by_status.get(status, 0) for status in STATUSES},
         "total_prompts": prompts,
     }
+
+
+def describe_standing() -> Standing:
+    """Say which kind of database is open, and how it stands against this release.
+
+    Raises:
+        RuntimeError: `init_db` has not been called.
+        StorageError: it does not answer.
+    """
+    database = current_database()
+    with database.session(read_only=True) as session:
+        found = examine(session.connection())
+    kind = "sqlite" if database.is_sqlite else "postgresql"
+    return Standing(kind, found.revision, found.state is State.CURRENT)
 
 
 def describe_database() -> dict[str, Any]:

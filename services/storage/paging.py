@@ -78,6 +78,26 @@ def decode_number(cursor: str) -> int:
     return value
 
 
+def encode_use(count: int, moment: datetime, number: int) -> str:
+    """Write the place of a row ordered by uses, then the time of the last one, then number."""
+    microseconds = (as_utc(moment) - _EPOCH) // timedelta(microseconds=1)
+    return _encode("u", f"{count}.{microseconds}", str(number))
+
+
+def decode_use(cursor: str) -> tuple[int, datetime, int]:
+    """Read what `encode_use` wrote; raises as `decode_moment`."""
+    place, number = _decode("u", cursor)
+    count, _, microseconds = place.partition(".")
+    try:
+        values = int(count), int(microseconds), int(number)
+        moment = _EPOCH + timedelta(microseconds=values[1])
+    except (ValueError, OverflowError):
+        raise _invalid() from None
+    if not all(-_ROW_NUMBER_LIMIT <= value < _ROW_NUMBER_LIMIT for value in values):
+        raise _invalid()
+    return values[0], moment, values[2]
+
+
 def _encode(kind: str, place: str, row_id: str) -> str:
     raw = f"{kind}|{place}|{row_id}".encode()
     return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")

@@ -32,6 +32,11 @@ FINISHED_STATUSES: tuple[str, ...] = (
 )
 """Statuses that nothing leaves."""
 
+UNFINISHED_STATUSES: tuple[str, ...] = (
+    GenerationStatus.PENDING.value,
+    GenerationStatus.PROCESSING.value,
+)
+
 
 def validate_status(status: str) -> bool:
     """Say whether `status` is one of the five."""

@@ -110,6 +110,18 @@ def count_matches(
     return session.execute(select(func.count()).select_from(numbers)).scalar_one()
 
 
+def matching_prompts(session: Session, text: str) -> Any:
+    """Give the ids of the prompts of which `search_generations` finds rows, as a subquery.
+
+    None where the text has no word; raises as that.
+    """
+    _refuse_long(text)
+    if not split_words(text):
+        return None
+    _, found = _matching(session, text)
+    return found.with_only_columns(Generation.prompt_id).where(Generation.prompt_id.is_not(None))
+
+
 def _refuse_long(text: str) -> None:
     if len(text) > LONGEST_SEARCH:
         raise InvalidSearchError(f"A search has at most {LONGEST_SEARCH} characters.")

@@ -10,10 +10,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import httpx
+import httpx2 as httpx
 import pytest
 
 from services.generation.api.guard import assemble
+from services.generation.api.route_names import RouteNames
 from services.generation.config import Settings
 
 HERE = Path(__file__).parent
@@ -35,7 +36,7 @@ class Served:
 
     def __init__(self, settings: Settings, host: str | None = None) -> None:
         self.app, self.made = load_application().make()
-        self.guarded = assemble(self.app, settings, host=host)
+        self.guarded = assemble(self.app, settings, RouteNames(self.app), host=host)
         self._runner = asyncio.Runner()
 
     def request(

@@ -7,16 +7,17 @@ import asyncio
 import sys
 
 import guarded_app
-import httpx
+import httpx2 as httpx
 
 from services.generation.api.guard import assemble
+from services.generation.api.route_names import RouteNames
 from services.generation.config import load_settings
 from services.generation.database import open_database
 
 
 async def send(count: int) -> int:
     app, made = guarded_app.make()
-    guarded = assemble(app, load_settings(None))
+    guarded = assemble(app, load_settings(None), RouteNames(app))
     transport = httpx.ASGITransport(guarded, client=("203.0.113.7", 40000))
     headers = {"X-API-Key": "the-operators-key"}
     async with httpx.AsyncClient(

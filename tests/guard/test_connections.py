@@ -5,12 +5,13 @@ import threading
 import time
 from contextlib import contextmanager
 
-import httpx
+import httpx2 as httpx
 import pytest
 import uvicorn
 
 from services.generation.api.guard import BoundedConnection, assemble
 from services.generation.api.guard.bodies import Bodies
+from services.generation.api.route_names import RouteNames
 from services.generation.config import Settings
 
 PATIENCE = 20.0
@@ -151,7 +152,8 @@ def test_many_that_stall_do_not_keep_others_waiting(serve, sqlite_database):
 
 
 def test_the_server_takes_the_address_from_the_socket(serve, sqlite_database):
-    guarded = assemble(serve().app, Settings(_env_file=None))
+    app = serve().app
+    guarded = assemble(app, Settings(_env_file=None), RouteNames(app))
     forged = {"X-Forwarded-For": "198.51.100.9", "X-Forwarded-Host": "evil.example"}
     with listening(guarded) as port:
         url = f"http://127.0.0.1:{port}/api/v1/jobs/1"

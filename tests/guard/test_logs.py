@@ -105,7 +105,11 @@ def test_a_request_is_a_line_without_what_the_client_wrote(sqlite_database, serv
     assert 0 <= first["seconds"] < 60
     assert (missing["route"], missing["status"], missing["key"]) == ("unmatched", 404, "operator")
     assert (made["route"], made["status"]) == ("/api/v1/generate", 202)
-    assert (refused["route"], refused["status"], refused["key"]) == ("unmatched", 401, "none")
+    assert (refused["route"], refused["status"], refused["key"]) == (
+        "/api/v1/jobs/{job_id}",
+        401,
+        "none",
+    )
     text = "".join(lines())
     assert "a-prompt" not in text
     assert secret not in text

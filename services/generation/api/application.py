@@ -14,7 +14,9 @@ from starlette.exceptions import HTTPException
 from starlette.routing import compile_path
 
 from services import __version__
+from services.generation.api import docs_page, metrics
 from services.generation.api.document import document_of, operations
+from services.generation.api.metrics import Metrics
 from services.generation.api.problems import (
     INTERNAL_DETAIL,
     MEDIA_TYPE,
@@ -25,7 +27,18 @@ from services.generation.api.problems import (
     problem_of,
     problem_of_status,
 )
-from services.generation.api.routers import events, files, generate, history, jobs, problems
+from services.generation.api.routers import (
+    events,
+    files,
+    generate,
+    health,
+    history,
+    jobs,
+    models,
+    problems,
+    prompts,
+    queue,
+)
 from services.generation.errors import DGXMusicError
 
 if TYPE_CHECKING:
@@ -39,8 +52,12 @@ TAGS = [
     {"name": "generate", "description": "Ask for music."},
     {"name": "jobs", "description": "What becomes of it: state, events, cancellation."},
     {"name": "files", "description": "The audio in every format, and its waveform."},
-    {"name": "history", "description": "Everything that was ever made, and with which words."},
-    {"name": "system", "description": "Models, the queue, health."},
+    {"name": "history", "description": "Everything that was ever asked for."},
+    {"name": "prompts", "description": "The words it was asked for with."},
+    {"name": "models", "description": "What can make it."},
+    {"name": "queue", "description": "How much there is to do, and who does it."},
+    {"name": "health", "description": "Whether the service works."},
+    {"name": "problems", "description": "What errors mean."},
 ]
 
 
@@ -69,8 +86,12 @@ def create_app(state: ApiState | None, registry: Registry) -> FastAPI:
     )
     app.state.api = state
     app.state.registry = registry
-    for module in (generate, jobs, events, files, history, problems):
+    app.state.metrics = Metrics()
+    for module in (generate, jobs, events, files, history, prompts, models, queue, health):
         app.include_router(module.router, prefix=PREFIX)
+    for module in (problems, docs_page):
+        app.include_router(module.router, prefix=PREFIX)
+    app.include_router(metrics.router)
     _install_handlers(app)
     # FastAPI has this as its way to change the document.
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]

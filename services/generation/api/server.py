@@ -17,12 +17,15 @@ from services import storage
 from services.generation.api.application import create_app
 from services.generation.api.feed import Feed
 from services.generation.api.guard import BoundedConnection, assemble, require_guarded
+from services.generation.api.http_metrics import HttpMetrics
+from services.generation.api.route_names import RouteNames
 from services.generation.api.state import ApiState
 from services.generation.errors import SettingsError
 from services.generation.renditions import Renditions
 from services.generation.service import MusicService
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
     from starlette.types import ASGIApp
 
     from services.generation.config import Settings
@@ -105,6 +108,12 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
+def guarded(app: FastAPI, settings: Settings, host: str) -> ASGIApp:
+    """Put the guard around the application, and the count of requests around the guard."""
+    names = RouteNames(app)
+    return HttpMetrics(assemble(app, settings, names, host=host), app.state.metrics.http, names)
+
+
 def listen(host: str, port: int) -> socket.socket:
     """Take the address.
 
@@ -152,7 +161,7 @@ def serve(
     state = make_state(settings, registry, worker)
     require_guarded(settings, host)
     listening = listen(host, port)
-    app = assemble(create_app(state, registry), settings, host=host)
+    app = guarded(create_app(state, registry), settings, host)
     if worker is not None:
         worker.start()
     log.info("listening url=%s", url_of(listening))

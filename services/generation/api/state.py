@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from services.generation.api.caller import Caller
+from services.generation.health import Health
 
 if TYPE_CHECKING:
     from services.generation.api.feed import Feed
@@ -31,14 +32,23 @@ class ApiState:
     draining: bool = False
     """Set once the server is told to stop: it takes no more jobs."""
     started_at: float = field(default_factory=time.monotonic)
+    """On the monotonic clock."""
+    health: Health = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Make the checks ready."""
+        self.health = Health(self.settings, self.service.registry)
 
 
-def _state(request: Request) -> ApiState:
+# Asynchronous, though they wait for nothing: a plain function would each time go to a thread.
+
+
+async def _state(request: Request) -> ApiState:
     state: ApiState = request.app.state.api
     return state
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:
     caller: Caller = request.state.caller
     return caller
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import shutil
-import subprocess
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -13,15 +11,12 @@ import typer
 
 from services import __version__
 from services.generation.cli.console import answer, answer_json
-from services.generation.errors import SettingsError
+from services.generation.errors import OutputError, SettingsError
 
 if TYPE_CHECKING:
     from services.generation.config import Settings
 
 Verdict = Literal["ok", "warn", "fail"]
-
-LOW_DISK_BYTES = 2**30
-GPU_QUERY_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,32 +99,30 @@ def _sqlite() -> Finding:
 
 
 def _disk(settings: Settings) -> Finding:
+    from services.generation.space import free_bytes, nearest
+
     folder = settings.output_dir
-    nearest = folder.absolute()
-    while not os.path.lexists(nearest):
-        nearest = nearest.parent
+    there = nearest(folder)
     try:
-        free = shutil.disk_usage(nearest).free
-    except OSError as error:
-        return Finding("output", "fail", f"{nearest} cannot be used: {error.strerror}")
+        free = free_bytes(folder)
+    except OutputError as error:
+        return Finding("output", "fail", str(error))
     detail = f"{free / 2**30:.1f} GiB free for {folder}"
-    if not os.access(nearest, os.W_OK):
-        return Finding("output", "fail", f"{nearest} cannot be written; set DGX_MUSIC_OUTPUT_DIR")
-    return Finding("output", "ok" if free >= LOW_DISK_BYTES else "warn", detail)
+    if not os.access(there, os.W_OK):
+        return Finding("output", "fail", f"{there} cannot be written; set DGX_MUSIC_OUTPUT_DIR")
+    return Finding("output", "ok" if free >= settings.disk_low_bytes else "warn", detail)
 
 
 def _gpu() -> Finding:
-    tool = shutil.which("nvidia-smi")
-    if tool is None:
-        return Finding("gpu", "ok", "none found; the composer needs none")
-    query = [tool, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    try:
-        found = subprocess.run(  # noqa: S603  (a fixed command, found on PATH)
-            query, capture_output=True, text=True, timeout=GPU_QUERY_SECONDS, check=True
-        )
-    except (subprocess.SubprocessError, OSError) as error:
-        return Finding("gpu", "warn", f"nvidia-smi is here but does not answer: {error}")
-    return Finding("gpu", "ok", "; ".join(found.stdout.strip().splitlines()) or "none found")
+    from services.generation.gpu import look_for_gpus
+
+    report = look_for_gpus()
+    if report.gpus:
+        return Finding("gpu", "ok", "; ".join(gpu.summary for gpu in report.gpus))
+    reason = (report.reason or "").removesuffix(".")
+    if report.is_broken:
+        return Finding("gpu", "warn", reason)
+    return Finding("gpu", "ok", f"{reason[:1].lower()}{reason[1:]}; the composer needs none")
 
 
 def _engines() -> list[Finding]:

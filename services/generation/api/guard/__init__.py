@@ -22,13 +22,14 @@ from services.generation.api.guard.hosts import Hosts
 from services.generation.api.guard.logs import AccessLog
 from services.generation.api.guard.rates import Rates
 from services.generation.api.guard.request_id import RequestId
-from services.generation.api.guard.scopes import caller_of, request_id_of, route_of
+from services.generation.api.guard.scopes import caller_of, request_id_of
 from services.generation.database import storage_errors
 from services.generation.errors import SettingsError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from services.generation.api.route_names import RouteNames
     from services.generation.config import Settings
 
 __all__ = [
@@ -43,7 +44,6 @@ __all__ = [
     "page_policy",
     "request_id_of",
     "require_guarded",
-    "route_of",
 ]
 
 QUESTIONS_AT_ONCE = 4
@@ -53,6 +53,7 @@ QUESTIONS_AT_ONCE = 4
 def assemble(
     app: ASGIApp,
     settings: Settings,
+    names: RouteNames,
     *,
     host: str | None = None,
     open_paths: Collection[str] = OPEN_PATHS,
@@ -63,6 +64,7 @@ def assemble(
     Args:
         app: what is guarded.
         settings: of the process.
+        names: of the application's routes, for the log.
         host: name or address that the server listens on; None is the settings'.
         open_paths: that need no key.
         open_folders: beginnings of such paths.
@@ -83,7 +85,7 @@ def assemble(
     guarded = Hosts(guarded, bound, settings.api_allowed_hosts)
     # What is refused further in is logged, and has an id and the headers, as everything has.
     guarded = SecurityHeaders(guarded)
-    guarded = AccessLog(guarded, ClientFinder(settings.api_trusted_proxies))
+    guarded = AccessLog(guarded, ClientFinder(settings.api_trusted_proxies), names)
     return RequestId(guarded)
 
 

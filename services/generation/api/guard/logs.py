@@ -10,7 +10,6 @@ from services.generation.api.guard.scopes import (
     OPERATOR,
     caller_of,
     request_id_of,
-    route_of,
     state_of,
 )
 from services.generation.api.problems import INTERNAL_DETAIL, ProblemError, send_problem
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
 
     from services.generation.api.caller import Caller
     from services.generation.api.guard.addresses import ClientFinder
+    from services.generation.api.route_names import RouteNames
 
 log = logging.getLogger("services.api.access")
 
@@ -30,9 +30,10 @@ CLIENT_LEFT = 499
 class AccessLog:
     """Logs what was asked by whom and what came of it; no path, query or body, so no prompt."""
 
-    def __init__(self, app: ASGIApp, find_client: ClientFinder) -> None:
+    def __init__(self, app: ASGIApp, find_client: ClientFinder, names: RouteNames) -> None:
         self._app = app
         self._find_client = find_client
+        self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -59,14 +60,15 @@ class AccessLog:
                 await send_problem(counting_send, fault, request_id_of(scope))
             raise
         finally:
-            _log(scope, status, time.perf_counter() - begun, sent)
+            route = self._names.name_of(scope["path"])
+            _log(scope, route, status, time.perf_counter() - begun, sent)
 
 
-def _log(scope: Scope, status: int, seconds: float, sent: int) -> None:
+def _log(scope: Scope, route: str, status: int, seconds: float, sent: int) -> None:
     log.info(
         "answered method=%s route=%s status=%d seconds=%.4f bytes=%d client=%s key=%s",
         scope["method"],
-        route_of(scope),
+        route,
         status,
         round(seconds, 4),
         sent,

@@ -57,14 +57,6 @@ def caller_of(scope: Scope) -> Caller | None:
     return found
 
 
-def route_of(scope: Scope) -> str:
-    """Give the path of the route with its parameters as names; never what a client wrote."""
-    # FastAPI keeps the prefixes of included routers here, and a route's own path elsewhere.
-    context = scope.get("fastapi", {}).get("effective_route_context")
-    path = getattr(context or scope.get("route"), "path", None)
-    return path if isinstance(path, str) else "unmatched"
-
-
 def has_body(scope: Scope) -> bool:
     """Whether the request says that a body follows."""
     lengths = headers_of(scope, "content-length")

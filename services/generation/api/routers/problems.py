@@ -7,7 +7,7 @@ from fastapi.responses import PlainTextResponse
 
 from services.generation.api.problems import TYPES, ProblemError, documented
 
-router = APIRouter(prefix="/problems", tags=["system"])
+router = APIRouter(prefix="/problems", tags=["problems"])
 
 
 @router.get(

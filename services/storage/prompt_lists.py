@@ -1,0 +1,92 @@
+"""Prompts by use, in pages: of everybody, or of one owner's generations."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import and_, false, func, or_, select
+
+from services.storage.models import Generation, Prompt
+from services.storage.paging import Page, clamp_limit, decode_use, encode_use, page_of
+from services.storage.search import matching_prompts
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+
+@dataclass(frozen=True, slots=True)
+class PromptUse:
+    """A prompt, and how often it was asked for."""
+
+    id: int
+    text: str
+    used_count: int
+    first_used_at: datetime
+    last_used_at: datetime
+
+
+def list_prompts(
+    session: Session,
+    *,
+    search: str | None = None,
+    owner: str | None = None,
+    limit: int = 100,
+    cursor: str | None = None,
+) -> Page[PromptUse]:
+    """Give one page of prompts, most used first; of equals, the one used last.
+
+    A prompt that is used between two pages may come twice, or not at all.
+
+    Args:
+        session: an open session.
+        search: only those with every word of it that generations in the database were made from.
+        owner: only those of its generations, and counted in these alone.
+        limit: rows a page, brought into 1..1000.
+        cursor: `next_cursor` of the page before; None for the first.
+
+    Raises:
+        InvalidCursorError: the cursor is not one of these.
+        InvalidSearchError: the text searched for is longer than 10,000 characters.
+    """
+    limit = clamp_limit(limit)
+    used: Any = Prompt.__table__ if owner is None else _used_by(owner)
+    columns = used.c
+    found = select(
+        columns.id, Prompt.text, columns.used_count, columns.first_used_at, columns.last_used_at
+    )
+    if owner is not None:
+        found = found.join(used, columns.id == Prompt.id)
+    if search is not None:
+        wanted = matching_prompts(session, search)
+        found = found.where(columns.id.in_(wanted) if wanted is not None else false())
+    if cursor is not None:
+        found = found.where(_after(columns, *decode_use(cursor)))
+    found = found.order_by(
+        columns.used_count.desc(), columns.last_used_at.desc(), columns.id.desc()
+    )
+    rows = [PromptUse(*row) for row in session.execute(found.limit(limit + 1))]
+    return page_of(rows, limit, lambda row: encode_use(row.used_count, row.last_used_at, row.id))
+
+
+def _used_by(owner: str) -> Any:
+    return (
+        select(
+            Generation.prompt_id.label("id"),
+            func.count().label("used_count"),
+            func.min(Generation.created_at).label("first_used_at"),
+            func.max(Generation.created_at).label("last_used_at"),
+        )
+        .where(Generation.owner == owner, Generation.prompt_id.is_not(None))
+        .group_by(Generation.prompt_id)
+        .subquery()
+    )
+
+
+def _after(columns: Any, count: int, moment: datetime, number: int) -> Any:
+    return or_(
+        columns.used_count < count,
+        and_(columns.used_count == count, columns.last_used_at < moment),
+        and_(columns.used_count == count, columns.last_used_at == moment, columns.id < number),
+    )
