@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from services import storage
 from services.generation import reconcile
+from services.generation.cli import doctor
 from services.generation.config import Settings, load_settings
 from services.generation.drafts import clear_old_drafts, draft_path
 from services.generation.errors import OutputError, SettingsError
@@ -353,6 +354,13 @@ def test_a_bucket_that_is_not_there_is_named(bucket_url, outputs):
         store.check()
     with pytest.raises(OutputError, match="no bucket 'no-such-bucket'"):
         Shelf(store, outputs).bring()
+
+
+def test_the_doctor_asks_the_bucket(bucket_url, outputs):
+    for url, verdict in ((bucket_url, "ok"), ("s3://no-such-bucket", "fail")):
+        (finding,) = doctor._bucket(Settings(output_dir=outputs, file_store=url))
+        assert (finding.name, finding.verdict) == ("files", verdict)
+    assert doctor._bucket(Settings(output_dir=outputs)) == []
 
 
 def test_without_the_library_it_is_said_how_to_have_it(outputs, monkeypatch):

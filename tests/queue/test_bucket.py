@@ -15,6 +15,8 @@ from services.generation import failpoints
 from services.generation.claims import Claims
 from services.generation.config import Settings
 from services.generation.dispatch import Dispatch
+from services.generation.errors import OutputError
+from services.generation.models import parse_request
 from services.generation.store import FileStore, open_store, sha256_of
 
 if TYPE_CHECKING:
@@ -113,6 +115,15 @@ def test_a_worker_without_its_bucket_does_not_start(bucket_rig: Rig) -> None:
     assert "There is no bucket 'no-such-bucket'" in bucket_rig.log
 
 
+def test_what_has_nowhere_to_go_is_not_made_here(
+    sqlite_url: str, bucket_url: str, make_rig: Callable[..., Rig]
+) -> None:
+    rig = make_rig(sqlite_url, file_store="s3://no-such-bucket")
+    with pytest.raises(OutputError, match="There is no bucket 'no-such-bucket'"):
+        rig.service.prepare(parse_request(prompt="sleep 0", duration=1))
+    assert rig.service.history().jobs == []
+
+
 @pytest.mark.postgres
 def test_what_one_machine_makes_another_reads_and_takes_over(
     postgres_url: str, bucket_url: str, make_rig: Callable[..., Rig], tmp_path: Path
@@ -140,8 +151,6 @@ def test_what_one_machine_makes_another_reads_and_takes_over(
 def test_made_without_a_worker_it_goes_to_the_bucket_too(
     bucket_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from services.generation.models import parse_request
-
     service: MusicService = bucket_rig.service
     request = parse_request(prompt="sleep 0", duration=1)
     job = service.make(request, lambda _step, _fraction: None, lambda: False)
