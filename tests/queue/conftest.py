@@ -160,7 +160,8 @@ class Rig:
         assert counted["pending_generations"] == counted["processing_generations"] == 0
 
     def published(self, jobs: list[Job]) -> set[str]:
-        return {str(Path(job.file).relative_to(self.outputs)) for job in jobs if job.file}
+        where = f"{self.service.store.where}/"
+        return {job.file.removeprefix(where) for job in jobs if job.file}
 
     def stop_all(self) -> None:
         for process in self.workers:
