@@ -18,6 +18,7 @@ from services.generation.dispatch import Dispatch
 from services.generation.errors import OutputError
 from services.generation.models import parse_request
 from services.generation.store import FileStore, open_store, sha256_of
+from services.generation.takes import Take
 
 if TYPE_CHECKING:
     from services.generation.service import MusicService
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 # Where a worker is killed -> what the row is then, and how many uploads the bucket has.
 KILLED_AT = {
-    "take-made": ("processing", 0),
     "upload-done": ("processing", 1),
     "publish-before-commit": ("processing", 1),
     "publish-after-commit": ("completed", 1),
@@ -46,6 +46,11 @@ def row_of(job_id: str) -> storage.Generation:
         row = storage.get_generation(session, job_id)
     assert row is not None
     return row
+
+
+def is_frozen(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    return status.rpartition(")")[2].split()[0] == "T"
 
 
 def assert_settled(rig: Rig, job_ids: list[str]) -> None:
@@ -85,8 +90,7 @@ def test_a_worker_killed_around_the_upload_loses_nothing(bucket_rig: Rig, point:
 def test_a_zombie_with_an_upload_replaces_nothing_and_leaves_nothing(bucket_rig: Rig) -> None:
     frozen = bucket_rig.fail_at("upload-done:freeze")
     (job_id,) = bucket_rig.submit("sleep 0")
-    bucket_rig.started(job_id)
-    bucket_rig.until(lambda: len(uploads(bucket_rig.service.store)) == 1)
+    bucket_rig.until(lambda: is_frozen(frozen.pid))
     (zombie,) = uploads(bucket_rig.service.store)
     bucket_rig.worker()
     bucket_rig.finished([job_id])
@@ -99,14 +103,25 @@ def test_a_zombie_with_an_upload_replaces_nothing_and_leaves_nothing(bucket_rig:
     assert after.file_path != zombie
 
 
-def test_an_upload_whose_job_was_cancelled_meanwhile_goes(bucket_rig: Rig) -> None:
-    frozen = bucket_rig.fail_at("upload-done:freeze", worker_ttl_seconds=30)
+def test_an_upload_whose_job_was_cancelled_meanwhile_is_refused_and_goes(bucket_rig: Rig) -> None:
     (job_id,) = bucket_rig.submit("sleep 0")
-    bucket_rig.until(lambda: len(uploads(bucket_rig.service.store)) == 1)
-    bucket_rig.service.cancel(job_id)
-    frozen.send_signal(signal.SIGCONT)
+    service = bucket_rig.service
+    claims = Claims(service.settings, service.queue, "here", service.store)
+    begun = claims.begin(Dispatch(job_id, 1))
+    assert begun is not None
+    draft = claims.draft_path(begun)
+    draft.parent.mkdir(parents=True)
+    draft.write_bytes(b"music")
+    digest = hashlib.sha256(b"music").hexdigest()
+    take = Take(path=draft, bytes=5, sha256=digest, seconds=1.0, metadata={})
+    with storage.get_session() as session:
+        assert storage.cancel_generation(session, job_id)
+        storage.remove_queue_entry(session, job_id)
+    claims.bring(begun, take)
+    assert len(uploads(service.store)) == 1
+    assert not claims.publish(begun, take)
+    claims.clear_up(begun)
     assert_settled(bucket_rig, [job_id])
-    assert row_of(job_id).is_cancelled
 
 
 def test_a_worker_without_its_bucket_does_not_start(bucket_rig: Rig) -> None:
