@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import itertools
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +120,56 @@ def postgres_server() -> Iterator[Server]:
         server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+class BucketServer:
+    """A server that speaks S3, in a process of its own; what it keeps ends with it."""
+
+    def __init__(self) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.port: int = free.getsockname()[1]
+        command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
+        )
+        end = time.monotonic() + 60
+        while not self._answers():
+            if time.monotonic() > end or self.process.poll() is not None:
+                raise AssertionError("moto_server did not start")
+            time.sleep(0.02)
+
+    def _answers(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def new_bucket(self) -> str:
+        name = f"music-{next(NUMBERS)}"
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("PUT", f"/{name}")
+        assert connection.getresponse().status == 200
+        connection.close()
+        return f"s3://{name}/takes"
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="session")
+def bucket_server() -> Iterator[BucketServer]:
+    server = BucketServer()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def bucket_url(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket, with the variables that lead to it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bucket_server.port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    return bucket_server.new_bucket()
 
 
 @pytest.fixture

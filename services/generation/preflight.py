@@ -50,6 +50,27 @@ def require_local_disk(file: Path | None) -> None:
         )
 
 
+def why_files_stay_here(folder: Path, living: Sequence[storage.WorkerState]) -> str | None:
+    """Say why workers of other machines, and who asks there, cannot have files of a folder.
+
+    Args:
+        folder: the output folder, where it is the store.
+        living: the workers of the database.
+    """
+    here = boot_id()
+    others = [state.host for state in living if state.slot.partition(":")[0] != here]
+    if not others or not _MOUNTS.exists():
+        return None
+    kind = file_system_of(folder.resolve(), _MOUNTS.read_text(encoding="utf-8"))
+    if kind in _NETWORK:
+        return None
+    return (
+        f"a worker on {others[0]} uses this database, and {folder} does not look like a folder "
+        "that all machines share: set DGX_MUSIC_FILE_STORE to a bucket, or DGX_MUSIC_OUTPUT_DIR "
+        "to a shared folder"
+    )
+
+
 def require_one_machine(living: Sequence[storage.WorkerState]) -> None:
     """Refuse to share an SQLite database with a worker on another machine.
 

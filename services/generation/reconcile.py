@@ -148,6 +148,7 @@ def repair_orphans(store: FileStore, findings: Findings) -> list[tuple[Orphan, s
             done[orphan] = _set_aside(store, orphan)
         elif orphan.kind is Kind.TEMPORARY:
             store.delete(orphan.path)
+            store.prune(orphan.path)
             done[orphan] = "deleted"
     return [(orphan, done.get(orphan)) for orphan in findings.orphans]
 

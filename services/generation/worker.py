@@ -28,7 +28,11 @@ from services.generation.engine_host import (
 from services.generation.errors import EngineUnavailableError
 from services.generation.liveness import Identity, Liveness, living_workers
 from services.generation.owner import new_token
-from services.generation.preflight import require_local_disk, require_one_machine
+from services.generation.preflight import (
+    require_local_disk,
+    require_one_machine,
+    why_files_stay_here,
+)
 from services.generation.queue_manager import QueueListener, QueueManager
 from services.generation.stopped import StoppedWorkers
 from services.generation.store import open_store
@@ -207,3 +211,7 @@ def _check_database(settings: Settings) -> None:
     if facts["kind"] == "sqlite":
         require_local_disk(storage.database_file(settings.database_url))
         require_one_machine(living_workers(settings.worker_ttl_seconds))
+    elif settings.file_store is None:
+        living = living_workers(settings.worker_ttl_seconds)
+        if (reason := why_files_stay_here(settings.output_dir, living)) is not None:
+            log.warning("files are only here: %s", reason)

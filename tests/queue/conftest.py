@@ -44,6 +44,7 @@ class Rig:
     url: str
     service: MusicService
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -56,6 +57,7 @@ class Rig:
             "DGX_MUSIC_WORKER_TTL_SECONDS": str(TTL),
             "DGX_MUSIC_RETRY_DELAY_SECONDS": "0.1",
             "DGX_MUSIC_TEST_LEDGER": str(self.folder / "ledger"),
+            **{f"DGX_MUSIC_{name.upper()}": value for name, value in self.settings.items()},
         }
 
     @property
@@ -158,7 +160,8 @@ class Rig:
         assert counted["pending_generations"] == counted["processing_generations"] == 0
 
     def published(self, jobs: list[Job]) -> set[str]:
-        return {str(Path(job.file).relative_to(self.outputs)) for job in jobs if job.file}
+        where = f"{self.service.store.where}/"
+        return {job.file.removeprefix(where) for job in jobs if job.file}
 
     def stop_all(self) -> None:
         for process in self.workers:
@@ -169,19 +172,21 @@ class Rig:
 
 
 @pytest.fixture
-def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], Rig]]:
+def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rig]]:
     made: list[Rig] = []
 
-    def make(url: str) -> Rig:
+    def make(url: str, **more: str) -> Rig:
         settings = Settings(
             DATABASE_URL=url,
             output_dir=tmp_path / "outputs",
             model_name="puppet",
             worker_ttl_seconds=TTL,
             retry_delay_seconds=0.1,
+            **more,
         )
         monkeypatch.setenv("DGX_MUSIC_TEST_LEDGER", str(tmp_path / "ledger"))
-        rig = Rig(tmp_path, url, MusicService(settings, load_engines().registry()))
+        service = MusicService(settings, load_engines().registry())
+        rig = Rig(tmp_path, url, service, settings=more)
         made.append(rig)
         return rig
 

@@ -18,6 +18,7 @@ from services.generation.preflight import (
     file_system_of,
     require_local_disk,
     require_one_machine,
+    why_files_stay_here,
 )
 from services.generation.retry import is_worker_lost, retry_delay
 from services.generation.worker_lock import WorkerLock
@@ -94,6 +95,18 @@ def test_a_worker_of_another_machine_on_the_same_file_is_refused(tmp_path):
     lock.release()
     with pytest.raises(SettingsError, match="A worker on far"):
         require_one_machine([state("another-boot:1:2")])
+
+
+def test_files_that_another_machine_cannot_have_are_noticed(tmp_path, monkeypatch):
+    mounts = tmp_path / "mounts"
+    monkeypatch.setattr("services.generation.preflight._MOUNTS", mounts)
+    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/share {tmp_path}/shared nfs4 rw 0 0\n")
+    lock = WorkerLock(tmp_path)
+    far = [state(lock.slot), state("another-boot:1:2")]
+    lock.release()
+    assert "DGX_MUSIC_FILE_STORE" in str(why_files_stay_here(tmp_path / "outputs", far))
+    assert why_files_stay_here(tmp_path / "outputs", far[:1]) is None
+    assert why_files_stay_here(tmp_path / "shared" / "outputs", far) is None
 
 
 def test_a_lock_is_held_by_one_process_and_found_again_after_it(tmp_path):

@@ -59,6 +59,7 @@ def examine() -> list[Finding]:
         Finding("settings", "ok", "environment and .env are valid"),
         *_database(settings),
         _disk(settings),
+        *_bucket(settings),
         _gpu(),
         *_engines(),
     ]
@@ -111,6 +112,19 @@ def _disk(settings: Settings) -> Finding:
     if not os.access(there, os.W_OK):
         return Finding("output", "fail", f"{there} cannot be written; set DGX_MUSIC_OUTPUT_DIR")
     return Finding("output", "ok" if free >= settings.disk_low_bytes else "warn", detail)
+
+
+def _bucket(settings: Settings) -> list[Finding]:
+    from services.generation.errors import OutputError
+    from services.generation.store import open_store
+
+    if settings.file_store is None:
+        return []
+    try:
+        open_store(settings).check()
+    except (OutputError, SettingsError) as error:
+        return [Finding("files", "fail", str(error))]
+    return [Finding("files", "ok", f"{settings.file_store} answers")]
 
 
 def _gpu() -> Finding:

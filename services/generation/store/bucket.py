@@ -9,7 +9,7 @@ has and whose answer a lost connection makes ambiguous.
 
 from __future__ import annotations
 
-import logging
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from obstore.store import ClientConfig, RetryConfig, S3Store
 
-log = logging.getLogger(__name__)
 
 PIECE = 4 * 2**20
 """Bytes a request: what a reader holds in memory, and what a lost connection costs."""
@@ -123,14 +122,12 @@ class BucketStore:
         One that belongs to a later attempt cannot be among them while the row is the caller's; so
         the row need not stay locked during the requests.
         """
-        clear_drafts(self._scratch / name)
         folder = str(PurePosixPath(checked_name(name)).with_suffix(""))
         uploads = [file.relative for file in self._listed(folder)]
-        if not uploads:
-            return
         with holding() as is_ours:
             if not is_ours:
                 return
+            clear_drafts(self._scratch / name)
         for upload in uploads:
             self.delete(upload)
 
@@ -164,9 +161,9 @@ class BucketStore:
 
     def local_copy(self, name: str, sha256: str | None = None) -> Path:
         """A download, kept for the next time."""
-        checked_name(name)
-        # What was published is never written again: its digest is all that a copy is known by.
-        key = sha256 or self.stat(name).etag
+        # What was published is never written again, so that a copy is good for ever.
+        known = f"{checked_name(name)}\n{sha256 or self.stat(name).etag}"
+        key = hashlib.sha256(known.encode(errors="surrogatepass")).hexdigest()
         suffix = PurePosixPath(name).suffix
         return self._cache.get(f"{key}{suffix}", lambda: self.read_range(name), sha256)
 

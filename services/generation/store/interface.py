@@ -83,7 +83,10 @@ class FileStore(Protocol):
         ...
 
     def clear(self, name: str, holding: Holding = nobody_else) -> None:
-        """Remove what all earlier attempts at an unpublished job left, here and in the store."""
+        """Remove what all earlier attempts at an unpublished job left, here and in the store.
+
+        Nothing is removed when the caller turns out to have lost the job.
+        """
         ...
 
     def stat(self, name: str) -> FileStat:
