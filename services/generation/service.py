@@ -132,13 +132,13 @@ class MusicService:
         self,
         requests: Sequence[GenerationRequest],
         client: str | None = None,
-        priority: str = "normal",
+        priority: str | Sequence[str] = "normal",
         *,
         owner: str | None = None,
         repeatable: Repeatable | None = None,
     ) -> list[Job]:
-        """Put 1 to 10 jobs into the queue, all or none; as `submit`."""
-        check_batch(requests, priority)
+        """Put 1 to 10 jobs into the queue, all or none; as `submit`, with a priority for each."""
+        priorities = check_batch(requests, priority)
         checked = [(request, self._check(request)) for request in requests]
         require_floor(self.settings)
         queue = self.queue
@@ -149,11 +149,9 @@ class MusicService:
                 entries = storage.get_queue_entries(session, [row.id for row in before])
                 return [job_of(row, entries.get(row.id), self.store) for row in before]
             require_room(session, len(requests), self.settings.queue_limit)
-            for request, engine in checked:
+            for (request, engine), rank in zip(checked, priorities, strict=True):
                 row = add_row(session, request, engine, owner)
-                entry = storage.add_queue_entry(
-                    session, row, client=client or "", priority=storage.Priority(priority)
-                )
+                entry = storage.add_queue_entry(session, row, client=client or "", priority=rank)
                 dispatch = Dispatch(row.id, entry.attempt)
                 queue.enqueue(session, dispatch, model=row.model_name, place=entry.place)
                 made.append((row, entry))

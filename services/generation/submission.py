@@ -37,16 +37,21 @@ class Repeatable:
     """SHA-256 of what is asked for, hexadecimal."""
 
 
-def check_batch(requests: Sequence[GenerationRequest], priority: str) -> None:
-    """Refuse a batch that is too large, empty, or of no known priority.
+def check_batch(
+    requests: Sequence[GenerationRequest], priority: str | Sequence[str]
+) -> list[storage.Priority]:
+    """Refuse a batch that is too large, empty, or of no known priority; give that of each request.
 
     Raises:
         InvalidRequestError: it is one of these.
     """
     if not 1 <= len(requests) <= LARGEST_BATCH:
         raise InvalidRequestError(f"A batch has 1 to {LARGEST_BATCH} requests.")
-    if priority not in list(storage.Priority):
-        raise InvalidRequestError(f"The priority is high, normal or low, not {priority!r}.")
+    priorities = [priority] * len(requests) if isinstance(priority, str) else priority
+    for each in priorities:
+        if each not in list(storage.Priority):
+            raise InvalidRequestError(f"The priority is high, normal or low, not {each!r}.")
+    return [storage.Priority(each) for each in priorities]
 
 
 def check_duration(request: GenerationRequest, entry: EngineEntry) -> None:

@@ -245,11 +245,15 @@ def test_the_job_of_another_is_not_there(api: Api) -> None:
 def test_only_the_operator_goes_first(api: Api) -> None:
     api.callers.caller = Caller("alice", sees_all=False, name="alice")
     answer = api.client.post(GENERATE, json={"prompt": "beat", "priority": "high"})
-    assert_problem(answer, "invalid-request")
+    assert_problem(answer, "operator-only")
     api.callers.caller = Caller(None, sees_all=True, name="operator")
     waiting = api.ask("beat")
     api.ask("urgent beat", priority="high")
     assert api.client.get(f"/api/v1/jobs/{waiting}").json()["queue_position"] == 2
+    body = {"requests": [{"prompt": "beat", "priority": "low"}, {"prompt": "beat"}]}
+    low, normal = api.client.post(BATCH, json=body).json()["job_ids"]
+    places = [api.client.get(f"/api/v1/jobs/{one}").json() for one in (low, normal)]
+    assert [job["queue_position"] for job in places] == [4, 3]
 
 
 def test_history_is_paged_by_cursor_and_by_number(api: Api) -> None:

@@ -68,6 +68,12 @@ TYPES = {
             "page, or from a program.",
         ),
         ProblemType(
+            "operator-only",
+            403,
+            "For the operator only",
+            "Send the operator's key, or ask without this.",
+        ),
+        ProblemType(
             "not-found",
             404,
             "Not found",
@@ -163,7 +169,7 @@ TYPES = {
 _BY_STATUS = {
     kind.status: kind
     for kind in reversed(list(TYPES.values()))
-    if kind.name not in {"idempotency-key-reused", "queue-full", "not-ready"}
+    if kind.name not in {"idempotency-key-reused", "queue-full", "not-ready", "operator-only"}
 }
 
 

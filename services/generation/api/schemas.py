@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from services.generation.api.problems import PREFIX
+from services.generation.engine import SEED_LIMIT
 from services.generation.models import GenerationRequest, Job, PromptText
 from services.generation.submission import LARGEST_BATCH
 
@@ -32,6 +33,11 @@ _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 _CONTROLS = "\\u0000-\\u0008\\u000e-\\u001b\\u007f-\\u0084\\u0086-\\u009f"
 PROMPT_PATTERN = f"^\\s*[^\\s{_CONTROLS}][^{_CONTROLS}]{{1,498}}[^\\s{_CONTROLS}]\\s*$"
 """3 to 500 characters without the white space around them, none of them a control character."""
+
+
+def _whole(value: object) -> object:
+    """Take 7.0 for 7: JSON knows no difference (JSON Schema, 6.1.1)."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class GenerateRequest(GenerationRequest):
@@ -58,6 +64,10 @@ class GenerateRequest(GenerationRequest):
             json_schema_extra={"pattern": PROMPT_PATTERN},
         ),
     ]
+    top_k: Annotated[int, BeforeValidator(_whole)] = Field(250, ge=0, le=500)
+    seed: Annotated[int | None, BeforeValidator(_whole)] = Field(
+        None, ge=0, lt=SEED_LIMIT, description="The same seed makes the same music; null draws one."
+    )
     priority: Priority = Field(
         "normal", description="Class in the queue; `high` is for the operator's key."
     )

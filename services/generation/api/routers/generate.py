@@ -25,11 +25,13 @@ RETRY_AFTER_SECONDS = "1"
 
 _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_KEY_PATTERN = r'^("[\x21-\x7e]{1,255}"|[\x21-\x7e]{1,255})$'
 
 _PROBLEMS = documented(
     "bad-request",
     "key-required",
     "cross-site",
+    "operator-only",
     "too-large",
     "unsupported-media-type",
     "host-not-allowed",
@@ -47,7 +49,7 @@ IdempotencyKey = Annotated[
         alias="Idempotency-Key",
         description="A name for this request, for instance a UUID. Sent again with it within 24 "
         "hours, the request makes nothing more, and gets the same job.",
-        json_schema_extra={"maxLength": 255},
+        json_schema_extra={"pattern": _KEY_PATTERN},
     ),
 ]
 Prefer = Annotated[
@@ -80,7 +82,7 @@ async def create_job(
     Ask for it under Location, follow its events, or have the answer held with `Prefer: wait=N`.
     """
     _require_open(api)
-    _require_rank(caller, [body], "/priority")
+    _require_rank(caller, [body])
 
     def submit() -> JobView:
         job = api.service.submit(
@@ -117,16 +119,11 @@ def create_batch(
 ) -> BatchAccepted:
     """Put 1 to 10 jobs into the queue, all or none."""
     _require_open(api)
-    _require_rank(caller, body.requests, "/requests")
-    priorities = {one.priority for one in body.requests}
-    if len(priorities) > 1:
-        detail = "All requests of a batch have one priority."
-        problem = FieldProblem(detail=detail, pointer="/requests")
-        raise ProblemError("invalid-request", detail, errors=[problem])
+    _require_rank(caller, body.requests)
     jobs = api.service.submit_batch(
         body.requests,
         caller.name,
-        priorities.pop(),
+        [one.priority for one in body.requests],
         owner=caller.owner,
         repeatable=_repeatable(idempotency_key, "batch", body.model_dump()),
     )
@@ -146,11 +143,9 @@ def _require_open(api: ApiState) -> None:
         )
 
 
-def _require_rank(caller: Caller, requests: list[GenerateRequest], pointer: str) -> None:
+def _require_rank(caller: Caller, requests: list[GenerateRequest]) -> None:
     if not caller.sees_all and any(one.priority == "high" for one in requests):
-        detail = "The priority high is for the operator's key."
-        problem = FieldProblem(detail=detail, pointer=pointer)
-        raise ProblemError("invalid-request", detail, errors=[problem])
+        raise ProblemError("operator-only", "The priority high is for the operator's key.")
 
 
 def _repeatable(header: str | None, route: str, body: dict[str, Any]) -> Repeatable | None:

@@ -53,7 +53,9 @@ class PromptPage(BaseModel):
     next_cursor: str | None = Field(description="Null on the last page.")
 
 
-@router.get("/prompts", responses=documented("key-required", "invalid-request", "unavailable"))
+@router.get(
+    "/prompts", responses=documented("key-required", "not-found", "invalid-request", "unavailable")
+)
 def list_prompts(caller: Calling, query: Annotated[PromptQuery, Query()]) -> PromptPage:
     """List the prompts that were used most.
 

@@ -1,0 +1,101 @@
+"""Schemathesis over the OpenAPI document, against a server process with keys of two clients."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from services import storage
+
+HERE = Path(__file__).parent
+PROGRAMS = Path(sys.executable).parent
+
+CONFIG = """
+hooks = "schemathesis_hooks"
+
+[auth.wfc]
+path = "{folder}/keys.yaml"
+peers = ["alice", "bob"]
+
+# Streams go on for as long as somebody listens.
+[[operations]]
+include-operation-id = ["job_events", "all_events"]
+enabled = false
+"""
+
+KEYS = """
+auth:
+  - {{name: alice, fixedHeaders: [{{name: Authorization, value: Bearer {alice}}}]}}
+  - {{name: bob, fixedHeaders: [{{name: Authorization, value: Bearer {bob}}}]}}
+"""
+
+
+@pytest.fixture
+def address(tmp_path: Path, sqlite_url: str) -> Iterator[str]:
+    """A server with the engines of the release; the jobs wait, as nobody makes them."""
+    storage.init_db(sqlite_url)
+    with storage.get_session() as session:
+        keys = {name: storage.create_api_key(session, name)[1] for name in ("alice", "bob")}
+    storage.close_db()
+    (tmp_path / "keys.yaml").write_text(KEYS.format(**keys))
+    (tmp_path / "schemathesis.toml").write_text(CONFIG.format(folder=tmp_path))
+    log = tmp_path / "log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [PROGRAMS / "dgx-music", "serve", "--no-worker", "--port", "0"],
+            env={
+                "DATABASE_URL": sqlite_url,
+                "DGX_MUSIC_RATE_LIMIT_ENABLED": "false",
+                "DGX_MUSIC_QUEUE_LIMIT": "1000000",
+                "PATH": "/usr/bin:/bin",
+            },
+            cwd=tmp_path,
+            stderr=file,
+        )
+    try:
+        found: list[str] = []
+        while not found and process.poll() is None:
+            found = re.findall(r"listening url=([^\s\"]+)", log.read_text())
+        assert found, log.read_text()
+        yield found[0]
+    finally:
+        process.kill()
+        process.wait()
+
+
+def run(address: str, folder: Path, examples: int) -> None:
+    ran = subprocess.run(
+        [
+            PROGRAMS / "st",
+            "--config-file", folder / "schemathesis.toml",
+            "run", f"{address}/api/v1/openapi.json",
+            "--phases", "examples,coverage,fuzzing,stateful",
+            "--checks", "all",
+            # DELETE cancels a job and keeps its record, as the contract has it.
+            "--exclude-checks", "use_after_free",
+            "--max-examples", str(examples),
+            "--continue-on-failure",
+            "--request-timeout", "20",
+            "--seed", "1",
+        ],
+        env={"PYTHONPATH": str(HERE), "PATH": "/usr/bin:/bin", "NO_COLOR": "1"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
+
+
+def test_the_server_does_what_its_document_says(address: str, tmp_path: Path) -> None:
+    run(address, tmp_path, 10)
+
+
+@pytest.mark.nightly
+def test_the_server_does_what_its_document_says_at_length(address: str, tmp_path: Path) -> None:
+    run(address, tmp_path, 300)
