@@ -25,6 +25,10 @@ generate PROMPT *SECONDS_AND_OPTIONS: _core
     case ${1:-} in "" | -*) ;; *) set -- --duration "$@" ;; esac; \
     "{{ bin }}/dgx-music" generate "$@" -- "$prompt"
 
+# Serve the REST API with a worker inside: just serve --port 8000
+serve *OPTIONS: _core
+    @"{{ bin }}/dgx-music" serve "$@"
+
 # What has been made, newest first.
 history *OPTIONS: _core
     @"{{ bin }}/dgx-music" history "$@"
