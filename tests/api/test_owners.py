@@ -1,0 +1,127 @@
+"""Whose jobs a key sees: every route of the document, with every kind of caller."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from services import storage
+from services.generation.api.application import create_app
+from services.generation.api.server import guarded, make_state
+from services.generation.config import Settings
+from tests.api.conftest import Api, Callers
+from tests.api.test_document import OPERATIONS
+from tests.api.test_files import finish
+from tests.queue.conftest import load_engines
+
+OPERATOR = "an-operator-s-key"
+CALLERS = ("owner", "other", "operator", "revoked", "nobody")
+OPEN = (200, 200, 200, 200, 200)
+KEYED = (200, 200, 200, 401, 401)
+OWNED = (200, 404, 200, 401, 401)
+
+# Route -> what each of the callers gets of a finished job of the owner.
+EXPECTED = {
+    ("POST", "/api/v1/generate"): (202, 202, 202, 401, 401),
+    ("POST", "/api/v1/generate/batch"): (202, 202, 202, 401, 401),
+    ("GET", "/api/v1/jobs/{job_id}"): OWNED,
+    ("DELETE", "/api/v1/jobs/{job_id}"): (409, 404, 409, 401, 401),
+    ("GET", "/api/v1/jobs/{job_id}/events"): OWNED,
+    ("GET", "/api/v1/events"): KEYED,
+    ("GET", "/api/v1/files/{filename}"): OWNED,
+    ("GET", "/api/v1/jobs/{job_id}/peaks"): OWNED,
+    ("GET", "/api/v1/jobs/{job_id}/spectrogram"): OWNED,
+    ("GET", "/api/v1/history"): KEYED,
+    ("GET", "/api/v1/prompts"): KEYED,
+    ("GET", "/api/v1/models"): KEYED,
+    ("GET", "/api/v1/queue/stats"): KEYED,
+    ("GET", "/api/v1/health"): OPEN,
+    ("GET", "/api/v1/health/ready"): OPEN,
+    ("GET", "/api/v1/health/live"): OPEN,
+    ("GET", "/api/v1/problems/{name}"): OPEN,
+}
+PROMPT = "a beat that nobody else knows of"
+
+
+class Guarded:
+    """The whole server in this process, and the keys of its callers."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        registry = load_engines().registry()
+        settings = Settings(
+            DATABASE_URL=url,
+            output_dir=folder / "outputs",
+            model_name="puppet",
+            api_key=OPERATOR,
+            rate_limit_enabled=False,
+        )
+        self.state = make_state(settings, registry)
+        app = guarded(create_app(self.state, registry), settings, "127.0.0.1")
+        self.client = TestClient(app, base_url="http://localhost")
+        self.headers = {"nobody": {}, "operator": {"Authorization": f"Bearer {OPERATOR}"}}
+        with storage.get_session() as session:
+            for name in ("owner", "other", "revoked"):
+                _, secret = storage.create_api_key(session, name)
+                self.headers[name] = {"Authorization": f"Bearer {secret}"}
+            storage.revoke_api_key(session, "revoked")
+        body = {"prompt": PROMPT, "duration": 1}
+        made = self.ask("owner", "POST", "/api/v1/generate", json=body)
+        self.job_id = str(made.json()["job_id"])
+        finish(Api(self.state, Callers(app), self.client), self.job_id)
+
+    def ask(self, caller: str, method: str, path: str, **options: Any) -> Any:
+        headers = self.headers[caller]
+        return self.client.request(method, path, headers=headers, **options)
+
+
+@pytest.fixture
+def server(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guarded]:
+    monkeypatch.setenv("DGX_MUSIC_TEST_LEDGER", str(tmp_path / "ledger"))
+    made = Guarded(sqlite_url, tmp_path)
+    with made.client:
+        yield made
+
+
+def test_every_route_has_its_row() -> None:
+    assert set(EXPECTED) == {(method, path) for path, method, _ in OPERATIONS}
+
+
+def test_a_key_opens_what_is_its_own(server: Guarded) -> None:
+    for (method, template), statuses in EXPECTED.items():
+        path = template.format(
+            job_id=server.job_id, filename=f"{server.job_id}.wav", name="not-found"
+        )
+        options: dict[str, Any] = {}
+        if method == "POST":
+            body = {"prompt": "another beat", "duration": 1}
+            options["json"] = {"requests": [body]} if "batch" in path else body
+        if template == "/api/v1/events":
+            # It would go on: a server that leaves ends it after its snapshot.
+            server.state.feed.close()
+        got = tuple(server.ask(caller, method, path, **options).status_code for caller in CALLERS)
+        assert got == statuses, (method, template)
+
+
+def test_nothing_of_another_is_listed(server: Guarded) -> None:
+    for path in ("/history", "/history?search=nobody", "/prompts", "/prompts?search=nobody"):
+        assert PROMPT in server.ask("owner", "GET", f"/api/v1{path}").text
+        assert PROMPT in server.ask("operator", "GET", f"/api/v1{path}").text
+        assert PROMPT not in server.ask("other", "GET", f"/api/v1{path}").text
+    for path in ("/queue/stats", "/health", "/models", "/openapi.json"):
+        assert PROMPT not in server.ask("other", "GET", f"/api/v1{path}").text
+    assert PROMPT not in server.ask("operator", "GET", "/metrics").text
+    assert server.ask("nobody", "GET", "/metrics").status_code == 401
+
+
+def test_every_answer_has_an_id_and_the_headers_of_the_guard(server: Guarded) -> None:
+    for caller, path in (("owner", "/history"), ("nobody", "/history"), ("owner", "/nothing")):
+        answer = server.ask(caller, "GET", f"/api/v1{path}")
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert answer.headers["x-request-id"]
+        assert "access-control-allow-origin" not in answer.headers
+        if answer.status_code != 200:
+            assert answer.json()["request_id"] == answer.headers["x-request-id"]
