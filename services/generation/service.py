@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from services import storage
 from services.generation.database import open_database, storage_errors
@@ -362,8 +362,7 @@ class MusicService:
             raise InvalidRequestError(
                 f"There is no status {status!r}; it is one of {', '.join(STATUSES)}."
             )
-        which: dict[str, Any] = {
-            "status": status,
+        which: storage.Narrowed = {
             "model_name": model,
             "owner": owner,
             "created_after": created_after,
@@ -371,12 +370,23 @@ class MusicService:
         }
         total = None
         with storage_errors(), storage.get_session(read_only=True) as session:
-            where: dict[str, Any] = {"limit": limit, "offset": offset, "cursor": cursor}
             if search:
-                page = storage.search_generations(session, search, **which, **where)
-                total = storage.count_matches(session, search, **which) if count else None
+                page = storage.search_generations(
+                    session,
+                    search,
+                    status=status,
+                    limit=limit,
+                    offset=offset,
+                    cursor=cursor,
+                    **which,
+                )
+                if count:
+                    total = storage.count_matches(session, search, status=status, **which)
             else:
-                page = storage.list_generations(session, **which, **where)
-                total = storage.count_generations(session, **which) if count else None
+                page = storage.list_generations(
+                    session, status=status, limit=limit, offset=offset, cursor=cursor, **which
+                )
+                if count:
+                    total = storage.count_generations(session, status, **which)
             jobs = self._list(session, page.items)
         return HistoryPage(jobs, page.next_cursor, total)

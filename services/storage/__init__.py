@@ -73,6 +73,7 @@ from services.storage.facts import (
     record_model,
 )
 from services.storage.generations import (
+    Narrowed,
     complete_generation,
     count_generations,
     create_generation,
@@ -177,6 +178,7 @@ __all__ = [
     "MigrationError",
     "MissingDriverError",
     "Move",
+    "Narrowed",
     "NotADatabaseError",
     "OverwriteRefusedError",
     "Page",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 from sqlalchemy import and_, bindparam, delete, func, insert, inspect, literal_column, or_, select
 from sqlalchemy.orm import make_transient_to_detached
@@ -21,6 +21,20 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
     from sqlalchemy.sql import Select
     from sqlalchemy.sql.dml import ReturningInsert
+
+
+class Narrowed(TypedDict, total=False):
+    """Which generations, besides those of a status; every condition holds, None is none."""
+
+    model_name: str | None
+    """From this engine."""
+    owner: str | None
+    """Of this one."""
+    created_after: datetime | None
+    """Asked for at this moment or later."""
+    created_before: datetime | None
+    """Asked for earlier than this moment."""
+
 
 _NEWEST_FIRST = (Generation.created_at.desc(), Generation.id.desc())
 _LAST_CHARACTER = "\U0010ffff"
@@ -167,36 +181,27 @@ def list_generations(
     session: Session,
     *,
     status: str | None = None,
-    model_name: str | None = None,
-    owner: str | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
     limit: int = 100,
     offset: int = 0,
     cursor: str | None = None,
+    **narrowed: Unpack[Narrowed],
 ) -> Page[Generation]:
     """Give one page of generations, newest first, each row once however many are inserted.
 
     Args:
         session: an open session.
         status: only these.
-        model_name: only from this engine.
-        owner: only of this one.
-        created_after: only at this moment or later.
-        created_before: only earlier than this moment.
         limit: rows a page, brought into 1..1000.
         offset: rows to leave out; the further, the slower. Cursors are not.
         cursor: `next_cursor` of the page before; None for the first.
+        narrowed: further conditions.
 
     Raises:
         ValueError: there is no such status.
         InvalidCursorError: the cursor is not one of these.
     """
     limit = clamp_limit(limit)
-    found = _filtered(select(Generation), status=status)
-    found = found.where(
-        *_narrowed(session, model_name, owner), *created_between(created_after, created_before)
-    )
+    found = _filtered(select(Generation), status=status).where(*_conditions(session, narrowed))
     if cursor is not None:
         moment, last_id = decode_moment(cursor)
         found = found.where(
@@ -212,21 +217,13 @@ def list_generations(
 
 
 def count_generations(
-    session: Session,
-    status: str | None = None,
-    *,
-    model_name: str | None = None,
-    owner: str | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    session: Session, status: str | None = None, **narrowed: Unpack[Narrowed]
 ) -> int:
     """Count generations, all or those that `list_generations` gives; raises as that."""
     counted = select(func.count()).select_from(Generation)
     if status is not None:
         counted = counted.where(Generation.status == known_status(status))
-    counted = counted.where(
-        *_narrowed(session, model_name, owner), *created_between(created_after, created_before)
-    )
+    counted = counted.where(*_conditions(session, narrowed))
     return session.execute(counted).scalar_one()
 
 
@@ -287,21 +284,21 @@ def _filtered(query: Select[Any], *, status: str | None = None) -> Select[Any]:
     return query if status is None else query.where(*has_status(known_status(status)))
 
 
-def _narrowed(
-    session: Session, model_name: str | None, owner: str | None
-) -> list[ColumnElement[bool]]:
-    conditions = [] if owner is None else [Generation.owner == owner]
-    if model_name is not None:
+def _conditions(session: Session, narrowed: Narrowed) -> list[ColumnElement[bool]]:
+    conditions = created_between(narrowed)
+    if (owner := narrowed.get("owner")) is not None:
+        conditions.append(Generation.owner == owner)
+    if (model_name := narrowed.get("model_name")) is not None:
         conditions += _is_from(model_name, session.get_bind().dialect.name)
     return conditions
 
 
-def created_between(after: datetime | None, before: datetime | None) -> list[ColumnElement[bool]]:
-    """Give the conditions for the moment of the request: from the one on, until the other."""
+def created_between(narrowed: Narrowed) -> list[ColumnElement[bool]]:
+    """Give the conditions for the moment of the request."""
     conditions: list[ColumnElement[bool]] = []
-    if after is not None:
+    if (after := narrowed.get("created_after")) is not None:
         conditions.append(Generation.created_at >= after)
-    if before is not None:
+    if (before := narrowed.get("created_before")) is not None:
         conditions.append(Generation.created_at < before)
     return conditions
 

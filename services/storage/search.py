@@ -7,16 +7,15 @@ matter ("beat" finds "Beats"). Whatever is no letter or digit only parts words.
 from __future__ import annotations
 
 from contextlib import closing
-from datetime import datetime
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 from unicodedata import ucd_3_2_0
 
 from sqlalchemy import and_, bindparam, column, func, literal_column, select, table
 from sqlalchemy import text as sql
 
 from services.storage.errors import InvalidSearchError
-from services.storage.generations import created_between
+from services.storage.generations import Narrowed, created_between
 from services.storage.models import GENERATIONS, Generation
 from services.storage.paging import Page, clamp_limit, decode_number, encode_number, page_of
 from services.storage.schema import known_status
@@ -43,13 +42,10 @@ def search_generations(
     text: str,
     *,
     status: str | None = None,
-    model_name: str | None = None,
-    owner: str | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
     limit: int = 100,
     offset: int = 0,
     cursor: str | None = None,
+    **narrowed: Unpack[Narrowed],
 ) -> Page[Generation]:
     """Give one page of generations whose prompt has every word of `text`, newest first.
 
@@ -59,13 +55,10 @@ def search_generations(
         session: an open session.
         text: what a person typed; no character in it has a meaning of its own.
         status: only these.
-        model_name: only from this engine.
-        owner: only of this one.
-        created_after: only at this moment or later.
-        created_before: only earlier than this moment.
         limit: rows a page, brought into 1..1000.
         offset: rows to leave out; the further, the slower. Cursors are not.
         cursor: `next_cursor` of the page before; None for the first.
+        narrowed: further conditions.
 
     Raises:
         ValueError: there is no such status.
@@ -73,8 +66,7 @@ def search_generations(
         InvalidSearchError: the text is longer than 10,000 characters.
     """
     _refuse_long(text)
-    conditions = _conditions(status, model_name, owner)
-    conditions += created_between(created_after, created_before)
+    conditions = _conditions(status, narrowed)
     place = None if cursor is None else decode_number(cursor)
     if not split_words(text):
         return Page([], None)
@@ -94,15 +86,11 @@ def count_matches(
     text: str,
     *,
     status: str | None = None,
-    model_name: str | None = None,
-    owner: str | None = None,
-    created_after: datetime | None = None,
-    created_before: datetime | None = None,
+    **narrowed: Unpack[Narrowed],
 ) -> int:
     """Count what `search_generations` finds; raises as that."""
     _refuse_long(text)
-    conditions = _conditions(status, model_name, owner)
-    conditions += created_between(created_after, created_before)
+    conditions = _conditions(status, narrowed)
     if not split_words(text):
         return 0
     _, found = _matching(session, text)
@@ -178,15 +166,13 @@ def _parts_words(character: str) -> bool:
         return bool(connection.execute("SELECT count(*) > 1 FROM tokens").fetchone()[0])
 
 
-def _conditions(
-    status: str | None, model_name: str | None, owner: str | None
-) -> list[ColumnElement[bool]]:
+def _conditions(status: str | None, narrowed: Narrowed) -> list[ColumnElement[bool]]:
     # The unary plus keeps SQLite from walking the index of the filter instead of the text index.
-    conditions: list[ColumnElement[bool]] = []
+    conditions = created_between(narrowed)
     if status is not None:
         conditions.append(literal_column("generations.status || ''") == known_status(status))
-    if model_name is not None:
+    if (model_name := narrowed.get("model_name")) is not None:
         conditions.append(literal_column("generations.model_name || ''") == model_name)
-    if owner is not None:
+    if (owner := narrowed.get("owner")) is not None:
         conditions.append(literal_column("generations.owner || ''") == owner)
     return conditions
