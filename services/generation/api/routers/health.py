@@ -29,6 +29,7 @@ class Liveness(BaseModel):
 
 @router.get(
     "/health",
+    summary="Look at everything",
     responses={503: {"model": HealthReport, "description": "Unhealthy; the checks say why."}},
 )
 def get_health(response: Response, api: Api) -> HealthReport:
@@ -43,6 +44,7 @@ def get_health(response: Response, api: Api) -> HealthReport:
 
 @router.get(
     "/health/ready",
+    summary="Say whether requests may come here",
     responses={503: {"model": Readiness, "description": "Send requests elsewhere for now."}},
 )
 def get_readiness(response: Response, api: Api) -> Readiness:
@@ -58,6 +60,7 @@ def get_readiness(response: Response, api: Api) -> Readiness:
 
 @router.get(
     "/health/live",
+    summary="Say whether the process works",
     responses={503: {"model": Liveness, "description": "It hangs; start it again."}},
 )
 async def get_liveness(response: Response, api: Api) -> Liveness:

@@ -43,7 +43,9 @@ class ModelList(BaseModel):
     models: list[ModelInfo]
 
 
-@router.get("/models", responses=documented("key-required", "unavailable"))
+@router.get(
+    "/models", responses=documented("key-required", "unavailable"), summary="List the models"
+)
 def list_models(api: Api) -> ModelList:
     """List the engines: what they make, and whether they can be asked for now."""
     with storage_errors():

@@ -54,7 +54,9 @@ class PromptPage(BaseModel):
 
 
 @router.get(
-    "/prompts", responses=documented("key-required", "not-found", "invalid-request", "unavailable")
+    "/prompts",
+    responses=documented("key-required", "not-found", "invalid-request", "unavailable"),
+    summary="List the prompts that were used most",
 )
 def list_prompts(caller: Calling, query: Annotated[PromptQuery, Query()]) -> PromptPage:
     """List the prompts that were used most.

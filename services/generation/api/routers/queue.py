@@ -77,7 +77,11 @@ def _count() -> dict[str, int]:
         return storage.count_statuses(session, only=storage.FINISHED_STATUSES)
 
 
-@router.get("/queue/stats", responses=documented("key-required", "unavailable"))
+@router.get(
+    "/queue/stats",
+    responses=documented("key-required", "unavailable"),
+    summary="Count the jobs, and who makes them",
+)
 def get_queue_stats(request: Request, api: Api) -> QueueStats:
     """Count the jobs of everybody by status, and say who works on them."""
     with storage_errors():
