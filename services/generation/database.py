@@ -17,6 +17,9 @@ from services.generation.errors import (
 if TYPE_CHECKING:
     from services.generation.config import Settings
 
+SHORTEST_IDLE_SECONDS = 3.0
+"""A busy machine may keep a process waiting for so long within a transaction."""
+
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
@@ -50,5 +53,5 @@ def open_database(settings: Settings) -> None:
             settings.database_url,
             busy_timeout_seconds=settings.database_timeout_seconds,
             # A worker that freezes within a transaction has let go when it is taken for dead.
-            idle_timeout_seconds=settings.worker_ttl_seconds / 2,
+            idle_timeout_seconds=max(SHORTEST_IDLE_SECONDS, settings.worker_ttl_seconds / 2),
         )

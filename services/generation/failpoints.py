@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 
 VARIABLE = "DGX_MUSIC_TEST_FAILPOINT"
 EXIT_CODE = 9
+_STOPPING_SECONDS = 0.3
 
 NAMES = (
     "submit-before-commit",
@@ -45,5 +47,7 @@ def reach(name: str) -> None:
     _passed[name] += 1
     if count == "freeze":
         os.kill(os.getpid(), signal.SIGSTOP)
+        # Of several threads the one that stops the process may run on for a moment.
+        time.sleep(_STOPPING_SECONDS)
     elif _passed[name] == int(count or 1):
         os._exit(EXIT_CODE)

@@ -71,6 +71,8 @@ class QueueManager:
             with storage.database_errors():
                 self._system_database.run_migrations()
             self._prepared = True
+            # Here, and not first within a transaction, which would wait for the library to load.
+            _ = self._client
 
     def enqueue(
         self, session: Session, dispatch: Dispatch, *, model: str, place: int, delay: float = 0.0
