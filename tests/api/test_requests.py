@@ -210,6 +210,24 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(
     api.ask()
 
 
+def test_a_disk_below_its_floor_takes_no_job(sqlite_url: str, make_api: Callable[..., Api]) -> None:
+    api = make_api(sqlite_url, disk_floor_bytes=2**60)
+    problem = assert_problem(
+        api.client.post(GENERATE, json={"prompt": "beat"}), "insufficient-storage"
+    )
+    assert "Free some space" in problem["detail"]
+    assert api.client.get("/api/v1/history").json()["total"] == 0
+
+
+def test_a_job_is_logged_with_its_id_and_without_its_prompt(
+    sqlite_api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "services"):
+        job_id = sqlite_api.ask("a secret beat")
+    assert f"accepted job={job_id}" in caplog.text
+    assert "secret" not in caplog.text
+
+
 def test_a_job_is_cancelled_once(api: Api) -> None:
     job_id = api.ask()
     answer = api.client.delete(f"/api/v1/jobs/{job_id}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,9 @@ from services.generation.submission import Repeatable
 
 if TYPE_CHECKING:
     from services.generation.api.caller import Caller
+    from services.generation.models import Job
+
+log = logging.getLogger(__name__)
 
 router = APIRouter(tags=["generate"])
 
@@ -92,6 +96,7 @@ async def create_job(
             owner=caller.owner,
             repeatable=_repeatable(idempotency_key, "generate", body.model_dump()),
         )
+        _log_accepted(caller, [job])
         return JobView.of(api.service.find(job.job_id))
 
     view = await to_thread.run_sync(submit)
@@ -127,6 +132,7 @@ def create_batch(
         owner=caller.owner,
         repeatable=_repeatable(idempotency_key, "batch", body.model_dump()),
     )
+    _log_accepted(caller, jobs)
     ids = [job.job_id for job in jobs]
     last = api.service.find(ids[-1])
     return BatchAccepted(
@@ -146,6 +152,12 @@ def _require_open(api: ApiState) -> None:
 def _require_rank(caller: Caller, requests: list[GenerateRequest]) -> None:
     if not caller.sees_all and any(one.priority == "high" for one in requests):
         raise ProblemError("operator-only", "The priority high is for the operator's key.")
+
+
+def _log_accepted(caller: Caller, jobs: list[Job]) -> None:
+    """Tie the request, whose id is on every line, to its jobs."""
+    for job in jobs:
+        log.info("accepted job=%s model=%s key=%s", job.job_id, job.model, caller.owner or "none")
 
 
 def _repeatable(header: str | None, route: str, body: dict[str, Any]) -> Repeatable | None:
