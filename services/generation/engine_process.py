@@ -14,6 +14,7 @@ import queue
 import socket
 import sys
 import threading
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,7 +63,16 @@ class _Server:
                 self._answer(order, self._render)
 
     def _listen(self) -> None:
-        with self._channel.makefile("r", encoding="utf-8") as lines:
+        try:
+            self._take_orders()
+        finally:
+            # The worker is gone. Nobody would take the result, and other threads may be busy for
+            # long.
+            os._exit(0)
+
+    def _take_orders(self) -> None:
+        # Reading fails, and does not end, where the worker left something of ours unread.
+        with suppress(ConnectionError), self._channel.makefile("r", encoding="utf-8") as lines:
             for line in lines:
                 message = json.loads(line)
                 if message["do"] == "stop":
@@ -70,8 +80,6 @@ class _Server:
                 else:
                     self._stop.clear()
                     self._orders.put(message)
-        # The worker is gone. Nobody would take the result, and other threads may be busy for long.
-        os._exit(0)
 
     def _answer(self, order: dict[str, Any], do: Any) -> None:
         try:

@@ -1,5 +1,6 @@
 """The guard behind a real server, and clients that do not behave."""
 
+import json
 import socket
 import threading
 import time
@@ -71,6 +72,37 @@ def test_half_a_header_is_given_up(serve, sqlite_database, sent):
     with listening(serve().guarded, Hasty) as port, connected(port) as connection:
         connection.sendall(sent)
         assert read_to_the_end(connection) == b""
+
+
+@pytest.mark.parametrize(
+    "begun",
+    [
+        b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nX: ",
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\nX: ",
+    ],
+    ids=["header", "trailer"],
+)
+def test_a_header_without_an_end_is_not_kept(serve, sqlite_database, begun):
+    served = serve()
+    sent = 0
+    with listening(served.guarded) as port, connected(port) as connection:
+        connection.sendall(begun)
+        with pytest.raises(ConnectionError):
+            while sent < 64_000_000:
+                sent += connection.send(b"x" * 65536)
+    assert sent < 64_000_000
+    assert served.made == []
+
+
+@pytest.mark.parametrize("sent", [b"no request\r\n\r\n", b"GET / HTTP/1.1\r\nA: \0\r\n\r\n"])
+def test_what_is_no_request_is_answered_with_a_problem(serve, sqlite_database, sent):
+    with listening(serve().guarded) as port, connected(port) as connection:
+        connection.sendall(sent)
+        head, _, body = read_to_the_end(connection).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert b"content-type: application/problem+json\r\n" in head
+    assert b"x-content-type-options: nosniff" in head
+    assert json.loads(body)["type"] == "/api/v1/problems/bad-request"
 
 
 def test_half_a_header_after_a_request_is_given_up(serve, sqlite_database):

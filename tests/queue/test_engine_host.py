@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -102,6 +103,15 @@ def test_a_process_ends_with_the_worker_that_started_it(tmp_path):
     host.load(never)
     host._channel.close()
     assert host._process.wait(timeout=5) == 0
+
+
+def test_a_process_ends_though_its_worker_left_words_of_it_unread(tmp_path):
+    host = EngineHost("puppet", SOURCE, LIMITS)
+    host._channel.sendall(b'{"do": "load", "model": "puppet"}\n')
+    readable, _, _ = select.select([host._channel], [], [], 20)
+    assert readable
+    host._channel.close()
+    assert host._process.wait(timeout=10) == 0
 
 
 def test_engines_are_kept_while_used_change_places_and_end_when_idle():

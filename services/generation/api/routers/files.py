@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
+from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
 
 from services.generation.api.problems import ProblemError, documented
 from services.generation.api.routers.jobs import PROBLEMS, JobId
@@ -73,6 +74,20 @@ class AudioResponse(FileResponse):
     """A file, or a range of it."""
 
     media_type = "application/octet-stream"
+
+    @classmethod
+    def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
+        """Read the header; nothing, for the whole file, where it is none (RFC 9110, 14.2)."""
+        try:
+            return super()._parse_range_header(http_range, file_size)
+        except MalformedRangeHeader:
+            return []
+        except RangeNotSatisfiable as error:
+            raise ProblemError(
+                "range-not-satisfiable",
+                f"The file has {file_size} bytes, and none of them are in this range.",
+                headers={"Content-Range": f"bytes */{file_size}"},
+            ) from error
 
 
 @router.get(
