@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request, Response
 
 from services.generation.api.problems import documented
-from services.generation.api.schemas import History, HistoryQuery, JobView
+from services.generation.api.schemas import History, HistoryQuery, JobView, as_json
 from services.generation.api.state import Api, Calling
 
 router = APIRouter(tags=["history"])
@@ -15,6 +15,7 @@ router = APIRouter(tags=["history"])
 
 @router.get(
     "/history",
+    response_model=History,
     responses=documented(
         "key-required", "host-not-allowed", "not-found", "invalid-request", "unavailable"
     ),
@@ -23,10 +24,9 @@ router = APIRouter(tags=["history"])
 def list_history(
     which: Annotated[HistoryQuery, Query()],
     request: Request,
-    response: Response,
     api: Api,
     caller: Calling,
-) -> History:
+) -> Response:
     """One page; the next is found by `next_cursor`, which also stands in the header Link."""
     page = 1 if which.cursor else which.page
     found = api.service.history(
@@ -41,13 +41,16 @@ def list_history(
         cursor=which.cursor,
         count=True,
     )
+    response = as_json(
+        History.model_construct(
+            generations=[JobView.of(job) for job in found.jobs],
+            total=found.total or 0,
+            page=None if which.cursor else page,
+            page_size=which.page_size,
+            next_cursor=found.next_cursor,
+        )
+    )
     if found.next_cursor is not None:
         url = request.url.remove_query_params("page").include_query_params(cursor=found.next_cursor)
         response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-    return History(
-        generations=[JobView.of(job) for job in found.jobs],
-        total=found.total or 0,
-        page=None if which.cursor else page,
-        page_size=which.page_size,
-        next_cursor=found.next_cursor,
-    )
+    return response

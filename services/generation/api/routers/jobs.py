@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Path, Response
 
 from services.generation.api.problems import documented
-from services.generation.api.schemas import JOB_ID, JobView
+from services.generation.api.schemas import JOB_ID, JobView, as_json
 from services.generation.api.state import Api, Calling
 from services.generation.api.visible import visible_job
 
@@ -17,10 +17,15 @@ JobId = Annotated[str, Path(examples=[JOB_ID], description="As the answer to /ge
 PROBLEMS = ("key-required", "not-found", "host-not-allowed", "unavailable")
 
 
-@router.get("/{job_id}", responses=documented(*PROBLEMS), summary="Ask how a job stands")
-def get_job(job_id: JobId, api: Api, caller: Calling) -> JobView:
+@router.get(
+    "/{job_id}",
+    response_model=JobView,
+    responses=documented(*PROBLEMS),
+    summary="Ask how a job stands",
+)
+def get_job(job_id: JobId, api: Api, caller: Calling) -> Response:
     """The same form while it waits, while it is made, and ever after."""
-    return JobView.of(visible_job(api, caller, job_id))
+    return as_json(JobView.of(visible_job(api, caller, job_id)))
 
 
 @router.delete(
