@@ -135,6 +135,12 @@ class Bench:
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
         return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1e3
 
+    def processor(self) -> float:
+        """Seconds of processor time that the server took so far; others do not disturb it."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").split(")")[1]
+        ticks = [int(one) for one in fields.split()[11:13]]
+        return sum(ticks) / os.sysconf("SC_CLK_TCK")
+
     def reads(self, ids: list[str]) -> list[Ask]:
         """The reads that a page with a list of jobs makes."""
         asks = [Ask("job", f"/jobs/{job_id}") for job_id in ids[:25]]
@@ -170,12 +176,15 @@ def shown_answers(label: str, answers: Answers) -> None:
 
 def reads(bench: Bench, ids: list[str], seconds: float) -> None:
     for clients, every in ((100, 0.5), (100, None), (1000, 0.5), (1000, None)):
+        before = bench.processor()
         answers = uvloop.run(
             load(bench.port, bench.reads(ids), clients=clients, seconds=seconds, every=every)
         )
+        each = 1000 * (bench.processor() - before) / len(answers.all_seconds)
         pace = "twice a second" if every else "without a pause"
         bound = " (50 ms)" if clients == 100 and every else ""
         shown_answers(f"GET, {clients} clients {pace}{bound}", answers)
+        print(f"    {each:.2f} ms of the server's processor time an answer", flush=True)
 
 
 def bursts(bench: Bench, _ids: list[str], _seconds: float) -> None:
