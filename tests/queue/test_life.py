@@ -29,7 +29,7 @@ QUIET = {
     "suppress_health_check": list(HealthCheck),
     "report_multiple_bugs": False,
 }
-SHORT = settings(max_examples=40, stateful_step_count=50, **QUIET)
+SHORT = settings(max_examples=20, stateful_step_count=50, **QUIET)
 LONG = settings(max_examples=600, stateful_step_count=100, **QUIET)
 FIXED = settings(max_examples=100, stateful_step_count=50, phases=[Phase.generate], **QUIET)
 
