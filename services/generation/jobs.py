@@ -44,14 +44,14 @@ def with_outlook(session: Session, job: Job, entry: storage.QueueEntry, settings
     The time counts what waits before it and its own work, at the speed of the engine's last jobs,
     on the workers that live now.
     """
-    from services.generation.liveness import living_workers
+    from services.generation.liveness import living_in
 
     waits = job.status == storage.GenerationStatus.PENDING
     ahead, music_ahead = storage.jobs_ahead(session, entry.place) if waits else (0, 0.0)
     speed = storage.render_speed(session, job.model)
     seconds = None
     if speed is not None:
-        living = living_workers(settings.worker_ttl_seconds)
+        living = living_in(session, settings.worker_ttl_seconds)
         slots = sum(state.concurrency for state in living if job.model in state.models)
         own = job.duration_seconds * (1.0 - job.progress)
         seconds = round(speed * (music_ahead / max(1, slots) + own), 1)

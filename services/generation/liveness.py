@@ -14,6 +14,8 @@ from services.generation.owner import is_abandoned
 from services.generation.redispatch import redispatch
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from services.generation.attempt import Attempts
     from services.generation.engine_host import HostPool
     from services.generation.queue_manager import QueueManager
@@ -48,8 +50,12 @@ def living_workers(ttl: float) -> list[storage.WorkerState]:
         StorageError: the database cannot be read.
     """
     with storage.get_session(read_only=True) as session:
-        states = storage.list_workers(session)
-    return [state for state in states if is_living(state, ttl)]
+        return living_in(session, ttl)
+
+
+def living_in(session: Session, ttl: float) -> list[storage.WorkerState]:
+    """As `living_workers`, in a session that is open: a second one could wait for the first."""
+    return [state for state in storage.list_workers(session) if is_living(state, ttl)]
 
 
 def is_living(state: storage.WorkerState, ttl: float) -> bool:

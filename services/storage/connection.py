@@ -12,9 +12,15 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import TimeoutError as NoConnectionError
 from sqlalchemy.orm import Session
 
-from services.storage.errors import InvalidDatabaseURLError, ReadOnlySessionError, translate
+from services.storage.errors import (
+    DatabaseLockedError,
+    InvalidDatabaseURLError,
+    ReadOnlySessionError,
+    translate,
+)
 from services.storage.postgres import create_postgres_engine
 from services.storage.sqlite import (
     READ_ONLY_OPTION,
@@ -152,6 +158,10 @@ class Database:
             if told is None:
                 raise
             raise told from error
+        except NoConnectionError as error:
+            raise DatabaseLockedError(
+                f"All connections of this process to {self.name} are in use; try again."
+            ) from error
 
     def close(self) -> None:
         """Close every connection that is not in use."""

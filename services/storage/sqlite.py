@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Connection, Engine
 
 DATABASE_FILE_MODE = 0o600
-CACHE_KIB = 32_768
+CACHE_KIB = 4_096
 """Pages a connection keeps; the 2 MB of SQLite's own default go at the first look-up by id."""
 
 PAGE_SIZE = 8192

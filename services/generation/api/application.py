@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
+from anyio import to_thread
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 SUMMARY = "Turns a sentence into music a producer can drop into a DAW."
+THREADS = 8
+"""Routes at work at once: each has a connection to the database, of which a process has fifteen."""
+
 TAGS = [
     {"name": "generate", "description": "Ask for music."},
     {"name": "jobs", "description": "What becomes of it: state, events, cancellation."},
@@ -100,6 +104,7 @@ def create_app(state: ApiState | None, registry: Registry) -> FastAPI:
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    to_thread.current_default_thread_limiter().total_tokens = THREADS
     feed = app.state.api.feed
     async with feed.running():
         yield

@@ -36,6 +36,9 @@ LOOK_SECONDS = 0.25
 IDLE_SECONDS = 60.0
 """The feed goes on for so long without a listener, so that one who comes back misses nothing."""
 
+HEARTBEAT_SECONDS = 15.0
+"""How often a listener hears at least that the line is open."""
+
 KEPT_EVENTS = 4096
 MOST_LISTENERS = 2_000
 _CLOCK_SLACK = timedelta(seconds=10)
@@ -46,15 +49,14 @@ _CLOCK_SLACK = timedelta(seconds=10)
 class Event:
     """Something that happened to a job."""
 
-    number: int
     name: str
     """progress, or done."""
     job_id: str
     owner: str | None
     rank: tuple[float, ...]
     """Grows with every step of a job."""
-    data: bytes
-    """The job as JSON."""
+    wire: bytes
+    """As it is sent, with the job as JSON."""
 
 
 class Feed:
@@ -132,9 +134,12 @@ class Feed:
         news = self._number - number
         return [self._events[index] for index in range(-news, 0)]
 
-    async def next_change(self, seconds: float) -> None:
-        """Wait for the next event, or that long."""
-        await _is_set(self._changed, seconds)
+    async def next_change(self) -> None:
+        """Wait for the next events, a heartbeat, or the end.
+
+        Without a time-out: a thousand listeners would each have a task and a timer for it.
+        """
+        await self._changed.wait()
 
     async def wait(
         self, job_id: str, seconds: float, is_disconnected: Callable[[], Awaitable[bool]]
@@ -147,7 +152,7 @@ class Feed:
             position = self.position()
             job = await self._find(job_id)
             while not job.is_finished and not self.is_closed and (left := end - loop.time()) > 0:
-                await self.next_change(min(left, 1.0))
+                await _is_set(self._changed, min(left, 1.0))
                 events = self.after(position)
                 position = self.position()
                 if events is None or any(each.job_id == job_id for each in events):
@@ -170,7 +175,7 @@ class Feed:
 
     async def _watch(self) -> None:
         loop = asyncio.get_running_loop()
-        idle_since = loop.time()
+        idle_since = beaten = loop.time()
         while not self.is_closed:
             if self._listeners:
                 idle_since = loop.time()
@@ -183,6 +188,9 @@ class Feed:
             else:
                 self._note(jobs)
                 self._ready.set()
+            if loop.time() - beaten > HEARTBEAT_SECONDS:
+                beaten = loop.time()
+                self._wake()
             await _is_set(self._closed, LOOK_SECONDS)
 
     def _look(self) -> list[Job]:
@@ -193,6 +201,7 @@ class Feed:
 
     def _note(self, jobs: list[Job]) -> None:
         is_first = not self._ready.is_set()
+        before = self._number
         for job in jobs:
             rank = rank_of(job)
             if self._known.get(job.job_id) == rank:
@@ -204,17 +213,24 @@ class Feed:
         oldest = self._since - 2 * _CLOCK_SLACK
         lively = {job.job_id for job in jobs if _is_lively(job, oldest)}
         self._known = {each: rank for each, rank in self._known.items() if each in lively}
+        if self._number > before:
+            self._wake()
 
     def _add(self, job: Job, rank: tuple[float, ...]) -> None:
         self._number += 1
         name = "done" if job.is_finished else "progress"
         data = JobView.of(job).model_dump_json().encode()
-        self._events.append(Event(self._number, name, job.job_id, job.owner, rank, data))
-        self._wake()
+        wire = wire_form(self.position(), name, data)
+        self._events.append(Event(name, job.job_id, job.owner, rank, wire))
 
     def _wake(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def wire_form(position: str, name: str, data: bytes) -> bytes:
+    """Write an event as it is sent (WHATWG HTML, 9.2.6)."""
+    return b"id: %b\nevent: %b\ndata: %b\n\n" % (position.encode(), name.encode(), data)
 
 
 def rank_of(job: Job) -> tuple[float, ...]:
