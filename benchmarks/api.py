@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import uvloop
@@ -33,6 +34,7 @@ from benchmarks.http_load import (
 from benchmarks.queue import TTL, registry
 from services import storage
 from services.generation.config import Settings, load_settings
+from services.generation.errors import JobFinishedError
 from services.generation.models import GenerationRequest
 from services.generation.service import MusicService
 
@@ -199,11 +201,11 @@ def bursts(bench: Bench, _ids: list[str], _seconds: float) -> None:
           f"{len(bodies) - rows}", flush=True)  # fmt: skip
     while_there = [job_id for job_id in accepted if bench.status(job_id)]
     assert len(while_there) == rows == len(bodies)
-    for job in bench.service.unfinished():
-        bench.service.cancel(job.job_id)
     while bench.unfinished():
         for job in bench.service.unfinished():
-            bench.service.cancel(job.job_id)
+            # The worker may be done with it meanwhile.
+            with suppress(JobFinishedError):
+                bench.service.cancel(job.job_id)
 
 
 def starts(bench: Bench, label: str, rounds: int, **fields: str) -> None:

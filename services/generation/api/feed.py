@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
+LISTENER_SECONDS = 0.001
+"""Between two looks for each listener: telling all of them takes time, and others ask as well."""
+
 IDLE_SECONDS = 60.0
 """The feed goes on for so long without a listener, so that one who comes back misses nothing."""
 
@@ -191,7 +194,8 @@ class Feed:
             if loop.time() - beaten > HEARTBEAT_SECONDS:
                 beaten = loop.time()
                 self._wake()
-            await _is_set(self._closed, LOOK_SECONDS)
+            pause = max(LOOK_SECONDS, self._listeners * LISTENER_SECONDS)
+            await _is_set(self._closed, pause)
 
     def _look(self) -> list[Job]:
         began = storage.utc_now()
