@@ -19,8 +19,9 @@ from PIL import Image
 
 from services import storage
 from services.audio import write_wav
+from services.generation import renditions
 from services.generation.api.caller import Caller
-from services.generation.outfile import SUFFIXES
+from services.generation.outfile import SUFFIXES, encode
 from services.generation.reconcile import FILE_MISSING
 from tests.api.test_requests import assert_problem
 
@@ -139,6 +140,43 @@ def test_a_format_is_made_once_however_many_ask(made: tuple[Api, str, bytes]) ->
     assert len(set(got)) == 1
     kept = list((api.state.settings.output_dir / ".dgx-cache").iterdir())
     assert [path.suffix for path in kept] == [".flac"]
+
+
+def test_what_is_there_does_not_wait_for_conversions(
+    made: tuple[Api, str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, base, data = made
+    begun = threading.Semaphore(0)
+    may_end = threading.Event()
+
+    def encode_slowly(*arguments: Any) -> None:
+        begun.release()
+        assert may_end.wait(20)
+        encode(*arguments)
+
+    monkeypatch.setattr(renditions, "encode", encode_slowly)
+    answers: list[int] = []
+    names = (".mp3", ".mp3", ".mp3", ".ogg", ".flac")
+    threads = [
+        threading.Thread(
+            target=lambda name=name: answers.append(api.client.get(base + name).status_code)
+        )
+        for name in names
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        # Three ask for one format: they take one place, and another conversion goes on beside.
+        assert begun.acquire(timeout=20)
+        assert begun.acquire(timeout=20)
+        assert api.client.get(f"{base}.wav").content == data
+        assert api.client.get(base.replace("/files/", "/jobs/") + "/peaks").status_code == 200
+        assert answers == []
+    finally:
+        may_end.set()
+        for thread in threads:
+            thread.join()
+    assert answers == [200] * len(names)
 
 
 @pytest.mark.parametrize(
