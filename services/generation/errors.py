@@ -86,6 +86,10 @@ class OutputError(DGXMusicError):
     retryable = True
 
 
+class FileGoneError(OutputError):
+    """A finished file is no longer where it was published."""
+
+
 class CancelledError(DGXMusicError):
     """The person, or the system, asked to stop."""
 

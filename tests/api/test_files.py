@@ -210,6 +210,15 @@ def test_what_is_not_there_yet_or_no_more_is_told(made: tuple[Api, str, bytes]) 
     assert api.client.get(f"/api/v1/jobs/{job_id}").json()["file_url"] is None
 
 
+def test_a_file_that_somebody_removed_is_gone(made: tuple[Api, str, bytes]) -> None:
+    api, base, _ = made
+    (path,) = api.state.settings.output_dir.rglob("*-*.wav")
+    path.unlink()
+    for url in (f"{base}.wav", f"{base}.mp3", base.replace("/files/", "/jobs/") + "/peaks"):
+        problem = assert_problem(api.client.get(url), "gone")
+        assert str(api.state.settings.output_dir) not in problem["detail"]
+
+
 def test_peaks_are_those_of_the_file(made: tuple[Api, str, bytes]) -> None:
     api, base, _ = made
     url = base.replace("/files/", "/jobs/") + "/peaks"

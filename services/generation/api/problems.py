@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.generation.errors import (
     DGXMusicError,
     EngineUnavailableError,
+    FileGoneError,
     InvalidRequestError,
     JobFinishedError,
     OutputError,
@@ -229,6 +230,7 @@ _NAMES: tuple[tuple[type[DGXMusicError], str], ...] = (
     (EngineUnavailableError, "invalid-request"),
     (QueueFullError, "queue-full"),
     (StorageError, "unavailable"),
+    (FileGoneError, "gone"),
     (OutputError, "insufficient-storage"),
 )
 """The first that fits; the special before the general."""
