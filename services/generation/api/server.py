@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -143,7 +143,13 @@ def url_of(listening: socket.socket) -> str:
 
 
 def serve(
-    settings: Settings, registry: Registry, *, host: str, port: int, worker: Worker | None
+    settings: Settings,
+    registry: Registry,
+    *,
+    host: str,
+    port: int,
+    worker: Worker | None,
+    announce: Callable[[str], None] = lambda _url: None,
 ) -> None:
     """Serve until told to stop.
 
@@ -153,6 +159,7 @@ def serve(
         host: address to listen on.
         port: of it.
         worker: made, not started; None leaves the jobs to others.
+        announce: is told where the server is, once it listens.
 
     Raises:
         SettingsError: the address cannot be had, or needs a key, and there is none.
@@ -165,6 +172,7 @@ def serve(
     if worker is not None:
         worker.start()
     log.info("listening url=%s", url_of(listening))
+    announce(url_of(listening))
     try:
         Server(state, app).run(sockets=[listening])
     finally:
