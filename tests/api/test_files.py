@@ -21,6 +21,7 @@ from services import storage
 from services.audio import write_wav
 from services.generation import renditions
 from services.generation.api.caller import Caller
+from services.generation.errors import StoreAwayError
 from services.generation.outfile import SUFFIXES, encode
 from services.generation.reconcile import FILE_MISSING
 from tests.api.test_requests import assert_problem
@@ -217,6 +218,20 @@ def test_a_file_that_somebody_removed_is_gone(made: tuple[Api, str, bytes]) -> N
     for url in (f"{base}.wav", f"{base}.mp3", base.replace("/files/", "/jobs/") + "/peaks"):
         problem = assert_problem(api.client.get(url), "gone")
         assert str(api.state.settings.output_dir) not in problem["detail"]
+
+
+def test_a_bucket_that_is_away_is_no_lack_of_space(
+    made: tuple[Api, str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, base, _ = made
+
+    def cannot_be_read(job_id: str) -> None:
+        raise StoreAwayError(f"The file of {job_id} cannot be read now.")
+
+    monkeypatch.setattr(api.state.service, "local_copy", cannot_be_read)
+    answer = api.client.get(f"{base}.wav")
+    assert_problem(answer, "unavailable")
+    assert int(answer.headers["retry-after"]) > 0
 
 
 def test_peaks_are_those_of_the_file(made: tuple[Api, str, bytes]) -> None:

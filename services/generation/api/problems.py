@@ -19,6 +19,7 @@ from services.generation.errors import (
     QueueFullError,
     RequestMismatchError,
     StorageError,
+    StoreAwayError,
     UnknownGenerationError,
     UnknownKeyError,
     UnknownPageError,
@@ -231,6 +232,7 @@ _NAMES: tuple[tuple[type[DGXMusicError], str], ...] = (
     (QueueFullError, "queue-full"),
     (StorageError, "unavailable"),
     (FileGoneError, "gone"),
+    (StoreAwayError, "unavailable"),
     (OutputError, "insufficient-storage"),
 )
 """The first that fits; the special before the general."""
