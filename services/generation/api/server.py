@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from services.generation.api.state import ApiState
 from services.generation.errors import SettingsError
 from services.generation.renditions import Renditions
 from services.generation.service import MusicService
+from services.generation.worker import ending_signals
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -59,7 +59,7 @@ def make_state(settings: Settings, registry: Registry, worker: Worker | None = N
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM or SIGINT, then drains; a second signal ends it at once."""
+    """Serves until SIGTERM, SIGINT or SIGHUP, then drains; a second signal ends it at once."""
 
     def __init__(self, state: ApiState, app: ASGIApp) -> None:
         """Prepare to serve the application of the state with its guard around it."""
@@ -83,12 +83,13 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Take the signals ourselves: uvicorn would close the door before the worker is done."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        numbers = ending_signals()
+        for number in numbers:
             loop.add_signal_handler(number, self._ask_to_end)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in numbers:
                 loop.remove_signal_handler(number)
 
     def _ask_to_end(self) -> None:
