@@ -300,6 +300,7 @@ def test_history_is_paged_by_cursor_and_by_number(api: Api) -> None:
 @pytest.mark.parametrize(
     "query",
     ["page=0", "page_size=101", "status=done", "colour=red", "created_after=yesterday",
+     "created_before=9999-12-31T23:59:59-23:59", "created_after=0001-01-01T00:00:00%2B23:59",
      "created_after=1767225600", "created_after=2026-01-31T12:00:00", "search=" + "x" * 501],
 )  # fmt: skip
 def test_a_wrong_query_is_refused(sqlite_api: Api, query: str) -> None:
