@@ -86,6 +86,14 @@ class OutputError(DGXMusicError):
     retryable = True
 
 
+class FileGoneError(OutputError):
+    """A finished file is no longer where it was published."""
+
+
+class StoreAwayError(OutputError):
+    """The bucket of the finished files cannot be used now."""
+
+
 class CancelledError(DGXMusicError):
     """The person, or the system, asked to stop."""
 

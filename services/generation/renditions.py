@@ -30,6 +30,10 @@ WAV = ".wav"
 _DEFAULT_PAIRS = 1000
 
 
+class NotMadeError(Exception):
+    """It would have to be made first, and was not to be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rendition:
     """A file on this machine, to be read soon."""
@@ -53,14 +57,16 @@ class Renditions:
         self._changed = threading.Condition()
         self._at_work: set[str] = set()
 
-    def audio(self, job: Job, suffix: str) -> Rendition:
+    def audio(self, job: Job, suffix: str, *, may_make: bool = True) -> Rendition:
         """Give the audio of a finished job.
 
         Args:
             job: it has a file.
             suffix: .wav, .flac, .mp3, .ogg or .opus.
+            may_make: whether it may take the time of a conversion.
 
         Raises:
+            NotMadeError: it is not there, and may not be made.
             UnknownGenerationError: it has no file after all.
             OutputError: the file cannot be had, or the disk has no room for another format.
         """
@@ -72,19 +78,24 @@ class Renditions:
             etag = job.file_sha256 or _stamp(source)
             return Rendition(source, etag, audio_format.media_type, job.file_sha256)
         key = _key(job, source, suffix, *self._levels)
-        path = self._made(f"{key}{suffix}", lambda path: encode(source, path, *self._levels))
+        path = self._made(
+            f"{key}{suffix}", lambda path: encode(source, path, *self._levels), may_make
+        )
         return Rendition(path, key, audio_format.media_type)
 
-    def peaks(self, job: Job, form: PeaksForm, pairs: int = _DEFAULT_PAIRS) -> Rendition:
+    def peaks(
+        self, job: Job, form: PeaksForm, pairs: int = _DEFAULT_PAIRS, *, may_make: bool = True
+    ) -> Rendition:
         """Give the outline of the waveform, at the coarsest zoom with that many pairs or more.
 
         Args:
             job: it has a file.
             form: JSON, or the binary form of audiowaveform.
             pairs: of the lowest and highest sample, for each channel.
+            may_make: as of `audio`.
 
         Raises:
-            UnknownGenerationError, OutputError: as `audio`.
+            NotMadeError, UnknownGenerationError, OutputError: as `audio`.
         """
         source = self._service.local_copy(job.job_id)
         key = _key(job, source, "peaks", form, pairs)
@@ -97,9 +108,9 @@ class Renditions:
             _write(path, data)
 
         media_type = "application/octet-stream" if form == "dat" else "application/json"
-        return Rendition(self._made(f"{key}.{form}", make), key, media_type)
+        return Rendition(self._made(f"{key}.{form}", make, may_make), key, media_type)
 
-    def spectrogram(self, job: Job) -> Rendition:
+    def spectrogram(self, job: Job, *, may_make: bool = True) -> Rendition:
         """Give a picture of which frequencies sound when, as PNG; raises as `audio`."""
         source = self._service.local_copy(job.job_id)
         key = _key(job, source, "spectrogram")
@@ -110,9 +121,11 @@ class Renditions:
             audio = open_audio(source)
             _write(path, spectrogram_of_source(audio, audio.frames))
 
-        return Rendition(self._made(f"{key}.png", make), key, "image/png")
+        return Rendition(self._made(f"{key}.png", make, may_make), key, "image/png")
 
-    def _made(self, name: str, make: Callable[[Path], None]) -> Path:
+    def _made(self, name: str, make: Callable[[Path], None], may_make: bool) -> Path:
+        if not may_make:
+            return self._cache.get_made(name, _refuse)
         with self._alone(name):
             try:
                 return self._cache.get_made(name, make)
@@ -147,6 +160,10 @@ def _library_version() -> str:
     import soundfile  # type: ignore[import-untyped]  # ships neither stubs nor py.typed
 
     return str(soundfile.__libsndfile_version__)
+
+
+def _refuse(path: Path) -> None:
+    raise NotMadeError(path.name)
 
 
 def _write(path: Path, data: bytes) -> None:

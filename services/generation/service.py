@@ -15,9 +15,9 @@ from services import storage
 from services.generation.database import open_database, storage_errors
 from services.generation.dispatch import Dispatch
 from services.generation.errors import (
+    FileGoneError,
     InvalidRequestError,
     JobFinishedError,
-    OutputError,
     UnknownGenerationError,
 )
 from services.generation.failpoints import reach
@@ -316,7 +316,8 @@ class MusicService:
 
         Raises:
             UnknownGenerationError: no such job, or it has no file.
-            OutputError: the file is gone, or cannot be had now.
+            FileGoneError: the file is gone.
+            OutputError: it cannot be had now.
         """
         with storage_errors(), storage.get_session(read_only=True) as session:
             row = storage.get_generation(session, job_id)
@@ -325,7 +326,10 @@ class MusicService:
         try:
             return self.store.local_copy(row.file_path, row.file_sha256)
         except FileNotFoundError as error:
-            raise OutputError(f"{error}. `dgx-music files check` compares all of them.") from error
+            raise FileGoneError(
+                f"The file of the generation {job_id!r} is gone. `dgx-music files check` compares "
+                "all of them."
+            ) from error
 
     def history(
         self,

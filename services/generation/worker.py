@@ -170,8 +170,15 @@ class Worker:
         os._exit(GAVE_UP_EXIT_CODE)
 
 
+def ending_signals() -> list[signal.Signals]:
+    """Give the signals that ask a worker or a server to leave."""
+    # nohup has the hang-up of the terminal ignored.
+    ignores_hang_up = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [signal.SIGTERM, signal.SIGINT, *([] if ignores_hang_up else [signal.SIGHUP])]
+
+
 def run_worker(worker: Worker, drain_seconds: float) -> None:
-    """Run a worker until SIGTERM or SIGINT, then drain it; a second signal ends it at once."""
+    """Run a worker until SIGTERM, SIGINT or SIGHUP, then drain it; a second ends it at once."""
     asked = threading.Event()
 
     def ask(_number: int, _frame: FrameType | None) -> None:
@@ -179,7 +186,7 @@ def run_worker(worker: Worker, drain_seconds: float) -> None:
             worker.give_up("told so twice")
         asked.set()
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         signal.signal(number, ask)
     worker.start()
     asked.wait()

@@ -19,8 +19,10 @@ from PIL import Image
 
 from services import storage
 from services.audio import write_wav
+from services.generation import renditions
 from services.generation.api.caller import Caller
-from services.generation.outfile import SUFFIXES
+from services.generation.errors import StoreAwayError
+from services.generation.outfile import SUFFIXES, encode
 from services.generation.reconcile import FILE_MISSING
 from tests.api.test_requests import assert_problem
 
@@ -141,6 +143,43 @@ def test_a_format_is_made_once_however_many_ask(made: tuple[Api, str, bytes]) ->
     assert [path.suffix for path in kept] == [".flac"]
 
 
+def test_what_is_there_does_not_wait_for_conversions(
+    made: tuple[Api, str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, base, data = made
+    begun = threading.Semaphore(0)
+    may_end = threading.Event()
+
+    def encode_slowly(*arguments: Any) -> None:
+        begun.release()
+        assert may_end.wait(20)
+        encode(*arguments)
+
+    monkeypatch.setattr(renditions, "encode", encode_slowly)
+    answers: list[int] = []
+    names = (".mp3", ".mp3", ".mp3", ".ogg", ".flac")
+    threads = [
+        threading.Thread(
+            target=lambda name=name: answers.append(api.client.get(base + name).status_code)
+        )
+        for name in names
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        # Three ask for one format: they take one place, and another conversion goes on beside.
+        assert begun.acquire(timeout=20)
+        assert begun.acquire(timeout=20)
+        assert api.client.get(f"{base}.wav").content == data
+        assert api.client.get(base.replace("/files/", "/jobs/") + "/peaks").status_code == 200
+        assert answers == []
+    finally:
+        may_end.set()
+        for thread in threads:
+            thread.join()
+    assert answers == [200] * len(names)
+
+
 @pytest.mark.parametrize(
     "name",
     ["", "x", "{}", "{}.exe", "{}.WAV", "{}.wav.wav", "..%2F{}.wav", "%2e%2e/{}.wav", "{}%00.wav",
@@ -170,6 +209,29 @@ def test_what_is_not_there_yet_or_no_more_is_told(made: tuple[Api, str, bytes]) 
         row.merge_metadata({FILE_MISSING: {"since": "now", "bytes": 5}})
     assert_problem(api.client.get(f"{base}.wav"), "gone")
     assert api.client.get(f"/api/v1/jobs/{job_id}").json()["file_url"] is None
+
+
+def test_a_file_that_somebody_removed_is_gone(made: tuple[Api, str, bytes]) -> None:
+    api, base, _ = made
+    (path,) = api.state.settings.output_dir.rglob("*-*.wav")
+    path.unlink()
+    for url in (f"{base}.wav", f"{base}.mp3", base.replace("/files/", "/jobs/") + "/peaks"):
+        problem = assert_problem(api.client.get(url), "gone")
+        assert str(api.state.settings.output_dir) not in problem["detail"]
+
+
+def test_a_bucket_that_is_away_is_no_lack_of_space(
+    made: tuple[Api, str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api, base, _ = made
+
+    def cannot_be_read(job_id: str) -> None:
+        raise StoreAwayError(f"The file of {job_id} cannot be read now.")
+
+    monkeypatch.setattr(api.state.service, "local_copy", cannot_be_read)
+    answer = api.client.get(f"{base}.wav")
+    assert_problem(answer, "unavailable")
+    assert int(answer.headers["retry-after"]) > 0
 
 
 def test_peaks_are_those_of_the_file(made: tuple[Api, str, bytes]) -> None:

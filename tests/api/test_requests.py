@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services import storage
+from services.generation.api import feed
 from services.generation.api.caller import Caller
 from services.generation.api.problems import TYPES, problem_of, problem_of_status
 from services.generation.api.routers.generate import _wait_of
@@ -38,6 +39,20 @@ def assert_problem(answer: Any, name: str) -> dict[str, Any]:
     assert (problem["title"], problem["status"]) == (kind.title, kind.status)
     assert problem["detail"]
     return problem
+
+
+def test_one_listener_too_many_is_told_so_before_its_stream_begins(
+    sqlite_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "MOST_LISTENERS", 0)
+    job_id = sqlite_api.ask()
+    for url in ("/api/v1/events", f"/api/v1/jobs/{job_id}/events"):
+        assert_problem(sqlite_api.client.get(url), "unavailable")
+    # The job of a request that would wait is kept all the same, so it is not refused.
+    waited = sqlite_api.client.post(
+        GENERATE, json={"prompt": "sleep 0"}, headers={"Prefer": "wait=0"}
+    )
+    assert waited.status_code == 202
 
 
 def test_a_job_is_accepted_and_found_again(api: Api) -> None:
@@ -303,6 +318,7 @@ def test_history_is_paged_by_cursor_and_by_number(api: Api) -> None:
 @pytest.mark.parametrize(
     "query",
     ["page=0", "page_size=101", "status=done", "colour=red", "created_after=yesterday",
+     "created_before=9999-12-31T23:59:59-23:59", "created_after=0001-01-01T00:00:00%2B23:59",
      "created_after=1767225600", "created_after=2026-01-31T12:00:00", "search=" + "x" * 501],
 )  # fmt: skip
 def test_a_wrong_query_is_refused(sqlite_api: Api, query: str) -> None:

@@ -110,7 +110,10 @@ def test_a_running_job_is_cancelled_within_two_seconds(sqlite_served: Served) ->
     assert took < 2.0
 
 
-def test_told_to_stop_it_finishes_what_runs_and_ends_its_streams(sqlite_served: Served) -> None:
+@pytest.mark.parametrize("told_by", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hang-up"])
+def test_told_to_stop_it_finishes_what_runs_and_ends_its_streams(
+    sqlite_served: Served, told_by: signal.Signals
+) -> None:
     served = sqlite_served
     running = served.ask("sleep 1.5")["job_id"]
     waiting = served.ask("sleep 1.5")["job_id"]
@@ -128,7 +131,7 @@ def test_told_to_stop_it_finishes_what_runs_and_ends_its_streams(sqlite_served: 
     follower.start()
     assert ready.wait(10)
     told = time.monotonic()
-    served.process.send_signal(signal.SIGTERM)
+    served.process.send_signal(told_by)
     follower.join(10)
     assert ended[0] - told < 2.0
     refused = served.client.post("/generate", json={"prompt": "beat", "duration": 1})

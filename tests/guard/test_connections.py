@@ -4,7 +4,7 @@ import json
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx2 as httpx
 import pytest
@@ -87,7 +87,7 @@ def test_a_header_without_an_end_is_not_kept(serve, sqlite_database, begun):
     sent = 0
     with listening(served.guarded) as port, connected(port) as connection:
         connection.sendall(begun)
-        with pytest.raises(ConnectionError):  # noqa: PT012 - one of the sends
+        with suppress(ConnectionError):
             while sent < 64_000_000:
                 sent += connection.send(b"x" * 65536)
     assert sent < 64_000_000

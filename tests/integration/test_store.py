@@ -19,7 +19,7 @@ from services.generation import reconcile
 from services.generation.cli import doctor
 from services.generation.config import Settings, load_settings
 from services.generation.drafts import clear_old_drafts, draft_path
-from services.generation.errors import OutputError, SettingsError
+from services.generation.errors import OutputError, SettingsError, StoreAwayError
 from services.generation.reconcile import ASIDE, Kind, find_orphans, has_file, repair_orphans
 from services.generation.store import (
     FileStore,
@@ -310,7 +310,7 @@ def test_an_upload_that_is_cut_off_is_not_there_at_all(bucket, line, bucket_serv
 def test_a_server_that_is_gone_is_an_error_that_says_what_to_look_at(bucket, line):
     line.close()
     for ask in (bucket.store.check, lambda: list(bucket.store.list()), bucket.bring):
-        with pytest.raises(OutputError, match=r"DGX_MUSIC_FILE_STORE .* AWS_"):
+        with pytest.raises(StoreAwayError, match=r"DGX_MUSIC_FILE_STORE .* AWS_"):
             ask()
     clear_quietly(bucket.store, NAME)
 

@@ -102,9 +102,8 @@ class Feed:
         self._closed.set()
         self._wake()
 
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Count as a listener while the block runs.
+    def require_room(self) -> None:
+        """Look whether another may listen, while there is still a status to say no with.
 
         Raises:
             ProblemError: there are too many already.
@@ -113,6 +112,10 @@ class Feed:
             raise ProblemError(
                 "unavailable", "Too many event streams are open.", headers={"Retry-After": "10"}
             )
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Count as a listener while the block runs."""
         self._listeners += 1
         try:
             if self._watcher is None or self._watcher.done():

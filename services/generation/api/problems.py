@@ -12,12 +12,14 @@ from pydantic import BaseModel, ConfigDict, Field
 from services.generation.errors import (
     DGXMusicError,
     EngineUnavailableError,
+    FileGoneError,
     InvalidRequestError,
     JobFinishedError,
     OutputError,
     QueueFullError,
     RequestMismatchError,
     StorageError,
+    StoreAwayError,
     UnknownGenerationError,
     UnknownKeyError,
     UnknownPageError,
@@ -229,6 +231,8 @@ _NAMES: tuple[tuple[type[DGXMusicError], str], ...] = (
     (EngineUnavailableError, "invalid-request"),
     (QueueFullError, "queue-full"),
     (StorageError, "unavailable"),
+    (FileGoneError, "gone"),
+    (StoreAwayError, "unavailable"),
     (OutputError, "insufficient-storage"),
 )
 """The first that fits; the special before the general."""

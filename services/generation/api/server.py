@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from services.generation.api.state import ApiState
 from services.generation.errors import SettingsError
 from services.generation.renditions import Renditions
 from services.generation.service import MusicService
+from services.generation.worker import ending_signals
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -59,7 +59,7 @@ def make_state(settings: Settings, registry: Registry, worker: Worker | None = N
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM or SIGINT, then drains; a second signal ends it at once."""
+    """Serves until SIGTERM, SIGINT or SIGHUP, then drains; a second signal ends it at once."""
 
     def __init__(self, state: ApiState, app: ASGIApp) -> None:
         """Prepare to serve the application of the state with its guard around it."""
@@ -83,12 +83,13 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Take the signals ourselves: uvicorn would close the door before the worker is done."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
+        numbers = ending_signals()
+        for number in numbers:
             loop.add_signal_handler(number, self._ask_to_end)
         try:
             yield
         finally:
-            for number in (signal.SIGTERM, signal.SIGINT):
+            for number in numbers:
                 loop.remove_signal_handler(number)
 
     def _ask_to_end(self) -> None:
@@ -143,7 +144,13 @@ def url_of(listening: socket.socket) -> str:
 
 
 def serve(
-    settings: Settings, registry: Registry, *, host: str, port: int, worker: Worker | None
+    settings: Settings,
+    registry: Registry,
+    *,
+    host: str,
+    port: int,
+    worker: Worker | None,
+    announce: Callable[[str], None] = lambda _url: None,
 ) -> None:
     """Serve until told to stop.
 
@@ -153,6 +160,7 @@ def serve(
         host: address to listen on.
         port: of it.
         worker: made, not started; None leaves the jobs to others.
+        announce: is told where the server is, once it listens.
 
     Raises:
         SettingsError: the address cannot be had, or needs a key, and there is none.
@@ -165,6 +173,7 @@ def serve(
     if worker is not None:
         worker.start()
     log.info("listening url=%s", url_of(listening))
+    announce(url_of(listening))
     try:
         Server(state, app).run(sockets=[listening])
     finally:

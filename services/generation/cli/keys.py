@@ -86,7 +86,7 @@ def revoke(
     key: Annotated[str, typer.Argument(help="Id, its first characters, name, or the key.")],
     as_json: AsJson = False,
 ) -> None:
-    """Let a key open nothing any more; running servers follow within five seconds."""
+    """Let a key open nothing any more; running servers follow within three seconds."""
     from services import storage
     from services.generation.database import storage_errors
 

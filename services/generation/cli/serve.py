@@ -42,10 +42,16 @@ def serve(
     from services.generation.worker import Worker
 
     settings = load_settings()
-    configure_logging(settings, as_json=wants_json(settings, sys.stderr))
+    as_json = wants_json(settings, sys.stderr)
+    configure_logging(settings, as_json=as_json)
     registry = default_registry()
     worker = None if no_worker else Worker(settings, registry, concurrency=concurrency)
     address = host or settings.api_host
     chosen = settings.api_port if port is None else port
-    note(f"Serving http://{address}:{chosen}/api/v1/docs; stop it with Ctrl-C.")
-    run(settings, registry, host=address, port=chosen, worker=worker)
+
+    def announce(url: str) -> None:
+        # Where lines of JSON are read, the log says the same.
+        if not as_json:
+            note(f"Serving {url}/api/v1/docs; stop it with Ctrl-C.")
+
+    run(settings, registry, host=address, port=chosen, worker=worker, announce=announce)

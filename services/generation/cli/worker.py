@@ -10,7 +10,7 @@ from services.generation.cli.console import note
 
 Concurrency = Annotated[
     int | None,
-    typer.Option("--concurrency", "-c", help="Jobs at once.", show_default="the setting"),
+    typer.Option("--concurrency", "-c", min=1, help="Jobs at once.", show_default="the setting"),
 ]
 Models = Annotated[
     str | None,

@@ -23,7 +23,7 @@ from dotenv import dotenv_values
 from services.audio.inventory import StoredFile, listed_file
 from services.generation.config import ENV_FILE
 from services.generation.drafts import clear_drafts
-from services.generation.errors import OutputError, SettingsError
+from services.generation.errors import OutputError, SettingsError, StoreAwayError
 from services.generation.store.cache import CACHE_FOLDER, FileCache
 from services.generation.store.interface import FileStat, Holding, nobody_else
 
@@ -265,13 +265,13 @@ class BucketStore:
             reason = _reason(error)
             if "NoSuchBucket" in str(error):
                 raise self._no_bucket() from error
-            raise OutputError(
+            raise StoreAwayError(
                 f"{shown} cannot be {what}: {reason}. Look at the bucket in DGX_MUSIC_FILE_STORE "
                 "and the AWS_* variables: endpoint, region, keys."
             ) from error
 
-    def _no_bucket(self) -> OutputError:
-        return OutputError(
+    def _no_bucket(self) -> StoreAwayError:
+        return StoreAwayError(
             f"There is no bucket {self._bucket!r} for {self._url}. Make it, or name another in "
             "DGX_MUSIC_FILE_STORE."
         )

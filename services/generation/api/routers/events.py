@@ -72,6 +72,7 @@ async def job_events(
 ) -> Response:
     """The stream ends after `done`; a browser that then comes back gets 204, and stays away."""
     job = await to_thread.run_sync(visible_job, api, caller, job_id)
+    api.feed.require_room()
     if job.is_finished and last_event_id is not None:
         events = api.feed.after(last_event_id)
         if events is not None and not any(event.job_id == job_id for event in events):
@@ -95,6 +96,7 @@ async def job_events(
 )
 async def all_events(api: Api, caller: Calling, last_event_id: LastEventId = None) -> Response:
     """One stream for a page with many jobs; its `snapshot` lists the jobs that are not finished."""
+    api.feed.require_room()
 
     def snapshot() -> Snapshot:
         jobs = api.service.unfinished(caller.only_owner)

@@ -7,8 +7,9 @@ import re
 from collections.abc import Callable
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any
+from weakref import WeakValueDictionary
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, Lock, to_thread
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
@@ -21,7 +22,7 @@ from services.generation.api.visible import visible_job
 from services.generation.errors import UnknownGenerationError
 from services.generation.outfile import SUFFIXES, suggested_name
 from services.generation.reconcile import FILE_MISSING
-from services.generation.renditions import PeaksForm, Rendition
+from services.generation.renditions import NotMadeError, PeaksForm, Rendition
 
 if TYPE_CHECKING:
     from services.generation.api.caller import Caller
@@ -32,13 +33,19 @@ router = APIRouter(tags=["files"])
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 """The bytes behind a name never change."""
 
-CONVERSIONS = 2
+CONVERSIONS = CapacityLimiter(2)
 """At once: each keeps a core busy, and the routes of others are not to wait for them."""
+
+PICTURES = CapacityLimiter(2)
+"""Outlines and spectrograms: a matter of seconds, which are not to wait for conversions."""
+
+READS = CapacityLimiter(16)
+"""What is there already, or only has to come from a bucket."""
 
 MOST_PAIRS = 100_000
 _TAG = re.compile(r'"([^"]*)"')
 
-_limiter: dict[str, CapacityLimiter] = {}
+_turns: WeakValueDictionary[str, Lock] = WeakValueDictionary()
 
 Filename = Annotated[
     str,
@@ -112,7 +119,8 @@ async def get_file(
     shown = str(PurePath(suggested_name(job)).with_suffix(name.suffix))
     return await _answer(
         request,
-        lambda: api.renditions.audio(job, name.suffix),
+        lambda may_make: api.renditions.audio(job, name.suffix, may_make=may_make),
+        CONVERSIONS,
         disposition=f'{"attachment" if download else "inline"}; filename="{shown}"',
     )
 
@@ -137,7 +145,9 @@ async def get_peaks(
 ) -> Response:
     """Lowest and highest samples, in the format of audiowaveform: no page need decode the audio."""
     job = await _finished(api, caller, job_id)
-    return await _answer(request, lambda: api.renditions.peaks(job, form, pairs))
+    return await _answer(
+        request, lambda may_make: api.renditions.peaks(job, form, pairs, may_make=may_make)
+    )
 
 
 @router.get(
@@ -149,7 +159,9 @@ async def get_peaks(
 async def get_spectrogram(job_id: JobId, request: Request, api: Api, caller: Calling) -> Response:
     """Time to the right, pitch upwards, louder is brighter."""
     job = await _finished(api, caller, job_id)
-    return await _answer(request, lambda: api.renditions.spectrogram(job))
+    return await _answer(
+        request, lambda may_make: api.renditions.spectrogram(job, may_make=may_make)
+    )
 
 
 for _path, _endpoint in (
@@ -178,10 +190,17 @@ async def _finished(api: ApiState, caller: Caller, job_id: str) -> Job:
 
 
 async def _answer(
-    request: Request, make: Callable[[], Rendition], disposition: str | None = None
+    request: Request,
+    make: Callable[[bool], Rendition],
+    limiter: CapacityLimiter = PICTURES,
+    disposition: str | None = None,
 ) -> Response:
-    limiter = _limiter.setdefault("conversions", CapacityLimiter(CONVERSIONS))
-    rendition = await to_thread.run_sync(make, limiter=limiter)
+    try:
+        rendition = await to_thread.run_sync(make, False, limiter=READS)
+    except NotMadeError:
+        # Who waits for what another request makes takes no place of those that make something.
+        async with _turns.setdefault(f"{request.url.path}?{request.url.query}", Lock()):
+            rendition = await to_thread.run_sync(make, True, limiter=limiter)
     headers = {"ETag": f'"{rendition.etag}"', "Cache-Control": CACHE_CONTROL}
     if rendition.sha256 is not None:
         digest = base64.b64encode(bytes.fromhex(rendition.sha256)).decode()
