@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, Field
 
 from services import __version__, storage
-from services.generation.errors import OutputError
+from services.generation.errors import DGXMusicError, OutputError
 from services.generation.gpu import GpuReport, look_for_gpus
 from services.generation.liveness import living_workers
 from services.generation.space import places
+from services.generation.store import open_store
 from services.generation.watching import Kept, NoAnswerError, Probe, Value, answer_of
 
 if TYPE_CHECKING:
@@ -258,6 +259,11 @@ def look_at_disks(settings: Settings) -> DiskCheck:
         found = places(settings)
     except OutputError:
         return _no_disk()
+    if settings.file_store is not None:
+        try:
+            open_store(settings).check()
+        except DGXMusicError:
+            return DiskCheck(status="unhealthy", detail="The bucket of the files does not answer.")
     free = {place.what: place.free_bytes for place in found}
     facts = {
         "output_free_bytes": free["output folder"],

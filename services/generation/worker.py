@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import threading
+import time
 import uuid
 from collections import Counter
 from collections.abc import Sequence
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GAVE_UP_EXIT_CODE = 6
+SAME_WISH_SECONDS = 1.0
+"""A second signal so soon is the first one again: a supervisor may tell a process and its group."""
+
 _OLD_DRAFT_SECONDS = 86_400.0
 _STOPPING_SECONDS = STOP_GRACE_SECONDS + 10.0
 
@@ -180,9 +184,14 @@ def ending_signals() -> list[signal.Signals]:
 def run_worker(worker: Worker, drain_seconds: float) -> None:
     """Run a worker until SIGTERM, SIGINT or SIGHUP, then drain it; a second ends it at once."""
     asked = threading.Event()
+    asked_at = 0.0
 
     def ask(_number: int, _frame: FrameType | None) -> None:
-        if asked.is_set():
+        nonlocal asked_at
+        now = time.monotonic()
+        if not asked.is_set():
+            asked_at = now
+        elif now - asked_at > SAME_WISH_SECONDS:
             worker.give_up("told so twice")
         asked.set()
 

@@ -163,6 +163,16 @@ class Rig:
         where = f"{self.service.store.where}/"
         return {job.file.removeprefix(where) for job in jobs if job.file}
 
+    def tell_again(self, process: subprocess.Popen[bytes]) -> int | None:
+        """Ask a process that drains to end, until it does; its exit code."""
+
+        def tell() -> bool:
+            process.send_signal(signal.SIGTERM)
+            return process.poll() is not None
+
+        self.until(tell, 10.0)
+        return process.returncode
+
     def stop_all(self) -> None:
         for process in self.workers:
             if process.poll() is None:

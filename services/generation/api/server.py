@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -22,7 +23,7 @@ from services.generation.api.state import ApiState
 from services.generation.errors import SettingsError
 from services.generation.renditions import Renditions
 from services.generation.service import MusicService
-from services.generation.worker import ending_signals
+from services.generation.worker import SAME_WISH_SECONDS, ending_signals
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -67,6 +68,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=BoundedConnection,
+                ws="none",
                 log_config=None,
                 access_log=False,
                 proxy_headers=False,
@@ -78,6 +80,7 @@ class Server(uvicorn.Server):
         )
         self._state = state
         self._ending: asyncio.Task[None] | None = None
+        self._asked_at = 0.0
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -93,11 +96,15 @@ class Server(uvicorn.Server):
                 loop.remove_signal_handler(number)
 
     def _ask_to_end(self) -> None:
+        now = time.monotonic()
         if self._ending is not None:
+            if now - self._asked_at < SAME_WISH_SECONDS:
+                return
             log.warning("told so twice: ending at once")
             if self._state.worker is not None:
                 self._state.worker.give_up("told so twice")
             os._exit(1)
+        self._asked_at = now
         self._state.draining = True
         self._state.feed.close()
         self._ending = asyncio.get_running_loop().create_task(self._drain())

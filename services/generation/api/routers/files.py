@@ -39,7 +39,7 @@ CONVERSIONS = CapacityLimiter(2)
 PICTURES = CapacityLimiter(2)
 """Outlines and spectrograms: a matter of seconds, which are not to wait for conversions."""
 
-READS = CapacityLimiter(16)
+READS = CapacityLimiter(8)
 """What is there already, or only has to come from a bucket."""
 
 MOST_PAIRS = 100_000
