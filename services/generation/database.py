@@ -17,6 +17,9 @@ from services.generation.errors import (
 if TYPE_CHECKING:
     from services.generation.config import Settings
 
+LASTING_CACHE_KIB = 2_048
+"""A server or a worker has a dozen connections, and each fills its own cache in the end."""
+
 SHORTEST_IDLE_SECONDS = 3.0
 """A busy machine may keep a process waiting for so long within a transaction."""
 
@@ -38,10 +41,14 @@ def storage_errors() -> Iterator[None]:
         raise StorageError(str(error)) from error
 
 
-def open_database(settings: Settings) -> None:
+def open_database(settings: Settings, *, for_long: bool = False) -> None:
     """Open the database of the settings; make it where there is none, upgrade an old one.
 
     One that is open already stays so, with everything that uses it.
+
+    Args:
+        settings: of the process.
+        for_long: the process stays, with many connections: each keeps less in memory.
 
     Raises:
         StorageError: it cannot be used.
@@ -53,5 +60,6 @@ def open_database(settings: Settings) -> None:
             settings.database_url,
             busy_timeout_seconds=settings.database_timeout_seconds,
             # A worker that freezes within a transaction has let go when it is taken for dead.
+            cache_kib=LASTING_CACHE_KIB if for_long else storage.CACHE_KIB,
             idle_timeout_seconds=max(SHORTEST_IDLE_SECONDS, settings.worker_ttl_seconds / 2),
         )

@@ -83,7 +83,7 @@ class Worker:
         self._settings = settings
         self.models = _models(registry, models)
         self.concurrency = concurrency or settings.worker_concurrency
-        open_database(settings)
+        open_database(settings, for_long=True)
         with storage_errors():
             _check_database(settings)
             self._stopped = StoppedWorkers(settings.worker_ttl_seconds)

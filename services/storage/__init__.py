@@ -136,6 +136,7 @@ from services.storage.schema import (
     validate_status,
 )
 from services.storage.search import count_matches, search_backend, search_generations
+from services.storage.sqlite import CACHE_KIB
 from services.storage.sqlite_driver import describe_sqlite_library
 from services.storage.transfer import Move, move_database
 from services.storage.transfer_rows import TableSum
@@ -148,6 +149,7 @@ from services.storage.workers import (
 )
 
 __all__ = [
+    "CACHE_KIB",
     "FINISHED_STATUSES",
     "HEAD_REVISION",
     "STATUSES",

@@ -23,6 +23,7 @@ from services.storage.errors import (
 )
 from services.storage.postgres import create_postgres_engine
 from services.storage.sqlite import (
+    CACHE_KIB,
     READ_ONLY_OPTION,
     create_sqlite_engine,
     file_of,
@@ -95,6 +96,7 @@ class Database:
         url: URL,
         busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
         idle_timeout_seconds: float = IDLE_TIMEOUT_SECONDS,
+        cache_kib: int = CACHE_KIB,
     ) -> None:
         self.url = url
         self.is_sqlite = url.drivername in _SQLITE_DRIVERS
@@ -104,7 +106,7 @@ class Database:
         self.engine: Engine
         self._reader: Engine
         if self.is_sqlite:
-            self.engine = create_sqlite_engine(url, busy_timeout_seconds)
+            self.engine = create_sqlite_engine(url, busy_timeout_seconds, cache_kib=cache_kib)
             self._reader = self.engine.execution_options(**{READ_ONLY_OPTION: True})
         else:
             self.engine = create_postgres_engine(url, busy_timeout_seconds, idle_timeout_seconds)
@@ -113,13 +115,19 @@ class Database:
             )
         self._busy_timeout_seconds = busy_timeout_seconds
         self._idle_timeout_seconds = idle_timeout_seconds
+        self._cache_kib = cache_kib
         _OPEN.add(self)
 
     @cached_property
     def queue_engine(self) -> Engine:
         """Connections for the queue library, which says itself when a transaction begins."""
         if self.is_sqlite:
-            return create_sqlite_engine(self.url, self._busy_timeout_seconds, begun_by_driver=True)
+            return create_sqlite_engine(
+                self.url,
+                self._busy_timeout_seconds,
+                cache_kib=self._cache_kib,
+                begun_by_driver=True,
+            )
         return create_postgres_engine(
             self.url, self._busy_timeout_seconds, self._idle_timeout_seconds
         )

@@ -27,6 +27,7 @@ from services.storage.models import Base, Prompt
 from services.storage.overview import count_statuses
 from services.storage.schema import STATUSES
 from services.storage.search import search_backend
+from services.storage.sqlite import CACHE_KIB
 from services.storage.sqlite_driver import library_version, wal_is_safe
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def init_db(
     *,
     busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
     idle_timeout_seconds: float = IDLE_TIMEOUT_SECONDS,
+    cache_kib: int = CACHE_KIB,
 ) -> None:
     """Open the database, create what is missing, and upgrade what is old.
 
@@ -66,11 +68,14 @@ def init_db(
         busy_timeout_seconds: how long to wait for another process to finish its write.
         idle_timeout_seconds: after how long without a statement PostgreSQL undoes a transaction
             of this process, which else keeps its locks for as long as the process is stopped.
+        cache_kib: what each connection to an SQLite file keeps of it in memory.
 
     Raises:
         StorageError: one subclass for each thing that can be wrong (services/storage/errors.py).
     """
-    database = Database(resolve_url(database_url), busy_timeout_seconds, idle_timeout_seconds)
+    database = Database(
+        resolve_url(database_url), busy_timeout_seconds, idle_timeout_seconds, cache_kib
+    )
     try:
         prepare_database(database)
     except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from errno import EISDIR
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Connection, Engine
 
 DATABASE_FILE_MODE = 0o600
-CACHE_KIB = 4_096
+CACHE_KIB = 32_768
 """Pages a connection keeps; the 2 MB of SQLite's own default go at the first look-up by id."""
 
 PAGE_SIZE = 8192
@@ -78,7 +79,11 @@ def prepare_file(path: Path) -> None:
 
 
 def create_sqlite_engine(
-    url: URL, busy_timeout_seconds: float, *, begun_by_driver: bool = False
+    url: URL,
+    busy_timeout_seconds: float,
+    *,
+    cache_kib: int = CACHE_KIB,
+    begun_by_driver: bool = False,
 ) -> Engine:
     """Open an SQLite database under the rules of docs/database.md.
 
@@ -87,6 +92,7 @@ def create_sqlite_engine(
     Args:
         url: of the database.
         busy_timeout_seconds: how long to wait for another process to finish its write.
+        cache_kib: pages that each connection keeps in memory.
         begun_by_driver: let the driver begin a transaction, IMMEDIATE too, at the first statement
             that writes, for a library that sends a BEGIN of its own now and then.
     """
@@ -97,7 +103,7 @@ def create_sqlite_engine(
     engine = create_engine(
         url, poolclass=QueuePool, module=library(), hide_parameters=True, **options
     )
-    event.listen(engine, "connect", _on_connect)
+    event.listen(engine, "connect", partial(_on_connect, cache_kib))
     if begun_by_driver:
         event.listen(engine, "connect", _let_driver_begin)
         return engine
@@ -106,11 +112,11 @@ def create_sqlite_engine(
     return engine
 
 
-def _on_connect(connection: DriverConnection, _record: object) -> None:
+def _on_connect(cache_kib: int, connection: DriverConnection, _record: object) -> None:
     connection.isolation_level = None
     connection.create_function("dgx_music_fold", 1, fold, deterministic=True)
     connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
-    connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    connection.execute(f"PRAGMA cache_size = -{cache_kib}")
     connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_SIZE_LIMIT}")
     # The triggers of the text index write to an FTS5 table, which needs a trusted schema.
     for statement in ("foreign_keys = ON", "synchronous = FULL", "trusted_schema = ON"):

@@ -67,7 +67,7 @@ def test_signatures_are_those_of_the_contract(name: str) -> None:
     positional = {
         parameter.name: ... if parameter.default is parameter.empty else parameter.default
         for parameter in parameters
-        if parameter.kind is not parameter.KEYWORD_ONLY
+        if parameter.kind not in {parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD}
     }
     assert positional == SIGNATURES[name]
     assert list(positional) == list(SIGNATURES[name])

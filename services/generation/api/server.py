@@ -20,6 +20,7 @@ from services.generation.api.guard import BoundedConnection, assemble, require_g
 from services.generation.api.http_metrics import HttpMetrics
 from services.generation.api.route_names import RouteNames
 from services.generation.api.state import ApiState
+from services.generation.database import open_database
 from services.generation.errors import SettingsError
 from services.generation.renditions import Renditions
 from services.generation.service import MusicService
@@ -48,6 +49,7 @@ def make_state(settings: Settings, registry: Registry, worker: Worker | None = N
     Raises:
         StorageError: the database cannot be used.
     """
+    open_database(settings, for_long=True)
     service = MusicService(settings, registry)
     _ = service.queue  # Slow to load, and the first client should not wait for it.
     return ApiState(
