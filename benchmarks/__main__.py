@@ -20,6 +20,8 @@ PARTS = (
     "storage",
     "transfer",
     "queue",
+    "api",
+    "jobs_memory",
 )
 
 

@@ -89,6 +89,8 @@ class OutputError(DGXMusicError):
 class FileGoneError(OutputError):
     """A finished file is no longer where it was published."""
 
+    retryable = False
+
 
 class StoreAwayError(OutputError):
     """The bucket of the finished files cannot be used now."""

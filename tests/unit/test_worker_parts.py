@@ -55,7 +55,7 @@ def test_only_what_may_go_better_next_time_is_retryable():
         for item in vars(errors).values()
         if isinstance(item, type) and issubclass(item, DGXMusicError) and item.retryable
     }
-    assert found == {"EngineError", "StorageError", "OutputError"}
+    assert found == {"EngineError", "StorageError", "OutputError", "StoreAwayError"}
 
 
 @pytest.mark.parametrize(
