@@ -42,7 +42,7 @@ IDLE_SECONDS = 60.0
 HEARTBEAT_SECONDS = 15.0
 """How often a listener hears at least that the line is open."""
 
-KEPT_EVENTS = 4096
+KEPT_EVENTS = 1024
 MOST_LISTENERS = 2_000
 _CLOCK_SLACK = timedelta(seconds=10)
 """How far the clocks of machines that share a database may differ."""
