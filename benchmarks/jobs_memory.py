@@ -52,6 +52,14 @@ def children(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in task.read_text(encoding="ascii").split()]
 
 
+def count_drafts(folder: Path) -> int:
+    found = 0
+    # Unlike rglob, this goes on when a folder is removed under it.
+    for _, _, names in os.walk(folder):
+        found += sum(name.startswith(".dgx-") and name.endswith(".part") for name in names)
+    return found
+
+
 def sample(bench: Bench, jobs: int) -> Sample:
     pid = bench.process.pid
     process = Path("/proc") / str(pid)
@@ -61,7 +69,7 @@ def sample(bench: Bench, jobs: int) -> Sample:
         engines=sum(resident(child) for child in children(pid)),
         files=len(list((process / "fd").iterdir())),
         threads=len(list((process / "task").iterdir())),
-        drafts=len(list((bench.folder / "outputs").rglob(".dgx-*.part"))),
+        drafts=count_drafts(bench.folder / "outputs"),
     )
 
 
