@@ -187,8 +187,8 @@ class Health:
         return Readiness(ready=worst != "unhealthy", checks=checks)
 
     def _with_limit(self, queue: QueueCheck) -> QueueCheck:
-        limit: int | None = getattr(self._settings, "queue_limit", None)
-        if limit is None or queue.waiting_jobs is None or queue.waiting_jobs < limit:
+        limit = self._settings.queue_limit
+        if queue.waiting_jobs is None or queue.waiting_jobs < limit:
             return queue
         detail = f"The queue is full: {queue.waiting_jobs} of {limit} jobs wait."
         return queue.model_copy(update={"status": "unhealthy", "detail": detail})

@@ -81,15 +81,6 @@ def require_floor(settings: Settings) -> None:
             )
 
 
-def has_room(settings: Settings) -> bool:
-    """Whether `require_floor` has nothing to say."""
-    try:
-        require_floor(settings)
-    except OutputError:
-        return False
-    return True
-
-
 def _place(what: str, folder: Path, variable: str) -> Place:
     is_writable = os.access(nearest(folder), os.W_OK | os.X_OK, effective_ids=True)
     return Place(what, folder, free_bytes(folder), is_writable, variable)

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.generation.api.guard import page_policy
 from services.generation.api.guard.addresses import ClientFinder
 from services.generation.api.guard.bodies import Bodies
 from services.generation.api.guard.hosts import Hosts, split_host
@@ -149,13 +148,6 @@ def test_what_an_answer_sets_itself_stands(sqlite_database, serve):
     answer = serve().request("GET", "/docs")
     assert answer.headers["content-security-policy"] == "mine"
     assert answer.headers["cache-control"] == "public"
-
-
-def test_a_page_may_run_its_own_script_and_no_other():
-    policy = page_policy("const ui = 1")
-    assert "script-src 'self' 'sha256-" in policy
-    assert "unsafe-inline" not in policy.split("style-src")[0]
-    assert "script-src 'self'; " in page_policy()
 
 
 @pytest.mark.parametrize("sent", ["abc-1.2_X", "a" * 64])

@@ -17,7 +17,7 @@ from services.generation.api.guard.authentication import (
 )
 from services.generation.api.guard.bodies import Bodies
 from services.generation.api.guard.connections import BoundedConnection
-from services.generation.api.guard.headers import DATA_POLICY, SecurityHeaders, page_policy
+from services.generation.api.guard.headers import SecurityHeaders
 from services.generation.api.guard.hosts import Hosts
 from services.generation.api.guard.logs import AccessLog
 from services.generation.api.guard.rates import Rates
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from services.generation.config import Settings
 
 __all__ = [
-    "DATA_POLICY",
     "OPEN_FOLDERS",
     "OPEN_PATHS",
     "BoundedConnection",
@@ -41,7 +40,6 @@ __all__ = [
     "assemble",
     "caller_of",
     "is_loopback_host",
-    "page_policy",
     "request_id_of",
     "require_guarded",
 ]

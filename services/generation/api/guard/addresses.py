@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from starlette.types import Scope
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 UNKNOWN = "unknown"
 SUBSCRIBER_BITS = 64
