@@ -65,6 +65,12 @@ class EngineUnavailableError(DGXMusicError):
     exit_code = 4
 
 
+class CheckpointError(DGXMusicError):
+    """The files of a model are missing, damaged or of another model."""
+
+    exit_code = 4
+
+
 class EngineError(DGXMusicError):
     """The engine failed while it made the audio."""
 
