@@ -9,17 +9,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 from services.generation.musicgen.memory_plan import bucket_of
 from services.generation.musicgen.sampling import SamplingTensors, draw, guide
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from services.generation.musicgen.device_decoder import DeviceDecoder
     from services.generation.musicgen.geometry import Geometry
-    from services.generation.musicgen.request import Sampling
+    from services.generation.musicgen.request import Conditioning, Sampling
+    from services.generation.musicgen.sequence import Turn
 
 _WIDEST_TOP_K = 256
 """Requests that draw among no more than this share a faster step."""
@@ -41,7 +44,7 @@ class _Variant:
 
 
 class GraphedDecoder:
-    """A `StepModel` that draws its tokens on the device.
+    """A `TokenModel` whose step, with its drawing, runs on the device.
 
     Where the device is the CPU there are no graphs, and every step runs as it is.
     """
@@ -54,6 +57,8 @@ class GraphedDecoder:
         self._on_gpu = device.type == "cuda"
         self._whole = torch.zeros(rows, len(_WHOLE) + codebooks, dtype=torch.int64, device=device)
         self._real = torch.ones(rows, len(_REAL), dtype=torch.float32, device=device)
+        self._first = [0] * decoder.slots
+        self._sampling: dict[int, Sampling] = {}
         self._steps: dict[_Variant, Callable[[], Tensor]] = {}
         self._pool = torch.cuda.graph_pool_handle() if self._on_gpu else None
 
@@ -72,71 +77,47 @@ class GraphedDecoder:
         """How many positions a slot can hold."""
         return self._decoder.positions
 
-    def admit(self, slot: int, states: Tensor, unconditional: Tensor | None = None) -> int:
-        """Begin a sequence; see `StepModel`."""
-        return self._decoder.admit(slot, states, unconditional)
-
-    def prefill(self, slot: int, tokens: Tensor) -> None:
-        """Take in tokens ahead of the first step; see `StepModel`."""
-        self._decoder.prefill(slot, tokens)
-
-    def step(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
-        """One step without drawing; see `StepModel`."""
-        return self._decoder.step(slots, tokens, positions)
+    def begin(
+        self,
+        slot: int,
+        conditioning: Conditioning,
+        sampling: Sampling,
+        opening: NDArray[np.int64],
+    ) -> None:
+        """Begin a window in a slot; see `TokenModel`."""
+        self._sampling[slot] = sampling
+        self._first[slot] = self._decoder.admit(
+            slot, conditioning.states, conditioning.unconditional
+        )
+        if opening.shape[1]:
+            self._decoder.prefill(slot, torch.from_numpy(np.ascontiguousarray(opening)))
 
     @torch.inference_mode()
-    def advance(
-        self,
-        slots: Sequence[int],
-        tokens: Tensor,
-        positions: Sequence[int],
-        sampling: Sequence[Sampling],
-        steps: Sequence[int],
-    ) -> Tensor:
-        """One step and a draw.
-
-        Args:
-            slots: which, each once.
-            tokens: int64 `[n, codebooks]`: what stands at `positions`.
-            positions: of each slot.
-            sampling: of each slot.
-            steps: of each slot, the number of the step in its piece.
-
-        Returns:
-            int64 `[n, codebooks]` on the CPU.
-        """
-        count = len(slots)
+    def advance(self, turns: Sequence[Turn]) -> NDArray[np.int64]:
+        """One step and a draw; see `TokenModel`."""
+        sampling = [self._sampling[turn.slot] for turn in turns]
         variant = _Variant(
-            bucket=bucket_of(count),
+            bucket=bucket_of(len(turns)),
             widest_top_k=_WIDEST_TOP_K if all(s.top_k <= _WIDEST_TOP_K for s in sampling) else None,
             any_top_p=any(0 < s.top_p < 1 for s in sampling),
         )
         run = self._steps.get(variant) or self._make(variant)
-        self._fill(variant.bucket, slots, tokens, positions, sampling, steps)
-        return run()[:count].cpu()
+        self._fill(variant.bucket, turns, sampling)
+        drawn: NDArray[np.int64] = run()[: len(turns)].cpu().numpy()
+        return drawn
 
-    def _fill(
-        self,
-        bucket: int,
-        slots: Sequence[int],
-        tokens: Tensor,
-        positions: Sequence[int],
-        sampling: Sequence[Sampling],
-        steps: Sequence[int],
-    ) -> None:
-        codebooks = self.geometry.codebooks
+    def _fill(self, bucket: int, turns: Sequence[Turn], sampling: Sequence[Sampling]) -> None:
         # The rows that fill up a bucket stand at the start of a slot that nobody has.
-        whole = torch.zeros(bucket, len(_WHOLE) + codebooks, dtype=torch.int64)
+        whole = torch.zeros(bucket, self._whole.shape[1], dtype=torch.int64)
         whole[:, 0] = self._decoder.slots
         real = torch.ones(bucket, len(_REAL), dtype=torch.float32)
-        rows = zip(slots, positions, steps, sampling, strict=True)
         heads = [
-            (slot, position, step, s.seed, s.top_k, int(s.greedy))
-            for slot, position, step, s in rows
+            (t.slot, self._first[t.slot] + t.position, t.step, s.seed, s.top_k, int(s.greedy))
+            for t, s in zip(turns, sampling, strict=True)
         ]
-        whole[: len(slots), : len(_WHOLE)] = torch.tensor(heads)
-        whole[: len(slots), len(_WHOLE) :] = tokens
-        real[: len(slots)] = torch.tensor(
+        whole[: len(turns), : len(_WHOLE)] = torch.tensor(heads)
+        whole[: len(turns), len(_WHOLE) :] = torch.from_numpy(np.stack([t.tokens for t in turns]))
+        real[: len(turns)] = torch.tensor(
             [(s.guidance, s.temperature, s.top_p) for s in sampling], dtype=torch.float32
         )
         self._whole[:bucket].copy_(whole)
