@@ -7,19 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import (
-    LogitsProcessor,
-    LogitsProcessorList,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
-)
 
 from services.generation.musicgen.loop import DecodeLoop
-from services.generation.musicgen.request import Conditioning, DecodeRequest, Sampling
-from services.generation.musicgen.sampling import gumbel_noise
+from services.generation.musicgen.request import DecodeRequest, Sampling
 from services.generation.musicgen.token_model import SampledDecoder
-from tests.musicgen.oracle import LONGEST_LAG, Reference, decoder_of, generate, prompts
+from tests.musicgen.oracle import Reference, decoder_of, generate, prompts
 from tests.musicgen.tiny import tiny_melody_model, tiny_model
 
 FRAMES = 24

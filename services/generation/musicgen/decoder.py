@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.generation.musicgen.layers import CrossAttention, LayerReader, sinusoids
+from services.generation.musicgen.layer_weights import read_ends, read_layer, sinusoids
+from services.generation.musicgen.layers import CrossAttention, normalise, pack_layer
+from services.generation.musicgen.linear import Linear
 
 if TYPE_CHECKING:
     from services.generation.musicgen.geometry import Geometry
@@ -58,13 +60,16 @@ class TorchDecoder:
         """
         self._geometry = geometry
         self._positions = positions
-        reader = LayerReader(source, geometry, linear)
-        self._embeddings = reader.embeddings()
+        ends = read_ends(source, geometry)
+        self._embeddings = ends.embeddings
+        self._norm = ends.norm
+        self._heads = Linear(linear, ends.heads)
+        self._layers = [
+            pack_layer(read_layer(source, geometry, index), linear)
+            for index in range(geometry.layers)
+        ]
         self._offsets = torch.arange(geometry.codebooks) * (geometry.codebook_size + 1)
         self._sinusoids = sinusoids(positions, geometry.hidden)
-        self._layers = [reader.layer(number) for number in range(geometry.layers)]
-        self._norm = reader.norm("layer_norm")
-        self._heads = reader.heads()
         shape = (slots, 2, geometry.heads, positions, geometry.head_size)
         self._keys = [torch.empty(shape) for _ in self._layers]
         self._values = [torch.empty(shape) for _ in self._layers]
@@ -108,7 +113,7 @@ class TorchDecoder:
         """See `StepModel.step`."""
         embedded = self._embed(tokens)[:, None, None].expand(-1, 2, 1, -1)
         hidden = self._transform(slots, positions, embedded)[:, :, 0]
-        logits = self._heads(self._norm(hidden))
+        logits = self._heads(normalise(self._norm, hidden))
         shape = (len(slots), 2, self._geometry.codebooks, self._geometry.codebook_size)
         return logits.view(shape).transpose(0, 1)
 
@@ -132,11 +137,11 @@ class TorchDecoder:
         where = torch.tensor(starts)[:, None] + torch.arange(rows)
         hidden = embedded + self._sinusoids[where][:, None]
         for number, layer in enumerate(self._layers):
-            fused = layer.query_key_value(layer.norm(hidden))
+            fused = layer.query_key_value(normalise(layer.norm, hidden))
             hidden = hidden + layer.out(self._attend(number, slots, starts, fused))
             if layer.cross is not None:
                 hidden = hidden + self._attend_across(number, layer.cross, slots, hidden)
-            hidden = hidden + layer.ffn_out(functional.gelu(layer.ffn_in(layer.ffn_norm(hidden))))
+            hidden = hidden + layer.feed_forward(hidden)
         return hidden
 
     def _attend(
@@ -164,7 +169,9 @@ class TorchDecoder:
         """`[slots, 2, rows, hidden]` of the conditioning; the unconditional rows are zero."""
         heads, head_size = self._geometry.heads, self._geometry.head_size
         # Both rows are projected though one is needed: kernels for one row are far slower.
-        queries = cross.query(cross.norm(hidden))[:, :1].view(len(slots), 1, -1, heads, head_size)
+        queries = cross.query(normalise(cross.norm, hidden))[:, :1].view(
+            len(slots), 1, -1, heads, head_size
+        )
         mixed = torch.zeros_like(hidden)
         for row, slot, query in zip(mixed, slots, queries.transpose(2, 3), strict=True):
             keys, values = self._slots[slot].cross[number]
