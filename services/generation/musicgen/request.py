@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from services.generation.musicgen.geometry import Geometry
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
@@ -78,3 +80,31 @@ class DecodeRequest:
     def prefix_frames(self) -> int:
         """Frames that are given."""
         return 0 if self.prefix is None else int(self.prefix.shape[1])
+
+
+def check_fits(request: DecodeRequest, geometry: Geometry) -> None:
+    """Whether a decoder of that shape can take the request in.
+
+    Raises:
+        InvalidRequestError: the conditioning or the prefix is of another model.
+    """
+    for given in request.conditioning:
+        unconditional = given.states if given.unconditional is None else given.unconditional
+        shapes = [tuple(given.states.shape), tuple(unconditional.shape)]
+        if shapes[0] != shapes[1] or shapes[0][1:] != (geometry.hidden,) or 0 in shapes[0]:
+            raise InvalidRequestError(
+                f"The conditioning has the shapes {shapes[0]} and {shapes[1]};"
+                f" this model needs (length, {geometry.hidden})."
+            )
+    prefix = request.prefix
+    if prefix is None:
+        return
+    if prefix.shape[0] != geometry.codebooks:
+        raise InvalidRequestError(
+            f"The piece to continue has {prefix.shape[0]} codebooks;"
+            f" this model has {geometry.codebooks}."
+        )
+    if prefix.size and not (prefix.min() >= 0 and prefix.max() < geometry.codebook_size):
+        raise InvalidRequestError(
+            f"The piece to continue has codes outside 0 to {geometry.codebook_size - 1}."
+        )

@@ -47,7 +47,8 @@ def guide(logits: Tensor, guidance: Tensor) -> Tensor:
     """Classifier-free guidance: `[2, n, ...]`, conditional first, and `[n]` -> `[n, ...]`."""
     conditional, unconditional = logits
     scale = guidance.view(-1, *[1] * (conditional.dim() - 1))
-    return unconditional + scale * (conditional - unconditional)
+    guided: Tensor = unconditional + scale * (conditional - unconditional)
+    return guided
 
 
 def draw(
