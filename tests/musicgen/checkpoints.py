@@ -105,7 +105,7 @@ def checkpoint_model(kind: Kind = "mono", *, seed: int = 0) -> Any:
     generation.bos_token_id = generation.pad_token_id = generation.decoder_start_token_id = 2048
     generation.max_length = 1500
     spread(model)
-    _fill_codebooks(model)
+    _enliven(model.audio_encoder)
     return model.eval()
 
 
@@ -147,10 +147,16 @@ def tiny_tokenizer() -> Tokenizer:
     return tokenizer
 
 
-def _fill_codebooks(model: Any) -> None:
-    """A fresh codec has codebooks of zeros: every code would sound the same."""
-    for layer in model.audio_encoder.quantizer.layers:
+def _enliven(codec: Any) -> None:
+    """A fresh codec sounds the same whatever the codes: empty codebooks, and biases that win."""
+    for layer in codec.quantizer.layers:
         layer.codebook.embed.copy_(torch.randn_like(layer.codebook.embed))
+    with torch.no_grad():
+        for name, parameter in codec.decoder.named_parameters():
+            if name.endswith("original0"):
+                parameter.mul_(2)
+            if name.endswith("conv.bias"):
+                parameter.zero_()
 
 
 def _tensors(model: Any, names: str, dtype: torch.dtype) -> dict[str, torch.Tensor]:
