@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch.nn.utils import parametrize
 from transformers import EncodecConfig, EncodecModel, T5Config, T5EncoderModel
 from transformers.initialization import no_init_weights
@@ -44,9 +45,7 @@ def load_text_encoder(checkpoint: Checkpoint, weights: SafetensorsWeights) -> T5
     Raises:
         CheckpointError: a tensor is missing, has another shape, or is one too many.
     """
-    config = _config(T5Config, checkpoint, "text_encoder")
-    with no_init_weights():
-        model = T5EncoderModel(config)
+    model: T5EncoderModel = _empty((T5Config, T5EncoderModel), checkpoint, "text_encoder")
     # One table under two names; without this it would be in memory twice.
     model.encoder.embed_tokens = model.shared
     _fill(model, weights, "text_encoder.")
@@ -59,18 +58,13 @@ def load_codec(checkpoint: Checkpoint, weights: SafetensorsWeights) -> EncodecMo
     Raises:
         CheckpointError: as `load_text_encoder`, or it is of a kind that MusicGen has not.
     """
-    config = _config(EncodecConfig, checkpoint, "audio_encoder")
-    if (
-        config.use_causal_conv
-        or config.normalize
-        or config.chunk_length_s
-        or (config.norm_type != "weight_norm" or config.audio_channels != 1)
-    ):
+    model: EncodecModel = _empty((EncodecConfig, EncodecModel), checkpoint, "audio_encoder")
+    config: Any = model.config
+    is_causal = config.use_causal_conv or config.norm_type != "weight_norm"
+    if is_causal or config.normalize or config.chunk_length_s or config.audio_channels != 1:
         raise CheckpointError(
             f"The codec in {checkpoint.folder} is not the one that MusicGen was trained with."
         )
-    with no_init_weights():
-        model = EncodecModel(config)
     _fill(model, weights, "audio_encoder.")
     for module in model.modules():
         if parametrize.is_parametrized(module, "weight"):
@@ -94,12 +88,16 @@ def load_projection(
     return Projection(weights.get(f"{name}.weight"), weights.get(f"{name}.bias"))
 
 
-def _config(kind: Any, checkpoint: Checkpoint, part: str) -> Any:
+def _empty(kinds: tuple[Any, Any], checkpoint: Checkpoint, part: str) -> Any:
+    """The module of a part of the configuration, with no numbers in it yet."""
+    config, module = kinds
     try:
-        return kind.from_dict(dict(checkpoint.config[part]))
-    except (TypeError, ValueError, KeyError) as error:
+        with no_init_weights():
+            return module(config.from_dict(dict(checkpoint.config[part])))
+    except (StrictDataclassError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
         raise CheckpointError(
-            f"The configuration of the {part} in {checkpoint.folder} cannot be used: {error}"
+            f"The {part} that config.json in {checkpoint.folder} describes cannot be: {reason}"
         ) from error
 
 
