@@ -113,6 +113,10 @@ class Settings(BaseSettings):
     model_name: Annotated[str, AfterValidator(_not_blank)] = Field(
         "auto", description="Engine to use when a request names none; `auto` takes the best here."
     )
+    models_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
+        Path("data/models"),
+        description="Folder of the weights of neural engines, one folder a model.",
+    )
     use_gpu: bool = Field(True, description="Let neural engines use a GPU when there is one.")
     target_lufs: Annotated[float | None, BeforeValidator(_off)] = Field(
         -16.0,

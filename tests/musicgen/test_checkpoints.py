@@ -99,12 +99,14 @@ def test_shards_are_one_checkpoint(tmp_path, written):
     ["", "[]", "{}", '{"weight_map": {"a": "../../etc/passwd"}}', '{"weight_map": {"a": 1}}'],
 )
 def test_an_index_that_is_none_is_refused(folder, index):
+    (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(index)
     refuse(folder, "model.safetensors.index.json")
 
 
 def test_an_index_that_names_more_than_there_is_is_refused(folder):
-    weight_map = {"some.tensor": "model.safetensors"}
+    (folder / "model.safetensors").rename(folder / "a.safetensors")
+    weight_map = {"some.tensor": "a.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     refuse(folder, "some.tensor")
 

@@ -120,10 +120,10 @@ def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
     Raises:
         CheckpointError: a file is missing or damaged, or there are only pickled ones.
     """
-    if (folder / INDEX).is_file():
-        return _sharded(folder)
     if (folder / WEIGHTS).is_file():
         return read_header(folder / WEIGHTS)
+    if (folder / INDEX).is_file():
+        return _sharded(folder)
     if any(next(folder.glob(pattern), None) for pattern in _PICKLED):
         raise CheckpointError(
             f"{folder} has its weights in pickled files only, which could run any program when "
