@@ -115,7 +115,8 @@ class Settings(BaseSettings):
         "auto", description="Engine to use when a request names none; `auto` takes the best here."
     )
     models_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
-        Path("data/models"), description="x"
+        Path("data/models"),
+        description="Folder of the weights of neural engines, one folder a model.",
     )
     use_gpu: bool = Field(True, description="Let neural engines use a GPU when there is one.")
     cpu_precision: CpuPrecision = Field(

@@ -20,6 +20,7 @@ from services.generation.cli import (
     doctor,
     files,
     generate,
+    install,
     keys,
     library,
     serve,
@@ -46,6 +47,7 @@ app.command("history")(library.history)
 app.command("status")(library.status)
 app.command("serve")(serve.serve)
 app.command("worker")(worker.worker)
+library.models_app.command("install")(install.install)
 app.add_typer(library.models_app, name="models")
 app.command("analyze")(audio.analyze)
 app.command("normalize")(audio.normalize)
