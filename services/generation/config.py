@@ -141,7 +141,11 @@ class Settings(BaseSettings):
         1.0, ge=0.0, le=3600.0, description="Wait before the first retry; it doubles every time."
     )
     worker_concurrency: int = Field(
-        1, ge=1, le=64, description="Jobs that one worker makes at once, each in its own process."
+        1,
+        ge=1,
+        le=64,
+        description="Jobs that one worker makes at once: each in a process of its own, or together "
+        "in one where the engine can (docs/queue.md).",
     )
     worker_ttl_seconds: float = Field(
         30.0,
