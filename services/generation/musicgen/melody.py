@@ -18,6 +18,7 @@ from transformers.audio_utils import chroma_filter_bank
 from services.generation.errors import CheckpointError
 from services.generation.musicgen.checkpoints import read_json
 from services.generation.musicgen.parts import load_projection
+from services.generation.musicgen.request import Conditioning
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -43,16 +44,6 @@ class ChromaSettings:
     """Samples from one window to the next."""
     notes: int = 12
     longest_seconds: int = 30
-
-
-@dataclass(frozen=True, slots=True)
-class Conditioning:
-    """What a decoder without cross-attention reads before the music."""
-
-    states: Tensor
-    """Float32 `[length, hidden]`: the melody, then the prompt."""
-    unconditional: Tensor
-    """As long, for the other half of the guidance: no melody, then zeros."""
 
 
 class MelodyConditioner:

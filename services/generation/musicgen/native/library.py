@@ -15,7 +15,7 @@ from services.generation.musicgen.native.build import BuildError, build, find, f
 class Shape(ctypes.Structure):
     """Mirrors `Shape` in step.c."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         (name, c_int32)
         for name in (
             *("layers", "hidden", "heads", "ffn", "codebooks", "codebook_size", "cross_attention"),
