@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,6 @@ import pytest
 
 from services.generation.musicgen.checkpoints import Checkpoint, open_checkpoint
 from tests.musicgen.checkpoints import Kind, write_checkpoint
-
-# Triton reads it when it is first imported; kernels then run on the CPU, where there is Triton.
-os.environ.setdefault("TRITON_INTERPRET", "1")
 
 Written = Callable[[Kind], tuple[Any, Checkpoint]]
 

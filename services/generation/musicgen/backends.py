@@ -137,22 +137,24 @@ def _of_cpu(
 
     positions = positions_needed(geometry)
     if precision in ("auto", "int8"):
-        yield (
-            "int8, native",
-            lambda: NativeDecoder(source, geometry, slots, positions, "int8"),
-            True,
-        )
+        if geometry.cross_attention:
+            yield (
+                "int8, native",
+                lambda: NativeDecoder(source, geometry, slots, positions, "int8"),
+                True,
+            )
         yield (
             "int8, PyTorch",
             lambda: TorchDecoder(source, geometry, slots, positions, "int8"),
             True,
         )
     if precision in ("auto", "fp32"):
-        yield (
-            "float32, native",
-            lambda: NativeDecoder(source, geometry, slots, positions, "fp32"),
-            False,
-        )
+        if geometry.cross_attention:
+            yield (
+                "float32, native",
+                lambda: NativeDecoder(source, geometry, slots, positions, "fp32"),
+                False,
+            )
         yield (
             "float32, PyTorch",
             lambda: TorchDecoder(source, geometry, slots, positions, "fp32"),
