@@ -212,6 +212,8 @@ def published_model(name: str) -> PublishedModel:
     for candidate in (bare, f"musicgen-{bare}"):
         if candidate in MODELS:
             return MODELS[candidate]
-    near = difflib.get_close_matches(bare, MODELS, n=1, cutoff=0.5)
-    hint = f"Did you mean {near[0]!r}?" if near else f"There are {', '.join(MODELS)}."
+    short = bare.removeprefix("musicgen-")
+    known = {name.removeprefix("musicgen-"): name for name in MODELS}
+    near = difflib.get_close_matches(short, known, n=1, cutoff=0.5)
+    hint = f"Did you mean {known[near[0]]!r}?" if near else f"There are {', '.join(MODELS)}."
     raise EngineUnavailableError(f"There is no published MusicGen model {name!r}. {hint}")

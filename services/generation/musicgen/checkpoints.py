@@ -230,6 +230,12 @@ def _revision(folder: Path, source: Source) -> str | None:
 def _cached_folder(model: PublishedModel) -> Path | None:
     if importlib.util.find_spec("huggingface_hub") is None:
         return None
+    from huggingface_hub import constants
+
+    folder = f"models--{model.repository.replace('/', '--')}"
+    if not Path(constants.HF_HUB_CACHE, folder).is_dir():
+        # What would look closer takes as long to import as the rest of a command to start.
+        return None
     from huggingface_hub import try_to_load_from_cache
 
     for revision in dict.fromkeys((model.revision, None)):

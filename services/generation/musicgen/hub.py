@@ -34,7 +34,6 @@ WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0)
 
 PARTIAL_SUFFIX = ".partial"
 
-_BLOCK = 1 << 20
 _ANSWER_SECONDS = 30.0
 
 Received = Callable[[int], None]
@@ -189,7 +188,8 @@ def _fetch_rest(url: str, out: BinaryIO, file: HubFile, received: Received) -> N
             received(-start)
             out.seek(0)
             out.truncate()
-        for block in response.iter_raw(_BLOCK):
+        # As it comes: what is held back for a fuller block is lost where the connection ends.
+        for block in response.iter_raw():
             room = file.bytes - out.tell()
             out.write(block[:room])
             received(min(room, len(block)))

@@ -178,6 +178,7 @@ class _Download:
 
     def count(self, wanted: Sequence[HubFile], tell: Callable[[int], None]) -> None:
         """Begin to tell of progress, from what is here already."""
+        self.have = 0
         for file in wanted:
             self._take_over(file)
             self.have += _size(self._staging / file.name) or _size(self._partial(file))
