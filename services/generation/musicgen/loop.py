@@ -106,15 +106,14 @@ class DecodeLoop:
             )
 
     def _measure(self, sequence: Sequence) -> Progress:
-        ahead = 0
-        if not sequence.state.is_over:
-            ahead = self._scheduler.steps_until_end(sequence)
+        is_over = sequence.state.is_over
+        ahead = 0 if is_over else self._scheduler.steps_until_end(sequence)
         return Progress(
             steps_done=sequence.steps_done,
             steps_total=sequence.steps_total,
             frames_ready=sequence.frames_ready,
             steps_ahead=ahead,
-            seconds_left=self._pace.seconds(ahead, sequence),
+            seconds_left=0.0 if is_over else self._pace.seconds(ahead, sequence),
         )
 
     def _run(self) -> None:
