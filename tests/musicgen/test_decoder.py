@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import T5Config
+from transformers import MusicgenDecoderConfig, MusicgenForCausalLM, T5Config
 from transformers.models.musicgen.modeling_musicgen import MusicgenSinusoidalPositionalEmbedding
 
 from services.generation.errors import CheckpointError, EngineUnavailableError
@@ -214,9 +215,11 @@ def test_geometry_of_configurations(model: Any, melody: Any) -> None:
 @pytest.mark.nightly
 @torch.no_grad()
 def test_the_real_small_architecture() -> None:
-    from benchmarks.musicgen_step import small_model
-
-    model = small_model()
+    torch.manual_seed(0)
+    model = SimpleNamespace(decoder=MusicgenForCausalLM(MusicgenDecoderConfig()).eval())
+    model.config = SimpleNamespace(model_type="musicgen", decoder=model.decoder.config)
+    tensors = model.decoder.state_dict().items()
+    model.state_dict = lambda: {f"decoder.{name}": tensor for name, tensor in tensors}
     given, codes = torch.randn(9, 1024), tokens(6)
     both = torch.stack([given, torch.zeros_like(given)])
     output = model.decoder(input_ids=codes.repeat(2, 1), encoder_hidden_states=both)
