@@ -22,8 +22,8 @@ from services.generation.musicgen.sampling import (
     SamplingTensors,
     draw,
     guide,
-    keep_top_p,
     gumbel_noise,
+    keep_top_p,
     random_bits,
 )
 
