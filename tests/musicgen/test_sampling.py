@@ -23,6 +23,7 @@ from services.generation.musicgen.sampling import (
     draw,
     guide,
     gumbel_noise,
+    keep_top_p,
     random_bits,
 )
 
@@ -104,6 +105,15 @@ def test_equal_scores_at_the_edge_of_top_k_all_stay() -> None:
     logits[..., 0], logits[..., 5] = 1.0, -1.0
     seen = {int(drawn(logits, [Sampling(top_k=2)], [step])) for step in range(200)}
     assert seen == {0, 1, 2, 3, 4}
+
+
+@pytest.mark.parametrize(("top_p", "kept"), [(0.5, 1), (0.6, 2), (1e-9, 1)])
+def test_top_p_keeps_at_the_edges_what_transformers_keeps(top_p: float, kept: int) -> None:
+    scores = torch.tensor([[[0.0, 0.0, -torch.inf]]])
+    wanted = TopPLogitsWarper(top_p)(torch.zeros(1, 1), scores[0])
+    assert int(wanted.isfinite().sum()) == kept
+    got = keep_top_p(scores, torch.tensor([top_p], dtype=torch.float64))
+    assert int(got.isfinite().sum()) == kept
 
 
 def split_mix(state: int) -> int:
