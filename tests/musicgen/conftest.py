@@ -1,22 +1,30 @@
-"""Checkpoints that several tests read and none changes."""
+"""What the tests of MusicGen share."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from services.generation.musicgen.checkpoints import Checkpoint, open_checkpoint
-from tests.musicgen.checkpoints import Kind, write_checkpoint
+if TYPE_CHECKING:
+    from services.generation.musicgen.checkpoints import Checkpoint
+    from tests.musicgen.checkpoints import Kind
 
-Written = Callable[[Kind], tuple[Any, Checkpoint]]
+# Triton reads it when it is first imported; kernels then run on the CPU, where there is Triton.
+os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")
-def written(tmp_path_factory: pytest.TempPathFactory) -> Written:
-    """The model and the checkpoint of a kind, made when first asked for."""
+def written(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[[Kind], tuple[Any, Checkpoint]]:
+    """The model and the checkpoint of a kind, made when first asked for; nobody changes them."""
+    from services.generation.musicgen.checkpoints import open_checkpoint
+    from tests.musicgen.checkpoints import write_checkpoint
+
     made: dict[Kind, tuple[Any, Checkpoint]] = {}
 
     def give(kind: Kind) -> tuple[Any, Checkpoint]:

@@ -120,7 +120,19 @@ def test_conditioning_is_what_transformers_feeds_its_decoder(written, kind, seco
     got = conditioner.condition(text.encode([prompt])[0], melody)
     assert got.states.shape == (CHROMA_LENGTH + ids.shape[1], 64)
     torch.testing.assert_close(got.states, seen[0][0], atol=1e-5, rtol=1e-5)
+    assert got.unconditional is not None
     torch.testing.assert_close(got.unconditional, seen[0][1], atol=1e-5, rtol=1e-5)
+
+
+def test_a_later_window_goes_on_in_the_melody_and_begins_again_at_its_end(written):
+    _, checkpoint = written("melody")
+    conditioner = MelodyConditioner.load(checkpoint, weights_of(checkpoint))
+    text = torch.zeros(3, 64)
+    melody = tone(261.63, 440.0, seconds=4.0)
+    later = conditioner.condition(text, melody, start_seconds=18.0)
+    turned = conditioner.condition(text, torch.cat([melody[2 * RATE :], melody[: 2 * RATE]]))
+    assert torch.equal(later.states, turned.states)
+    assert not torch.equal(later.states, conditioner.condition(text, melody).states)
 
 
 def test_a_model_without_melody_has_no_conditioner(written):

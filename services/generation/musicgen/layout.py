@@ -40,6 +40,9 @@ def read_geometry(config: Mapping[str, Any]) -> Geometry:
     decoder = config.get("decoder")
     if kind not in _CROSS_ATTENTION or not isinstance(decoder, Mapping):
         raise ValueError(f"the model type is {kind!r}, not musicgen")
+    activation, scaled = decoder.get("activation_function", "gelu"), decoder.get("scale_embedding")
+    if activation != "gelu" or scaled:
+        raise ValueError(f"its decoder has the activation {activation!r} or scaled embeddings")
     numbers = {name: decoder.get(name, default) for name, default in _DEFAULTS.items()}
     for name, value in numbers.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -83,14 +83,21 @@ class MelodyConditioner:
         return self._settings.sample_rate
 
     @torch.inference_mode()
-    def condition(self, text: Tensor, melody: Tensor | None) -> Conditioning:
+    def condition(
+        self, text: Tensor, melody: Tensor | None, start_seconds: float = 0.0
+    ) -> Conditioning:
         """Put a melody, or the sign for none, before a prompt.
+
+        The unconditional half gets the sign for none, then zeros.
 
         Args:
             text: float32 `[length, hidden]` from the text encoder.
-            melody: float32 `[samples]` at `sample_rate`; what follows its first 30 s is left out,
-                and a shorter one is repeated.
+            melody: float32 `[samples]` at `sample_rate`, which begins again at its end.
+            start_seconds: where in the melody the window begins, of which 30 s are read.
         """
+        if melody is not None:
+            begin = round(start_seconds * self.sample_rate) % melody.shape[0]
+            melody = torch.cat([melody[begin:], melody[:begin]])
         nothing = torch.zeros(1, self._settings.notes)
         nothing[0, 0] = 1.0
         notes = nothing if melody is None else chroma(melody, self._settings)
