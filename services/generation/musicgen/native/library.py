@@ -15,7 +15,7 @@ from services.generation.musicgen.native.build import BuildError, build, find, f
 class Shape(ctypes.Structure):
     """Mirrors `Shape` in step.c."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         (name, c_int32)
         for name in (
             *("layers", "hidden", "heads", "ffn", "codebooks", "codebook_size", "cross_attention"),
@@ -82,16 +82,25 @@ def open_library(places: Sequence[Path]) -> ctypes.CDLL:
         NativeUnavailableError: it cannot be built, or not be loaded.
     """
     try:
-        file = find(places) or build(places)
-        library = ctypes.CDLL(str(file))
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
+        found = find(places)
+        if found is not None:
+            try:
+                return _load(found)
+            except OSError:
+                pass  # of another machine, whose C library was newer, say
+        return _load(build(places))
     except BuildError as error:
         raise NativeUnavailableError(f"The native step could not be built: {error}.") from error
-    except (OSError, AttributeError) as error:
+    except OSError as error:
         raise NativeUnavailableError(f"The native step could not be loaded: {error}.") from error
-    return library
+
+
+def _load(file: Path) -> ctypes.CDLL:
+    native = ctypes.CDLL(str(file))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(native, name)
+        function.restype, function.argtypes = result, arguments
+    return native
 
 
 @functools.cache
