@@ -9,10 +9,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import MusicgenMelodyDecoderConfig, MusicgenMelodyForCausalLM
 
 from services.generation.errors import CheckpointError
-from services.generation.musicgen.geometry import Geometry
+from services.generation.musicgen.geometry import Geometry, geometry_of
 from services.generation.musicgen.native.decoder import NativeDecoder
 from services.generation.musicgen.native.library import (
     NativeUnavailableError,
@@ -21,7 +20,8 @@ from services.generation.musicgen.native.library import (
 )
 from services.generation.musicgen.random_weights import RandomWeights
 from services.generation.musicgen.self_check import reference_logits
-from tests.musicgen.tiny import tiny_model
+from services.generation.musicgen.weights import StateDictWeights
+from tests.musicgen.tiny import tiny_melody_model, tiny_model
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
 
@@ -30,33 +30,6 @@ EXACT = 1e-5
 FORMATS = ["fp32", "int8"]
 LEVELS = [] if available() else list(levels())
 STEPS = 20
-
-
-class Weights:
-    """Of a model of transformers, whose decoder's tensors begin with a prefix or not."""
-
-    def __init__(self, model, prefix=""):
-        self._tensors = {prefix + name: value for name, value in model.state_dict().items()}
-
-    def get(self, name):
-        return self._tensors[name].detach().float()
-
-    def shape(self, name):
-        return tuple(self._tensors[name].shape)
-
-
-def geometry_of(config, *, cross_attention=True):
-    return Geometry(
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        heads=config.num_attention_heads,
-        ffn=config.ffn_dim,
-        codebooks=config.num_codebooks,
-        codebook_size=config.vocab_size,
-        channels=config.audio_channels,
-        cross_attention=cross_attention,
-        max_positions=config.max_position_embeddings,
-    )
 
 
 def draw_states(length, seed=0, hidden=64):
@@ -102,11 +75,17 @@ def model():
 
 @pytest.fixture(scope="module")
 def make(model):
-    geometry = geometry_of(model.config.decoder)
+    geometry = geometry_of(model.config)
 
     def make(weights="fp32", *, slots=3, positions=150, threads=1, **options):
         return NativeDecoder(
-            Weights(model), geometry, slots, positions, weights, threads, **options
+            StateDictWeights(model.state_dict()),
+            geometry,
+            slots,
+            positions,
+            weights,
+            threads,
+            **options,
         )
 
     return make
@@ -143,7 +122,7 @@ def test_levels_multiply_int8_to_the_same_integers(make):
 def test_stereo_is_exact():
     model = tiny_model(stereo=True)
     decoder = NativeDecoder(
-        Weights(model), geometry_of(model.config.decoder), 1, 30, "fp32", threads=1
+        StateDictWeights(model.state_dict()), geometry_of(model.config), 1, 30, "fp32", threads=1
     )
     states, tokens = draw_states(3), draw_tokens(6, codebooks=8)
     decoder.admit(0, states)
@@ -151,22 +130,12 @@ def test_stereo_is_exact():
 
 
 def test_a_decoder_with_a_prefix_is_exact():
-    torch.manual_seed(0)
-    config = MusicgenMelodyDecoderConfig(
-        vocab_size=2048,
-        hidden_size=64,
-        ffn_dim=256,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        bos_token_id=None,
-        pad_token_id=None,
-    )
-    model = MusicgenMelodyForCausalLM(config).eval()
+    model = tiny_melody_model()
     states, tokens = draw_states(45), draw_tokens(STEPS)
-    geometry = geometry_of(config, cross_attention=False)
-    decoder = NativeDecoder(Weights(model, "decoder."), geometry, 2, 100, "fp32", threads=1)
+    weights = StateDictWeights(model.state_dict())
+    decoder = NativeDecoder(weights, geometry_of(model.config), 2, 100, "fp32", threads=1)
     assert decoder.admit(1, states) == 45
-    wanted = of_transformers(model, states, tokens)
+    wanted = of_transformers(model.decoder, states, tokens)
     assert apart(steps(decoder, 1, tokens, first=45), wanted) < EXACT
     decoder.prefill(1, tokens[:, :-1])
     found = decoder.step([1], tokens[None, :, -1], [45 + STEPS - 1])[:, 0]
@@ -282,15 +251,14 @@ def test_what_is_out_of_range_is_refused_and_changes_nothing(make):
 
 
 def test_a_tensor_of_another_model_is_named(model):
-    geometry = geometry_of(model.config.decoder)
-    weights = Weights(model)
-    weights._tensors["decoder.model.decoder.layers.1.fc2.weight"] = torch.zeros(64, 128)
-    with pytest.raises(CheckpointError, match=r"FC2 is \[64, 128\].*Install the model again"):
-        NativeDecoder(weights, geometry, 1, 10)
+    name = "decoder.model.decoder.layers.1.fc2.weight"
+    weights = StateDictWeights(model.state_dict() | {name: torch.zeros(64, 128)})
+    with pytest.raises(CheckpointError, match=rf"{name} has the shape \[64, 128\]"):
+        NativeDecoder(weights, geometry_of(model.config), 1, 10)
 
 
 def test_a_shape_without_a_kernel_and_a_level_without_a_processor_are_refused(make, model):
-    config = geometry_of(model.config.decoder)
+    config = geometry_of(model.config)
     small = dataclasses.replace(config, heads=8)
     with pytest.raises(NativeUnavailableError, match="64 values in 8 heads"):
         NativeDecoder(RandomWeights(small), small, 1, 10)

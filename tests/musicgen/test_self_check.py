@@ -2,11 +2,13 @@
 
 import dataclasses
 import weakref
+from functools import partial
 
 import pytest
 import torch
 
 from services.generation.errors import EngineUnavailableError
+from services.generation.musicgen.geometry import geometry_of
 from services.generation.musicgen.native.decoder import NativeDecoder
 from services.generation.musicgen.native.library import available
 from services.generation.musicgen.random_weights import RandomWeights
@@ -17,16 +19,15 @@ from services.generation.musicgen.self_check import (
     reference_logits,
     self_check,
 )
+from services.generation.musicgen.weights import StateDictWeights
 from tests.musicgen.test_device_decoder import GEOMETRY
 from tests.musicgen.test_native_decoder import (
-    Weights,
     apart,
     draw_states,
     draw_tokens,
-    geometry_of,
     of_transformers,
 )
-from tests.musicgen.tiny import tiny_model
+from tests.musicgen.tiny import tiny_melody_model, tiny_model
 
 native = pytest.mark.skipif(available() is not None, reason=str(available()))
 
@@ -38,7 +39,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def weights(model):
-    return Weights(model)
+    return StateDictWeights(model.state_dict())
 
 
 class Changed:
@@ -59,13 +60,13 @@ def quantised(weights):
     return NativeDecoder(weights, GEOMETRY, 1, 64, threads=1)
 
 
-@pytest.mark.parametrize("stereo", [False, True])
-def test_the_reference_is_what_transformers_computes(stereo):
-    model = tiny_model(stereo=stereo)
-    geometry = geometry_of(model.config.decoder)
+@pytest.mark.parametrize("build", [tiny_model, partial(tiny_model, stereo=True), tiny_melody_model])
+def test_the_reference_is_what_transformers_computes(build):
+    model = build()
+    geometry, weights = geometry_of(model.config), StateDictWeights(model.state_dict())
     states = [draw_states(3), draw_states(9, seed=1)]
     tokens = [draw_tokens(length, length, geometry.codebooks) for length in (20, 5)]
-    found = reference_logits(Weights(model), geometry, states, tokens)
+    found = reference_logits(weights, geometry, states, tokens)
     for logits, state, token in zip(found, states, tokens, strict=True):
         assert apart(logits, of_transformers(model.decoder, state, token)) < 1e-5
 
@@ -86,6 +87,14 @@ def test_float32_has_no_divergence(weights):
     report = self_check(NativeDecoder(weights, GEOMETRY, 1, 64, "fp32", threads=1), weights)
     assert abs(report.kl) < 1e-6
     assert report.agreement > 0.99
+
+
+@native
+def test_a_decoder_with_a_prefix_is_checked_like_any_other():
+    model = tiny_melody_model()
+    weights, geometry = StateDictWeights(model.state_dict()), geometry_of(model.config)
+    decoder = NativeDecoder(weights, geometry, 1, 64, threads=1)
+    assert 0 < self_check(decoder, weights).kl < 0.01
 
 
 @native

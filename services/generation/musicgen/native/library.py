@@ -9,6 +9,7 @@ from ctypes import POINTER, c_char_p, c_int, c_int32, c_size_t, c_void_p
 from enum import IntEnum
 from pathlib import Path
 
+from services.generation.errors import EngineUnavailableError
 from services.generation.musicgen.native.build import BuildError, build, find, folders
 
 
@@ -55,7 +56,7 @@ class VectorName(IntEnum):
     SINUSOIDS = 5
 
 
-class NativeUnavailableError(Exception):
+class NativeUnavailableError(EngineUnavailableError):
     """The native step cannot be used on this machine; the message is one line that says why."""
 
 
