@@ -196,6 +196,25 @@ def test_who_waits_for_another_to_load_the_engine_can_be_stopped(start_choir):
     assert choir.said("loading") == 1
 
 
+def test_who_had_the_engine_loaded_is_cancelled_and_who_waits_for_it_gets_it(
+    start_choir, monkeypatch
+):
+    monkeypatch.setattr(engine_host, "STOP_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(engine_host, "LEFT_SECONDS", 0.1)
+    choir = start_choir("slow")
+    stop = threading.Event()
+    loader = choir.ask("sleep 0", stop.is_set)
+    choir.until("loading", 1)
+    waiter = choir.ask("sleep 0")
+    stop.set()
+    with pytest.raises(CancelledError):
+        loader.result()
+    assert len(waiter.result()) == 1
+    assert choir.said("loading") == 1
+    until(lambda: choir.host.left == 0)
+    assert choir.host.takes_orders
+
+
 @pytest.fixture
 def pool() -> Iterator[HostPool]:
     pool = HostPool(4, SOURCE, LIMITS, idle_seconds=60.0, seats={"choir": 3, "puppet": 1})
