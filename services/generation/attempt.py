@@ -149,7 +149,7 @@ class Attempts:
 
     def _render(self, job: RunningJob) -> Take:
         begun = job.begun
-        order = begun.task.order(self._claims.draft_path(begun))
+        order = self._claims.order(begun)
         noted = time.monotonic()
         last_step = "loading_model"
 

@@ -170,6 +170,15 @@ class Settings(BaseSettings):
     job_deadline_seconds: float = Field(
         3600.0, gt=0.0, description="A worker kills an engine that works on one job for so long."
     )
+    input_max_bytes: int = Field(
+        134_217_728,
+        ge=65_536,
+        le=4_294_967_296,
+        description="Longest audio file that a request may bring: a melody, or what to go on from.",
+    )
+    input_max_seconds: float = Field(
+        600.0, gt=0.0, le=86_400.0, description="Longest music in such a file."
+    )
     queue_limit: int = Field(
         10_000, ge=1, le=1_000_000, description="Jobs that may wait; more are refused."
     )

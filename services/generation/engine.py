@@ -74,6 +74,15 @@ class GenerationParams:
             raise InvalidRequestError(f"The seed must be from 0 to {SEED_LIMIT - 1}.")
 
 
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps of a neural engine's loop that a request was part of."""
+
+    count: int
+    seconds: float
+    """That they took, together with the requests beside it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
     """What an engine made, with what it knows about it."""
@@ -91,6 +100,8 @@ class Rendered:
     stems: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Name -> `[channels, samples]`; they sum to `audio` within 1e-6."""
     score: Score | None = None
+    steps: Steps | None = None
+    """Of engines that make their audio in steps."""
     understood: Mapping[str, Any] = field(default_factory=dict)
     """What the engine read in the prompt, JSON-ready: tempo, key, genre, mood, instruments, ..."""
 

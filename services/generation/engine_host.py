@@ -33,6 +33,9 @@ STOP_GRACE_SECONDS = 1.0
 LEFT_SECONDS = 5.0
 """What an order that was left has until its process takes no more, where others are at work."""
 
+LOADING = "loading_model"
+"""The step in which an engine does not hear."""
+
 _POLL_SECONDS = 0.1
 _TIDY_SECONDS = 0.5
 _NONSENSE = "The engine's process said something that makes no sense."
@@ -69,6 +72,8 @@ class EngineHost:
         self._awaited: dict[int, Answers] = {}
         self._left: dict[int, float] = {}
         """Orders that nobody waits for -> when they are to be over."""
+        self._loading: set[int] = set()
+        """Orders for which the engine is being loaded, which nothing can stop."""
         self._retired = False
         self._ending: str | None = None
         """Why there is no more to be had from the process."""
@@ -221,7 +226,11 @@ class EngineHost:
         """End the process when it is of no more use, and keep no neighbour from its end."""
         with self._lock:
             now = time.monotonic()
-            self._retired = self._retired or any(until <= now for until in self._left.values())
+            late = {number for number, until in self._left.items() if until <= now}
+            if self._awaited:
+                # Who waits needs what is being loaded.
+                late -= self._loading
+            self._retired = self._retired or bool(late)
             if self._retired and not self._awaited:
                 self.kill()
 
@@ -267,6 +276,13 @@ class EngineHost:
         number = message["id"]
         over = message["event"] != "progress"
         with self._lock:
+            if message.get("step") == LOADING:
+                self._loading.add(number)
+            elif number in self._loading:
+                self._loading.remove(number)
+                if number in self._left:
+                    # Only now it can hear.
+                    self._left[number] = time.monotonic() + LEFT_SECONDS
             answers = self._awaited.pop(number, None) if over else self._awaited.get(number)
             if over:
                 self._left.pop(number, None)

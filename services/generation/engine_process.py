@@ -21,7 +21,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from services.generation.engine_wire import read_orders, written, written_takes
-from services.generation.errors import CancelledError, DGXMusicError
+from services.generation.errors import CancelledError, DGXMusicError, EngineError
 from services.generation.takes import make_takes
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class _Server:
                 "event": "failed",
                 "kind": type(error).__name__,
                 "message": str(error),
-                "broken": error.retryable,
+                "broken": isinstance(error, EngineError),
             }
         except Exception as error:  # noqa: BLE001  (the outer edge: any engine may raise anything)
             text = f"The engine {order['model']} failed: {type(error).__name__}: {error}"

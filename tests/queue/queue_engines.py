@@ -4,12 +4,14 @@
 then; so do `kill` (as the system does without memory), `segfault`, `raise`, `cancel`, `hang`,
 `noise` (nonsense to the worker) and `poison` (takes the worker with it). "refuse" cannot succeed.
 "deaf 2" is as "sleep 2" without an ear for a stop. "meet 3" waits until three requests are in the
-process at once, which only `choir` can do; `slow` is a choir that takes a second to load.
+process at once, which only `choir` can do; it also notes the files that a request names. `slow` is
+a choir that takes a second to load.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import signal
 import sys
@@ -44,7 +46,7 @@ FACTS = EngineFacts(
     longest_seconds=30.0,
 )
 OTHER = replace(FACTS, name="other")
-CHOIR = replace(FACTS, name="choir", concurrent=3)
+CHOIR = replace(FACTS, name="choir", concurrent=3, takes_melody=True, takes_continuation=True)
 SLOW = replace(CHOIR, name="slow")
 SLOW_LOAD_SECONDS = 1.0
 
@@ -107,6 +109,9 @@ class PuppetEngine:
         self, params: GenerationParams, progress: Progress, should_stop: ShouldStop
     ) -> Rendered:
         attempt = note("start", params.seed)
+        for name, file in (("melody", params.melody), ("before", params.continue_from)):
+            if file is not None:
+                note(f"{name}-{hashlib.sha256(file.read_bytes()).hexdigest()}", params.seed)
         verb, _, number = params.prompt.partition(" ")
         if verb == "refuse":
             raise InvalidRequestError("The puppet refuses.")

@@ -124,7 +124,7 @@ def test_an_order_that_hears_late_is_left_and_the_process_stays(start_choir):
     assert time.monotonic() - began < 2.0
     assert choir.host.left == 1
     other.result()
-    until(lambda: choir.host.left == 0, patience=5.0)
+    until(lambda: choir.host.left == 0)
     assert choir.host.takes_orders
 
 
@@ -132,16 +132,17 @@ def test_an_order_that_never_stops_ends_the_process_after_its_neighbours(start_c
     monkeypatch.setattr(engine_host, "LEFT_SECONDS", 1.0)
     choir = start_choir()
     stop = threading.Event()
-    other = choir.ask("sleep 2.5")
+    other = choir.ask("meet 2")
     deaf = choir.ask("deaf 30", stop.is_set)
     choir.until("start", 2)
     stop.set()
     with pytest.raises(CancelledError):
         deaf.result()
-    until(lambda: not choir.host.takes_orders, patience=2.0)
+    until(lambda: not choir.host.takes_orders)
     assert choir.host.alive
+    choir.ask("meet 2").result()
     assert len(other.result()) == 1
-    until(lambda: not choir.host.alive, patience=2.0)
+    until(lambda: not choir.host.alive)
 
 
 def test_a_killed_process_costs_each_of_its_orders_one_clear_error(start_choir):
@@ -158,15 +159,15 @@ def test_a_killed_process_costs_each_of_its_orders_one_clear_error(start_choir):
 
 def test_an_order_without_a_word_fails_alone(start_choir):
     choir = start_choir()
-    choir.host.load(never)
-    choir.host._limits = Limits(stall=0.6, deadline=60.0)
-    other = choir.ask("sleep 1.2")
+    choir.ask("sleep 0").result()
+    choir.host._limits = Limits(stall=1.0, deadline=60.0)
+    other = choir.ask("sleep 1.5")
     silent = choir.ask("hang 1")
     with pytest.raises(EngineError, match="no progress"):
         silent.result()
     assert not choir.host.takes_orders
     assert len(other.result()) == 1
-    until(lambda: not choir.host.alive, patience=2.0)
+    until(lambda: not choir.host.alive)
 
 
 def test_what_broke_the_engine_lets_its_neighbours_end(start_choir):
@@ -178,7 +179,7 @@ def test_what_broke_the_engine_lets_its_neighbours_end(start_choir):
     assert choir.host.alive
     assert not choir.host.takes_orders
     assert len(other.result()) == 1
-    until(lambda: not choir.host.alive, patience=2.0)
+    until(lambda: not choir.host.alive)
 
 
 def test_who_waits_for_another_to_load_the_engine_can_be_stopped(start_choir):
@@ -193,6 +194,25 @@ def test_who_waits_for_another_to_load_the_engine_can_be_stopped(start_choir):
     assert choir.host.left == 0
     assert len(loader.result()) == 1
     assert choir.said("loading") == 1
+
+
+def test_who_had_the_engine_loaded_is_cancelled_and_who_waits_for_it_gets_it(
+    start_choir, monkeypatch
+):
+    monkeypatch.setattr(engine_host, "STOP_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(engine_host, "LEFT_SECONDS", 0.1)
+    choir = start_choir("slow")
+    stop = threading.Event()
+    loader = choir.ask("sleep 0", stop.is_set)
+    choir.until("loading", 1)
+    waiter = choir.ask("sleep 0")
+    stop.set()
+    with pytest.raises(CancelledError):
+        loader.result()
+    assert len(waiter.result()) == 1
+    assert choir.said("loading") == 1
+    until(lambda: choir.host.left == 0)
+    assert choir.host.takes_orders
 
 
 @pytest.fixture

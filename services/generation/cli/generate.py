@@ -29,6 +29,12 @@ Seed = Annotated[
     typer.Option("--seed", "-s", help=f"0 to {SEED_LIMIT - 1}; the same seed, the same music."),
 ]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="See `dgx-music models list`.")]
+Melody = Annotated[
+    Path | None, typer.Option("--melody", help="Audio file whose melody the music follows.")
+]
+ContinueFrom = Annotated[
+    Path | None, typer.Option("--continue-from", help="Audio file that the music goes on from.")
+]
 Output = Annotated[
     str | None,
     typer.Option(
@@ -58,9 +64,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer.")]
 
 def generate(
     prompt: Prompt,
+    *,
     duration: Duration = None,
     seed: Seed = None,
     model: Model = None,
+    melody: Melody = None,
+    continue_from: ContinueFrom = None,
     output: Output = None,
     force: Force = False,
     temperature: Temperature = None,
@@ -93,6 +102,7 @@ def generate(
     destination = Destination.check(output, force=force) if output is not None else None
     settings = load_settings()
     service = MusicService(settings, default_registry())
+    request = service.with_files(request, melody=melody, continue_from=continue_from)
     stop = StopFlag()
     with stop.catching_signals(), progress_bar(shown=not quiet) as progress:
         job = service.make(request, progress, stop)
