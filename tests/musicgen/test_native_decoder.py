@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.generation.errors import CheckpointError
+from services.generation.musicgen.decoder import TorchDecoder
 from services.generation.musicgen.geometry import Geometry, geometry_of
 from services.generation.musicgen.native.decoder import NativeDecoder
 from services.generation.musicgen.native.library import (
@@ -140,6 +141,22 @@ def test_a_decoder_with_a_prefix_is_exact():
     decoder.prefill(1, tokens[:, :-1])
     found = decoder.step([1], tokens[None, :, -1], [45 + STEPS - 1])[:, 0]
     assert apart(found, wanted[:, -1]) < EXACT
+
+
+def test_the_unconditional_row_may_have_a_prefix_of_its_own():
+    model = tiny_melody_model()
+    weights, geometry = StateDictWeights(model.state_dict()), geometry_of(model.config)
+    given = draw_states(45), draw_states(45).flip(0)
+    decoders = (
+        NativeDecoder(weights, geometry, 1, 100, "fp32", threads=1),
+        TorchDecoder(weights, geometry, 1, 100),
+    )
+    found, wanted = (
+        (decoder.admit(0, *given), steps(decoder, 0, draw_tokens(3), first=45))
+        for decoder in decoders
+    )
+    assert found[0] == wanted[0] == 45
+    assert apart(found[1], wanted[1]) < EXACT
 
 
 @pytest.mark.parametrize("length", [1, 64, 65, 200])

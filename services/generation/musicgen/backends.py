@@ -137,24 +137,22 @@ def _of_cpu(
 
     positions = positions_needed(geometry)
     if precision in ("auto", "int8"):
-        if geometry.cross_attention:
-            yield (
-                "int8, native",
-                lambda: NativeDecoder(source, geometry, slots, positions, "int8"),
-                True,
-            )
+        yield (
+            "int8, native",
+            lambda: NativeDecoder(source, geometry, slots, positions, "int8"),
+            True,
+        )
         yield (
             "int8, PyTorch",
             lambda: TorchDecoder(source, geometry, slots, positions, "int8"),
             True,
         )
     if precision in ("auto", "fp32"):
-        if geometry.cross_attention:
-            yield (
-                "float32, native",
-                lambda: NativeDecoder(source, geometry, slots, positions, "fp32"),
-                False,
-            )
+        yield (
+            "float32, native",
+            lambda: NativeDecoder(source, geometry, slots, positions, "fp32"),
+            False,
+        )
         yield (
             "float32, PyTorch",
             lambda: TorchDecoder(source, geometry, slots, positions, "fp32"),

@@ -114,7 +114,6 @@ class NativeDecoder:
 
     def admit(self, slot: int, states: Tensor, unconditional: Tensor | None = None) -> int:
         """Begin a sequence in a slot, as StepModel says."""
-        assert unconditional is None
         states = states.detach().to(torch.float32).contiguous()
         length = states.shape[0]
         if states.shape != (length, self._geometry.hidden):
@@ -122,7 +121,8 @@ class NativeDecoder:
         if not self._geometry.cross_attention:
             if 0 <= slot < self._slots:
                 self._first[slot] = length
-            self._take_in(slot, 0, states=states)
+            free = torch.zeros_like(states) if unconditional is None else unconditional
+            self._take_in(slot, 0, states=torch.stack([states, free.to(torch.float32)], dim=1))
             return length
         with self._lock:
             code = self._library.musicgen_admit(self._model, slot, states.data_ptr(), length)
@@ -151,7 +151,10 @@ class NativeDecoder:
     def _take_in(
         self, slot: int, first: int, *, tokens: Tensor | None = None, states: Tensor | None = None
     ) -> None:
-        """Keys and values of `[length, ...]`, a few positions at a time."""
+        """Keys and values, a few positions at a time.
+
+        Of tokens `[length, codebooks]`, or of states `[length, 2, hidden]`.
+        """
         given = tokens if tokens is not None else states
         assert given is not None
         for start in range(0, given.shape[0], self._places):
@@ -160,7 +163,7 @@ class NativeDecoder:
                 [slot] * (end - start),
                 range(first + start, first + end),
                 tokens=None if tokens is None else tokens[start:end],
-                states=None if states is None else states[start:end],
+                states=None if states is None else states[start:end].transpose(0, 1).contiguous(),
             )
 
     def _forward(

@@ -516,21 +516,25 @@ static void embed(Model *m, int place, const int64_t *tokens, const float *state
     size_t hidden = s->hidden;
     const float *sinusoid = m->sinusoids + m->at[place] * hidden;
     float *guided = m->hidden + place * hidden, *free_running = guided + m->places * hidden;
-    for (size_t i = 0; i < hidden; i++) guided[i] = states ? states[place * hidden + i] : 0;
-    if (tokens)
-        for (int k = 0; k < s->codebooks; k++) {
-            size_t row = (size_t)k * (s->codebook_size + 1) + tokens[place * s->codebooks + k];
-            for (size_t i = 0; i < hidden; i++) guided[i] += m->embeddings[row * hidden + i];
+    if (states) {
+        const float *other = states + (m->places + place) * hidden;
+        for (size_t i = 0; i < hidden; i++) {
+            guided[i] = states[place * hidden + i] + sinusoid[i];
+            free_running[i] = other[i] + sinusoid[i];
         }
-    for (size_t i = 0; i < hidden; i++) {
-        free_running[i] = (tokens ? guided[i] : 0) + sinusoid[i];
-        guided[i] += sinusoid[i];
+        return;
     }
+    for (size_t i = 0; i < hidden; i++) guided[i] = 0;
+    for (int k = 0; k < s->codebooks; k++) {
+        size_t row = (size_t)k * (s->codebook_size + 1) + tokens[place * s->codebooks + k];
+        for (size_t i = 0; i < hidden; i++) guided[i] += m->embeddings[row * hidden + i];
+    }
+    for (size_t i = 0; i < hidden; i++) free_running[i] = guided[i] += sinusoid[i];
 }
 
 /* Both rows of `places` places, each a slot and a position up to which keys and values are there or
- * come with it. Either tokens [places][codebooks], or states [places][hidden] of a prefix, which the
- * unconditional row has as zeros. `logits` is [2][places][codebooks][codebook_size], or NULL.
+ * come with it. Either tokens [places][codebooks], or states [2][places][hidden] of a prefix, those of
+ * the unconditional rows behind the others. `logits` is [2][places][codebooks][codebook_size], or NULL.
  * 0, or -1 for what is out of range. */
 EXPORT int musicgen_forward(Model *m, int places, const int32_t *slots, const int32_t *positions,
                             const int64_t *tokens, const float *states, float *logits) {
