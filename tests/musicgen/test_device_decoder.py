@@ -3,35 +3,16 @@ import importlib.util
 import pytest
 import torch
 
+from services.generation.musicgen.decoder import TorchDecoder
 from services.generation.musicgen.device_decoder import DeviceDecoder, MaskedAttention
-from services.generation.musicgen.geometry import Geometry
-from tests.musicgen.tiny import tiny_model
+from services.generation.musicgen.geometry import geometry_of
+from services.generation.musicgen.weights import StateDictWeights
+from tests.musicgen.tiny import tiny_melody_model, tiny_model
 
 CPU = torch.device("cpu")
 BOOKS, SIZE, HIDDEN = 4, 2048, 64
-GEOMETRY = Geometry(
-    layers=2,
-    hidden=HIDDEN,
-    heads=4,
-    ffn=256,
-    codebooks=BOOKS,
-    codebook_size=SIZE,
-    channels=1,
-    cross_attention=True,
-    max_positions=2048,
-)
+GEOMETRY = geometry_of(tiny_model().config)
 ATTENTIONS = ["masked", "triton"]
-
-
-class _Weights:
-    def __init__(self, state):
-        self._state = state
-
-    def get(self, name):
-        return self._state[name].detach().float()
-
-    def shape(self, name):
-        return tuple(self._state[name].shape)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +30,7 @@ def decoder(request, model):
 
         attention = TritonAttention(6, 4, 16, 300, CPU)
     return DeviceDecoder(
-        _Weights(model.state_dict()),
+        StateDictWeights(model.state_dict()),
         GEOMETRY,
         slots=3,
         positions=300,
@@ -120,3 +101,19 @@ def test_what_a_slot_held_before_is_forgotten(decoder, model):
 def test_more_states_than_there_is_room_for_are_refused(decoder):
     with pytest.raises(ValueError, match="513 states"):
         decoder.admit(0, torch.zeros(513, HIDDEN))
+
+
+def test_a_melody_model_begins_with_a_prefix_of_either_row():
+    model = tiny_melody_model()
+    weights, geometry = StateDictWeights(model.state_dict()), geometry_of(model.config)
+    decoders = (
+        DeviceDecoder(weights, geometry, 2, 60, device=CPU, dtype=torch.float32),
+        TorchDecoder(weights, geometry, 2, 60),
+    )
+    tokens = _tokens(9, 1)
+    logits = []
+    for decoder in decoders:
+        assert decoder.admit(1, _states(20, 2), _states(20, 3)) == 20
+        decoder.prefill(1, tokens[:, :8])
+        logits.append(decoder.step([1], tokens[None, :, 8], [28]))
+    assert _close(*logits)
