@@ -13,6 +13,10 @@ _core:
     @scripts/setup core
 
 [private]
+_musicgen:
+    @scripts/setup musicgen
+
+[private]
 _dev:
     @scripts/setup dev
 
@@ -28,6 +32,10 @@ generate PROMPT *SECONDS_AND_OPTIONS: _core
 # Serve the REST API with a worker inside: just serve --port 8000
 serve *OPTIONS: _core
     @"{{ bin }}/dgx-music" serve "$@"
+
+# Install neural models: just install-models musicgen-small musicgen-melody
+install-models *NAMES: _musicgen
+    @"{{ bin }}/dgx-music" models install "$@"
 
 # What has been made, newest first.
 history *OPTIONS: _core

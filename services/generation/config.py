@@ -24,6 +24,7 @@ ENV_FILE = Path(".env")
 _BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,62}(/[A-Za-z0-9._=+@-]+)*/?")
 
 BitDepth = Literal["PCM_16", "PCM_24", "PCM_32", "FLOAT"]
+CpuPrecision = Literal["auto", "int8", "fp32"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LogFormat = Literal["auto", "text", "json"]
 
@@ -113,7 +114,16 @@ class Settings(BaseSettings):
     model_name: Annotated[str, AfterValidator(_not_blank)] = Field(
         "auto", description="Engine to use when a request names none; `auto` takes the best here."
     )
+    models_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
+        Path("data/models"),
+        description="Folder of the weights of neural engines, one folder a model.",
+    )
     use_gpu: bool = Field(True, description="Let neural engines use a GPU when there is one.")
+    cpu_precision: CpuPrecision = Field(
+        "auto",
+        description="Arithmetic of neural engines on the CPU: `fp32` is exact, `int8` several "
+        "times faster; `auto` is `int8` where the model passes its check.",
+    )
     target_lufs: Annotated[float | None, BeforeValidator(_off)] = Field(
         -16.0,
         ge=-40.0,

@@ -21,6 +21,7 @@ from services.generation.cli import (
     files,
     generate,
     gpu,
+    install,
     keys,
     library,
     serve,
@@ -48,6 +49,7 @@ app.command("history")(library.history)
 app.command("status")(library.status)
 app.command("serve")(serve.serve)
 app.command("worker")(worker.worker)
+library.models_app.command("install")(install.install)
 library.models_app.command("test")(trial.try_model)
 app.add_typer(library.models_app, name="models")
 app.command("analyze")(audio.analyze)

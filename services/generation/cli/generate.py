@@ -84,10 +84,11 @@ def generate(
     Example: dgx-music generate "deep house with warm pads at 122 BPM in A minor" -d 30 -o loop.wav
     """
     from services.audio import AudioExporter
+    from services.generation.composer.engine import FACTS
     from services.generation.config import load_settings
     from services.generation.models import parse_request
     from services.generation.outfile import STDOUT, Destination
-    from services.generation.registry import default_registry
+    from services.generation.registry import AUTO, default_registry
     from services.generation.service import MusicService
 
     given = {
@@ -113,6 +114,8 @@ def generate(
     if not quiet:
         for line in facts(job):
             note(line)
+        if (request.model or settings.model_name) == AUTO and job.model == FACTS.name:
+            note("No MusicGen weights here: the built-in composer played (./just install-models).")
     if output == STDOUT:
         return
     if as_json:
