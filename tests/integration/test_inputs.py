@@ -156,7 +156,7 @@ def test_what_is_no_audio_too_long_or_too_large_is_refused(make_service, tmp_pat
 
 
 @given(data=st.binary(max_size=4096))
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bytes_are_kept_or_refused_in_a_sentence(make_service, tmp_path, data):
     service = make_service()
     for start in (b"", b"RIFF\x24\x00\x00\x00WAVEfmt ", b"fLaC\x00\x00\x00\x22", b"OggS\x00\x02"):

@@ -111,11 +111,12 @@ def test_one_of_three_is_stopped_and_the_others_go_on(start_choir):
     assert choir.host.takes_orders
 
 
-def test_an_order_that_hears_late_is_left_and_the_process_stays(start_choir):
+def test_an_order_that_hears_late_is_left_and_the_process_stays(start_choir, monkeypatch):
+    monkeypatch.setattr(engine_host, "STOP_GRACE_SECONDS", 0.2)
     choir = start_choir()
     stop = threading.Event()
-    other = choir.ask("sleep 2")
-    deaf = choir.ask("deaf 2", stop.is_set)
+    other = choir.ask("sleep 1.5")
+    deaf = choir.ask("deaf 1.5", stop.is_set)
     choir.until("start", 2)
     began = time.monotonic()
     stop.set()
