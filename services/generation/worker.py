@@ -110,7 +110,10 @@ class Worker:
             registry_source,
             limits,
             settings.engine_idle_seconds,
-            seats={entry.facts.name: entry.facts.concurrent for entry in registry},
+            seats={
+                entry.facts.name: min(entry.facts.concurrent, self.concurrency)
+                for entry in registry
+            },
         )
         claims = Claims(settings, self._queue, self.id, store)
         delivery = Delivery(
