@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import queue
 import signal
 import socket
@@ -16,6 +17,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from services.generation import errors
+from services.generation.config import variable_of
 from services.generation.engine_wire import Lines, read_takes, written, written_orders
 from services.generation.errors import CancelledError, DGXMusicError, EngineError
 
@@ -90,6 +92,8 @@ class EngineHost:
                 str(seats),
             ],
             pass_fds=[theirs.fileno()],
+            # It makes room for as many as will come, whatever the settings of its folder say.
+            env=os.environ | {variable_of("worker_concurrency"): str(seats)},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
