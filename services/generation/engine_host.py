@@ -92,8 +92,8 @@ class EngineHost:
                 str(seats),
             ],
             pass_fds=[theirs.fileno()],
-            # An engine makes room for as many requests as it will be given.
-            env={**os.environ, variable_of("worker_concurrency"): str(seats)},
+            # It makes room for as many as will come, whatever the settings of its folder say.
+            env=os.environ | {variable_of("worker_concurrency"): str(seats)},
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

@@ -41,7 +41,7 @@ class HostPool:
         """Nothing is started yet.
 
         Args:
-            size: processes at most, but for those about to end.
+            size: jobs at once, and processes at most, but for those about to end.
             registry_source: "module:function", for the processes.
             limits: of each order.
             idle_seconds: for which an engine without an order is kept.
@@ -51,7 +51,7 @@ class HostPool:
         self._source = registry_source
         self._limits = limits
         self._idle_seconds = idle_seconds
-        self._seats = dict(seats or {})
+        self._seats = {model: min(most, size) for model, most in (seats or {}).items()}
         # A signal may come while its own thread has it.
         self._changed = threading.Condition(threading.RLock())
         self._leases: dict[EngineHost, int] = {}

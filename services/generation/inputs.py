@@ -33,6 +33,7 @@ from services.generation.space import require_floor
 if TYPE_CHECKING:
     from services.generation.config import Settings
     from services.generation.models import GenerationRequest
+    from services.generation.service import MusicService
     from services.generation.store import FileStore
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -238,6 +239,28 @@ class Inputs:
             container=audio.container,
             is_new=not self._store.exists(name_of(draft.sha256)),
         )
+
+
+def with_files(
+    service: MusicService, request: GenerationRequest, **files: Path | None
+) -> GenerationRequest:
+    """Give the request with files of this machine, which become inputs.
+
+    Args:
+        service: that is to make it.
+        request: without them.
+        files: for `melody` and `continue_from`; None is none.
+
+    Raises:
+        InvalidRequestError: the engine cannot use one, or it is not audio, or too long.
+        EngineUnavailableError: no such engine, or not here.
+        OutputError: it cannot be kept.
+    """
+    named = {field: path for field, path in files.items() if path is not None}
+    # Whether the engine could use them at all is known before any is copied.
+    service.check(request.model_copy(update=dict.fromkeys(named, "")))
+    kept = {field: service.inputs.add(path).id for field, path in named.items()}
+    return request.model_copy(update=kept)
 
 
 def bring_inputs(inputs: Mapping[str, str], store: FileStore, folder: Path) -> dict[str, Path]:

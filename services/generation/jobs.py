@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services import storage
@@ -13,6 +14,16 @@ if TYPE_CHECKING:
 
     from services.generation.config import Settings
     from services.generation.store import FileStore
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPage:
+    """Some jobs, newest first, and the cursor of the next ones."""
+
+    jobs: list[Job]
+    next_cursor: str | None
+    total: int | None = None
+    """Jobs on all pages; None when nobody asked."""
 
 
 def job_of(row: storage.Generation, entry: storage.QueueEntry | None, store: FileStore) -> Job:

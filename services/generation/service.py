@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +22,7 @@ from services.generation.errors import (
 from services.generation.failpoints import reach
 from services.generation.follow import LOOK_SECONDS, follow
 from services.generation.inputs import Inputs
-from services.generation.jobs import job_of, with_outlook
+from services.generation.jobs import HistoryPage, job_of, with_outlook
 from services.generation.pipeline import (
     Task,
     cancel_job,
@@ -55,16 +54,6 @@ if TYPE_CHECKING:
     from services.generation.models import GenerationRequest, Job
     from services.generation.queue_manager import QueueManager
     from services.generation.registry import EngineEntry, Registry
-
-
-@dataclass(frozen=True, slots=True)
-class HistoryPage:
-    """Some jobs, newest first, and the cursor of the next ones."""
-
-    jobs: list[Job]
-    next_cursor: str | None
-    total: int | None = None
-    """Jobs on all pages; None when nobody asked."""
 
 
 class MusicService:
@@ -146,7 +135,7 @@ class MusicService:
     ) -> list[Job]:
         """Put 1 to 10 jobs into the queue, all or none; as `submit`, with a priority for each."""
         priorities = check_batch(requests, priority)
-        engines = [self._check(request) for request in requests]
+        engines = [self.check(request) for request in requests]
         require_floor(self.settings)
         with storage_errors():
             inputs = [self.inputs.named_in(request, owner) for request in requests]
@@ -180,35 +169,15 @@ class MusicService:
 
     def prepare(self, request: GenerationRequest) -> Task:
         """Write the row of a job that is to be run here; it is not in the queue. As `submit`."""
-        engine = self._check(request)
+        engine = self.check(request)
         self.store.check()
         with storage_errors():
             inputs = self.inputs.named_in(request, None)
             with storage.get_session() as session:
                 return task_of(add_row(session, request, engine, None, inputs))
 
-    def with_files(
-        self,
-        request: GenerationRequest,
-        *,
-        melody: Path | None = None,
-        continue_from: Path | None = None,
-    ) -> GenerationRequest:
-        """Give the request with files of this machine, which become inputs.
-
-        Raises:
-            InvalidRequestError: the engine cannot use one, or it is not audio, or too long.
-            EngineUnavailableError: no such engine, or not here.
-            OutputError: it cannot be kept.
-        """
-        files = {"melody": melody, "continue_from": continue_from}
-        named = {field: path for field, path in files.items() if path is not None}
-        # Whether the engine could use them at all is known before any is copied.
-        self._check(request.model_copy(update=dict.fromkeys(named, "")))
-        kept = {field: self.inputs.add(path).id for field, path in named.items()}
-        return request.model_copy(update=kept)
-
-    def _check(self, request: GenerationRequest) -> EngineEntry:
+    def check(self, request: GenerationRequest) -> EngineEntry:
+        """Give the engine of a request, if it can make it here; raises as `submit`."""
         entry = self.registry.resolve(request.model or self.settings.model_name)
         check_duration(request, entry)
         check_files(request, entry, self.registry)
@@ -256,7 +225,7 @@ class MusicService:
         Raises:
             DGXMusicError: as `submit` and `run`.
         """
-        if self.is_served(self._check(request).facts.name):
+        if self.is_served(self.check(request).facts.name):
             return follow(self, self.submit(request), progress, should_stop)
         return self.make_here(self.prepare(request), progress, should_stop)
 

@@ -88,7 +88,8 @@ def check_files(request: GenerationRequest, entry: EngineEntry, registry: Regist
         advice = "No model of this release can."
         if able:
             reason = able[0].why_unavailable()
-            advice = f"The model {able[0].facts.name!r} can" + (f": {reason}" if reason else ".")
+            rest = "." if reason is None else f", but not here: {reason}"
+            advice = f"The model {able[0].facts.name!r} can{rest}"
         raise InvalidRequestError(f"The model {entry.facts.name!r} cannot {ability}. {advice}")
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from services import storage
 from services.generation.config import Settings
 from services.generation.errors import FileGoneError, InvalidRequestError, UnknownInputError
-from services.generation.inputs import name_of
+from services.generation.inputs import name_of, with_files
 from services.generation.models import GenerationRequest, parse_request
 from services.generation.pipeline import task_of
 from services.generation.reconcile import Kind, find_orphans, repair_orphans
@@ -78,7 +78,7 @@ def test_an_input_is_kept_once_under_its_sha256_as_it_came(service, tmp_path):
 
 def test_the_engine_gets_the_files_and_the_row_names_them(service, tmp_path):
     song, before = tone(tmp_path / "song.wav"), tone(tmp_path / "before.wav", 2)
-    job = make(service, service.with_files(wish(seed=5), melody=song, continue_from=before))
+    job = make(service, with_files(service, wish(seed=5), melody=song, continue_from=before))
     assert job.metadata["melody_sha256"] == sha256(song)
     assert job.metadata["continue_from_sha256"] == sha256(before)
     noted = (tmp_path / "ledger").read_text().split()
@@ -130,7 +130,7 @@ def test_an_unknown_input_is_refused_before_anything_is_written(service):
 def test_a_model_that_cannot_use_a_file_names_one_that_can(service, tmp_path, field, said):
     song = tone(tmp_path / "song.wav")
     with pytest.raises(InvalidRequestError, match=f"'puppet' {said}.*The model 'choir' can"):
-        service.with_files(wish(model="puppet"), **{field: song})
+        with_files(service, wish(model="puppet"), **{field: song})
     assert not (tmp_path / "outputs" / "inputs").exists()
 
 
@@ -173,7 +173,7 @@ def test_any_bytes_are_kept_or_refused_in_a_sentence(make_service, tmp_path, dat
 def test_a_bucket_keeps_inputs_too(make_service, bucket_url, tmp_path):
     service = make_service(file_store=bucket_url)
     song = tone(tmp_path / "song.flac")
-    job = make(service, service.with_files(wish(), melody=song))
+    job = make(service, with_files(service, wish(), melody=song))
     assert f"melody-{sha256(song)}" in (tmp_path / "ledger").read_text()
     assert {file.relative for file in service.store.list()} >= {name_of(sha256(song))}
     again = make(service, wish(melody=job.metadata["melody_sha256"], continue_from=job.job_id))

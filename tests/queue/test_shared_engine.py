@@ -97,6 +97,11 @@ def test_orders_are_at_work_together_and_each_gets_its_own_answer(start_choir):
     assert all(take.path.stat().st_size == take.bytes for take in takes)
 
 
+def test_the_engine_knows_how_many_will_come(start_choir):
+    environment = Path(f"/proc/{start_choir().host.pid}/environ")
+    until(lambda: b"DGX_MUSIC_WORKER_CONCURRENCY=3\0" in environment.read_bytes())
+
+
 def test_one_of_three_is_stopped_and_the_others_go_on(start_choir):
     choir = start_choir()
     stop = threading.Event()
@@ -235,6 +240,11 @@ def test_a_shared_engine_has_one_process_and_who_finds_it_full_waits(pool):
     assert pool.free_seats("choir") == 3
     with pool.host("choir") as again:
         assert again in hosts
+
+
+def test_an_engine_has_no_more_seats_than_the_worker_has_slots():
+    pool = HostPool(2, SOURCE, LIMITS, idle_seconds=60.0, seats={"choir": 3})
+    assert pool.free_seats("choir") == 2
 
 
 def test_who_must_be_alone_waits_for_the_others_and_they_for_it(pool):

@@ -86,6 +86,7 @@ def generate(
     from services.audio import AudioExporter
     from services.generation.composer.engine import FACTS
     from services.generation.config import load_settings
+    from services.generation.inputs import with_files
     from services.generation.models import parse_request
     from services.generation.outfile import STDOUT, Destination
     from services.generation.registry import AUTO, default_registry
@@ -102,7 +103,7 @@ def generate(
     destination = Destination.check(output, force=force) if output is not None else None
     settings = load_settings()
     service = MusicService(settings, default_registry())
-    request = service.with_files(request, melody=melody, continue_from=continue_from)
+    request = with_files(service, request, melody=melody, continue_from=continue_from)
     stop = StopFlag()
     with stop.catching_signals(), progress_bar(shown=not quiet) as progress:
         job = service.make(request, progress, stop)
