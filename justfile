@@ -94,6 +94,14 @@ db-migrate: _core
 db-reset *OPTIONS: _core
     @"{{ bin }}/dgx-music" db reset "$@"
 
+# Say what there is of a GPU, what is missing, and what to do.
+validate-gpu *OPTIONS: _core
+    @"{{ bin }}/dgx-music" validate-gpu "$@"
+
+# Have a model make 2 seconds of music, and look at them: just test-model musicgen-small
+test-model *NAME_AND_OPTIONS: _core
+    @"{{ bin }}/dgx-music" models test "$@"
+
 # Measure this machine; the figures of docs/benchmarks.md.
 benchmark *OPTIONS: _dev
     @"{{ bin }}/python" -m benchmarks "$@"

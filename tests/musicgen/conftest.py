@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,9 +11,6 @@ import pytest
 if TYPE_CHECKING:
     from services.generation.musicgen.checkpoints import Checkpoint
     from tests.musicgen.checkpoints import Kind
-
-# Triton reads it when it is first imported; kernels then run on the CPU, where there is Triton.
-os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from types import MappingProxyType
 from services.generation.engine import EngineFacts
 from services.generation.errors import EngineUnavailableError
 from services.generation.musicgen.geometry import Geometry
+from services.generation.musicgen.memory_plan import BUCKETS
 
 SAMPLE_RATE = 32_000
 """Hz, of all published models."""
@@ -103,6 +104,9 @@ class PublishedModel:
             channels=self.geometry.channels,
             shortest_seconds=SHORTEST_SECONDS,
             longest_seconds=LONGEST_SECONDS,
+            concurrent=BUCKETS[-1],
+            takes_melody=self.takes_melody,
+            takes_continuation=True,
         )
 
 
