@@ -148,11 +148,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(rest)
 
     def _fail(self, status: int, code: str | None) -> None:
+        content = json.dumps({"error": f"status {status}"}).encode()
         self.send_response(status)
         if code is not None:
             self.send_header("X-Error-Code", code)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
+        self.wfile.write(content)
 
     def _answer(self, status: int, content: bytes, kind: str) -> None:
         self.send_response(status)

@@ -148,6 +148,25 @@ def test_whatever_a_header_says_is_read_or_refused(tmp_path, data):
         assert 8 + len(text) <= tensor.start <= tensor.start + tensor.bytes <= path.stat().st_size
 
 
+@pytest.mark.parametrize(
+    ("shape", "offsets", "more", "word"),
+    [
+        ([2, 3], [0, 24], 1, "33 bytes"),
+        ([2, 3], [0, 20], 0, "does not fit its shape"),
+        ([2, 3], [4, 28], -4, "bytes where"),
+        ([-2, -3], [0, 24], 0, "does not fit its shape"),
+    ],
+)
+def test_a_header_that_does_not_fit_its_file_is_refused(tmp_path, shape, offsets, more, word):
+    entry = {"dtype": "F32", "shape": shape, "data_offsets": offsets}
+    text = json.dumps({"a": entry}).encode()
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(len(text).to_bytes(8, "little") + text + bytes(offsets[1] + more))
+    with pytest.raises(CheckpointError) as caught:
+        read_header(path)
+    assert word.replace("33", str(8 + len(text) + 25)) in str(caught.value)
+
+
 def test_the_reference_writer_and_this_reader_agree(tmp_path):
     tensors = {
         "a": torch.rand(3, 5),
@@ -284,3 +303,21 @@ def test_the_cache_of_the_user_is_looked_into_without_torch(folder, tmp_path, re
         check=True,
     )
     assert json.loads(result.stdout) == ["Hugging Face cache", revision, False]
+
+
+def test_a_commit_of_which_only_the_configuration_is_cached_does_not_hide_a_whole_one(
+    folder, tiny, tmp_path, monkeypatch
+):
+    """As after something that only asked for the tokenizer."""
+    cache = tmp_path / "hub"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    repository = cache / "models--nobody--musicgen-tiny"
+    pinned, newest = repository / "snapshots" / ("0" * 40), repository / "snapshots" / ("1" * 40)
+    pinned.mkdir(parents=True)
+    shutil.copy(folder / "config.json", pinned)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(newest.name)
+    with pytest.raises(CheckpointError, match=r"no model\.safetensors.*models install"):
+        find_checkpoint(tiny, tmp_path / "nowhere")
+    shutil.copytree(folder, newest)
+    assert find_checkpoint(tiny, tmp_path / "nowhere").folder == newest

@@ -174,3 +174,46 @@ def test_a_projection_is_there_where_the_widths_differ(written):
     assert load_projection(checkpoint, weights, "enc_to_dec_proj", 64) is None
     with pytest.raises(CheckpointError, match=r"enc_to_dec_proj\.weight"):
         load_projection(checkpoint, weights, "enc_to_dec_proj", 32)
+
+
+OLD_KEYS = {
+    "_name_or_path": "t5-base",
+    "add_cross_attention": False,
+    "bad_words_ids": None,
+    "chunk_size_feed_forward": 0,
+    "early_stopping": False,
+    "id2label": {"0": "LABEL_0", "1": "LABEL_1"},
+    "label2id": {"LABEL_0": 0, "LABEL_1": 1},
+    "max_length": 20,
+    "no_repeat_ngram_size": 0,
+    "num_beams": 1,
+    "output_attentions": False,
+    "output_past": True,
+    "pruned_heads": {},
+    "return_dict": True,
+    "sep_token_id": None,
+    "task_specific_params": {"summarization": {"num_beams": 4, "prefix": "summarize: "}},
+    "temperature": 1.0,
+    "tf_legacy_loss": False,
+    "torch_dtype": "float16",
+    "torchscript": False,
+    "typical_p": 1.0,
+    "use_bfloat16": False,
+}
+"""What releases of transformers of the time of the published files wrote into a configuration."""
+
+
+def test_a_configuration_of_an_old_release_is_read_and_stays_float32(written):
+    model, checkpoint = written("mono")
+    parts = {
+        part: {**OLD_KEYS, **checkpoint.config[part]} for part in ("text_encoder", "audio_encoder")
+    }
+    old = replace(checkpoint, config={**checkpoint.config, **parts})
+    weights = weights_of(old)
+    encoder, codec = load_text_encoder(old, weights), load_codec(old, weights)
+    for module in (encoder, codec):
+        assert {parameter.dtype for parameter in module.parameters()} == {torch.float32}
+    ids = torch.arange(3, 20)[None]
+    with torch.inference_mode():
+        got, wanted = encoder(ids), model.text_encoder(ids)
+    torch.testing.assert_close(got.last_hidden_state, wanted.last_hidden_state)

@@ -61,10 +61,14 @@ def find_checkpoint(model: PublishedModel, models_dir: Path) -> Checkpoint:
     folder = models_dir / model.name
     if folder.is_dir():
         return _open_published(model, folder, "models folder", command)
-    cached = _cached_folder(model)
-    if cached is not None:
-        return _open_published(model, cached, "Hugging Face cache", command)
-    raise CheckpointError(f"its weights are not on this machine: {command}")
+    reason = CheckpointError(f"its weights are not on this machine: {command}")
+    for number, cached in enumerate(_cached_folders(model)):
+        try:
+            return _open_published(model, cached, "Hugging Face cache", command)
+        except CheckpointError as error:
+            # The pinned commit comes first, and what it lacks is what counts.
+            reason = error if number == 0 else reason
+    raise reason
 
 
 def why_unavailable(model: PublishedModel, models_dir: Path) -> str | None:
@@ -227,19 +231,20 @@ def _revision(folder: Path, source: Source) -> str | None:
     return revision if isinstance(revision, str) else None
 
 
-def _cached_folder(model: PublishedModel) -> Path | None:
+def _cached_folders(model: PublishedModel) -> list[Path]:
+    """Of the pinned commit, and of what `main` was when it was last asked for."""
     if importlib.util.find_spec("huggingface_hub") is None:
-        return None
+        return []
     from huggingface_hub import constants
 
     folder = f"models--{model.repository.replace('/', '--')}"
     if not Path(constants.HF_HUB_CACHE, folder).is_dir():
         # What would look closer takes as long to import as the rest of a command to start.
-        return None
+        return []
     from huggingface_hub import try_to_load_from_cache
 
-    for revision in dict.fromkeys((model.revision, None)):
-        found = try_to_load_from_cache(model.repository, CONFIG, revision=revision)
-        if isinstance(found, str):
-            return Path(found).parent
-    return None
+    found = (
+        try_to_load_from_cache(model.repository, CONFIG, revision=revision)
+        for revision in dict.fromkeys((model.revision, None))
+    )
+    return list(dict.fromkeys(Path(path).parent for path in found if isinstance(path, str)))

@@ -135,8 +135,7 @@ class Recurrence:
         mixed = mixed[:, :, self._done - self._first : end - self._first]
         states, self._memory = self._layers.recur(mixed, self._memory)
         self._done = end
-        # One more than it reads: at the end of a clip the convolution mirrors as many.
-        keep = max(0, end - self._layers.context - 1)
+        keep = max(0, end - self._layers.context)
         self._vectors = self._vectors[:, :, keep - self._first :]
         self._first = keep
         return states

@@ -138,7 +138,7 @@ def chroma(audio: Tensor, settings: ChromaSettings | None = None) -> Tensor:
     )
     power = (spectrum / window.square().sum().sqrt()).abs().square()
     raw = _filters(settings) @ power
-    # Divided by the strongest, as there: where all are tiny, the first of the equals must win.
+    # Divided by the strongest, as there: notes that this rounds to the same go to the first.
     loudest = raw.abs().amax(dim=0, keepdim=True).clamp_min(1e-6)
     strongest = (raw / loudest).argmax(dim=0)
     return torch.nn.functional.one_hot(strongest, settings.notes).float()
