@@ -112,8 +112,9 @@ class NativeDecoder:
         """How many positions a slot can hold, a prefix included."""
         return self._positions
 
-    def admit(self, slot: int, states: Tensor) -> int:
+    def admit(self, slot: int, states: Tensor, unconditional: Tensor | None = None) -> int:
         """Begin a sequence in a slot, as StepModel says."""
+        assert unconditional is None
         states = states.detach().to(torch.float32).contiguous()
         length = states.shape[0]
         if states.shape != (length, self._geometry.hidden):
