@@ -114,20 +114,19 @@ class NativeDecoder:
 
     def admit(self, slot: int, states: Tensor, unconditional: Tensor | None = None) -> int:
         """Begin a sequence in a slot, as StepModel says."""
-        assert unconditional is None
         states = states.detach().to(torch.float32).contiguous()
         length = states.shape[0]
         if states.shape != (length, self._geometry.hidden):
             raise ValueError(f"states of {tuple(states.shape)}, not [length, hidden].")
         if not self._geometry.cross_attention:
-            if 0 <= slot < self._slots:
-                self._first[slot] = length
-            self._take_in(slot, 0, states=states)
+            other = torch.zeros_like(states) if unconditional is None else unconditional
+            self._take_in(slot, 0, states=torch.stack([states, other.to(torch.float32)], dim=1))
+            self._first[slot] = length
             return length
         with self._lock:
             code = self._library.musicgen_admit(self._model, slot, states.data_ptr(), length)
         if code == -2:
-            raise MemoryError
+            raise NativeUnavailableError(f"There is no memory for {length} states of a prompt.")
         if code:
             raise ValueError(f"slot {slot} of {self._slots} with {length} states.")
         return 0
@@ -151,7 +150,7 @@ class NativeDecoder:
     def _take_in(
         self, slot: int, first: int, *, tokens: Tensor | None = None, states: Tensor | None = None
     ) -> None:
-        """Keys and values of `[length, ...]`, a few positions at a time."""
+        """Tokens `[length, codebooks]` or states `[length, 2, hidden]`, a few at a time."""
         given = tokens if tokens is not None else states
         assert given is not None
         for start in range(0, given.shape[0], self._places):
@@ -160,7 +159,7 @@ class NativeDecoder:
                 [slot] * (end - start),
                 range(first + start, first + end),
                 tokens=None if tokens is None else tokens[start:end],
-                states=None if states is None else states[start:end],
+                states=None if states is None else states[start:end].transpose(0, 1).contiguous(),
             )
 
     def _forward(
