@@ -193,3 +193,20 @@ def test_the_quota_of_a_container_is_kept(tmp_path, limit, most):
     quota.write_text(limit)
     cpus = len(os.sched_getaffinity(0))
     assert physical_cores(tmp_path, quota) == (most or cpus)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "passive"}, "None")],
+)
+def test_threads_of_torch_soon_leave_their_cores_unless_told_otherwise(given, expected):
+    code = (
+        "import os, sys, services.generation.musicgen\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(os.environ.get('GOMP_SPINCOUNT'))\n"
+    )
+    environment = {"PATH": os.environ["PATH"], **given}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False
+    )
+    assert (done.stdout.strip(), done.stderr) == (expected, "")

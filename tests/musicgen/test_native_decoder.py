@@ -51,10 +51,12 @@ def steps(decoder, slot, tokens, first=0):
 
 
 @torch.inference_mode()
-def of_transformers(decoder, states, tokens):
+def of_transformers(decoder, states, tokens, unconditional=None):
     """The same of transformers' decoder, teacher-forced."""
     codebooks, length = tokens.shape
-    both = torch.stack([states, torch.zeros_like(states)])
+    both = torch.stack(
+        [states, torch.zeros_like(states) if unconditional is None else unconditional]
+    )
     ids = tokens.expand(2, -1, -1).reshape(2 * codebooks, length)
     logits = decoder(input_ids=ids, encoder_hidden_states=both, use_cache=False).logits
     return logits.view(2, codebooks, -1, logits.shape[-1])[:, :, -length:].transpose(1, 2)
@@ -130,13 +132,14 @@ def test_stereo_is_exact():
     assert apart(steps(decoder, 0, tokens), of_transformers(model.decoder, states, tokens)) < EXACT
 
 
-def test_a_decoder_with_a_prefix_is_exact():
+@pytest.mark.parametrize("unconditional", [None, draw_states(45, seed=5)], ids=["zeros", "silence"])
+def test_a_decoder_with_a_prefix_is_exact(unconditional):
     model = tiny_melody_model()
     states, tokens = draw_states(45), draw_tokens(STEPS)
     weights = StateDictWeights(model.state_dict())
     decoder = NativeDecoder(weights, geometry_of(model.config), 2, 100, "fp32", threads=1)
-    assert decoder.admit(1, states) == 45
-    wanted = of_transformers(model.decoder, states, tokens)
+    assert decoder.admit(1, states, unconditional) == 45
+    wanted = of_transformers(model.decoder, states, tokens, unconditional)
     assert apart(steps(decoder, 1, tokens, first=45), wanted) < EXACT
     decoder.prefill(1, tokens[:, :-1])
     found = decoder.step([1], tokens[None, :, -1], [45 + STEPS - 1])[:, 0]

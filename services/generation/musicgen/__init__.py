@@ -3,3 +3,11 @@
 transformers gives the configuration, T5, EnCodec and the oracle of the tests; `decoder.py` and what
 it uses is ours. Nothing here is imported before a MusicGen model is asked for: torch takes seconds.
 """
+
+import os
+
+# After an operation the threads of torch's OpenMP spin for milliseconds, in the cores in which the
+# native step then wants to run: it would take twice as long. Not to spin at all would slow torch's
+# own back ends by half. It is read once, when torch is first imported.
+if "OMP_WAIT_POLICY" not in os.environ:
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")

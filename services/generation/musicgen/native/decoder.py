@@ -119,15 +119,14 @@ class NativeDecoder:
         if states.shape != (length, self._geometry.hidden):
             raise ValueError(f"states of {tuple(states.shape)}, not [length, hidden].")
         if not self._geometry.cross_attention:
-            if 0 <= slot < self._slots:
-                self._first[slot] = length
-            free = torch.zeros_like(states) if unconditional is None else unconditional
-            self._take_in(slot, 0, states=torch.stack([states, free.to(torch.float32)], dim=1))
+            other = torch.zeros_like(states) if unconditional is None else unconditional
+            self._take_in(slot, 0, states=torch.stack([states, other.to(torch.float32)], dim=1))
+            self._first[slot] = length
             return length
         with self._lock:
             code = self._library.musicgen_admit(self._model, slot, states.data_ptr(), length)
         if code == -2:
-            raise MemoryError
+            raise NativeUnavailableError(f"There is no memory for {length} states of a prompt.")
         if code:
             raise ValueError(f"slot {slot} of {self._slots} with {length} states.")
         return 0
@@ -151,10 +150,7 @@ class NativeDecoder:
     def _take_in(
         self, slot: int, first: int, *, tokens: Tensor | None = None, states: Tensor | None = None
     ) -> None:
-        """Keys and values, a few positions at a time.
-
-        Of tokens `[length, codebooks]`, or of states `[length, 2, hidden]`.
-        """
+        """Tokens `[length, codebooks]` or states `[length, 2, hidden]`, a few at a time."""
         given = tokens if tokens is not None else states
         assert given is not None
         for start in range(0, given.shape[0], self._places):

@@ -511,31 +511,24 @@ static void forward(Model *m, int worker) {
     multiply(m, &m->heads, prepare(m, worker, m->hidden, hidden, &m->norm, rows), rows, &logits);
 }
 
-static void embed(Model *m, int place, const int64_t *tokens, const float *states) {
+/* The first hidden values of a row: of its tokens, which both rows of a place share, or its state. */
+static void embed(Model *m, int row, const int64_t *tokens, const float *states) {
     const Shape *s = &m->shape;
+    int place = row % m->places;
     size_t hidden = s->hidden;
-    const float *sinusoid = m->sinusoids + m->at[place] * hidden;
-    float *guided = m->hidden + place * hidden, *free_running = guided + m->places * hidden;
-    if (states) {
-        const float *other = states + (m->places + place) * hidden;
-        for (size_t i = 0; i < hidden; i++) {
-            guided[i] = states[place * hidden + i] + sinusoid[i];
-            free_running[i] = other[i] + sinusoid[i];
-        }
-        return;
+    float *to = m->hidden + row * hidden;
+    if (states) memcpy(to, states + row * hidden, hidden * sizeof *to);
+    else memset(to, 0, hidden * sizeof *to);
+    for (int k = 0; tokens && k < s->codebooks; k++) {
+        size_t index = (size_t)k * (s->codebook_size + 1) + tokens[place * s->codebooks + k];
+        for (size_t i = 0; i < hidden; i++) to[i] += m->embeddings[index * hidden + i];
     }
-    for (size_t i = 0; i < hidden; i++) guided[i] = 0;
-    for (int k = 0; k < s->codebooks; k++) {
-        size_t row = (size_t)k * (s->codebook_size + 1) + tokens[place * s->codebooks + k];
-        for (size_t i = 0; i < hidden; i++) guided[i] += m->embeddings[row * hidden + i];
-    }
-    for (size_t i = 0; i < hidden; i++) free_running[i] = guided[i] += sinusoid[i];
+    for (size_t i = 0; i < hidden; i++) to[i] += m->sinusoids[m->at[place] * hidden + i];
 }
 
 /* Both rows of `places` places, each a slot and a position up to which keys and values are there or
- * come with it. Either tokens [places][codebooks], or states [2][places][hidden] of a prefix, those of
- * the unconditional rows behind the others. `logits` is [2][places][codebooks][codebook_size], or NULL.
- * 0, or -1 for what is out of range. */
+ * come with it. Either tokens [places][codebooks], or the states [2][places][hidden] of a prefix.
+ * `logits` is [2][places][codebooks][codebook_size], or NULL. 0, or -1 for what is out of range. */
 EXPORT int musicgen_forward(Model *m, int places, const int32_t *slots, const int32_t *positions,
                             const int64_t *tokens, const float *states, float *logits) {
     const Shape *s = &m->shape;
@@ -551,7 +544,7 @@ EXPORT int musicgen_forward(Model *m, int places, const int32_t *slots, const in
     m->slots = slots;
     m->at = positions;
     m->logits = logits;
-    for (int i = 0; i < places; i++) embed(m, i, tokens, states);
+    for (int row = 0; row < 2 * places; row++) embed(m, row, tokens, states);
     run(m, forward, NULL);
     return 0;
 }
