@@ -21,6 +21,7 @@ from services.generation.musicgen.device_decoder import DeviceDecoder
 from services.generation.musicgen.geometry import FRAME_RATE, Geometry
 from services.generation.musicgen.graphed_decoder import GraphedDecoder
 from services.generation.musicgen.memory_plan import slot_bytes, weight_bytes
+from services.generation.musicgen.random_model import random_model
 from services.generation.musicgen.random_weights import RandomWeights
 from services.generation.musicgen.request import Conditioning, Sampling
 from services.generation.musicgen.sequence import Turn
@@ -89,44 +90,6 @@ def own_step(
     return milliseconds(step, device, rounds)
 
 
-def transformers_model(geometry: Geometry, device: torch.device, dtype: torch.dtype) -> Any:
-    from transformers import (
-        EncodecConfig,
-        MusicgenConfig,
-        MusicgenDecoderConfig,
-        MusicgenForConditionalGeneration,
-        T5Config,
-    )
-
-    decoder = MusicgenDecoderConfig(
-        hidden_size=geometry.hidden,
-        ffn_dim=geometry.ffn,
-        num_hidden_layers=geometry.layers,
-        num_attention_heads=geometry.heads,
-        num_codebooks=geometry.codebooks,
-        audio_channels=geometry.channels,
-    )
-    text = T5Config(d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
-    codec = EncodecConfig(
-        sampling_rate=32000,
-        target_bandwidths=[2.2],
-        num_filters=64,
-        upsampling_ratios=[8, 5, 4, 4],
-        codebook_size=2048,
-        use_causal_conv=False,
-        use_conv_shortcut=False,
-    )
-    config = MusicgenConfig(
-        text_encoder=text.to_dict(), audio_encoder=codec.to_dict(), decoder=decoder.to_dict()
-    )
-    with torch.device(device):
-        model: Any = MusicgenForConditionalGeneration(config).eval().to(dtype)
-    settings = model.generation_config
-    settings.do_sample, settings.guidance_scale = True, 3.0
-    settings.bos_token_id = settings.pad_token_id = settings.decoder_start_token_id = 2048
-    return model
-
-
 @torch.inference_mode()
 def transformers_step(
     model: Any, requests: int, seconds: float, device: torch.device, rounds: int
@@ -147,7 +110,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
     rows = []
     for size in options.sizes.split(","):
         geometry = geometry_named(size)
-        model = transformers_model(geometry, device, dtype)
+        model = random_model(geometry).to(device, dtype)
         theirs = {
             count: transformers_step(model, count, options.seconds, device, 1)
             for count in map(int, options.against.split(","))

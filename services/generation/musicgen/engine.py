@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from services.generation.musicgen.parts import weights_of
 from services.generation.musicgen.references import read_for_continuation, read_melody
 from services.generation.musicgen.request import Conditioning, DecodeRequest, Sampling
 from services.generation.musicgen.text import TextEncoder
+from services.generation.musicgen.turns import Turns
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,8 +37,6 @@ if TYPE_CHECKING:
     from services.generation.musicgen.catalogue import PublishedModel
     from services.generation.musicgen.checkpoints import Checkpoint
     from services.generation.musicgen.handle import DecodeHandle
-    from services.generation.musicgen.sequence import Turn
-    from services.generation.musicgen.token_model import TokenModel
 
 CHECK_PROMPTS = ("lo-fi beat with soft piano", "heavy techno at 130 BPM, distorted 909 drums")
 """What a quantised decoder is compared with its checkpoint on."""
@@ -68,13 +66,12 @@ class MusicGenEngine:
         self._codec = codec
         self._label = backend.label
         # On a CPU the parts would only take the cores from one another: they take turns.
-        self._turn = threading.Lock()
+        self._turn = Turns()
         self._is_shared = backend.device.type == "cpu"
         self._stream: torch.cuda.Stream | None = None
         if not self._is_shared:
             self._stream = torch.cuda.Stream(backend.device)  # type: ignore[no-untyped-call]
-        model = _InTurns(backend.model, self._turn) if self._is_shared else backend.model
-        self._loop = DecodeLoop(model)
+        self._loop = DecodeLoop(backend.model, turn=self._turn if self._is_shared else None)
 
     @classmethod
     def load(cls, model: PublishedModel, settings: Settings) -> MusicGenEngine:
@@ -221,6 +218,7 @@ class MusicGenEngine:
             audio=np.ascontiguousarray(audio[:, first : first + samples], dtype=np.float32),
             sample_rate=self._facts.sample_rate,
             seed=request.seed,
+            steps=handle.steps,
             understood={"backend": self._label},
         )
 
@@ -248,28 +246,3 @@ class _Watch:
         done = sum(one.steps_done for one in seen) / sum(one.steps_total for one in seen)
         self.told = max(self.told, _DECODE_SHARE * done)
         self.progress("generating", self.told)
-
-
-class _InTurns:
-    """A `TokenModel` that works only while it has the turn."""
-
-    def __init__(self, inner: TokenModel, turn: threading.Lock) -> None:
-        self._inner = inner
-        self._turn = turn
-        self.geometry = inner.geometry
-        self.slots = inner.slots
-        self.positions = inner.positions
-
-    def begin(
-        self,
-        slot: int,
-        conditioning: Conditioning,
-        sampling: Sampling,
-        opening: NDArray[np.int64],
-    ) -> None:
-        with self._turn:
-            self._inner.begin(slot, conditioning, sampling, opening)
-
-    def advance(self, turns: Sequence[Turn]) -> NDArray[np.int64]:
-        with self._turn:
-            return self._inner.advance(turns)

@@ -8,6 +8,7 @@ from functools import partial
 from threading import Condition
 from typing import TYPE_CHECKING
 
+from services.generation.engine import Steps
 from services.generation.errors import CancelledError, DGXMusicError, EngineError
 from services.generation.musicgen.sequence import State
 
@@ -66,6 +67,12 @@ class DecodeHandle:
         """How far it is."""
         with self._changed:
             return self._measure(self._sequence)
+
+    @property
+    def steps(self) -> Steps:
+        """How many steps were made, and how long they took."""
+        with self._changed:
+            return Steps(count=self._sequence.steps_done, seconds=self._sequence.seconds)
 
     def cancel(self) -> None:
         """Stop before the next step; one that is over stays what it is."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Self, TypeVar
 
@@ -37,11 +38,20 @@ class DecodeLoop:
         self,
         model: TokenModel,
         *,
+        turn: AbstractContextManager[object] | None = None,
         window_frames: int = WINDOW_FRAMES,
         stride_frames: int = STRIDE_FRAMES,
     ) -> None:
-        """Start the thread; from now on the model belongs to it. Windows are as in windows.py."""
+        """Start the thread; from now on the model belongs to it.
+
+        Args:
+            model: what is stepped.
+            turn: held while the model works, for whoever else wants the same processors.
+            window_frames: windows.py.
+            stride_frames: windows.py.
+        """
         self._model = model
+        self._turn = turn or nullcontext()
         self._pattern = DelayPattern.of(model.geometry)
         self._window, self._stride = window_frames, stride_frames
         self._scheduler = Scheduler(model.slots)
@@ -142,10 +152,12 @@ class DecodeLoop:
             self._scheduler.fill()
             entering = [each for each in self._scheduler.running if each.enters_window]
         for sequence in entering:
-            started = time.perf_counter()
-            self._guard(partial(self._begin_window, sequence), [sequence])
+            with self._turn:
+                started = time.perf_counter()
+                self._guard(partial(self._begin_window, sequence), [sequence])
+                taken = time.perf_counter() - started
             with self._changed:
-                self._pace.opened(sequence.window.known, time.perf_counter() - started)
+                self._pace.opened(sequence.window.known, taken)
 
     def _begin_window(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
@@ -157,15 +169,18 @@ class DecodeLoop:
         running = self._scheduler.running
         if not running:
             return
-        started = time.perf_counter()
         turns = [sequence.turn() for sequence in running]
-        drawn = self._guard(partial(self._model.advance, turns), running)
+        with self._turn:
+            started = time.perf_counter()
+            drawn = self._guard(partial(self._model.advance, turns), running)
+            taken = time.perf_counter() - started
         if drawn is None:
             return
         with self._changed:
-            self._pace.stepped(time.perf_counter() - started)
+            self._pace.stepped(taken)
             for sequence, tokens in zip(running, drawn, strict=True):
                 sequence.take(tokens)
+                sequence.seconds += taken
             self._changed.notify_all()
         for sequence in running:
             self._guard(self._handles[sequence].report, [sequence])

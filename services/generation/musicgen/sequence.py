@@ -66,6 +66,8 @@ class Sequence:
         self.windows = windows(request.frames, request.prefix_frames, window=window, stride=stride)
         self.steps_total = sum(pattern.steps(part.frames, part.known) for part in self.windows)
         self.steps_done = 0
+        self.seconds = 0.0
+        """Of its steps, together with whatever else was in them."""
         self.codes = np.zeros((pattern.codebooks, request.frames), dtype=np.int64)
         """`[codebooks, frames]`; right up to `frames_ready`."""
         if request.prefix is not None:
