@@ -60,6 +60,13 @@ def test_what_is_kept_is_the_same_samples_whether_the_file_was_longer_or_not(tmp
     np.testing.assert_allclose(audio[0], ending[:, 0], atol=1e-4)
 
 
+def test_a_file_is_cut_off_without_a_click_of_the_resampler(tmp_path):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, np.full(14 * 44_100, 0.5), 44_100, subtype="FLOAT")
+    audio = read_for_continuation(path, RATE, 1, FRAME)
+    np.testing.assert_allclose(audio[0, :RATE], 0.5, atol=1e-4)
+
+
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(samples=st.integers(RATE, 3 * RATE))
 def test_a_continuation_is_whole_frames_and_ends_as_the_file_does(tmp_path, samples):
