@@ -138,6 +138,37 @@ static int compare(const char *what, const Model *m, float *got, const float *wa
     return bad;
 }
 
+/* One matrix and the same inputs on every level: int8 products are whole numbers, so that here not
+ * even the last bit of an input can differ. */
+static int compare_products(Model *plain) {
+    enum { ROWS = 7 };
+    const Matrix *matrix = &plain->layers[0].fc1;
+    int format = plain->shape.format, hidden = plain->shape.hidden, ffn = plain->shape.ffn, bad = 0;
+    float *wanted = calloc(ROWS * ffn, sizeof *wanted), *got = calloc(ROWS * ffn, sizeof *got);
+    float *x = draw((size_t)ROWS * hidden, 1);
+    for (int i = 0; i < ROWS * hidden; i++) x[i] += 1; /* sums that are far from 0 */
+    for (int r = 0; r < ROWS; r++)
+        kernels_plain.prepare(&plain->shared, r, x + r * hidden, NULL, hidden, format);
+    for (int level = 0; musicgen_level(level); level++) {
+        if (!musicgen_runs(level)) continue;
+        Sink to = {.kind = STORE, .out = level ? got : wanted, .stride = ffn};
+        LEVELS[level]->multiply(matrix, 0, matrix->blocks, &plain->shared, ROWS, format, &to);
+        float apart = 0, most = 0;
+        for (int i = 0; level && i < ROWS * ffn; i++) {
+            apart = fmaxf(apart, fabsf(got[i] - wanted[i]));
+            most = fmaxf(most, fabsf(wanted[i]));
+        }
+        int wrong = !(apart <= 1e-5f * most);
+        printf("%s %s product of %d: %.2g\n", wrong ? "BAD" : "ok", musicgen_level(level), hidden,
+               level ? apart / most : 0);
+        bad += wrong;
+    }
+    free(wanted);
+    free(got);
+    free(x);
+    return bad;
+}
+
 int main(void) {
     const Shape shapes[] = {
         {.layers = 2, .hidden = 64, .heads = 4, .ffn = 256, .codebooks = 4, .codebook_size = 64,
@@ -151,6 +182,7 @@ int main(void) {
         for (int format = FLOAT32; format <= INT8; format++) {
             Model *plain = make(shapes[i], 0, format, 1);
             float *wanted = last_logits(plain, 0);
+            bad += compare_products(plain);
             for (int level = 0; musicgen_level(level); level++) {
                 if (!musicgen_runs(level)) continue;
                 Model *m = make(shapes[i], level, format, 2);
