@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import shutil
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from services import storage
 from services.generation.drafts import draft_path
@@ -21,6 +22,8 @@ from services.generation.errors import (
     EngineError,
     UnknownGenerationError,
 )
+from services.generation.input_names import inputs_of
+from services.generation.inputs import bring_inputs
 from services.generation.owner import is_abandoned, new_token
 from services.generation.store import clear_quietly
 from services.generation.takes import Delivery, Order, Take, make_takes
@@ -42,13 +45,21 @@ class Task:
     """Relative to the output folder."""
     created_at: datetime
     params: GenerationParams
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Field of `params` -> SHA-256 of the audio file that belongs there."""
 
-    def order(self, path: Path) -> Order:
-        """What its engine is told; the take goes to `path`."""
+    def order(self, path: Path, store: FileStore) -> Order:
+        """What its engine is told; the take goes to `path`, and its inputs come from the store.
+
+        Raises:
+            FileGoneError: an input is not there any more.
+            OutputError: the store or the disk says no.
+        """
+        files: dict[str, Any] = dict(bring_inputs(self.inputs, store, path.parent))
         return Order(
             generation_id=self.generation_id,
             created_at=self.created_at,
-            params=self.params,
+            params=replace(self.params, **files),
             path=path,
         )
 
@@ -71,6 +82,7 @@ def task_of(generation: storage.Generation) -> Task:
             seed=metadata["seed"],
             **sampling,
         ),
+        inputs=inputs_of(metadata),
     )
 
 
@@ -120,12 +132,13 @@ def _produce(
 ) -> None:
     nonce = uuid.uuid4().hex
     name = store.final_name(task.file_path, nonce)
-    order = task.order(draft_path(delivery.output_dir / task.file_path, nonce))
+    path = draft_path(delivery.output_dir / task.file_path, nonce)
     try:
+        order = task.order(path, store)
         (take,) = make_takes([order], engine, delivery, progress, should_stop)
         published = _publish(task, take, store, token, name)
     finally:
-        shutil.rmtree(order.path.parent, ignore_errors=True)
+        shutil.rmtree(path.parent, ignore_errors=True)
     if not published:
         clear_quietly(store, task.file_path)
         raise CancelledError("The generation was cancelled while it was being made.")
