@@ -196,3 +196,12 @@ def test_same_seed_same_codes_whatever_else_runs_and_in_whatever_slot() -> None:
     np.testing.assert_array_equal(first, decode(decoder, [*neighbours, piece(7, 5)])[2])
     other = piece(7, 5, sampling=drawn(8))
     assert (decode(decoder, [other])[0] != first).any()
+
+
+def test_a_slot_draws_for_its_present_piece_as_that_piece_wants() -> None:
+    decoder = decoder_of(tiny_model())
+    pieces = [piece(4, 5), piece(4, 5, sampling=Sampling(seed=6, temperature=0.5, guidance=1.5))]
+    one_after_the_other = decode(decoder, pieces)
+    alone = [decode(decoder, [each])[0] for each in pieces]
+    np.testing.assert_array_equal(one_after_the_other, alone)
+    assert (alone[0] != alone[1]).any()
