@@ -27,9 +27,11 @@ from services.generation.musicgen.references import read_for_continuation, read_
 from services.generation.musicgen.request import Conditioning, DecodeRequest, Sampling
 from services.generation.musicgen.text import TextEncoder
 from services.generation.musicgen.turns import Turns
+from services.generation.musicgen.windows import windows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from services.generation.config import Settings
     from services.generation.engine import EngineFacts, GenerationParams, Progress, ShouldStop
@@ -150,17 +152,12 @@ class MusicGenEngine:
             prefix = None
             if request.continue_from is not None:
                 prefix = self._codes_of_end(request)
-            conditioning = Conditioning(text)
-            if self._melody is not None:
-                notes = None
-                if request.melody is not None:
-                    read = read_melody(request.melody, self._melody.sample_rate)
-                    notes = torch.from_numpy(read[0])
-                conditioning = self._melody.condition(text, notes)
-        known = 0 if prefix is None else prefix.shape[1]
+            known = 0 if prefix is None else prefix.shape[1]
+            frames = known + math.ceil(request.duration_seconds * FRAME_RATE)
+            conditioning = self._condition(request, text, frames, known)
         return DecodeRequest(
-            conditioning=(conditioning,),
-            frames=known + math.ceil(request.duration_seconds * FRAME_RATE),
+            conditioning=conditioning,
+            frames=frames,
             prefix=prefix,
             sampling=Sampling(
                 seed=request.seed,
@@ -170,6 +167,18 @@ class MusicGenEngine:
                 top_p=request.top_p,
             ),
         )
+
+    def _condition(
+        self, request: GenerationParams, text: Tensor, frames: int, known: int
+    ) -> tuple[Conditioning, ...]:
+        """What each window of the piece is made of; a melody goes on where the window begins."""
+        if self._melody is None:
+            return (Conditioning(text),)
+        if request.melody is None:
+            return (self._melody.condition(text, None),)
+        notes = torch.from_numpy(read_melody(request.melody, self._melody.sample_rate)[0])
+        starts = [(window.start - known) / FRAME_RATE for window in windows(frames, known)]
+        return tuple(self._melody.condition(text, notes, start) for start in starts)
 
     def _check(self, request: GenerationParams) -> None:
         facts = self._facts

@@ -1,4 +1,4 @@
-"""A MusicGen of a published shape with random numbers in it, by transformers; and its checkpoint."""
+"""transformers' MusicGen of a published shape with random numbers in it, and its checkpoint."""
 
 from __future__ import annotations
 
