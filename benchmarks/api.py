@@ -35,7 +35,7 @@ from benchmarks.queue import TTL, registry
 from services import storage
 from services.generation.config import Settings, load_settings
 from services.generation.errors import JobFinishedError
-from services.generation.memory import keep_few_arenas
+from services.generation.memory import keep_memory_level
 from services.generation.models import GenerationRequest
 from services.generation.service import MusicService
 
@@ -55,7 +55,7 @@ def serve() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     let_many_files_be_open()
-    keep_few_arenas()
+    keep_memory_level()
     settings = load_settings(None)
     worker = Worker(settings, registry(), registry_source="benchmarks.queue:registry")
     run(settings, registry(), host="127.0.0.1", port=0, worker=worker)

@@ -24,7 +24,12 @@ from services.storage.backup import (
     check_database,
     restore_database,
 )
-from services.storage.changes import changed_generations, unfinished_generations
+from services.storage.changes import (
+    JobState,
+    changed_states,
+    get_generations,
+    unfinished_generations,
+)
 from services.storage.client_models import ApiKey, IdempotencyKey, RateCounter
 from services.storage.columns import utc_now
 from services.storage.connection import database_file
@@ -176,6 +181,7 @@ __all__ = [
     "InvalidCursorError",
     "InvalidDatabaseURLError",
     "InvalidSearchError",
+    "JobState",
     "Measurements",
     "MigrationError",
     "MissingDriverError",
@@ -208,7 +214,7 @@ __all__ = [
     "backup_database",
     "beat",
     "cancel_generation",
-    "changed_generations",
+    "changed_states",
     "check_database",
     "claim_generation",
     "cleanup_generations",
@@ -241,6 +247,7 @@ __all__ = [
     "get_database_stats",
     "get_engine",
     "get_generation",
+    "get_generations",
     "get_generations_by_status",
     "get_models",
     "get_most_used_prompts",

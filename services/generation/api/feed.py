@@ -23,12 +23,15 @@ from services import storage
 from services.generation.api.problems import ProblemError
 from services.generation.api.schemas import JobView
 from services.generation.errors import StorageError
+from services.generation.jobs import rank_of, rank_of_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from services.generation.jobs import Rank
     from services.generation.models import Job
     from services.generation.service import MusicService
+    from services.storage import JobState
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +59,7 @@ class Event:
     """progress, or done."""
     job_id: str
     owner: str | None
-    rank: tuple[float, ...]
+    rank: Rank
     """Grows with every step of a job."""
     wire: bytes
     """As it is sent, with the job as JSON."""
@@ -75,7 +78,7 @@ class Feed:
         self._closed = asyncio.Event()
         self._ready = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
-        self._known: dict[str, tuple[float, ...]] = {}
+        self._known: dict[str, Rank] = {}
         self._since = storage.utc_now()
 
     @property
@@ -188,11 +191,11 @@ class Feed:
             elif loop.time() - idle_since > IDLE_SECONDS:
                 return
             try:
-                jobs = await to_thread.run_sync(self._look)
+                states, news = await to_thread.run_sync(self._look)
             except StorageError as error:
                 log.warning("the database does not answer: %s", error)
             else:
-                self._note(jobs)
+                self._note(states, news)
                 self._ready.set()
             if loop.time() - beaten > HEARTBEAT_SECONDS:
                 beaten = loop.time()
@@ -200,30 +203,31 @@ class Feed:
             pause = max(LOOK_SECONDS, self._listeners * LISTENER_SECONDS)
             await _is_set(self._closed, pause)
 
-    def _look(self) -> list[Job]:
+    def _look(self) -> tuple[list[JobState], list[Job]]:
         began = storage.utc_now()
-        jobs = self._service.changed(self._since - _CLOCK_SLACK, list(self._known))
+        at_work = [job_id for job_id, rank in self._known.items() if _is_at_work(rank)]
+        found = self._service.changed(self._since - _CLOCK_SLACK, at_work, self._is_news)
         self._since = began
-        return jobs
+        return found
 
-    def _note(self, jobs: list[Job]) -> None:
-        is_first = not self._ready.is_set()
+    def _is_news(self, state: JobState) -> bool:
+        # Of what there was before the first look nobody is told.
+        return self._ready.is_set() and self._known.get(state.id) != rank_of_state(state)
+
+    def _note(self, states: list[JobState], news: list[Job]) -> None:
         before = self._number
-        for job in jobs:
-            rank = rank_of(job)
-            if self._known.get(job.job_id) == rank:
-                continue
-            self._known[job.job_id] = rank
-            if not is_first:
-                self._add(job, rank)
+        ranks = {state.id: rank_of_state(state) for state in states}
+        for job in news:
+            # It may have gone on since the short look.
+            ranks[job.job_id] = rank_of(job)
+            self._add(job, ranks[job.job_id])
         # What neither is at work nor would be found again by its times needs no second look.
         oldest = self._since - 2 * _CLOCK_SLACK
-        lively = {job.job_id for job in jobs if _is_lively(job, oldest)}
-        self._known = {each: rank for each, rank in self._known.items() if each in lively}
+        self._known = {each.id: ranks[each.id] for each in states if _is_lively(each, oldest)}
         if self._number > before:
             self._wake()
 
-    def _add(self, job: Job, rank: tuple[float, ...]) -> None:
+    def _add(self, job: Job, rank: Rank) -> None:
         self._number += 1
         name = "done" if job.is_finished else "progress"
         data = JobView.of(job).model_dump_json().encode()
@@ -240,19 +244,15 @@ def wire_form(position: str, name: str, data: bytes) -> bytes:
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (position.encode(), name.encode(), data)
 
 
-def rank_of(job: Job) -> tuple[float, ...]:
-    """Give a number that grows with every step of a job: attempts, then what one does."""
-    begun = job.status != storage.GenerationStatus.PENDING
-    return (job.is_finished, job.retry_count, begun, _STEPS.get(job.current_step, 0), job.progress)
+def _is_at_work(rank: Rank) -> bool:
+    is_finished, _, has_begun, *_ = rank
+    return bool(has_begun and not is_finished)
 
 
-_STEPS = {"queued": 0, "loading_model": 1, "encoding_prompt": 2, "generating": 3, "saving": 4}
-
-
-def _is_lively(job: Job, moment: datetime) -> bool:
-    if job.status == storage.GenerationStatus.PROCESSING:
+def _is_lively(state: JobState, moment: datetime) -> bool:
+    if state.status == storage.GenerationStatus.PROCESSING:
         return True
-    return (job.completed_at or job.created_at) >= moment
+    return (state.completed_at or state.created_at) >= moment
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:

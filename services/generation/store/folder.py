@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from services.audio.files import AudioFileManager
 from services.audio.inventory import StoredFile, scan
 from services.generation.drafts import clear_files, give_name
 from services.generation.errors import OutputError
 from services.generation.store.interface import FileStat, Holding, nobody_else
-
-if TYPE_CHECKING:
-    import os
 
 _PIECE = 256 * 1024
 
@@ -25,6 +22,7 @@ class FolderStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._shown_folder = str(folder)
         self._files = AudioFileManager(folder)
 
     @property
@@ -34,7 +32,8 @@ class FolderStore:
 
     def shown(self, name: str) -> str:
         """The path of a file."""
-        return str(self._folder / name)
+        # Not as a Path, which interns every part of every name that is ever shown.
+        return os.path.join(self._shown_folder, name)  # noqa: PTH118
 
     def check(self) -> None:
         """Raise an OutputError when the folder is not there."""

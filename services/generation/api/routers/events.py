@@ -11,12 +11,13 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
-from services.generation.api.feed import HEARTBEAT_SECONDS, rank_of, wire_form
+from services.generation.api.feed import HEARTBEAT_SECONDS, wire_form
 from services.generation.api.problems import documented
 from services.generation.api.routers.jobs import PROBLEMS, JobId
 from services.generation.api.schemas import JobView
 from services.generation.api.state import Api, ApiState, Calling
 from services.generation.api.visible import visible_job
+from services.generation.jobs import rank_of
 
 if TYPE_CHECKING:
     from services.generation.api.feed import Event
