@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from anyio import to_thread
@@ -65,6 +66,23 @@ class Event:
     """As it is sent, with the job as JSON."""
 
 
+class News:
+    """The events after a position, the same object for all who ask from there."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.events = events
+
+    def wire_of(self, some: list[Event]) -> bytes:
+        """Write all or some of them in one piece; all of them only once."""
+        if len(some) == len(self.events):
+            return self._wire
+        return b"".join(event.wire for event in some)
+
+    @cached_property
+    def _wire(self) -> bytes:
+        return b"".join(event.wire for event in self.events)
+
+
 class Feed:
     """The events of one server process."""
 
@@ -73,6 +91,8 @@ class Feed:
         self._epoch = ""
         self._number = 0
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._asked: tuple[str, News] | None = None
+        """The position last asked for: that of most listeners, until there are more events."""
         self._listeners = 0
         self._changed = asyncio.Event()
         self._closed = asyncio.Event()
@@ -131,8 +151,16 @@ class Feed:
         """Wait until whatever happens from now on becomes an event; False after that long."""
         return await _is_set(self._ready, seconds)
 
-    def after(self, position: str) -> list[Event] | None:
+    def after(self, position: str) -> News | None:
         """Give the events after that one; None when they are no longer known."""
+        if self._asked is None or self._asked[0] != position:
+            events = self._events_after(position)
+            if events is None:
+                return None
+            self._asked = position, News(events)
+        return self._asked[1]
+
+    def _events_after(self, position: str) -> list[Event] | None:
         epoch, _, text = position.rpartition("-")
         if epoch != self._epoch or not (text.isascii() and text.isdigit() and len(text) < 16):
             return None
@@ -162,9 +190,9 @@ class Feed:
             job = await self._find(job_id)
             while not job.is_finished and not self.is_closed and (left := end - loop.time()) > 0:
                 await _is_set(self._changed, min(left, 1.0))
-                events = self.after(position)
+                news = self.after(position)
                 position = self.position()
-                if events is None or any(each.job_id == job_id for each in events):
+                if news is None or any(each.job_id == job_id for each in news.events):
                     job = await self._find(job_id)
                 elif await is_disconnected():
                     break
@@ -177,6 +205,7 @@ class Feed:
         self._epoch = secrets.token_hex(4)
         self._number = 0
         self._events.clear()
+        self._asked = None
         self._known.clear()
         self._ready.clear()
         self._since = storage.utc_now()
@@ -229,6 +258,7 @@ class Feed:
 
     def _add(self, job: Job, rank: Rank) -> None:
         self._number += 1
+        self._asked = None
         name = "done" if job.is_finished else "progress"
         data = JobView.of(job).model_dump_json().encode()
         wire = wire_form(self.position(), name, data)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from services.generation.api.caller import Caller
+from services.generation.api.snapshots import Snapshots
 from services.generation.health import Health
 
 if TYPE_CHECKING:
@@ -34,10 +35,12 @@ class ApiState:
     started_at: float = field(default_factory=time.monotonic)
     """On the monotonic clock."""
     health: Health = field(init=False)
+    snapshots: Snapshots = field(init=False)
 
     def __post_init__(self) -> None:
-        """Make the checks ready."""
+        """Make the checks and the snapshots ready."""
         self.health = Health(self.settings, self.service.registry)
+        self.snapshots = Snapshots(self.feed)
 
 
 # Asynchronous, though they wait for nothing: a plain function would each time go to a thread.

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from anyio import to_thread
@@ -15,12 +15,14 @@ from services.generation.api.feed import HEARTBEAT_SECONDS, wire_form
 from services.generation.api.problems import documented
 from services.generation.api.routers.jobs import PROBLEMS, JobId
 from services.generation.api.schemas import JobView
+from services.generation.api.snapshots import Snapshot, View
 from services.generation.api.state import Api, ApiState, Calling
 from services.generation.api.visible import visible_job
 from services.generation.jobs import rank_of
 
 if TYPE_CHECKING:
     from services.generation.api.feed import Event
+    from services.generation.jobs import Rank
 
 router = APIRouter(tags=["jobs"])
 
@@ -47,15 +49,6 @@ _FINISHED: dict[int | str, dict[str, Any]] = {
 STILL_HERE = b": still here\n\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The state of now, for a listener that does not know what came before."""
-
-    data: bytes
-    ranks: dict[str, tuple[float, ...]]
-    is_over: bool = False
-
-
 class EventStream(StreamingResponse):
     """A response that is known as one before its first byte."""
 
@@ -75,18 +68,20 @@ async def job_events(
     job = await to_thread.run_sync(visible_job, api, caller, job_id)
     api.feed.require_room()
     if job.is_finished and last_event_id is not None:
-        events = api.feed.after(last_event_id)
-        if events is not None and not any(event.job_id == job_id for event in events):
+        news = api.feed.after(last_event_id)
+        if news is not None and not any(event.job_id == job_id for event in news.events):
             return Response(status_code=204)
 
-    def snapshot() -> Snapshot:
+    def look() -> View:
         job = api.service.find(job_id)
         data = JobView.of(job).model_dump_json().encode()
-        return Snapshot(data, {job_id: rank_of(job)}, is_over=job.is_finished)
+        return View(data, {job_id: rank_of(job)}, is_over=job.is_finished)
 
-    return _respond(
-        _stream(api, last_event_id, snapshot, lambda event: event.job_id == job_id, one_job=True)
-    )
+    def concerns(event: Event) -> bool:
+        return event.job_id == job_id
+
+    snapshot = partial(api.snapshots.get, f"job {job_id}", look)
+    return _respond(_stream(api, last_event_id, snapshot, concerns, one_job=True))
 
 
 @router.get(
@@ -99,15 +94,17 @@ async def all_events(api: Api, caller: Calling, last_event_id: LastEventId = Non
     """One stream for a page with many jobs; its `snapshot` lists the jobs that are not finished."""
     api.feed.require_room()
 
-    def snapshot() -> Snapshot:
+    def look() -> View:
         jobs = api.service.unfinished(caller.only_owner)
         shown = [JobView.of(job).model_dump(mode="json") for job in jobs]
         data = json.dumps({"jobs": shown}, ensure_ascii=False).encode()
-        return Snapshot(data, {job.job_id: rank_of(job) for job in jobs})
+        return View(data, {job.job_id: rank_of(job) for job in jobs})
 
-    return _respond(
-        _stream(api, last_event_id, snapshot, lambda event: caller.may_see(event.owner))
-    )
+    def concerns(event: Event) -> bool:
+        return caller.may_see(event.owner)
+
+    name = "everybody's" if caller.sees_all else f"jobs of {caller.owner}"
+    return _respond(_stream(api, last_event_id, partial(api.snapshots.get, name, look), concerns))
 
 
 def _respond(stream: AsyncIterator[bytes]) -> Response:
@@ -118,7 +115,7 @@ def _respond(stream: AsyncIterator[bytes]) -> Response:
 async def _stream(
     api: ApiState,
     last_event_id: str | None,
-    snapshot: Callable[[], Snapshot],
+    snapshot: Callable[[], Awaitable[Snapshot]],
     concerns: Callable[[Event], bool],
     *,
     one_job: bool = False,
@@ -127,24 +124,24 @@ async def _stream(
     with feed.listening():
         yield f"retry: {RECONNECT_MILLISECONDS}\n\n".encode()
         position = last_event_id or ""
-        sent: dict[str, tuple[float, ...]] = {}
+        sent: dict[str, Rank] = {}
         while not feed.is_closed and not await feed.ready(HEARTBEAT_SECONDS):
             yield STILL_HERE
         while not feed.is_closed:
             news = feed.after(position)
             position = feed.position()
             if news is None:
-                now = await to_thread.run_sync(snapshot)
-                sent = now.ranks
-                yield wire_form(position, "snapshot", now.data)
-                if now.is_over:
-                    yield wire_form(position, "done", now.data)
+                now = await snapshot()
+                position, sent = now.position, dict(now.view.ranks)
+                yield now.wire
+                if now.view.is_over:
+                    yield wire_form(position, "done", now.view.data)
                     return
                 continue
-            ahead = _forward([event for event in news if concerns(event)], sent)
+            ahead = _forward([event for event in news.events if concerns(event)], sent)
             if ahead:
                 # In one piece: sending costs by the piece, and a thousand may listen.
-                yield b"".join(event.wire for event in ahead)
+                yield news.wire_of(ahead)
             if one_job and any(event.name == "done" for event in ahead):
                 return
             if feed.position() == position:
@@ -153,7 +150,7 @@ async def _stream(
                     yield STILL_HERE
 
 
-def _forward(events: Iterable[Event], sent: dict[str, tuple[float, ...]]) -> list[Event]:
+def _forward(events: Iterable[Event], sent: dict[str, Rank]) -> list[Event]:
     """Leave out what was seen already: a snapshot may be newer than the events that follow it."""
     ahead = []
     for event in events:
