@@ -6,14 +6,13 @@ publish it; whatever ends the job early leaves no file and a row that says why.
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services import storage
-from services.generation.drafts import draft_path
+from services.generation.drafts import StrPath, draft_path, remove_draft
 from services.generation.engine import GenerationParams
 from services.generation.errors import (
     CancelledError,
@@ -27,7 +26,6 @@ from services.generation.takes import Delivery, Order, Take, make_takes
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from pathlib import Path
 
     from services.generation.engine import Engine, Progress, ShouldStop
     from services.generation.store import FileStore
@@ -43,7 +41,7 @@ class Task:
     created_at: datetime
     params: GenerationParams
 
-    def order(self, path: Path) -> Order:
+    def order(self, path: StrPath) -> Order:
         """What its engine is told; the take goes to `path`."""
         return Order(
             generation_id=self.generation_id,
@@ -125,7 +123,7 @@ def _produce(
         (take,) = make_takes([order], engine, delivery, progress, should_stop)
         published = _publish(task, take, store, token, name)
     finally:
-        shutil.rmtree(order.path.parent, ignore_errors=True)
+        remove_draft(order.path)
     if not published:
         clear_quietly(store, task.file_path)
         raise CancelledError("The generation was cancelled while it was being made.")
