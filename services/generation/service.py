@@ -291,6 +291,12 @@ class MusicService:
                 raise UnknownGenerationError(f"There is no job {job_id!r}.")
             return self._shown(session, row)
 
+    def find_all(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """The jobs of exactly those ids; ids without one are left out."""
+        with storage_errors(), storage.get_session(read_only=True) as session:
+            rows = storage.get_generations(session, job_ids)
+            return {row.id: self._shown(session, row) for row in rows}
+
     def changed(
         self,
         since: datetime,

@@ -345,7 +345,7 @@ def test_a_fault_of_ours_tells_nothing(sqlite_api: Api, monkeypatch: pytest.Monk
     def fail(*_: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(sqlite_api.state.service, "find", fail)
+    monkeypatch.setattr(sqlite_api.state.service, "find_all", fail)
     answer = sqlite_api.client.get(f"/api/v1/jobs/{uuid.uuid4()}")
     assert_problem(answer, "internal-error")
     assert "secret" not in answer.text

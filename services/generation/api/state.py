@@ -9,15 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 from fastapi import Depends, Request
 
 from services.generation.api.caller import Caller
+from services.generation.api.reads import SharedReads
 from services.generation.api.snapshots import Snapshots
 from services.generation.health import Health
 
 if TYPE_CHECKING:
     from services.generation.api.feed import Feed
     from services.generation.config import Settings
+    from services.generation.models import Job
     from services.generation.renditions import Renditions
     from services.generation.service import MusicService
     from services.generation.worker import Worker
+
+
+JOB_LANES = 2
+MOST_JOBS = 32
+"""Read together; one of them that waits also takes a count of what waits before it."""
 
 
 @dataclass(slots=True)
@@ -36,11 +43,17 @@ class ApiState:
     """On the monotonic clock."""
     health: Health = field(init=False)
     snapshots: Snapshots = field(init=False)
+    jobs: SharedReads[str, Job] = field(init=False)
+    """By id."""
 
     def __post_init__(self) -> None:
-        """Make the checks and the snapshots ready."""
+        """Make the checks, the snapshots and the shared reads ready."""
         self.health = Health(self.settings, self.service.registry)
         self.snapshots = Snapshots(self.feed)
+        self.jobs = SharedReads(self._find_jobs, lanes=JOB_LANES, most=MOST_JOBS)
+
+    def _find_jobs(self, job_ids: list[str]) -> dict[str, Job]:
+        return self.service.find_all(job_ids)
 
 
 # Asynchronous, though they wait for nothing: a plain function would each time go to a thread.
