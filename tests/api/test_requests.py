@@ -50,9 +50,10 @@ def test_one_listener_too_many_is_told_so_before_its_stream_begins(
         assert_problem(sqlite_api.client.get(url), "unavailable")
     # The job of a request that would wait is kept all the same, so it is not refused.
     waited = sqlite_api.client.post(
-        GENERATE, json={"prompt": "sleep 0"}, headers={"Prefer": "wait=0"}
+        GENERATE, json={"prompt": "sleep 0"}, headers={"Prefer": "wait=30"}
     )
     assert waited.status_code == 202
+    assert "preference-applied" not in waited.headers
 
 
 def test_a_job_is_accepted_and_found_again(api: Api) -> None:

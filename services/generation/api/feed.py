@@ -125,13 +125,23 @@ class Feed:
         self._closed.set()
         self._wake()
 
+    @property
+    def listeners(self) -> int:
+        """How many listen, or wait for a job."""
+        return self._listeners
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another may listen, or wait for a job."""
+        return self._listeners < MOST_LISTENERS
+
     def require_room(self) -> None:
         """Look whether another may listen, while there is still a status to say no with.
 
         Raises:
             ProblemError: there are too many already.
         """
-        if self._listeners >= MOST_LISTENERS:
+        if not self.has_room:
             raise ProblemError(
                 "unavailable", "Too many event streams are open.", headers={"Retry-After": "10"}
             )

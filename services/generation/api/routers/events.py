@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 from anyio import to_thread
@@ -18,9 +19,11 @@ from services.generation.api.schemas import JobView
 from services.generation.api.snapshots import Snapshot, View
 from services.generation.api.state import Api, ApiState, Calling
 from services.generation.api.visible import visible_job
+from services.generation.errors import StorageError
 from services.generation.jobs import rank_of
 
 if TYPE_CHECKING:
+    from services.generation.api.caller import Caller
     from services.generation.api.feed import Event
     from services.generation.jobs import Rank
 
@@ -46,7 +49,30 @@ _FINISHED: dict[int | str, dict[str, Any]] = {
 }
 
 
+KEY_SECONDS = 5.0
+"""How long a stream goes on without another look whether its key was revoked."""
+
 STILL_HERE = b": still here\n\n"
+
+
+class Permit:
+    """Whether a stream may go on: its key opened it, and may have been revoked since."""
+
+    def __init__(self, api: ApiState, caller: Caller) -> None:
+        """Take it that the key is good now."""
+        self._keys = api.keys
+        self._owner = caller.owner
+        self._looked_at = monotonic()
+
+    async def holds(self) -> bool:
+        """Look again if that is due; a database that is away ends no stream."""
+        if self._owner is None or monotonic() - self._looked_at < KEY_SECONDS:
+            return True
+        self._looked_at = monotonic()
+        try:
+            return await self._keys.get(self._owner) is not None
+        except StorageError:
+            return True
 
 
 class EventStream(StreamingResponse):
@@ -81,7 +107,8 @@ async def job_events(
         return event.job_id == job_id
 
     snapshot = partial(api.snapshots.get, f"job {job_id}", look)
-    return _respond(_stream(api, last_event_id, snapshot, concerns, one_job=True))
+    permit = Permit(api, caller)
+    return _respond(_stream(api, permit, last_event_id, snapshot, concerns, one_job=True))
 
 
 @router.get(
@@ -104,7 +131,8 @@ async def all_events(api: Api, caller: Calling, last_event_id: LastEventId = Non
         return caller.may_see(event.owner)
 
     name = "everybody's" if caller.sees_all else f"jobs of {caller.owner}"
-    return _respond(_stream(api, last_event_id, partial(api.snapshots.get, name, look), concerns))
+    snapshot = partial(api.snapshots.get, name, look)
+    return _respond(_stream(api, Permit(api, caller), last_event_id, snapshot, concerns))
 
 
 def _respond(stream: AsyncIterator[bytes]) -> Response:
@@ -114,6 +142,7 @@ def _respond(stream: AsyncIterator[bytes]) -> Response:
 
 async def _stream(
     api: ApiState,
+    permit: Permit,
     last_event_id: str | None,
     snapshot: Callable[[], Awaitable[Snapshot]],
     concerns: Callable[[Event], bool],
@@ -127,7 +156,7 @@ async def _stream(
         sent: dict[str, Rank] = {}
         while not feed.is_closed and not await feed.ready(HEARTBEAT_SECONDS):
             yield STILL_HERE
-        while not feed.is_closed:
+        while not feed.is_closed and await permit.holds():
             news = feed.after(position)
             position = feed.position()
             if news is None:
