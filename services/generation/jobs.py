@@ -24,7 +24,8 @@ def job_of(row: storage.Generation, entry: storage.QueueEntry | None, store: Fil
     at_work = (None, None) if entry is None else (entry.step, entry.progress)
     step, progress = _step(row.status, *at_work)
     metadata = row.get_metadata()
-    return Job(
+    # The row was checked when it was written, and lists have a hundred of them.
+    return Job.model_construct(
         job_id=row.id,
         status=row.status,
         prompt=row.prompt,

@@ -13,7 +13,7 @@ from services.generation.api.problems import documented
 from services.generation.api.reads import SharedReads
 from services.generation.api.state import Api
 from services.generation.database import storage_errors
-from services.generation.liveness import living_workers
+from services.generation.liveness import living_in
 from services.generation.watching import Kept
 
 router = APIRouter(tags=["queue"])
@@ -98,8 +98,8 @@ def _read_stats(api: Api, finished: Callable[[], dict[str, int]]) -> bytes:
             counts = storage.count_statuses(session, only=storage.UNFINISHED_STATUSES)
             _, oldest = storage.count_waiting(session)
             average = storage.average_work_seconds(session)
+            living = living_in(session, api.settings.worker_ttl_seconds)
         counts |= finished()
-        living = living_workers(api.settings.worker_ttl_seconds)
     age = None if oldest is None else max(0.0, (storage.utc_now() - oldest).total_seconds())
     stats = QueueStats(
         pending_jobs=counts.get("pending", 0),
