@@ -10,6 +10,8 @@ from transformers import (
     MusicgenConfig,
     MusicgenDecoderConfig,
     MusicgenForConditionalGeneration,
+    MusicgenMelodyConfig,
+    MusicgenMelodyForConditionalGeneration,
     T5Config,
 )
 
@@ -44,6 +46,29 @@ def tiny_model(*, stereo: bool = False, seed: int = 0) -> MusicgenForConditional
         text_encoder=text.to_dict(), audio_encoder=codec.to_dict(), decoder=decoder.to_dict()
     )
     model: Any = MusicgenForConditionalGeneration(config).eval()
+    generation = model.generation_config
+    generation.do_sample, generation.guidance_scale = True, 3.0
+    generation.bos_token_id = generation.pad_token_id = generation.decoder_start_token_id = 2048
+    generation.max_length = 1500
+    spread(model)
+    return model
+
+
+def tiny_melody_model(
+    *, stereo: bool = False, seed: int = 0
+) -> MusicgenMelodyForConditionalGeneration:
+    """The same sizes, conditioned by a prefix of 20 frames of chroma and the text."""
+    torch.manual_seed(seed)
+    plain = tiny_model(stereo=stereo, seed=seed).config
+    decoder = {**plain.decoder.to_dict(), "model_type": "musicgen_melody_decoder"}
+    config = MusicgenMelodyConfig(
+        text_encoder=plain.text_encoder.to_dict(),
+        audio_encoder=plain.audio_encoder.to_dict(),
+        decoder=decoder,
+        chroma_length=20,
+    )
+    model: Any = MusicgenMelodyForConditionalGeneration(config).eval()
+    torch.nn.init.normal_(model.audio_enc_to_dec_proj.bias)
     generation = model.generation_config
     generation.do_sample, generation.guidance_scale = True, 3.0
     generation.bos_token_id = generation.pad_token_id = generation.decoder_start_token_id = 2048

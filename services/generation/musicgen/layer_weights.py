@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from services.generation.musicgen.weights import read
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -63,14 +65,18 @@ class EndWeights:
 
 
 def read_layer(source: WeightSource, geometry: Geometry, index: int) -> LayerWeights:
-    """Read one layer in float32; raises CheckpointError as the source does."""
-    name = f"{_DECODER}.layers.{index}"
+    """Read one layer in float32.
+
+    Raises:
+        CheckpointError: a tensor is missing, damaged or of another shape.
+    """
+    name, hidden = f"{_DECODER}.layers.{index}", geometry.hidden
 
     def norm(which: str) -> Norm:
-        return Norm(source.get(f"{name}.{which}.weight"), source.get(f"{name}.{which}.bias"))
+        return _read_norm(source, f"{name}.{which}", hidden)
 
-    def weight(which: str) -> Tensor:
-        return source.get(f"{name}.{which}.weight")
+    def weight(which: str, out: int = hidden, into: int = hidden) -> Tensor:
+        return read(source, f"{name}.{which}.weight", out, into)
 
     cross = None
     if geometry.cross_attention:
@@ -87,22 +93,33 @@ def read_layer(source: WeightSource, geometry: Geometry, index: int) -> LayerWei
         out=weight("self_attn.out_proj"),
         cross=cross,
         ffn_norm=norm("final_layer_norm"),
-        fc1=weight("fc1"),
-        fc2=weight("fc2"),
+        fc1=weight("fc1", out=geometry.ffn),
+        fc2=weight("fc2", into=geometry.ffn),
     )
 
 
 def read_ends(source: WeightSource, geometry: Geometry) -> EndWeights:
-    """Read the embeddings, the last norm and the output heads in float32."""
-    books = range(geometry.codebooks)
+    """Read the embeddings, the last norm and the output heads in float32.
+
+    Raises:
+        CheckpointError: a tensor is missing, damaged or of another shape.
+    """
+    books, size, hidden = range(geometry.codebooks), geometry.codebook_size, geometry.hidden
+    tables = [
+        read(source, f"{_DECODER}.embed_tokens.{book}.weight", size + 1, hidden) for book in books
+    ]
+    heads = [read(source, f"decoder.lm_heads.{book}.weight", size, hidden) for book in books]
     return EndWeights(
-        embeddings=torch.cat(
-            [source.get(f"{_DECODER}.embed_tokens.{book}.weight") for book in books]
-        ),
-        norm=Norm(
-            source.get(f"{_DECODER}.layer_norm.weight"), source.get(f"{_DECODER}.layer_norm.bias")
-        ),
-        heads=torch.cat([source.get(f"decoder.lm_heads.{book}.weight") for book in books]),
+        embeddings=torch.cat(tables),
+        norm=_read_norm(source, f"{_DECODER}.layer_norm", hidden),
+        heads=torch.cat(heads),
+    )
+
+
+def _read_norm(source: WeightSource, name: str, hidden: int) -> Norm:
+    return Norm(
+        read(source, f"{name}.weight", hidden),
+        read(source, f"{name}.bias", hidden),
     )
 
 

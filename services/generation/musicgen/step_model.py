@@ -30,14 +30,17 @@ class StepModel(Protocol):
     def positions(self) -> int:
         """How many positions a slot can hold, a prefix included."""
 
-    def admit(self, slot: int, states: Tensor) -> int:
+    def admit(self, slot: int, states: Tensor, unconditional: Tensor | None = None) -> int:
         """Begin a sequence in a slot; what it held is forgotten.
 
         Args:
             slot: 0..slots-1.
             states: float32 `[length, hidden]`, the conditioning in the decoder's width, without
                 padding. Keys and values of the cross-attention are made of it; in a decoder without
-                cross-attention it is the prefix, and zeros are the prefix of the unconditional row.
+                cross-attention it is the prefix.
+            unconditional: float32 `[length, hidden]`, the prefix of the unconditional row, for a
+                decoder without cross-attention only; zeros when it is None. Melody checkpoints
+                have the projection of a silent chroma there, which is not zero.
 
         Returns:
             The position of the first token: 0, or the length of the prefix.

@@ -1,0 +1,187 @@
+"""The decoder of MusicGen in plain PyTorch on the CPU: the reference, and portable 8 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from services.generation.musicgen.layer_weights import read_ends, read_layer, sinusoids
+from services.generation.musicgen.layers import CrossAttention, normalise, pack_layer
+from services.generation.musicgen.linear import Linear
+
+if TYPE_CHECKING:
+    from services.generation.musicgen.geometry import Geometry
+    from services.generation.musicgen.linear import LinearKind
+    from services.generation.musicgen.weights import WeightSource
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What a slot knows of its sequence besides the keys and values of its positions."""
+
+    first: int = 0
+    """Where the first token stands: behind the prefix."""
+    cross: tuple[tuple[Tensor, Tensor], ...] = ()
+    """Keys and values of the conditioning of each layer, `[1, heads, length, head_size]`."""
+
+
+class TorchDecoder:
+    """A `StepModel` with static keys and values: float32 `[row, head, position, value]` a slot.
+
+    Row 0 of a slot is the conditional one. A step computes each CFG pair by itself (linear.py says
+    why). Memory for keys and values is touched only as positions are reached.
+    """
+
+    def __init__(
+        self,
+        source: WeightSource,
+        geometry: Geometry,
+        slots: int,
+        positions: int,
+        linear: LinearKind = "fp32",
+    ) -> None:
+        """Read and pack the weights.
+
+        Args:
+            source: the tensors of the checkpoint.
+            geometry: the shape they must have.
+            slots: how many requests at once.
+            positions: how many positions a slot can hold, a prefix included.
+            linear: "fp32" is exact; "int8" has 8-bit weights and activations in linear layers.
+
+        Raises:
+            CheckpointError: a tensor is missing, damaged or of another shape.
+            EngineUnavailableError: PyTorch has no 8-bit linear layers here.
+        """
+        self._geometry = geometry
+        self._positions = positions
+        ends = read_ends(source, geometry)
+        self._embeddings = ends.embeddings
+        self._norm = ends.norm
+        self._heads = Linear(linear, ends.heads)
+        self._layers = [
+            pack_layer(read_layer(source, geometry, index), linear)
+            for index in range(geometry.layers)
+        ]
+        self._offsets = torch.arange(geometry.codebooks) * (geometry.codebook_size + 1)
+        self._sinusoids = sinusoids(positions, geometry.hidden)
+        shape = (slots, 2, geometry.heads, positions, geometry.head_size)
+        self._keys = [torch.empty(shape) for _ in self._layers]
+        self._values = [torch.empty(shape) for _ in self._layers]
+        self._slots = [_Slot() for _ in range(slots)]
+
+    @property
+    def geometry(self) -> Geometry:
+        """See `StepModel.geometry`."""
+        return self._geometry
+
+    @property
+    def slots(self) -> int:
+        """See `StepModel.slots`."""
+        return len(self._slots)
+
+    @property
+    def positions(self) -> int:
+        """See `StepModel.positions`."""
+        return self._positions
+
+    @torch.inference_mode()
+    def admit(self, slot: int, states: Tensor, unconditional: Tensor | None = None) -> int:
+        """See `StepModel.admit`."""
+        if self._geometry.cross_attention:
+            self._slots[slot] = _Slot(cross=self._cross_keys_values(states))
+            return 0
+        if unconditional is None:
+            unconditional = torch.zeros_like(states)
+        self._slots[slot] = _Slot(first=len(states))
+        self._transform([slot], [0], torch.stack([states, unconditional])[None])
+        return len(states)
+
+    @torch.inference_mode()
+    def prefill(self, slot: int, tokens: Tensor) -> None:
+        """See `StepModel.prefill`."""
+        embedded = self._embed(tokens.T)
+        self._transform([slot], [self._slots[slot].first], embedded.expand(1, 2, -1, -1))
+
+    @torch.inference_mode()
+    def step(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
+        """See `StepModel.step`."""
+        embedded = self._embed(tokens)[:, None, None].expand(-1, 2, 1, -1)
+        hidden = self._transform(slots, positions, embedded)[:, :, 0]
+        logits = self._heads(normalise(self._norm, hidden))
+        shape = (len(slots), 2, self._geometry.codebooks, self._geometry.codebook_size)
+        return logits.view(shape).transpose(0, 1)
+
+    def _embed(self, tokens: Tensor) -> Tensor:
+        # [rows, codebooks] -> [rows, hidden]
+        return self._embeddings[tokens + self._offsets].sum(1)
+
+    def _cross_keys_values(self, states: Tensor) -> tuple[tuple[Tensor, Tensor], ...]:
+        heads, head_size = self._geometry.heads, self._geometry.head_size
+        pairs = []
+        for layer in self._layers:
+            assert layer.cross is not None
+            fused = layer.cross.key_value(states[None]).view(-1, 2, heads, head_size)
+            keys, values = fused.permute(1, 2, 0, 3).contiguous()[:, None]
+            pairs.append((keys, values))
+        return tuple(pairs)
+
+    def _transform(self, slots: Sequence[int], starts: Sequence[int], embedded: Tensor) -> Tensor:
+        """Run `[slots, 2, rows, hidden]`, which stand from `starts` on, through all layers."""
+        rows = embedded.shape[2]
+        where = torch.tensor(starts)[:, None] + torch.arange(rows)
+        hidden = embedded + self._sinusoids[where][:, None]
+        for number, layer in enumerate(self._layers):
+            fused = layer.query_key_value(normalise(layer.norm, hidden))
+            hidden = hidden + layer.out(self._attend(number, slots, starts, fused))
+            if layer.cross is not None:
+                hidden = hidden + self._attend_across(number, layer.cross, slots, hidden)
+            hidden = hidden + layer.feed_forward(hidden)
+        return hidden
+
+    def _attend(
+        self, number: int, slots: Sequence[int], starts: Sequence[int], fused: Tensor
+    ) -> Tensor:
+        """Queries, keys and values `[slots, 2, rows, 3 * hidden]` -> `[slots, 2, rows, hidden]`."""
+        heads, head_size = self._geometry.heads, self._geometry.head_size
+        rows = fused.shape[2]
+        parts = fused.view(len(slots), 2, rows, 3, heads, head_size).permute(3, 0, 1, 4, 2, 5)
+        mixed = []
+        for slot, start, query, key, value in zip(slots, starts, *parts, strict=True):
+            end = start + rows
+            keys, values = self._keys[number][slot], self._values[number][slot]
+            keys[:, :, start:end], values[:, :, start:end] = key, value
+            mixed.append(
+                functional.scaled_dot_product_attention(
+                    query, keys[:, :, :end], values[:, :, :end], attn_mask=_causal(start, rows)
+                )
+            )
+        return torch.stack(mixed).transpose(2, 3).flatten(3)
+
+    def _attend_across(
+        self, number: int, cross: CrossAttention, slots: Sequence[int], hidden: Tensor
+    ) -> Tensor:
+        """`[slots, 2, rows, hidden]` of the conditioning; the unconditional rows are zero."""
+        heads, head_size = self._geometry.heads, self._geometry.head_size
+        # Both rows are projected though one is needed: kernels for one row are far slower.
+        queries = cross.query(normalise(cross.norm, hidden))[:, :1].view(
+            len(slots), 1, -1, heads, head_size
+        )
+        mixed = torch.zeros_like(hidden)
+        for row, slot, query in zip(mixed, slots, queries.transpose(2, 3), strict=True):
+            keys, values = self._slots[slot].cross[number]
+            attended = functional.scaled_dot_product_attention(query, keys, values)
+            row[:1] = attended.transpose(1, 2).flatten(2)
+        return cross.out(mixed)
+
+
+def _causal(start: int, rows: int) -> Tensor | None:
+    """Which of the positions up to the last each of the rows from `start` on may see."""
+    if rows == 1:
+        return None
+    return torch.ones(rows, start + rows, dtype=torch.bool).tril(start)

@@ -1,0 +1,110 @@
+"""Linear layers without bias on the CPU, in the precisions that PyTorch brings along.
+
+All of them take rows a CFG pair at a time: 8-bit kernels measure one range for all rows they are
+given, and a library may choose another kernel for another number of rows. So a pair's result is
+bitwise the same whoever is computed beside it. The weights of one layer stay in the cache between
+the pairs.
+"""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from services.generation.errors import EngineUnavailableError
+
+LinearKind = Literal["fp32", "int8"]
+
+Rows = Callable[[Tensor], Tensor]
+"""float32 `[rows, in]` -> float32 `[rows, out]`."""
+
+PACKED_FOR_ROWS = 2
+"""Rows that the packed layout is chosen for: the two of a CFG pair."""
+
+
+class Linear:
+    """A weight in the form that is fastest to multiply with."""
+
+    def __init__(self, kind: LinearKind, weight: Tensor) -> None:
+        """Pack float32 `[out, in]`; the caller's copy can go."""
+        self._rows = _int8_rows(weight) if kind == "int8" else _fp32_rows(weight)
+
+    def __call__(self, pairs: Tensor) -> Tensor:
+        """float32 `[pairs, ..., in]` -> float32 `[pairs, ..., out]`."""
+        products = [self._rows(pair.reshape(-1, pair.shape[-1])) for pair in pairs]
+        together = products[0] if len(products) == 1 else torch.cat(products)
+        return together.view(*pairs.shape[:-1], -1)
+
+
+def _fp32_rows(weight: Tensor) -> Rows:
+    if not has_packed_fp32():
+        return lambda rows: functional.linear(rows, weight)
+    operators: Any = torch.ops.mkldnn
+    packed = operators._reorder_linear_weight(weight.contiguous(), PACKED_FOR_ROWS)
+
+    def multiply(rows: Tensor) -> Tensor:
+        product: Tensor = operators._linear_pointwise(rows, packed, None, "none", [], "")
+        return product
+
+    return multiply
+
+
+def has_packed_fp32() -> bool:
+    """Whether oneDNN's packed weights are used: several times the speed of MKL for two rows."""
+    return platform.machine() in ("x86_64", "AMD64") and bool(torch._C._has_mkldnn)
+
+
+def _int8_rows(weight: Tensor) -> Rows:
+    scales = (weight.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+    integers = torch.round(weight / scales[:, None]).to(torch.int8)
+    zeros = torch.zeros(len(scales), dtype=torch.long)
+    with warnings.catch_warnings():
+        # The pinned release has no other way to these kernels, and says that a later one lacks it.
+        warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
+        quantised = torch._make_per_channel_quantized_tensor(integers, scales.double(), zeros, 0)
+    operators: Any = torch.ops.quantized
+    reduced = not _adds_without_saturation()
+    with _engine(int8_engine()):
+        packed = operators.linear_prepack(quantised, None)
+
+    def multiply(rows: Tensor) -> Tensor:
+        product: Tensor = operators.linear_dynamic(rows, packed, reduced)
+        return product
+
+    return multiply
+
+
+def int8_engine() -> str:
+    """The 8-bit library of this build of PyTorch.
+
+    Raises:
+        EngineUnavailableError: it has none.
+    """
+    for engine in ("fbgemm", "qnnpack"):
+        if engine in torch.backends.quantized.supported_engines:
+            return engine
+    raise EngineUnavailableError(
+        "This build of PyTorch has no 8-bit linear layers. Use the precision fp32."
+    )
+
+
+def _adds_without_saturation() -> bool:
+    # Without VNNI, FBGEMM adds two products in 16 bits, which overflow unless activations have 7.
+    return platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_vnni_supported()
+
+
+@contextmanager
+def _engine(name: str) -> Iterator[None]:
+    before = torch.backends.quantized.engine
+    torch.backends.quantized.engine = name
+    try:
+        yield
+    finally:
+        torch.backends.quantized.engine = before

@@ -1,0 +1,34 @@
+"""How many threads read memory fastest: one for each physical core that this process may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+_CPUS = Path("/sys/devices/system/cpu")
+_QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def physical_cores(cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
+    """At least 1. Siblings of one core count once, and a container's quota is kept."""
+    allowed = os.sched_getaffinity(0)
+    cores = {_siblings(cpus / f"cpu{cpu}" / "topology", cpu) for cpu in allowed}
+    return max(1, min(len(cores), _whole_cores(quota) or len(cores)))
+
+
+def _siblings(topology: Path, cpu: int) -> str:
+    for name in ("core_cpus_list", "thread_siblings_list"):
+        try:
+            return (topology / name).read_text().strip()
+        except OSError:
+            continue
+    return str(cpu)
+
+
+def _whole_cores(quota: Path) -> int | None:
+    """Threads that spin in more cores than the quota pays for stand still together."""
+    try:
+        limit, period = quota.read_text().split()
+        return None if limit == "max" else max(1, int(limit) // int(period))
+    except (OSError, ValueError, ZeroDivisionError):
+        return None

@@ -1,0 +1,121 @@
+"""step.c as Python calls it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Sequence
+from ctypes import POINTER, c_char_p, c_int, c_int32, c_size_t, c_void_p
+from enum import IntEnum
+from pathlib import Path
+
+from services.generation.musicgen.native.build import BuildError, build, find, folders
+
+
+class Shape(ctypes.Structure):
+    """Mirrors `Shape` in step.c."""
+
+    _fields_ = [  # noqa: RUF012
+        (name, c_int32)
+        for name in (
+            *("layers", "hidden", "heads", "ffn", "codebooks", "codebook_size", "cross_attention"),
+            *("slots", "positions", "format", "threads", "level"),
+        )
+    ]
+
+
+class Format(IntEnum):
+    """Mirrors `enum format`."""
+
+    FLOAT32 = 0
+    INT8 = 1
+
+
+class MatrixName(IntEnum):
+    """Mirrors `enum matrix_name`."""
+
+    QKV = 0
+    SELF_OUT = 1
+    CROSS_Q = 2
+    CROSS_KV = 3
+    CROSS_OUT = 4
+    FC1 = 5
+    FC2 = 6
+    HEADS = 7
+
+
+class VectorName(IntEnum):
+    """Mirrors `enum vector_name`."""
+
+    SELF_NORM = 0
+    CROSS_NORM = 1
+    LAST_NORM = 2
+    FINAL_NORM = 3
+    EMBEDDINGS = 4
+    SINUSOIDS = 5
+
+
+class NativeUnavailableError(Exception):
+    """The native step cannot be used on this machine; the message is one line that says why."""
+
+
+_SIGNATURES: dict[str, tuple[object, list[object]]] = {
+    "musicgen_level": (c_char_p, [c_int]),
+    "musicgen_runs": (c_int, [c_int]),
+    "musicgen_new": (c_void_p, [POINTER(Shape), c_int]),
+    "musicgen_free": (None, [c_void_p]),
+    "musicgen_matrix": (c_int, [c_void_p, *[c_int] * 5, c_void_p]),
+    "musicgen_vectors": (c_int, [c_void_p, c_int, c_int, c_void_p, c_void_p]),
+    "musicgen_admit": (c_int, [c_void_p, c_int, c_void_p, c_int]),
+    "musicgen_forward": (
+        c_int,
+        [c_void_p, c_int, POINTER(c_int32), POINTER(c_int32), c_void_p, c_void_p, c_void_p],
+    ),
+    "musicgen_read": (c_size_t, [c_void_p]),
+}
+
+
+def open_library(places: Sequence[Path]) -> ctypes.CDLL:
+    """The library from one of these folders, built if it is not there.
+
+    Raises:
+        NativeUnavailableError: it cannot be built, or not be loaded.
+    """
+    try:
+        file = find(places) or build(places)
+        library = ctypes.CDLL(str(file))
+        for name, (result, arguments) in _SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype, function.argtypes = result, arguments
+    except BuildError as error:
+        raise NativeUnavailableError(f"The native step could not be built: {error}.") from error
+    except (OSError, AttributeError) as error:
+        raise NativeUnavailableError(f"The native step could not be loaded: {error}.") from error
+    return library
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The library of this process; raises as `open_library`."""
+    return open_library(folders())
+
+
+def available() -> str | None:
+    """Why the native step cannot be used here, in one line; None if it can."""
+    try:
+        library()
+    except NativeUnavailableError as error:
+        return str(error)
+    return None
+
+
+def levels() -> dict[str, int]:
+    """The instruction sets that this processor can run, the slowest first."""
+    native = library()
+    found: dict[str, int] = {}
+    number = 0
+    while (name := native.musicgen_level(number)) is not None:
+        if native.musicgen_runs(number):
+            found[name.decode()] = number
+        number += 1
+    return found

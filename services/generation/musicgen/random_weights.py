@@ -1,0 +1,50 @@
+"""A decoder of a real shape with random numbers: speed and memory do not depend on the values."""
+
+from __future__ import annotations
+
+import re
+import zlib
+from typing import TYPE_CHECKING
+
+import torch
+
+from services.generation.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from services.generation.musicgen.geometry import Geometry
+
+_DEVIATION = 0.02
+"""Of the initialisation that the published models began with."""
+
+
+class RandomWeights:
+    """A `WeightSource`: every tensor is drawn when asked for, the same each time."""
+
+    def __init__(self, geometry: Geometry) -> None:
+        self._geometry = geometry
+
+    def get(self, name: str) -> Tensor:
+        """Draw a tensor; layer norms are those of an untrained model."""
+        shape = self.shape(name)
+        if "norm" in name:
+            return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
+        generator = torch.Generator().manual_seed(zlib.crc32(name.encode()))
+        return torch.randn(shape, generator=generator) * _DEVIATION
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Say what shape a tensor has; raises CheckpointError for a name that there is not."""
+        shape = self._geometry
+        hidden = shape.hidden
+        for pattern, size in (
+            (r"embed_tokens\.\d+\.weight", (shape.codebook_size + 1, hidden)),
+            (r"lm_heads\.\d+\.weight", (shape.codebook_size, hidden)),
+            (r"(_attn|encoder_attn)\.(q|k|v|out)_proj\.weight", (hidden, hidden)),
+            (r"fc1\.weight", (shape.ffn, hidden)),
+            (r"fc2\.weight", (hidden, shape.ffn)),
+            (r"norm\.(weight|bias)", (hidden,)),
+        ):
+            if re.search(pattern + "$", name):
+                return size
+        raise CheckpointError(f"A MusicGen decoder has no tensor {name}.")

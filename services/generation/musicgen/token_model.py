@@ -1,0 +1,123 @@
+"""What the decode loop drives: a decoder that draws its own tokens.
+
+On the CPU that is a `StepModel` with the sampler behind it. A back end whose step includes the
+sampling, such as a CUDA graph, is a `TokenModel` by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+
+from services.generation.musicgen.sampling import SamplingTensors, draw, guide
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from services.generation.musicgen.geometry import Geometry
+    from services.generation.musicgen.request import Conditioning, Sampling
+    from services.generation.musicgen.sequence import Turn
+    from services.generation.musicgen.step_model import StepModel
+
+
+class TokenModel(Protocol):
+    """A decoder with slots that draws tokens. Called by one thread."""
+
+    @property
+    def geometry(self) -> Geometry:
+        """The shape of the decoder."""
+
+    @property
+    def slots(self) -> int:
+        """How many requests at once."""
+
+    @property
+    def positions(self) -> int:
+        """How many positions a slot can hold, a prefix included."""
+
+    def begin(
+        self,
+        slot: int,
+        conditioning: Conditioning,
+        sampling: Sampling,
+        opening: NDArray[np.int64],
+    ) -> None:
+        """Begin a window in a slot; what it held is forgotten.
+
+        Args:
+            slot: 0..slots-1.
+            conditioning: of the window.
+            sampling: of all its steps.
+            opening: `[codebooks, length]`, what stands at the first positions; length may be 0.
+        """
+
+    def advance(self, turns: Sequence[Turn]) -> NDArray[np.int64]:
+        """One step of some slots, each once: the tokens drawn for each, `[turns, codebooks]`.
+
+        What a slot draws does not depend on the others.
+        """
+
+
+class SampledDecoder:
+    """A `StepModel` and the sampler, as a `TokenModel`."""
+
+    def __init__(self, model: StepModel) -> None:
+        self._model = model
+        self._first = [0] * model.slots
+        self._sampling: dict[int, Sampling] = {}
+        self._batch: tuple[list[int], SamplingTensors] = ([], SamplingTensors.of([]))
+
+    @property
+    def geometry(self) -> Geometry:
+        """See `TokenModel.geometry`."""
+        return self._model.geometry
+
+    @property
+    def slots(self) -> int:
+        """See `TokenModel.slots`."""
+        return self._model.slots
+
+    @property
+    def positions(self) -> int:
+        """See `TokenModel.positions`."""
+        return self._model.positions
+
+    def begin(
+        self,
+        slot: int,
+        conditioning: Conditioning,
+        sampling: Sampling,
+        opening: NDArray[np.int64],
+    ) -> None:
+        """See `TokenModel.begin`."""
+        self._sampling[slot] = sampling
+        self._batch = ([], SamplingTensors.of([]))
+        self._first[slot] = self._model.admit(slot, conditioning.states, conditioning.unconditional)
+        if opening.shape[1]:
+            self._model.prefill(slot, torch.from_numpy(np.ascontiguousarray(opening)))
+
+    @torch.inference_mode()
+    def advance(self, turns: Sequence[Turn]) -> NDArray[np.int64]:
+        """See `TokenModel.advance`."""
+        slots = [turn.slot for turn in turns]
+        positions = [self._first[turn.slot] + turn.position for turn in turns]
+        tokens = torch.from_numpy(np.stack([turn.tokens for turn in turns]))
+        logits = self._model.step(slots, tokens, positions)
+        samplings = [self._sampling[slot] for slot in slots]
+        tensors = self._tensors(slots, samplings)
+        drawn: NDArray[np.int64] = draw(
+            guide(logits, tensors.guidance),
+            tensors,
+            torch.tensor([turn.step for turn in turns]),
+            widest_top_k=max(sampling.top_k for sampling in samplings),
+            any_top_p=any(0 < sampling.top_p < 1 for sampling in samplings),
+        ).numpy()
+        return drawn
+
+    def _tensors(self, slots: list[int], samplings: list[Sampling]) -> SamplingTensors:
+        if self._batch[0] != slots:
+            self._batch = (slots, SamplingTensors.of(samplings))
+        return self._batch[1]

@@ -1,0 +1,122 @@
+import importlib.util
+
+import pytest
+import torch
+
+from services.generation.musicgen.device_decoder import DeviceDecoder, MaskedAttention
+from services.generation.musicgen.geometry import Geometry
+from tests.musicgen.tiny import tiny_model
+
+CPU = torch.device("cpu")
+BOOKS, SIZE, HIDDEN = 4, 2048, 64
+GEOMETRY = Geometry(
+    layers=2,
+    hidden=HIDDEN,
+    heads=4,
+    ffn=256,
+    codebooks=BOOKS,
+    codebook_size=SIZE,
+    channels=1,
+    cross_attention=True,
+    max_positions=2048,
+)
+ATTENTIONS = ["masked", "triton"]
+
+
+class _Weights:
+    def __init__(self, state):
+        self._state = state
+
+    def get(self, name):
+        return self._state[name].detach().float()
+
+    def shape(self, name):
+        return tuple(self._state[name].shape)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture(params=ATTENTIONS)
+def decoder(request, model):
+    attention = MaskedAttention()
+    if request.param == "triton":
+        if importlib.util.find_spec("triton") is None:
+            pytest.skip("triton comes with a CUDA build of torch")
+        from services.generation.musicgen.slot_attention import TritonAttention
+
+        attention = TritonAttention(6, 4, 16, 300, CPU)
+    return DeviceDecoder(
+        _Weights(model.state_dict()),
+        GEOMETRY,
+        slots=3,
+        positions=300,
+        device=CPU,
+        dtype=torch.float32,
+        attention=attention,
+    )
+
+
+def _states(length, seed):
+    return torch.randn(length, HIDDEN, generator=torch.Generator().manual_seed(seed))
+
+
+def _tokens(length, seed):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, SIZE, (BOOKS, length), generator=generator)
+
+
+@torch.inference_mode()
+def _reference(model, states, tokens):
+    """Logits `[2, length, codebooks, size]` of transformers' decoder, teacher-forced."""
+    length = tokens.shape[1]
+    both = torch.stack([states, torch.zeros_like(states)])
+    ids = tokens[None].expand(2, -1, -1).reshape(2 * BOOKS, length)
+    out = model.decoder(input_ids=ids, encoder_hidden_states=both, use_cache=False).logits
+    return out.view(2, BOOKS, length, SIZE).transpose(1, 2)
+
+
+def _close(found, wanted):
+    return (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
+
+
+def test_steps_give_the_logits_of_transformers_whatever_stands_beside_them(decoder, model):
+    states = [_states(length, length) for length in (5, 9, 3)]
+    tokens = [_tokens(length, length) for length in (140, 9, 20)]
+    starts = [0, 100, 120]
+    wanted = [_reference(model, *one) for one in zip(states, tokens, strict=True)]
+    for slot, one in enumerate(states):
+        assert decoder.admit(slot, one) == 0
+    for now in range(140):
+        here = [slot for slot in (2, 0, 1) if 0 <= now - starts[slot] < tokens[slot].shape[1]]
+        positions = [now - starts[slot] for slot in here]
+        fed = torch.stack([tokens[slot][:, at] for slot, at in zip(here, positions, strict=True)])
+        found = decoder.step(here, fed, positions)
+        for row, (slot, at) in enumerate(zip(here, positions, strict=True)):
+            assert _close(found[:, row], wanted[slot][:, at])
+
+
+def test_a_prefill_is_as_so_many_steps(decoder, model):
+    states, tokens = _states(6, 1), _tokens(30, 2)
+    wanted = _reference(model, states, tokens)
+    decoder.admit(1, states)
+    decoder.prefill(1, tokens[:, :25])
+    for at in range(25, 30):
+        assert _close(decoder.step([1], tokens[None, :, at], [at])[:, 0], wanted[:, at])
+
+
+def test_what_a_slot_held_before_is_forgotten(decoder, model):
+    decoder.admit(0, _states(20, 3))
+    decoder.prefill(0, _tokens(60, 4))
+    states, tokens = _states(2, 5), _tokens(3, 6)
+    decoder.admit(0, states)
+    wanted = _reference(model, states, tokens)
+    for at in range(3):
+        assert _close(decoder.step([0], tokens[None, :, at], [at])[:, 0], wanted[:, at])
+
+
+def test_more_states_than_there_is_room_for_are_refused(decoder):
+    with pytest.raises(ValueError, match="513 states"):
+        decoder.admit(0, torch.zeros(513, HIDDEN))
