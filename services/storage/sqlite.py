@@ -36,6 +36,10 @@ CONNECTIONS = 15
 prepare its statements, and those that come and go leave memory in pieces. The one used last is
 taken first."""
 
+STATEMENTS = 24
+"""That a connection keeps prepared, about 10 KB each; of the 128 that are usual most are rare, and
+a process would grow for hours until every connection has met them all."""
+
 READ_ONLY_OPTION = "dgx_music_read_only"
 MIGRATING_OPTION = "dgx_music_migrating"
 
@@ -101,7 +105,9 @@ def create_sqlite_engine(
         begun_by_driver: let the driver begin a transaction, IMMEDIATE too, at the first statement
             that writes, for a library that sends a BEGIN of its own now and then.
     """
-    options: dict[str, Any] = {"connect_args": {"timeout": busy_timeout_seconds}}
+    options: dict[str, Any] = {
+        "connect_args": {"timeout": busy_timeout_seconds, "cached_statements": STATEMENTS}
+    }
     options |= {"pool_size": CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
     if file_of(url) is None and not (url.database or "").startswith("file:"):
         options |= {"pool_size": 1}
