@@ -13,6 +13,10 @@ _core:
     @scripts/setup core
 
 [private]
+_musicgen:
+    @scripts/setup musicgen
+
+[private]
 _dev:
     @scripts/setup dev
 
@@ -28,6 +32,10 @@ generate PROMPT *SECONDS_AND_OPTIONS: _core
 # Serve the REST API with a worker inside: just serve --port 8000
 serve *OPTIONS: _core
     @"{{ bin }}/dgx-music" serve "$@"
+
+# Install neural models: just install-models musicgen-small musicgen-melody
+install-models *NAMES: _musicgen
+    @"{{ bin }}/dgx-music" models install "$@"
 
 # What has been made, newest first.
 history *OPTIONS: _core
@@ -85,6 +93,14 @@ db-migrate: _core
 # Empty the database; asks first.
 db-reset *OPTIONS: _core
     @"{{ bin }}/dgx-music" db reset "$@"
+
+# Say what there is of a GPU, what is missing, and what to do.
+validate-gpu *OPTIONS: _core
+    @"{{ bin }}/dgx-music" validate-gpu "$@"
+
+# Have a model make 2 seconds of music, and look at them: just test-model musicgen-small
+test-model *NAME_AND_OPTIONS: _core
+    @"{{ bin }}/dgx-music" models test "$@"
 
 # Measure this machine; the figures of docs/benchmarks.md.
 benchmark *OPTIONS: _dev

@@ -32,9 +32,11 @@ from services.generation.registry import default_registry
 DOCS = Path(__file__).parents[1] / "docs"
 COMMANDS = (
     "", "generate", "history", "status", "serve", "worker", "analyze", "normalize", "convert",
-    "models", "models list", "files", "files stats", "files cleanup", "files check",
+    "models", "models list", "models install", "models test",
+    "files", "files stats", "files cleanup", "files check",
     "keys", "keys create", "keys list", "keys revoke",
-    "doctor", "db", "db init", "db migrate", "db reset", "db stats", "db check", "db backup",
+    "doctor", "validate-gpu", "benchmark",
+    "db", "db init", "db migrate", "db reset", "db stats", "db check", "db backup",
     "db restore", "db move", "db cleanup",
 )  # fmt: skip
 BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)

@@ -23,6 +23,9 @@ from services.storage import sqlite_driver
 from services.storage.connection import Database, resolve_url
 from services.storage.database import current_database
 
+# Triton reads it when it is first imported; its kernels then run on the CPU, where it is at all.
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
 # A shared machine may pause any example for longer than a deadline allows.
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")

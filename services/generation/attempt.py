@@ -19,7 +19,7 @@ from services.generation.queue_manager import HandedBack
 if TYPE_CHECKING:
     from services.generation.claims import Begun, Claims
     from services.generation.dispatch import Dispatch
-    from services.generation.engine_host import HostPool
+    from services.generation.engine_pool import HostPool
     from services.generation.takes import Delivery, Take
 
 log = logging.getLogger(__name__)
@@ -69,12 +69,14 @@ class Attempts:
         self.stopping: StopReason | None = None
         """Set once this worker begins nothing more."""
 
-    def free_slots(self) -> int:
-        """How many more dispatches to take."""
+    def free_slots(self, model: str) -> int:
+        """How many more dispatches for an engine to take."""
         with self._changed:
             if self.stopping or self._suspects:
                 return 0
-            return self._concurrency - self._taken - self._waiting
+            free = self._concurrency - self._taken - self._waiting
+        # What would wait for a seat here may find one at another worker.
+        return min(free, self._hosts.free_seats(model))
 
     def tokens(self) -> list[str]:
         """The tokens of the jobs at work."""
@@ -147,7 +149,7 @@ class Attempts:
 
     def _render(self, job: RunningJob) -> Take:
         begun = job.begun
-        order = begun.task.order(self._claims.draft_path(begun))
+        order = self._claims.order(begun)
         noted = time.monotonic()
         last_step = "loading_model"
 
@@ -158,8 +160,13 @@ class Attempts:
                 noted, last_step = now, step
                 self._claims.note_progress(begun, step, fraction)
 
-        with self._hosts.host(begun.model) as host:
-            (take,) = host.render([order], self._delivery, progress, lambda: job.stop is not None)
+        def should_stop() -> bool:
+            return job.stop is not None
+
+        # A job that failed may be what ended its process, with all that was in it.
+        failed_before = begun.dispatch.attempt > 1
+        with self._hosts.host(begun.model, should_stop, alone=failed_before) as host:
+            (take,) = host.render([order], self._delivery, progress, should_stop)
         return take
 
     def _stopped(self, job: RunningJob) -> None:

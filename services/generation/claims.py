@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from services.generation.config import Settings
     from services.generation.queue_manager import QueueManager
     from services.generation.store import FileStore
-    from services.generation.takes import Take
+    from services.generation.takes import Order, Take
 
 log = logging.getLogger(__name__)
 
@@ -142,6 +142,15 @@ class Claims:
     def draft_path(self, begun: Begun) -> str:
         """Where the attempt writes: hidden, its own, in the output folder whatever the store is."""
         return draft_path(f"{self._output_dir}/{begun.task.file_path}", begun.nonce)
+
+    def order(self, begun: Begun) -> Order:
+        """What the engine is told; the files that the job names are in the attempt's folder.
+
+        Raises:
+            FileGoneError: one of them is gone.
+            OutputError: the store or the disk says no.
+        """
+        return begun.task.order(self.draft_path(begun), self._store)
 
     def bring(self, begun: Begun, take: Take) -> None:
         """Take the file to the store, before the row is locked for `publish`.

@@ -24,6 +24,7 @@ ENV_FILE = Path(".env")
 _BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,62}(/[A-Za-z0-9._=+@-]+)*/?")
 
 BitDepth = Literal["PCM_16", "PCM_24", "PCM_32", "FLOAT"]
+CpuPrecision = Literal["auto", "int8", "fp32"]
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LogFormat = Literal["auto", "text", "json"]
 
@@ -113,7 +114,16 @@ class Settings(BaseSettings):
     model_name: Annotated[str, AfterValidator(_not_blank)] = Field(
         "auto", description="Engine to use when a request names none; `auto` takes the best here."
     )
+    models_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
+        Path("data/models"),
+        description="Folder of the weights of neural engines, one folder a model.",
+    )
     use_gpu: bool = Field(True, description="Let neural engines use a GPU when there is one.")
+    cpu_precision: CpuPrecision = Field(
+        "auto",
+        description="Arithmetic of neural engines on the CPU: `fp32` is exact, `int8` several "
+        "times faster; `auto` is `int8` where the model passes its check.",
+    )
     target_lufs: Annotated[float | None, BeforeValidator(_off)] = Field(
         -16.0,
         ge=-40.0,
@@ -131,7 +141,11 @@ class Settings(BaseSettings):
         1.0, ge=0.0, le=3600.0, description="Wait before the first retry; it doubles every time."
     )
     worker_concurrency: int = Field(
-        1, ge=1, le=64, description="Jobs that one worker makes at once, each in its own process."
+        1,
+        ge=1,
+        le=64,
+        description="Jobs that one worker makes at once: each in a process of its own, or together "
+        "in one where the engine can (docs/queue.md).",
     )
     worker_ttl_seconds: float = Field(
         30.0,
@@ -155,6 +169,15 @@ class Settings(BaseSettings):
     )
     job_deadline_seconds: float = Field(
         3600.0, gt=0.0, description="A worker kills an engine that works on one job for so long."
+    )
+    input_max_bytes: int = Field(
+        134_217_728,
+        ge=65_536,
+        le=4_294_967_296,
+        description="Longest audio file that a request may bring: a melody, or what to go on from.",
+    )
+    input_max_seconds: float = Field(
+        600.0, gt=0.0, le=86_400.0, description="Longest music in such a file."
     )
     queue_limit: int = Field(
         10_000, ge=1, le=1_000_000, description="Jobs that may wait; more are refused."

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from services.generation.errors import InvalidRequestError
@@ -42,6 +43,12 @@ class EngineFacts:
     channels: int
     shortest_seconds: float
     longest_seconds: float
+    concurrent: int = 1
+    """Calls of `render` that one loaded engine takes at once, each from a thread of its own."""
+    takes_melody: bool = False
+    """Whether it can follow the melody of an audio file."""
+    takes_continuation: bool = False
+    """Whether it can go on from the end of an audio file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,12 +62,25 @@ class GenerationParams:
     top_k: int = 250
     top_p: float = 0.0
     cfg_coef: float = 3.0
+    melody: Path | None = None
+    """An audio file whose melody it follows."""
+    continue_from: Path | None = None
+    """An audio file that it goes on from; the result begins where the file ends."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.duration_seconds) and self.duration_seconds > 0):
             raise InvalidRequestError("The duration must be a positive number of seconds.")
         if not 0 <= self.seed < SEED_LIMIT:
             raise InvalidRequestError(f"The seed must be from 0 to {SEED_LIMIT - 1}.")
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps of a neural engine's loop that a request was part of."""
+
+    count: int
+    seconds: float
+    """That they took, together with the requests beside it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +100,8 @@ class Rendered:
     stems: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Name -> `[channels, samples]`; they sum to `audio` within 1e-6."""
     score: Score | None = None
+    steps: Steps | None = None
+    """Of engines that make their audio in steps."""
     understood: Mapping[str, Any] = field(default_factory=dict)
     """What the engine read in the prompt, JSON-ready: tempo, key, genre, mood, instruments, ..."""
 

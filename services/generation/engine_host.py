@@ -2,37 +2,47 @@
 
 from __future__ import annotations
 
-import json
+import queue
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from services.generation import errors
+from services.generation.engine_wire import Lines, read_takes, written, written_orders
 from services.generation.errors import CancelledError, DGXMusicError, EngineError
-from services.generation.takes import Delivery, Order, Take
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from services.generation.engine import ShouldStop
+    from services.generation.takes import Delivery, Order, Take
 
 DEFAULT_REGISTRY = "services.generation.registry:default_registry"
 
 STOP_GRACE_SECONDS = 1.0
-"""What an engine has to stop by itself before its process is killed."""
+"""What an engine has to stop an order by itself, before the order is left to it."""
+
+LEFT_SECONDS = 5.0
+"""What an order that was left has until its process takes no more, where others are at work."""
+
+LOADING = "loading_model"
+"""The step in which an engine does not hear."""
 
 _POLL_SECONDS = 0.1
-_LONGEST_MESSAGE = 1 << 20
+_TIDY_SECONDS = 0.5
+_NONSENSE = "The engine's process said something that makes no sense."
 
 OnProgress = Callable[[str, float], None]
+Answers = queue.SimpleQueue[dict[str, Any] | None]
+"""To one order; None once the process is gone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,18 +50,33 @@ class Limits:
     """How long an engine may take, in seconds."""
 
     stall: float
-    """Without a word."""
+    """Without a word about an order."""
     deadline: float
     """For one order."""
 
 
 class EngineHost:
-    """One engine in one process, for one order at a time."""
+    """One engine in one process, for as many orders at once as it has seats.
 
-    def __init__(self, model: str, registry_source: str, limits: Limits) -> None:
+    An order that does not end when it is told to is left to the process, which is killed as soon as
+    nobody else waits for anything of it. The same happens after a failure that leaves memory, a GPU
+    or a library in any state: nothing new begins in the process, and what runs may end.
+    """
+
+    def __init__(self, model: str, registry_source: str, limits: Limits, seats: int = 1) -> None:
         self.model = model
-        self.idle_since = time.monotonic()
+        self.seats = seats
         self._limits = limits
+        self._lock = threading.RLock()
+        self._numbers = count(1)
+        self._awaited: dict[int, Answers] = {}
+        self._left: dict[int, float] = {}
+        """Orders that nobody waits for -> when they are to be over."""
+        self._loading: set[int] = set()
+        """Orders for which the engine is being loaded, which nothing can stop."""
+        self._retired = False
+        self._ending: str | None = None
+        """Why there is no more to be had from the process."""
         ours, theirs = socket.socketpair()
         # Not a fork of this process, whose threads and locks an engine must not inherit; and a
         # session of its own, so that Ctrl-C reaches the worker alone.
@@ -62,15 +87,16 @@ class EngineHost:
                 "services.generation.engine_process",
                 str(theirs.fileno()),
                 registry_source,
+                str(seats),
             ],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )
         theirs.close()
-        ours.settimeout(_POLL_SECONDS)
+        ours.settimeout(_TIDY_SECONDS)
         self._channel = ours
-        self._received = b""
+        threading.Thread(target=self._listen, name=f"engine {model}", daemon=True).start()
 
     @property
     def pid(self) -> int:
@@ -79,12 +105,22 @@ class EngineHost:
 
     @property
     def alive(self) -> bool:
-        """Whether the process can take another order."""
+        """Whether the process is there."""
         return self._process.poll() is None
+
+    @property
+    def takes_orders(self) -> bool:
+        """Whether the process can take another order."""
+        return self.alive and not self._retired and self._ending is None
+
+    @property
+    def left(self) -> int:
+        """Orders at work that nobody waits for."""
+        return len(self._left)
 
     def load(self, should_stop: ShouldStop) -> None:
         """Load the engine ahead of the first order; raises as `render`."""
-        self._ask({"do": "load", "model": self.model}, lambda _step, _done: None, should_stop)
+        self._ask({"do": "load"}, lambda _step, _done: None, should_stop)
 
     def render(
         self,
@@ -98,29 +134,12 @@ class EngineHost:
         Raises:
             CancelledError: `should_stop` said so.
             DGXMusicError: what the engine raised; EngineError where its process died, said nothing
-                for too long or talked nonsense. The process is gone then.
+                for too long or talked nonsense.
         """
-        jobs = [
-            {
-                "generation_id": order.generation_id,
-                "created_at": order.created_at.isoformat(),
-                "params": asdict(order.params),
-                "path": str(order.path),
-            }
-            for order in orders
-        ]
-        message = {
-            "do": "render",
-            "model": self.model,
-            "jobs": jobs,
-            "delivery": asdict(delivery) | {"output_dir": str(delivery.output_dir)},
-        }
+        message = {"do": "render", **written_orders(orders, delivery)}
         answer = self._ask(message, on_progress, should_stop)
         try:
-            return [
-                Take(path=order.path, **take)
-                for order, take in zip(orders, answer["takes"], strict=True)
-            ]
+            return read_takes(answer["takes"], orders)
         except (KeyError, TypeError, ValueError) as error:
             self.kill()
             raise EngineError("The engine's process gave an answer that makes no sense.") from error
@@ -130,46 +149,64 @@ class EngineHost:
         with suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
-        self._channel.close()
-        self.idle_since = time.monotonic()
 
     def _ask(
         self, message: dict[str, Any], on_progress: OnProgress, should_stop: ShouldStop
     ) -> dict[str, Any]:
         started = heard = time.monotonic()
         asked_to_stop: float | None = None
-        try:
-            self._send(message)
+        with self._order(message) as (number, answers):
             while True:
-                reply = self._receive()
+                reply = self._next(answers)
                 now = time.monotonic()
                 if reply is not None:
                     heard = now
                     if reply["event"] != "progress":
                         return self._final(reply)
-                    on_progress(str(reply["step"]), float(reply["fraction"]))
+                    on_progress(reply["step"], reply["fraction"])
                 if asked_to_stop is None and should_stop():
                     asked_to_stop = now
-                    self._send({"do": "stop"})
+                    self._send({"do": "stop", "id": number})
                 if asked_to_stop is not None and now - asked_to_stop > STOP_GRACE_SECONDS:
-                    self.kill()
                     raise CancelledError("Cancelled.")
                 self._check_time(now - heard, now - started)
-        except (KeyError, TypeError, ValueError) as error:
-            self.kill()
-            raise EngineError("The engine's process said something that makes no sense.") from error
-        except OSError as error:
-            raise self._died() from error
+
+    @contextmanager
+    def _order(self, message: dict[str, Any]) -> Iterator[tuple[int, Answers]]:
+        """Send an order, and leave it to the process when it is not over by the end."""
+        answers: Answers = queue.SimpleQueue()
+        with self._lock:
+            number = next(self._numbers)
+            self._awaited[number] = answers
+            if self._ending is not None:
+                answers.put(None)
+        try:
+            self._send({**message, "id": number, "model": self.model})
+            yield number, answers
         finally:
-            self.idle_since = time.monotonic()
+            with self._lock:
+                if self._awaited.pop(number, None) is not None and self._ending is None:
+                    grace = LEFT_SECONDS - STOP_GRACE_SECONDS if self.seats > 1 else 0.0
+                    self._left[number] = time.monotonic() + grace
+                    self._send({"do": "stop", "id": number})
+                self._tidy()
+
+    def _next(self, answers: Answers) -> dict[str, Any] | None:
+        """One message; None when none came within a moment."""
+        try:
+            reply = answers.get(timeout=_POLL_SECONDS)
+        except queue.Empty:
+            return None
+        if reply is None:
+            raise EngineError(str(self._ending))
+        return reply
 
     def _final(self, reply: dict[str, Any]) -> dict[str, Any]:
         if reply["event"] == "cancelled":
             raise CancelledError("Cancelled.")
         if reply["event"] == "failed":
-            if reply["broken"]:
-                # Memory, a GPU or a library may be in any state now: the next job starts afresh.
-                self.kill()
+            # Memory, a GPU or a library may be in any state now: the next job starts afresh.
+            self._retired = self._retired or bool(reply["broken"])
             kind = getattr(errors, str(reply["kind"]), EngineError)
             known = isinstance(kind, type) and issubclass(kind, DGXMusicError)
             raise (kind if known else EngineError)(str(reply["message"]))
@@ -177,108 +214,101 @@ class EngineHost:
 
     def _check_time(self, silence: float, taken: float) -> None:
         if silence > self._limits.stall:
-            self.kill()
+            self._retired = True
             raise EngineError(
                 f"The engine {self.model} made no progress for {self._limits.stall:g} s."
             )
         if taken > self._limits.deadline:
-            self.kill()
+            self._retired = True
             raise EngineError(f"The engine {self.model} took over {self._limits.deadline:g} s.")
 
+    def _tidy(self) -> None:
+        """End the process when it is of no more use, and keep no neighbour from its end."""
+        with self._lock:
+            now = time.monotonic()
+            late = {number for number, until in self._left.items() if until <= now}
+            if self._awaited:
+                # Who waits needs what is being loaded.
+                late -= self._loading
+            self._retired = self._retired or bool(late)
+            if self._retired and not self._awaited:
+                self.kill()
+
     def _send(self, message: dict[str, Any]) -> None:
-        self._channel.sendall(json.dumps(message).encode() + b"\n")
+        # Of a process that is gone the listener tells, and why.
+        with suppress(OSError), self._lock:
+            self._channel.sendall(written(message))
 
-    def _receive(self) -> dict[str, Any] | None:
-        """One message; None when none came within a moment."""
-        line, newline, rest = self._received.partition(b"\n")
-        if newline:
-            self._received = rest
-            reply = json.loads(line)
-            if not isinstance(reply, dict):
-                raise TypeError("not an object")
-            return reply
-        if len(self._received) > _LONGEST_MESSAGE:
-            raise ValueError("no end of line")
+    def _listen(self) -> None:
+        """Give every order its answers, until the process is gone."""
         try:
-            data = self._channel.recv(1 << 16)
-        except TimeoutError:
-            return None
-        if not data:
-            raise ConnectionResetError("the process hung up")
-        self._received += data
-        return None
+            with suppress(ConnectionError):
+                self._hear()
+            ending = self._how_it_ended()
+        except (KeyError, TypeError, ValueError):
+            ending = _NONSENSE
+        self.kill()
+        with self._lock:
+            if len(self._awaited) > 1:
+                ending += f" {len(self._awaited)} jobs were at work in it."
+            self._ending = ending
+            for answers in self._awaited.values():
+                answers.put(None)
+            self._left.clear()
+            self._channel.close()
 
-    def _died(self) -> EngineError:
+    def _hear(self) -> None:
+        lines = Lines()
+        tidied = time.monotonic()
+        while True:
+            data = None
+            with suppress(TimeoutError):
+                data = self._channel.recv(1 << 16)
+            if data == b"":
+                return
+            for message in lines.add(data or b""):
+                self._deliver(_checked(message))
+            if time.monotonic() - tidied > _TIDY_SECONDS:
+                self._tidy()
+                tidied = time.monotonic()
+
+    def _deliver(self, message: dict[str, Any]) -> None:
+        number = message["id"]
+        over = message["event"] != "progress"
+        with self._lock:
+            if message.get("step") == LOADING:
+                self._loading.add(number)
+            elif number in self._loading:
+                self._loading.remove(number)
+                if number in self._left:
+                    # Only now it can hear.
+                    self._left[number] = time.monotonic() + LEFT_SECONDS
+            answers = self._awaited.pop(number, None) if over else self._awaited.get(number)
+            if over:
+                self._left.pop(number, None)
+        if answers is not None:
+            answers.put(message)
+
+    def _how_it_ended(self) -> str:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1.0)
         code = self._process.poll()
-        self.kill()
         if code is not None and code < 0:
             name = signal.Signals(-code).name
             memory = " The system may have been out of memory." if name == "SIGKILL" else ""
-            return EngineError(f"The engine {self.model} was killed by {name}.{memory}")
-        return EngineError(f"The engine {self.model} ended its process with code {code}.")
+            return f"The engine {self.model} was killed by {name}.{memory}"
+        return f"The engine {self.model} ended its process with code {code}."
 
 
-class HostPool:
-    """The engines of a worker, one a slot: loaded once, kept while they are used."""
+def _checked(message: dict[str, Any]) -> dict[str, Any]:
+    """Give a message that has what its event needs.
 
-    def __init__(
-        self, size: int, registry_source: str, limits: Limits, idle_seconds: float
-    ) -> None:
-        self._size = size
-        self._source = registry_source
-        self._limits = limits
-        self._idle_seconds = idle_seconds
-        # A signal may come while its own thread has it.
-        self._lock = threading.RLock()
-        self._idle: list[EngineHost] = []
-        self._busy: list[EngineHost] = []
-
-    @contextmanager
-    def host(self, model: str) -> Iterator[EngineHost]:
-        """Lend a process with that engine; there must be a free slot."""
-        host = self._take(model)
-        try:
-            yield host
-        finally:
-            with self._lock:
-                self._busy.remove(host)
-                if host.alive:
-                    self._idle.append(host)
-
-    def models(self) -> Counter[str]:
-        """Count the processes by engine, those that load it still included."""
-        with self._lock:
-            return Counter(host.model for host in (*self._idle, *self._busy) if host.alive)
-
-    def unload_idle(self) -> int:
-        """End processes that had nothing to do for long; return how many."""
-        oldest = time.monotonic() - self._idle_seconds
-        with self._lock:
-            old = [host for host in self._idle if host.idle_since < oldest or not host.alive]
-            self._idle = [host for host in self._idle if host not in old]
-        for host in old:
-            host.kill()
-        return len(old)
-
-    def kill_all(self) -> None:
-        """End every process at once, also those at work."""
-        with self._lock:
-            hosts = [*self._idle, *self._busy]
-            self._idle = []
-        for host in hosts:
-            host.kill()
-
-    def _take(self, model: str) -> EngineHost:
-        with self._lock:
-            self._idle = [host for host in self._idle if host.alive]
-            fitting = next((host for host in self._idle if host.model == model), None)
-            if fitting is not None:
-                self._idle.remove(fitting)
-            elif self._idle and len(self._idle) + len(self._busy) >= self._size:
-                # The slot holds another engine, which makes room for this one.
-                self._idle.pop(0).kill()
-            host = fitting or EngineHost(model, self._source, self._limits)
-            self._busy.append(host)
-            return host
+    Raises:
+        KeyError, TypeError, ValueError: it has not.
+    """
+    message = {**message, "id": int(message["id"]), "event": str(message["event"])}
+    if message["event"] == "progress":
+        return {**message, "step": str(message["step"]), "fraction": float(message["fraction"])}
+    if message["event"] == "failed" and not {"kind", "message", "broken"} <= set(message):
+        raise KeyError("failed")
+    return message

@@ -1,8 +1,8 @@
 """The process that an engine lives in: orders in, takes out, over one socket.
 
-A worker starts it as `python -m services.generation.engine_process SOCKET REGISTRY`. It dies with
-its worker, and takes nothing but its own attempt with it when an engine kills it. Every message is
-one line of JSON; the fields are those that `_Server` reads and sends.
+A worker starts it as `python -m services.generation.engine_process SOCKET REGISTRY SEATS`. It dies
+with its worker, and takes nothing but the attempts in it with it when an engine kills it.
+engine_wire.py has the messages.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ import queue
 import socket
 import sys
 import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.generation.engine import GenerationParams
-from services.generation.errors import CancelledError, DGXMusicError
-from services.generation.takes import Delivery, Order, make_takes
+from services.generation.engine_wire import read_orders, written, written_takes
+from services.generation.errors import CancelledError, DGXMusicError, EngineError
+from services.generation.takes import make_takes
 
 if TYPE_CHECKING:
-    from services.generation.engine import Engine
+    from services.generation.engine import Engine, ShouldStop
     from services.generation.registry import Registry
 
 STEP_OF_STAGE = {
@@ -35,6 +36,9 @@ STEP_OF_STAGE = {
 }
 """Stage -> the step that people see; any other stage is the engine's `generating`."""
 
+_FAULT_EXIT_CODE = 70
+_LOOK_SECONDS = 0.1
+
 
 def load_registry(source: str) -> Registry:
     """Call the function behind "module:function"."""
@@ -44,23 +48,26 @@ def load_registry(source: str) -> Registry:
 
 
 class _Server:
-    """Takes one order after the other."""
+    """Takes as many orders at once as it has seats."""
 
-    def __init__(self, channel: socket.socket, registry: Registry) -> None:
+    def __init__(self, channel: socket.socket, registry: Registry, seats: int) -> None:
         self._channel = channel
         self._registry = registry
+        self._seats = seats
         self._orders: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._stop = threading.Event()
+        self._stops: dict[int, threading.Event] = {}
         self._engines: dict[str, Engine] = {}
+        self._loading = threading.Lock()
+        self._sending = threading.Lock()
 
     def serve(self) -> None:
         threading.Thread(target=self._listen, name="orders", daemon=True).start()
-        while True:
-            order = self._orders.get()
-            if order["do"] == "load":
-                self._answer(order, self._load)
-            else:
-                self._answer(order, self._render)
+        if self._seats == 1:
+            while True:
+                self._do(self._orders.get())
+        with ThreadPoolExecutor(self._seats, thread_name_prefix="order") as threads:
+            while True:
+                threads.submit(self._do, self._orders.get())
 
     def _listen(self) -> None:
         try:
@@ -75,71 +82,73 @@ class _Server:
         with suppress(ConnectionError), self._channel.makefile("r", encoding="utf-8") as lines:
             for line in lines:
                 message = json.loads(line)
-                if message["do"] == "stop":
-                    self._stop.set()
-                else:
-                    self._stop.clear()
+                if message["do"] != "stop":
+                    self._stops[message["id"]] = threading.Event()
                     self._orders.put(message)
+                elif (stop := self._stops.get(message["id"])) is not None:
+                    stop.set()
 
-    def _answer(self, order: dict[str, Any], do: Any) -> None:
+    def _do(self, order: dict[str, Any]) -> None:
         try:
-            reply = do(order)
+            self._answer(order, self._load if order["do"] == "load" else self._render)
+        except BaseException:  # noqa: BLE001  (a thread that ends in silence is never missed)
+            traceback.print_exc()
+            os._exit(_FAULT_EXIT_CODE)
+
+    def _answer(self, order: dict[str, Any], do: Callable[..., dict[str, Any]]) -> None:
+        number = order["id"]
+        try:
+            reply = do(order, self._stops[number].is_set)
         except CancelledError:
-            self._send(event="cancelled")
+            reply = {"event": "cancelled"}
         except DGXMusicError as error:
-            self._send(
-                event="failed",
-                kind=type(error).__name__,
-                message=str(error),
-                broken=error.retryable,
-            )
+            reply = {
+                "event": "failed",
+                "kind": type(error).__name__,
+                "message": str(error),
+                "broken": isinstance(error, EngineError),
+            }
         except Exception as error:  # noqa: BLE001  (the outer edge: any engine may raise anything)
             text = f"The engine {order['model']} failed: {type(error).__name__}: {error}"
-            self._send(event="failed", kind="EngineError", message=text, broken=True)
-        else:
-            self._send(**reply)
+            reply = {"event": "failed", "kind": "EngineError", "message": text, "broken": True}
+        del self._stops[number]
+        self._send(id=number, **reply)
 
-    def _load(self, order: dict[str, Any]) -> dict[str, Any]:
-        self._engine(order["model"])
+    def _load(self, order: dict[str, Any], should_stop: ShouldStop) -> dict[str, Any]:
+        self._engine(order, should_stop)
         return {"event": "loaded"}
 
-    def _engine(self, model: str) -> Engine:
+    def _engine(self, order: dict[str, Any], should_stop: ShouldStop) -> Engine:
+        model = order["model"]
         if model not in self._engines:
-            self._send(event="progress", step="loading_model", fraction=0.0)
-            self._engines[model] = self._registry.resolve(model).load()
+            self._send(id=order["id"], event="progress", step="loading_model", fraction=0.0)
+            # One loads, and the others wait with an ear for who cancels them.
+            while not self._loading.acquire(timeout=_LOOK_SECONDS):
+                if should_stop():
+                    raise CancelledError("Cancelled.")
+            try:
+                if model not in self._engines:
+                    self._engines[model] = self._registry.resolve(model).load()
+            finally:
+                self._loading.release()
         return self._engines[model]
 
-    def _render(self, order: dict[str, Any]) -> dict[str, Any]:
-        engine = self._engine(order["model"])
-        delivery = order["delivery"]
+    def _render(self, order: dict[str, Any], should_stop: ShouldStop) -> dict[str, Any]:
+        engine = self._engine(order, should_stop)
+        orders, delivery = read_orders(order)
 
         def progress(stage: str, fraction: float) -> None:
             step = STEP_OF_STAGE.get(stage, "generating")
-            self._send(event="progress", step=step, fraction=round(fraction, 4))
+            self._send(id=order["id"], event="progress", step=step, fraction=round(fraction, 4))
 
         progress("started", 0.0)
-        takes = make_takes(
-            [
-                Order(
-                    generation_id=job["generation_id"],
-                    created_at=datetime.fromisoformat(job["created_at"]),
-                    params=GenerationParams(**job["params"]),
-                    path=Path(job["path"]),
-                )
-                for job in order["jobs"]
-            ],
-            engine,
-            Delivery(**delivery | {"output_dir": Path(delivery["output_dir"])}),
-            progress,
-            self._stop.is_set,
-        )
-        fields = ("bytes", "sha256", "seconds", "metadata")
-        told = [{name: getattr(take, name) for name in fields} for take in takes]
-        return {"event": "made", "takes": told}
+        takes = make_takes(orders, engine, delivery, progress, should_stop)
+        return {"event": "made", "takes": written_takes(takes)}
 
     def _send(self, **message: Any) -> None:
         try:
-            self._channel.sendall(json.dumps(message).encode() + b"\n")
+            with self._sending:
+                self._channel.sendall(written(message))
         except OSError:
             os._exit(0)
 
@@ -149,7 +158,7 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     # What an engine prints belongs to the log, not to anybody's answer.
     os.dup2(2, 1)
-    _Server(channel, load_registry(sys.argv[2])).serve()
+    _Server(channel, load_registry(sys.argv[2]), int(sys.argv[3])).serve()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,15 @@ class InvalidRequestError(DGXMusicError):
     exit_code = 2
 
 
+class UnknownInputError(InvalidRequestError):
+    """An audio file that a request names is not there for whoever asks."""
+
+    def __init__(self, message: str, field: str = "") -> None:
+        """Say which field of the request it is, where it is known."""
+        super().__init__(message)
+        self.field = field
+
+
 class SettingsError(DGXMusicError):
     """A setting has a value it cannot have; the message names the variable."""
 

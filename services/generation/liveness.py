@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from services.generation.attempt import Attempts
-    from services.generation.engine_host import HostPool
+    from services.generation.engine_pool import HostPool
     from services.generation.queue_manager import QueueManager
 
 log = logging.getLogger(__name__)

@@ -18,6 +18,8 @@ SHORTEST_SECONDS = 1.0
 DEFAULT_SECONDS = 16.0
 LONGEST_SECONDS = 600.0
 """Of any engine; each has its own limit too."""
+REFERENCE_PATTERN = "^([0-9a-f]{64}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$"
+"""The id of an input, which is a SHA-256, or of a job."""
 
 
 def _clean_prompt(text: str) -> str:
@@ -54,6 +56,16 @@ class GenerationRequest(BaseModel):
     cfg_coef: float = Field(3.0, ge=1.0, le=10.0)
     model: str | None = Field(None, description="Engine; none: the one of the settings.")
     seed: int | None = Field(None, ge=0, lt=SEED_LIMIT, description="None: one is drawn.")
+    melody: str | None = Field(
+        None,
+        pattern=REFERENCE_PATTERN,
+        description="What the music follows: the id of an input, or of a completed job.",
+    )
+    continue_from: str | None = Field(
+        None,
+        pattern=REFERENCE_PATTERN,
+        description="What the music goes on from: the id of an input, or of a completed job.",
+    )
 
 
 def parse_request(**fields: Any) -> GenerationRequest:

@@ -7,9 +7,11 @@ publish it; whatever ends the job early leaves no file and a row that says why.
 from __future__ import annotations
 
 import uuid
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from services import storage
 from services.generation.drafts import StrPath, draft_path, remove_draft
@@ -20,6 +22,8 @@ from services.generation.errors import (
     EngineError,
     UnknownGenerationError,
 )
+from services.generation.input_names import inputs_of
+from services.generation.inputs import bring_inputs
 from services.generation.owner import is_abandoned, new_token
 from services.generation.store import clear_quietly
 from services.generation.takes import Delivery, Order, Take, make_takes
@@ -40,13 +44,23 @@ class Task:
     """Relative to the output folder."""
     created_at: datetime
     params: GenerationParams
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Field of `params` -> SHA-256 of the audio file that belongs there."""
 
-    def order(self, path: StrPath) -> Order:
-        """What its engine is told; the take goes to `path`."""
+    def order(self, path: StrPath, store: FileStore) -> Order:
+        """What its engine is told; the take goes to `path`, and its inputs come from the store.
+
+        Raises:
+            FileGoneError: an input is not there any more.
+            OutputError: the store or the disk says no.
+        """
+        files: dict[str, Any] = {}
+        if self.inputs:
+            files |= bring_inputs(self.inputs, store, Path(path).parent)
         return Order(
             generation_id=self.generation_id,
             created_at=self.created_at,
-            params=self.params,
+            params=replace(self.params, **files),
             path=path,
         )
 
@@ -69,6 +83,7 @@ def task_of(generation: storage.Generation) -> Task:
             seed=metadata["seed"],
             **sampling,
         ),
+        inputs=inputs_of(metadata),
     )
 
 
@@ -118,12 +133,13 @@ def _produce(
 ) -> None:
     nonce = uuid.uuid4().hex
     name = store.final_name(task.file_path, nonce)
-    order = task.order(draft_path(delivery.output_dir / task.file_path, nonce))
+    path = draft_path(delivery.output_dir / task.file_path, nonce)
     try:
+        order = task.order(path, store)
         (take,) = make_takes([order], engine, delivery, progress, should_stop)
         published = _publish(task, take, store, token, name)
     finally:
-        remove_draft(order.path)
+        remove_draft(path)
     if not published:
         clear_quietly(store, task.file_path)
         raise CancelledError("The generation was cancelled while it was being made.")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import logging
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from importlib.util import find_spec
@@ -216,7 +216,7 @@ class QueueListener:
         queue: QueueManager,
         worker_id: str,
         models: Collection[str],
-        free_slots: Callable[[], int],
+        free_slots: Callable[[str], int],
         body: Body,
     ) -> None:
         """Start to listen.
@@ -225,7 +225,7 @@ class QueueListener:
             queue: prepared.
             worker_id: never used by another process, of now or before.
             models: engines whose queues to listen to.
-            free_slots: how many more dispatches to take now.
+            free_slots: how many more dispatches for an engine to take now.
             body: called in a thread of its own for each dispatch; the dispatch is over when it
                 returns, and stays open when it raises `HandedBack`.
         """
@@ -254,14 +254,14 @@ class QueueListener:
         names = [queue_of(model) for model in models]
         queue.register(names)
         DBOS.listen_queues(names)
-        self._count_slots(free_slots)
+        self._count_slots(free_slots, dict(zip(names, models, strict=True)))
         DBOS.launch()
 
-    def _count_slots(self, free_slots: Callable[[], int]) -> None:
+    def _count_slots(self, free_slots: Callable[[str], int], models: Mapping[str, str]) -> None:
         """Let DBOS ask us how busy this worker is: it counts a queue at a time, we count jobs."""
 
-        def busy(_queue_name: str) -> int:
-            return _EVERY_SLOT - max(0, free_slots())
+        def busy(queue_name: str) -> int:
+            return _EVERY_SLOT - max(0, free_slots(models.get(queue_name, queue_name)))
 
         active: Any = self._dbos._active_workflows_set
         active.count_for_queue = busy

@@ -1,7 +1,7 @@
 """The stored files and the database brought to agree: orphans, missing files, making room.
 
-Only files in the folders of days (`YYYY/MM/DD`) are taken as the project's own, and what was set
-aside; whatever else a person keeps in the store is neither reported nor touched.
+Only files in the folders of days (`YYYY/MM/DD`), inputs and what was set aside are taken as the
+project's own; whatever else a person keeps in the store is neither reported nor touched.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from services import storage
 from services.audio.inventory import FileCleanup, StoredFile, plan_cleanup
 from services.generation.errors import OutputError
+from services.generation.input_names import inputs_of, is_unnamed_input
 from services.generation.store.interface import sha256_of
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ ASIDE = "lost-and-found"
 
 GRACE_SECONDS = 3600.0
 """A younger file may be part of a job that runs."""
+
+INPUT_GRACE_SECONDS = 86_400.0
+"""A younger input may be there for a request that is still to come."""
 
 _PAGE = 1000
 _ROWS_A_TRANSACTION = 500
@@ -107,9 +111,11 @@ def find_orphans(store: FileStore, *, deep: bool = False) -> Findings:
     files = {file.relative: file for file in store.list() if not _is_aside(file)}
     claims: set[str] = set()
     orphans: list[Orphan] = []
+    named: set[str] = set()
     rows = 0
     for row in _generations():
         rows += 1
+        named |= set(inputs_of(row.get_metadata()).values())
         if row.is_failed or row.is_cancelled:
             continue
         claims.add(_without_suffix(row.file_path))
@@ -125,6 +131,12 @@ def find_orphans(store: FileStore, *, deep: bool = False) -> Findings:
         orphan
         for file in files.values()
         if file.changed < latest and (orphan := _orphan_of(file, claims)) is not None
+    ]
+    latest_input = time.time() - INPUT_GRACE_SECONDS
+    orphans += [
+        Orphan(Kind.UNCLAIMED, file.relative, file.size, "No generation names this input.")
+        for file in files.values()
+        if file.changed < latest_input and is_unnamed_input(file.relative, named)
     ]
     return Findings(len(files), rows, tuple(sorted(orphans, key=lambda one: (one.kind, one.path))))
 

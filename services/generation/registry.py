@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING
 from services.generation.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from services.generation.engine import Engine, EngineFacts
+    from services.generation.musicgen.catalogue import PublishedModel
 
 AUTO = "auto"
 """Stands for the best engine that is available here."""
@@ -24,6 +27,8 @@ class EngineEntry:
     load: Callable[[], Engine]
     why_unavailable: Callable[[], str | None]
     """One sentence on what is missing and the command that helps; None when it can run."""
+    is_installed_apart: bool = False
+    """Whether it comes with a command of its own, so that its absence is no fault."""
 
 
 class Registry:
@@ -78,8 +83,33 @@ def _load_composer() -> Engine:
     return ComposerEngine()
 
 
-def default_registry() -> Registry:
-    """The engines of this release."""
-    from services.generation.composer.engine import FACTS
+def _musicgen(model: PublishedModel, models_dir: Path | None) -> EngineEntry:
+    """A model of MusicGen; the folder of the models is that of the settings unless it is given."""
 
-    return Registry({FACTS.name: EngineEntry(FACTS, _load_composer, _why_no_composer)})
+    def load() -> Engine:
+        from services.generation.config import load_settings
+        from services.generation.musicgen.engine import MusicGenEngine
+
+        return MusicGenEngine.load(model, load_settings())
+
+    def why_unavailable() -> str | None:
+        from services.generation.config import load_settings
+        from services.generation.musicgen import checkpoints
+
+        return checkpoints.why_unavailable(model, models_dir or load_settings().models_dir)
+
+    return EngineEntry(model.facts, load, why_unavailable, is_installed_apart=True)
+
+
+def default_registry(models_dir: Path | None = None) -> Registry:
+    """The engines of this release: MusicGen from the smallest up, then the one that needs nothing.
+
+    Args:
+        models_dir: where the checkpoints are; None is what the settings say when it is asked.
+    """
+    from services.generation.composer.engine import FACTS
+    from services.generation.musicgen.catalogue import MODELS
+
+    entries = {name: _musicgen(model, models_dir) for name, model in MODELS.items()}
+    entries[FACTS.name] = EngineEntry(FACTS, _load_composer, _why_no_composer)
+    return Registry(entries)

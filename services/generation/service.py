@@ -22,6 +22,7 @@ from services.generation.errors import (
 )
 from services.generation.failpoints import reach
 from services.generation.follow import LOOK_SECONDS, follow
+from services.generation.inputs import Inputs
 from services.generation.jobs import job_of, with_outlook
 from services.generation.pipeline import (
     Task,
@@ -38,6 +39,7 @@ from services.generation.submission import (
     add_row,
     check_batch,
     check_duration,
+    check_files,
     require_room,
     sent_before,
 )
@@ -92,6 +94,11 @@ class MusicService:
         return open_store(self.settings)
 
     @cached_property
+    def inputs(self) -> Inputs:
+        """The audio files that requests name."""
+        return Inputs(self.settings, self.store)
+
+    @cached_property
     def queue(self) -> QueueManager:
         """The queue of the database, ready for use; the library behind it is slow to import."""
         from services.generation.queue_manager import QueueManager
@@ -139,8 +146,10 @@ class MusicService:
     ) -> list[Job]:
         """Put 1 to 10 jobs into the queue, all or none; as `submit`, with a priority for each."""
         priorities = check_batch(requests, priority)
-        checked = [(request, self._check(request)) for request in requests]
+        engines = [self._check(request) for request in requests]
         require_floor(self.settings)
+        with storage_errors():
+            inputs = [self.inputs.named_in(request, owner) for request in requests]
         queue = self.queue
         with storage_errors(), storage.get_session() as session:
             made = []
@@ -149,8 +158,10 @@ class MusicService:
                 entries = storage.get_queue_entries(session, [row.id for row in before])
                 return [job_of(row, entries.get(row.id), self.store) for row in before]
             require_room(session, len(requests), self.settings.queue_limit)
-            for (request, engine), rank in zip(checked, priorities, strict=True):
-                row = add_row(session, request, engine, owner)
+            for request, engine, named, rank in zip(
+                requests, engines, inputs, priorities, strict=True
+            ):
+                row = add_row(session, request, engine, owner, named)
                 entry = storage.add_queue_entry(session, row, client=client or "", priority=rank)
                 dispatch = Dispatch(row.id, entry.attempt)
                 queue.enqueue(session, dispatch, model=row.model_name, place=entry.place)
@@ -171,12 +182,36 @@ class MusicService:
         """Write the row of a job that is to be run here; it is not in the queue. As `submit`."""
         engine = self._check(request)
         self.store.check()
-        with storage_errors(), storage.get_session() as session:
-            return task_of(add_row(session, request, engine, None))
+        with storage_errors():
+            inputs = self.inputs.named_in(request, None)
+            with storage.get_session() as session:
+                return task_of(add_row(session, request, engine, None, inputs))
+
+    def with_files(
+        self,
+        request: GenerationRequest,
+        *,
+        melody: Path | None = None,
+        continue_from: Path | None = None,
+    ) -> GenerationRequest:
+        """Give the request with files of this machine, which become inputs.
+
+        Raises:
+            InvalidRequestError: the engine cannot use one, or it is not audio, or too long.
+            EngineUnavailableError: no such engine, or not here.
+            OutputError: it cannot be kept.
+        """
+        files = {"melody": melody, "continue_from": continue_from}
+        named = {field: path for field, path in files.items() if path is not None}
+        # Whether the engine could use them at all is known before any is copied.
+        self._check(request.model_copy(update=dict.fromkeys(named, "")))
+        kept = {field: self.inputs.add(path).id for field, path in named.items()}
+        return request.model_copy(update=kept)
 
     def _check(self, request: GenerationRequest) -> EngineEntry:
         entry = self.registry.resolve(request.model or self.settings.model_name)
         check_duration(request, entry)
+        check_files(request, entry, self.registry)
         require_space(self.delivery, request.duration, entry.facts)
         return entry
 

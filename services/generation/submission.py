@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,15 @@ from services.generation.models import GenerationRequest
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from services.generation.registry import EngineEntry
+    from services.generation.registry import EngineEntry, Registry
 
 LARGEST_BATCH = 10
+
+_ABILITIES = (
+    ("melody", "takes_melody", "follow a melody"),
+    ("continue_from", "takes_continuation", "go on from other music"),
+)
+"""Field of a request, the fact that an engine needs for it, and what that is in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +74,24 @@ def check_duration(request: GenerationRequest, entry: EngineEntry) -> None:
         )
 
 
+def check_files(request: GenerationRequest, entry: EngineEntry, registry: Registry) -> None:
+    """Refuse an audio file that the engine cannot use.
+
+    Raises:
+        InvalidRequestError: it cannot; the message names an engine that can.
+    """
+    for field, fact, ability in _ABILITIES:
+        if getattr(request, field) is None or getattr(entry.facts, fact):
+            continue
+        able = [other for other in registry if getattr(other.facts, fact)]
+        able.sort(key=lambda other: other.why_unavailable() is not None)
+        advice = "No model of this release can."
+        if able:
+            reason = able[0].why_unavailable()
+            advice = f"The model {able[0].facts.name!r} can" + (f": {reason}" if reason else ".")
+        raise InvalidRequestError(f"The model {entry.facts.name!r} cannot {ability}. {advice}")
+
+
 def require_room(session: Session, jobs: int, limit: int) -> None:
     """Refuse jobs that would make the queue longer than it may be.
 
@@ -83,9 +107,13 @@ def require_room(session: Session, jobs: int, limit: int) -> None:
 
 
 def add_row(
-    session: Session, request: GenerationRequest, entry: EngineEntry, owner: str | None
+    session: Session,
+    request: GenerationRequest,
+    entry: EngineEntry,
+    owner: str | None,
+    inputs: Mapping[str, Any],
 ) -> storage.Generation:
-    """Write the row of a request, with the seed that is to make it."""
+    """Write the row of a request, with the seed that is to make it and the files it names."""
     seed = secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed
     generation_id = str(uuid.uuid4())
     return storage.create_generation(
@@ -97,7 +125,7 @@ def add_row(
         sample_rate=entry.facts.sample_rate,
         channels=entry.facts.channels,
         file_path=f"{datetime.now(UTC):%Y/%m/%d}/{generation_id}.wav",
-        metadata={"seed": seed, **_sampling(request)},
+        metadata={"seed": seed, **_sampling(request), **inputs},
         generation_id=generation_id,
         owner=owner,
     )

@@ -23,9 +23,9 @@ from services.generation.drafts import clear_old_drafts
 from services.generation.engine_host import (
     DEFAULT_REGISTRY,
     STOP_GRACE_SECONDS,
-    HostPool,
     Limits,
 )
+from services.generation.engine_pool import HostPool
 from services.generation.errors import EngineUnavailableError
 from services.generation.liveness import Identity, Liveness, living_workers
 from services.generation.owner import new_token
@@ -106,7 +106,11 @@ class Worker:
         )
         limits = Limits(stall=settings.engine_stall_seconds, deadline=settings.job_deadline_seconds)
         self._hosts = HostPool(
-            self.concurrency, registry_source, limits, settings.engine_idle_seconds
+            self.concurrency,
+            registry_source,
+            limits,
+            settings.engine_idle_seconds,
+            seats={entry.facts.name: entry.facts.concurrent for entry in registry},
         )
         claims = Claims(settings, self._queue, self.id, store)
         delivery = Delivery(

@@ -70,6 +70,14 @@ def test_an_unknown_model_is_refused_with_the_nearest_name(home):
     assert_refused(home, result, 4, "composr", "Did you mean 'composer'", "models list")
 
 
+@pytest.mark.parametrize("option", ["--melody", "--continue-from"])
+def test_a_file_that_the_model_cannot_use_is_refused(home, option):
+    song = home.path / "song.wav"
+    song.write_bytes(b"RIFF")
+    result = home.run("generate", GOOD, "--model", "composer", option, str(song), *SHORT)
+    assert_refused(home, result, 2, "'composer' cannot", "model")
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

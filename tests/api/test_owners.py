@@ -32,6 +32,7 @@ OWNED = (200, 404, 200, 401, 401)
 EXPECTED = {
     ("POST", "/api/v1/generate"): (202, 202, 202, 401, 401),
     ("POST", "/api/v1/generate/batch"): (202, 202, 202, 401, 401),
+    ("POST", "/api/v1/inputs"): (201, 200, 200, 401, 401),
     ("GET", "/api/v1/jobs/{job_id}"): OWNED,
     ("DELETE", "/api/v1/jobs/{job_id}"): (409, 404, 409, 401, 401),
     ("GET", "/api/v1/jobs/{job_id}/events"): OWNED,
@@ -78,7 +79,8 @@ class Guarded:
         finish(Api(self.state, Callers(app), self.client), self.job_id)
 
     def ask(self, caller: str, method: str, path: str, **options: Any) -> Any:
-        headers = self.headers[caller]
+        kind = {"Content-Type": "audio/wav"} if "content" in options else {}
+        headers = self.headers[caller] | kind
         return self.client.request(method, path, headers=headers, **options)
 
 
@@ -100,7 +102,11 @@ def test_a_key_opens_what_is_its_own(server: Guarded) -> None:
             job_id=server.job_id, filename=f"{server.job_id}.wav", name="not-found"
         )
         options: dict[str, Any] = {}
-        if method == "POST":
+        if template == "/api/v1/inputs":
+            options["content"] = server.ask(
+                "owner", "GET", f"/api/v1/files/{server.job_id}.wav"
+            ).content
+        elif method == "POST":
             body = {"prompt": "another beat", "duration": 1}
             options["json"] = {"requests": [body]} if "batch" in path else body
         if template == "/api/v1/events":

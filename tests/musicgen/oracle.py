@@ -7,10 +7,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from services.generation.musicgen.decoder import TorchDecoder
 from services.generation.musicgen.geometry import geometry_of
-from services.generation.musicgen.request import Conditioning
+from services.generation.musicgen.request import Conditioning, Sampling
+from services.generation.musicgen.sampling import gumbel_noise
 from services.generation.musicgen.weights import StateDictWeights
 from tests.musicgen.tiny import VOCABULARY
 
@@ -103,3 +111,34 @@ def decoder_of(
     """Our decoder with the weights of a model of transformers."""
     weights = StateDictWeights(model.state_dict())
     return TorchDecoder(weights, geometry_of(model.config), slots, positions, linear)
+
+
+class Noise(LogitsProcessor):
+    """The noise of our sampler, for a step that transformers is at."""
+
+    def __init__(self, seeds: list[int], codebooks: int, start: int = 0) -> None:
+        self._seeds, self._codebooks, self._start = torch.tensor(seeds), codebooks, start
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        steps = torch.full_like(self._seeds, self._start + input_ids.shape[-1] - 1)
+        noise = gumbel_noise(self._seeds, steps, self._codebooks, scores.shape[-1])
+        return scores + noise.view_as(scores)
+
+
+class AfterGuidance(LogitsProcessorList):
+    """transformers puts the guidance behind what it is given; drawing comes after guidance."""
+
+    def append(self, processor: Any) -> None:
+        self.insert(0, processor)
+
+
+def drawing(sampling: list[Sampling], codebooks: int, start: int = 0) -> dict[str, Any]:
+    """Settings of `generate` that make its greatest logit our draw."""
+    first = sampling[0]
+    warpers = [
+        TemperatureLogitsWarper(first.temperature),
+        TopKLogitsWarper(first.top_k),
+        TopPLogitsWarper(first.top_p),
+        Noise([each.seed for each in sampling], codebooks, start),
+    ]
+    return {"logits_processor": AfterGuidance(warpers), "guidance_scale": first.guidance}

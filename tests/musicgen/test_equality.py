@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from services.generation.musicgen.loop import DecodeLoop
-from services.generation.musicgen.request import DecodeRequest, Sampling
+from services.generation.musicgen.request import Conditioning, DecodeRequest, Sampling
 from services.generation.musicgen.token_model import SampledDecoder
-from tests.musicgen.oracle import Reference, decoder_of, generate, prompts
+from tests.musicgen.oracle import Reference, decoder_of, drawing, generate, prompts
 from tests.musicgen.tiny import tiny_melody_model, tiny_model
 
 FRAMES = 24
@@ -116,3 +116,83 @@ def test_melody_batch_and_continuation(melody: Any) -> None:
         for given, codes in zip(reference.conditioning, prefix, strict=True)
     ]
     assert_equal(melody, reference, requests)
+
+
+def drawn(seed: int) -> Sampling:
+    return Sampling(seed=seed, temperature=1.3, top_k=40, top_p=0.9, guidance=2.5)
+
+
+def test_drawn_tokens_on_the_same_noise(model: Any) -> None:
+    sampling = [drawn(5), drawn(2**32 - 1)]
+    settings = drawing(sampling, model.decoder.config.num_codebooks)
+    reference = generate(model, prompts([7, 4]), FRAMES, **settings)
+    requests = [
+        DecodeRequest(conditioning=(given,), frames=FRAMES, sampling=each)
+        for given, each in zip(reference.conditioning, sampling, strict=True)
+    ]
+    assert_equal(model, reference, requests)
+    assert not torch.equal(reference.codes, generate(model, prompts([7, 4]), FRAMES).codes)
+
+
+@pytest.mark.parametrize(("frames", "known"), [(45, 0), (36, 0), (45, 4), (45, 19)])
+def test_windows_as_audiocraft_extends_a_piece(frames: int, known: int) -> None:
+    # Its recipe: windows of 16, each begun 10 later with the last 6 of the one before as prompt.
+    model, inputs, sampling = tiny_model(), prompts([7]), drawn(11)
+    codes = torch.randint(0, 2048, (1, 4, known))
+    prefix, conditioning = codes.numpy()[0], ()
+    for start in range(0, frames, 10):
+        stop = min(start + 16, frames)
+        if stop <= codes.shape[-1]:
+            continue
+        given = codes[:, :, start:]
+        settings = drawing([sampling], 4, start)
+        window = generate(
+            model, inputs, stop - start, given if given.shape[-1] else None, **settings
+        )
+        codes = torch.cat([codes[:, :, :start], window.codes], dim=2)
+        conditioning = tuple(window.conditioning)
+    request = DecodeRequest(
+        conditioning=conditioning, frames=frames, sampling=sampling, prefix=prefix
+    )
+    made = decode(decoder_of(model), [request], window_frames=16, stride_frames=10)[0]
+    np.testing.assert_array_equal(made, codes[0].numpy())
+
+
+def piece(seed: int, length: int, **fields: Any) -> DecodeRequest:
+    random = torch.Generator().manual_seed(seed)
+    given = Conditioning(torch.randn(length, 64, generator=random))
+    fields = {"frames": FRAMES, "sampling": drawn(seed)} | fields
+    return DecodeRequest(conditioning=(given,), **fields)
+
+
+@pytest.mark.parametrize("linear", ["fp32", "int8"])
+def test_pieces_that_join_at_different_steps_equal_their_single_runs(linear: str) -> None:
+    model = tiny_model()
+    prefix = np.arange(20).reshape(4, 5)
+    pieces = {0: piece(1, 9), 5: piece(2, 4, frames=12), 9: piece(3, 6, prefix=prefix)}
+    single = decoder_of(model, linear=linear)
+    alone = [decode(single, [each])[0] for each in pieces.values()]
+    handles = []
+    with DecodeLoop(SampledDecoder(decoder_of(model, slots=3, linear=linear))) as loop:
+
+        def join(done: int, _: int) -> None:
+            if done in pieces:
+                handles.append(loop.submit(pieces[done]))
+
+        handles.append(loop.submit(pieces[0], progress=join))
+        handles[0].result(60)
+        together = [handle.result(60) for handle in handles]
+    for one, other in zip(alone, together, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_same_seed_same_codes_whatever_else_runs_and_in_whatever_slot() -> None:
+    decoder = decoder_of(tiny_model(), slots=3)
+    first = decode(decoder, [piece(7, 5)])[0]
+    neighbours = [
+        piece(8, 12, sampling=Sampling(seed=8, top_k=0)),
+        piece(9, 3, sampling=Sampling(seed=9, top_k=500, top_p=0.5, guidance=9.0)),
+    ]
+    np.testing.assert_array_equal(first, decode(decoder, [*neighbours, piece(7, 5)])[2])
+    other = piece(7, 5, sampling=drawn(8))
+    assert (decode(decoder, [other])[0] != first).any()

@@ -12,7 +12,8 @@ import pytest
 
 from services import storage
 from services.generation import gpu
-from services.generation.engine_host import DEFAULT_REGISTRY, HostPool, Limits
+from services.generation.engine_host import DEFAULT_REGISTRY, Limits
+from services.generation.engine_pool import HostPool
 from services.generation.errors import OutputError
 from services.generation.gpu import look_for_gpus
 from services.generation.health import Health, check_gpus

@@ -150,6 +150,8 @@ def test_the_engines_are_listed_with_what_keeps_them(rig):
         "channels": 2,
         "shortest_seconds": 1.0,
         "longest_seconds": 600.0,
+        "takes_melody": False,
+        "takes_continuation": False,
         "available": True,
         "why_not": None,
         "is_default": True,

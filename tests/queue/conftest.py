@@ -105,10 +105,16 @@ class Rig:
         return self.worker(**{VARIABLE.removeprefix("DGX_MUSIC_"): point}, **settings)
 
     def submit(
-        self, *prompts: str, client: str | None = None, priority: str = "normal"
+        self,
+        *prompts: str,
+        client: str | None = None,
+        priority: str = "normal",
+        model: str | None = None,
     ) -> list[str]:
         jobs = [
-            self.service.submit(parse_request(prompt=prompt, duration=1), client, priority)
+            self.service.submit(
+                parse_request(prompt=prompt, duration=1, model=model), client, priority
+            )
             for prompt in prompts
         ]
         return [job.job_id for job in jobs]

@@ -3,16 +3,22 @@
 "sleep 0.5" renders for that long. "die 2" ends the process in its first two attempts and succeeds
 then; so do `kill` (as the system does without memory), `segfault`, `raise`, `cancel`, `hang`,
 `noise` (nonsense to the worker) and `poison` (takes the worker with it). "refuse" cannot succeed.
+"deaf 2" is as "sleep 2" without an ear for a stop. "meet 3" waits until three requests are in the
+process at once, which only `choir` can do; it also notes the files that a request names. `slow` is
+a choir that takes a second to load.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +45,10 @@ FACTS = EngineFacts(
     shortest_seconds=1.0,
     longest_seconds=30.0,
 )
-OTHER = EngineFacts(**{**{name: getattr(FACTS, name) for name in FACTS.__slots__}, "name": "other"})
+OTHER = replace(FACTS, name="other")
+CHOIR = replace(FACTS, name="choir", concurrent=3, takes_melody=True, takes_continuation=True)
+SLOW = replace(CHOIR, name="slow")
+SLOW_LOAD_SECONDS = 1.0
 
 
 def note(event: str, seed: int) -> int:
@@ -85,6 +94,11 @@ MISDEEDS: dict[str, Callable[[], object]] = {
 class PuppetEngine:
     def __init__(self, facts: EngineFacts) -> None:
         self.facts = facts
+        self._arrivals = threading.Condition()
+        self._arrived = 0
+        if facts is SLOW:
+            note("loading", 0)
+            time.sleep(SLOW_LOAD_SECONDS)
 
     def render(
         self, requests: Sequence[GenerationParams], progress: Progress, should_stop: ShouldStop
@@ -95,16 +109,21 @@ class PuppetEngine:
         self, params: GenerationParams, progress: Progress, should_stop: ShouldStop
     ) -> Rendered:
         attempt = note("start", params.seed)
+        for name, file in (("melody", params.melody), ("before", params.continue_from)):
+            if file is not None:
+                note(f"{name}-{hashlib.sha256(file.read_bytes()).hexdigest()}", params.seed)
         verb, _, number = params.prompt.partition(" ")
         if verb == "refuse":
             raise InvalidRequestError("The puppet refuses.")
         if verb in MISDEEDS and attempt <= int(number):
             MISDEEDS[verb]()
-        end = time.monotonic() + (float(number) if verb == "sleep" else 0.0)
+        if verb == "meet":
+            self._meet(int(number))
+        end = time.monotonic() + (float(number) if verb in {"sleep", "deaf"} else 0.0)
         while time.monotonic() < end:
             progress("moving", 0.5)
             time.sleep(0.02)
-            if should_stop():
+            if should_stop() and verb != "deaf":
                 note("stopped", params.seed)
                 raise CancelledError("Cancelled.")
         times = np.arange(round(params.duration_seconds * FACTS.sample_rate)) / FACTS.sample_rate
@@ -114,11 +133,18 @@ class PuppetEngine:
             audio=wave[None].astype(np.float32), sample_rate=FACTS.sample_rate, seed=params.seed
         )
 
+    def _meet(self, others: int) -> None:
+        with self._arrivals:
+            self._arrived += 1
+            self._arrivals.notify_all()
+            if not self._arrivals.wait_for(lambda: self._arrived >= others, timeout=20.0):
+                raise InvalidRequestError("Nobody came.")
+
 
 def registry() -> Registry:
     return Registry(
         {
             facts.name: EngineEntry(facts, lambda facts=facts: PuppetEngine(facts), lambda: None)
-            for facts in (FACTS, OTHER)
+            for facts in (FACTS, OTHER, CHOIR, SLOW)
         }
     )

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -34,16 +34,20 @@ PROMPTS = ("sleep 0.3", "sleep 0", "die 1", "raise 1", "kill 1", "sleep 0.1")
 
 @dataclass
 class Chaos:
-    """Two workers with two slots each, and one who means them harm."""
+    """Two workers, and one who means them harm."""
 
     rig: Rig
     dice: random.Random
+    model: str = "puppet"
+    """Of most jobs."""
+    slots: int = 2
+    """Of each worker."""
     counts: Counter[str] = field(default_factory=Counter)
     submitters: list[subprocess.Popen[bytes]] = field(default_factory=list)
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def run(self, seconds: float) -> None:
-        self.workers = [self.rig.worker(concurrency=2) for _ in range(2)]
+        self.workers = [self.rig.worker(self.slots, self.models) for _ in range(2)]
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.submit()
@@ -64,10 +68,16 @@ class Chaos:
         for submitter in self.submitters:
             submitter.communicate()
 
+    @property
+    def models(self) -> str:
+        return ",".join({"puppet": 0, self.model: 0})
+
     def submit(self) -> None:
         prompts = self.dice.choices(PROMPTS, k=3)
         if self.dice.random() < 0.8:
-            requests = [parse_request(prompt=prompt, duration=1) for prompt in prompts]
+            requests = [
+                parse_request(prompt=prompt, duration=1, model=self.model) for prompt in prompts
+            ]
             self.rig.service.submit_batch(requests)
             return
         self.submitters.append(self.rig.program("run_submit.py", *prompts))
@@ -99,7 +109,7 @@ class Chaos:
     def replace(self, place: int) -> None:
         self.workers[place].kill()
         self.workers[place].wait()
-        self.workers[place] = self.rig.begin_worker(concurrency=2)
+        self.workers[place] = self.rig.begin_worker(self.slots, self.models)
 
     def kill_engine(self) -> None:
         worker = self.dice.choice(self.workers)
@@ -134,8 +144,8 @@ def all_jobs(rig: Rig) -> list[Job]:
             return jobs
 
 
-def wreak(rig: Rig, seconds: float, seed: int) -> None:
-    chaos = Chaos(rig, random.Random(seed))
+def wreak(rig: Rig, seconds: float, seed: int, **how: Any) -> None:
+    chaos = Chaos(rig, random.Random(seed), **how)
     chaos.run(seconds)
     began = time.monotonic()
     jobs = all_jobs(rig)
@@ -181,6 +191,11 @@ def test_a_few_seconds_of_chaos_lose_nothing(rig: Rig) -> None:
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_long_chaos_loses_nothing(rig: Rig, seed: int) -> None:
     wreak(rig, float(os.environ.get(SECONDS, "60")) / 3, seed)
+
+
+@pytest.mark.nightly
+def test_long_chaos_with_a_shared_engine_loses_nothing(rig: Rig) -> None:
+    wreak(rig, float(os.environ.get(SECONDS, "60")) / 2, seed=5, model="choir", slots=5)
 
 
 @pytest.mark.nightly

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+import socket
+import subprocess
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from services.generation.engine import GenerationParams
-from services.generation.engine_host import EngineHost, HostPool, Limits
+from services.generation.engine_host import EngineHost, Limits
+from services.generation.engine_pool import HostPool
 from services.generation.errors import CancelledError, EngineError, InvalidRequestError
 from services.generation.takes import Delivery, Order
 
@@ -101,17 +105,23 @@ def test_what_happened_to_a_process_is_said(tmp_path, misdeed, said):
 def test_a_process_ends_with_the_worker_that_started_it(tmp_path):
     host = EngineHost("puppet", SOURCE, LIMITS)
     host.load(never)
-    host._channel.close()
+    host._channel.shutdown(socket.SHUT_RDWR)
     assert host._process.wait(timeout=5) == 0
 
 
 def test_a_process_ends_though_its_worker_left_words_of_it_unread(tmp_path):
-    host = EngineHost("puppet", SOURCE, LIMITS)
-    host._channel.sendall(b'{"do": "load", "model": "puppet"}\n')
-    readable, _, _ = select.select([host._channel], [], [], 20)
+    ours, theirs = socket.socketpair()
+    number = theirs.fileno()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.generation.engine_process", str(number), SOURCE, "1"],
+        pass_fds=[number],
+    )
+    theirs.close()
+    ours.sendall(b'{"do": "load", "id": 1, "model": "puppet"}\n')
+    readable, _, _ = select.select([ours], [], [], 20)
     assert readable
-    host._channel.close()
-    assert host._process.wait(timeout=10) == 0
+    ours.close()
+    assert process.wait(timeout=10) == 0
 
 
 def test_engines_are_kept_while_used_change_places_and_end_when_idle():

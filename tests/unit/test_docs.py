@@ -11,6 +11,7 @@ from services import __version__
 from services.generation import errors
 from services.generation.cli import app
 from services.generation.cli.console import READER_GONE_EXIT_CODE
+from services.generation.cli.gpu import NO_GPU_EXIT_CODE
 
 ROOT = Path(__file__).parents[2]
 PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
@@ -47,7 +48,8 @@ def test_every_exit_code_of_the_errors_is_documented():
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     documented = {int(code) for code in re.findall(r"^\| (\d+) \|", text, re.MULTILINE)}
     classes = [item for item in vars(errors).values() if isinstance(item, type)]
-    codes = {item.exit_code for item in classes} | {0, READER_GONE_EXIT_CODE}
+    own = {0, READER_GONE_EXIT_CODE, NO_GPU_EXIT_CODE}
+    codes = {item.exit_code for item in classes} | own
     assert codes == documented
 
 

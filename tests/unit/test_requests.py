@@ -23,6 +23,8 @@ def test_the_defaults_are_those_of_the_contract():
         "cfg_coef": 3.0,
         "model": None,
         "seed": None,
+        "melody": None,
+        "continue_from": None,
     }
 
 

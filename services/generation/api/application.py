@@ -34,6 +34,7 @@ from services.generation.api.routers import (
     generate,
     health,
     history,
+    inputs,
     jobs,
     models,
     problems,
@@ -54,6 +55,7 @@ THREADS = 8
 
 TAGS = [
     {"name": "generate", "description": "Ask for music."},
+    {"name": "inputs", "description": "Audio files that requests name."},
     {"name": "jobs", "description": "What becomes of it: state, events, cancellation."},
     {"name": "files", "description": "The audio in every format, and its waveform."},
     {"name": "history", "description": "Everything that was ever asked for."},
@@ -91,7 +93,9 @@ def create_app(state: ApiState | None, registry: Registry) -> FastAPI:
     app.state.api = state
     app.state.registry = registry
     app.state.metrics = Metrics()
-    for module in (generate, jobs, events, files, history, prompts, models, queue, health):
+    for module in (
+        generate, inputs, jobs, events, files, history, prompts, models, queue, health,
+    ):  # fmt: skip
         app.include_router(module.router, prefix=PREFIX)
     for module in (problems, docs_page):
         app.include_router(module.router, prefix=PREFIX)

@@ -21,6 +21,7 @@ from services.generation.errors import (
     StorageError,
     StoreAwayError,
     UnknownGenerationError,
+    UnknownInputError,
     UnknownKeyError,
     UnknownPageError,
 )
@@ -107,7 +108,7 @@ TYPES = {
             "unsupported-media-type",
             415,
             "Unsupported media type",
-            "Send JSON, with `Content-Type: application/json`.",
+            "Send JSON, with `Content-Type: application/json`; an input as `audio/wav` or another.",
         ),
         ProblemType(
             "range-not-satisfiable",
@@ -245,11 +246,13 @@ def problem_of(error: DGXMusicError) -> ProblemError:
         return ProblemError("internal-error", INTERNAL_DETAIL)
     text = str(error)
     waits = name in {"queue-full", "unavailable"}
-    is_model = isinstance(error, EngineUnavailableError)
+    field = error.field if isinstance(error, UnknownInputError) else None
+    if isinstance(error, EngineUnavailableError):
+        field = "model"
     return ProblemError(
         name,
         text,
-        errors=[FieldProblem(detail=text, pointer="/model")] if is_model else None,
+        errors=[FieldProblem(detail=text, pointer=f"/{field}")] if field else None,
         headers={"Retry-After": str(RETRY_SECONDS)} if waits else None,
     )
 

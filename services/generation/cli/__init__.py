@@ -20,9 +20,12 @@ from services.generation.cli import (
     doctor,
     files,
     generate,
+    gpu,
+    install,
     keys,
     library,
     serve,
+    trial,
     worker,
 )
 from services.generation.cli.console import note
@@ -46,6 +49,8 @@ app.command("history")(library.history)
 app.command("status")(library.status)
 app.command("serve")(serve.serve)
 app.command("worker")(worker.worker)
+library.models_app.command("install")(install.install)
+library.models_app.command("test")(trial.try_model)
 app.add_typer(library.models_app, name="models")
 app.command("analyze")(audio.analyze)
 app.command("normalize")(audio.normalize)
@@ -54,6 +59,8 @@ app.add_typer(db.app, name="db")
 app.add_typer(files.app, name="files")
 app.add_typer(keys.app, name="keys")
 app.command("doctor")(doctor.doctor)
+app.command("validate-gpu")(gpu.validate_gpu)
+app.command("benchmark")(trial.benchmark)
 
 
 def _show_version(wanted: bool) -> None:

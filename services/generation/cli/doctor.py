@@ -142,13 +142,20 @@ def _gpu() -> Finding:
 def _engines() -> list[Finding]:
     from services.generation.registry import default_registry
 
-    entries = list(default_registry())
-    reasons = [entry.why_unavailable() for entry in entries]
+    here, apart, faulty = [], [], []
+    for entry in default_registry():
+        reason = entry.why_unavailable()
+        name = f"engine {entry.facts.name}"
+        if reason is None:
+            here.append(Finding(name, "ok", entry.facts.description))
+        elif entry.is_installed_apart:
+            apart.append(entry.facts.name)
+        else:
+            faulty.append((name, reason))
     # One engine less is a pity; without any there is no music.
-    bad: Verdict = "fail" if all(reasons) else "warn"
-    return [
-        Finding(f"engine {entry.facts.name}", bad, reason)
-        if reason
-        else Finding(f"engine {entry.facts.name}", "ok", entry.facts.description)
-        for entry, reason in zip(entries, reasons, strict=True)
-    ]
+    bad: Verdict = "warn" if here else "fail"
+    findings = [*here, *(Finding(name, bad, reason) for name, reason in faulty)]
+    if apart:
+        which = f"not here: {', '.join(apart)}; `dgx-music models list` says what each lacks"
+        findings.append(Finding("engines to install", "ok", which))
+    return findings

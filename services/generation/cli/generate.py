@@ -29,6 +29,12 @@ Seed = Annotated[
     typer.Option("--seed", "-s", help=f"0 to {SEED_LIMIT - 1}; the same seed, the same music."),
 ]
 Model = Annotated[str | None, typer.Option("--model", "-m", help="See `dgx-music models list`.")]
+Melody = Annotated[
+    Path | None, typer.Option("--melody", help="Audio file whose melody the music follows.")
+]
+ContinueFrom = Annotated[
+    Path | None, typer.Option("--continue-from", help="Audio file that the music goes on from.")
+]
 Output = Annotated[
     str | None,
     typer.Option(
@@ -58,9 +64,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer.")]
 
 def generate(
     prompt: Prompt,
+    *,
     duration: Duration = None,
     seed: Seed = None,
     model: Model = None,
+    melody: Melody = None,
+    continue_from: ContinueFrom = None,
     output: Output = None,
     force: Force = False,
     temperature: Temperature = None,
@@ -75,10 +84,11 @@ def generate(
     Example: dgx-music generate "deep house with warm pads at 122 BPM in A minor" -d 30 -o loop.wav
     """
     from services.audio import AudioExporter
+    from services.generation.composer.engine import FACTS
     from services.generation.config import load_settings
     from services.generation.models import parse_request
     from services.generation.outfile import STDOUT, Destination
-    from services.generation.registry import default_registry
+    from services.generation.registry import AUTO, default_registry
     from services.generation.service import MusicService
 
     given = {
@@ -92,6 +102,7 @@ def generate(
     destination = Destination.check(output, force=force) if output is not None else None
     settings = load_settings()
     service = MusicService(settings, default_registry())
+    request = service.with_files(request, melody=melody, continue_from=continue_from)
     stop = StopFlag()
     with stop.catching_signals(), progress_bar(shown=not quiet) as progress:
         job = service.make(request, progress, stop)
@@ -103,6 +114,8 @@ def generate(
     if not quiet:
         for line in facts(job):
             note(line)
+        if (request.model or settings.model_name) == AUTO and job.model == FACTS.name:
+            note("No MusicGen weights here: the built-in composer played (./just install-models).")
     if output == STDOUT:
         return
     if as_json:

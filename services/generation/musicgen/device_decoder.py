@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812  (torch's own name for it)
 
 from services.generation.musicgen.layer_weights import read_ends, read_layer, sinusoids
+from services.generation.musicgen.memory_plan import bucket_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,16 +168,21 @@ class DeviceDecoder:
         )
         self._layers = [self._layer(source, index) for index in range(geometry.layers)]
         self._lengths = torch.ones(slots + 1, dtype=torch.int64, device=device)
-        self._attention = attention or choose_attention(2 * slots, geometry, positions, device)
+        self._firsts = [0] * slots
+        self._attention = attention or choose_attention(
+            2 * bucket_of(slots), geometry, positions, device
+        )
 
     @torch.inference_mode()
-    def admit(self, slot: int, states: Tensor) -> int:
+    def admit(self, slot: int, states: Tensor, unconditional: Tensor | None = None) -> int:
         """Begin a sequence; see `StepModel`."""
         states = self._here(states)
         length = states.shape[0]
         if not self.geometry.cross_attention:
-            prefix = torch.stack([states, torch.zeros_like(states)])
-            self._absorb(slot, prefix, 0)
+            if unconditional is None:
+                unconditional = torch.zeros_like(states)
+            self._absorb(slot, torch.stack([states, self._here(unconditional)]), 0)
+            self._firsts[slot] = length
             return length
         if not 1 <= length <= MOST_STATES:
             raise ValueError(f"{length} states do not fit into {MOST_STATES}.")
@@ -193,12 +199,12 @@ class DeviceDecoder:
         return 0
 
     @torch.inference_mode()
-    def prefill(self, slot: int, tokens: Tensor, first: int = 0) -> None:
+    def prefill(self, slot: int, tokens: Tensor) -> None:
         """Take in tokens ahead of the first step; see `StepModel`."""
         tokens = tokens.to(self.device)
         length = tokens.shape[1]
         embedded = F.embedding(tokens + self._book_rows[:, None], self._embeddings).sum(0)
-        self._absorb(slot, embedded.expand(2, length, -1), first)
+        self._absorb(slot, embedded.expand(2, length, -1), self._firsts[slot])
 
     @torch.inference_mode()
     def step(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:

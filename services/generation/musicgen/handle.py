@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from services.generation.musicgen.sequence import Sequence
 
+WORD_SECONDS = 1.0
+"""How long whoever takes a stream of codes waits without a word."""
+
 StepProgress = Callable[[int, int], None]
 """Called after each step with the steps done and the steps in all."""
 
@@ -87,8 +90,19 @@ class DecodeHandle:
             self._raise_if_ended()
             return self._sequence.codes
 
-    def stream(self, frames: int) -> Iterator[NDArray[np.int64]]:
+    @property
+    def prefix_frames(self) -> int:
+        """Frames of the result that were given."""
+        return self._sequence.request.prefix_frames
+
+    def stream(
+        self, frames: int, while_waiting: Callable[[], None] | None = None
+    ) -> Iterator[NDArray[np.int64]]:
         """The codes as they come: `[codebooks, frames]` at a time, and at last what remains.
+
+        Args:
+            frames: of a piece.
+            while_waiting: called every second in which nothing came.
 
         Raises:
             CancelledError: it was cancelled, before or while the codes were taken.
@@ -97,12 +111,18 @@ class DecodeHandle:
         given = 0
         while given < self._sequence.request.frames:
             wanted = min(given + frames, self._sequence.request.frames)
+            while not self._wait_for(wanted):
+                if while_waiting is not None:
+                    while_waiting()
             with self._changed:
-                self._changed.wait_for(partial(self._has, wanted))
                 self._raise_if_ended()
                 codes = self._sequence.codes[:, given:wanted].copy()
             given = wanted
             yield codes
+
+    def _wait_for(self, frames: int) -> bool:
+        with self._changed:
+            return self._changed.wait_for(partial(self._has, frames), WORD_SECONDS)
 
     def _has(self, frames: int) -> bool:
         return self._sequence.state.is_over or self._sequence.frames_ready >= frames

@@ -25,6 +25,9 @@ LinearKind = Literal["fp32", "int8"]
 Rows = Callable[[Tensor], Tensor]
 """float32 `[rows, in]` -> float32 `[rows, out]`."""
 
+INT8_ENGINES = ("fbgemm", "qnnpack")
+"""The libraries of 8-bit layers that will do, the fastest first: one is for x86, one for Arm."""
+
 PACKED_FOR_ROWS = 2
 """Rows that the packed layout is chosen for: the two of a CFG pair."""
 
@@ -70,7 +73,7 @@ def _int8_rows(weight: Tensor) -> Rows:
         warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
         quantised = torch._make_per_channel_quantized_tensor(integers, scales.double(), zeros, 0)
     operators: Any = torch.ops.quantized
-    reduced = not _adds_without_saturation()
+    reduced = not adds_without_saturation()
     with _engine(int8_engine()):
         packed = operators.linear_prepack(quantised, None)
 
@@ -87,7 +90,7 @@ def int8_engine() -> str:
     Raises:
         EngineUnavailableError: it has none.
     """
-    for engine in ("fbgemm", "qnnpack"):
+    for engine in INT8_ENGINES:
         if engine in torch.backends.quantized.supported_engines:
             return engine
     raise EngineUnavailableError(
@@ -95,7 +98,8 @@ def int8_engine() -> str:
     )
 
 
-def _adds_without_saturation() -> bool:
+def adds_without_saturation() -> bool:
+    """Whether 8-bit activations may use their whole range here."""
     # Without VNNI, FBGEMM adds two products in 16 bits, which overflow unless activations have 7.
     return platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_vnni_supported()
 

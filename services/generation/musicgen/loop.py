@@ -75,8 +75,9 @@ class DecodeLoop:
             InvalidRequestError: the model cannot make it.
             EngineError: the loop is closed.
         """
+        check_fits(request, self._model.geometry)
         sequence = Sequence(request, self._pattern, window=self._window, stride=self._stride)
-        self._check(sequence)
+        self._check_room(sequence)
         handle = DecodeHandle(sequence, self._changed, self._measure, progress, should_stop)
         with self._changed:
             if self._is_closed:
@@ -94,11 +95,9 @@ class DecodeLoop:
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _check(self, sequence: Sequence) -> None:
-        geometry = self._model.geometry
-        check_fits(sequence.request, geometry)
+    def _check_room(self, sequence: Sequence) -> None:
         needed = sequence.positions
-        if not geometry.cross_attention:
+        if not self._model.geometry.cross_attention:
             needed += max(len(given.states) for given in sequence.request.conditioning)
         if needed > self._model.positions:
             raise InvalidRequestError(
@@ -107,15 +106,14 @@ class DecodeLoop:
             )
 
     def _measure(self, sequence: Sequence) -> Progress:
-        ahead = 0
-        if not sequence.state.is_over:
-            ahead = self._scheduler.steps_until_end(sequence)
+        is_over = sequence.state.is_over
+        ahead = 0 if is_over else self._scheduler.steps_until_end(sequence)
         return Progress(
             steps_done=sequence.steps_done,
             steps_total=sequence.steps_total,
             frames_ready=sequence.frames_ready,
             steps_ahead=ahead,
-            seconds_left=self._pace.seconds(ahead, sequence),
+            seconds_left=0.0 if is_over else self._pace.seconds(ahead, sequence),
         )
 
     def _run(self) -> None:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 BUCKETS = (1, 2, 4, 8, 16, 32, 64)
 """Slots that a step is made for; a step with fewer requests runs in the next larger bucket."""
 
+
 HOST_RESERVE_BYTES = 12 * 2**30
 """Left to everyone else where a GPU shares the host's memory, as the GB10 does."""
 
@@ -29,6 +30,11 @@ class DeviceMemory:
     free: int
     is_shared: bool
     """Whether it is the host's own memory."""
+
+
+def bucket_of(count: int) -> int:
+    """The smallest bucket for so many requests, 64 at most."""
+    return next(size for size in BUCKETS if size >= count)
 
 
 def weight_bytes(geometry: Geometry, bytes_a_value: int) -> int:

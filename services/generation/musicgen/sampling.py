@@ -38,7 +38,7 @@ class SamplingTensors:
             guidance=torch.tensor([float(r.guidance) for r in requests], device=device),
             temperature=torch.tensor([float(r.temperature) for r in requests], device=device),
             top_k=torch.tensor([r.top_k for r in requests], device=device),
-            top_p=torch.tensor([float(r.top_p) for r in requests], device=device),
+            top_p=torch.tensor([r.top_p for r in requests], dtype=torch.float64, device=device),
             greedy=torch.tensor([r.greedy for r in requests], device=device),
         )
 
@@ -105,7 +105,8 @@ def keep_top_p(scores: Tensor, top_p: Tensor) -> Tensor:
     ascending, order = scores.sort(dim=-1, stable=True)
     below = ascending.softmax(-1).cumsum(-1)
     wanted = torch.where(top_p == 0, torch.ones_like(top_p), top_p)[:, None, None]
-    unlikely = (below <= 1 - wanted) & (wanted < 1)
+    # Rounded after the subtraction, as transformers does.
+    unlikely = (below <= (1 - wanted).float()) & (wanted < 1)
     unlikely[..., -1] = False
     return scores.masked_fill(unlikely.scatter(-1, order, unlikely), -torch.inf)
 

@@ -95,7 +95,9 @@ class SampledDecoder:
         """See `TokenModel.begin`."""
         self._sampling[slot] = sampling
         self._batch = ([], SamplingTensors.of([]))
-        self._first[slot] = self._model.admit(slot, conditioning.states, conditioning.unconditional)
+        given = conditioning.unconditional
+        prefixes = [conditioning.states] if given is None else [conditioning.states, given]
+        self._first[slot] = self._model.admit(slot, *prefixes)
         if opening.shape[1]:
             self._model.prefill(slot, torch.from_numpy(np.ascontiguousarray(opening)))
 

@@ -20,7 +20,7 @@ from services.generation.api.guard.connections import BoundedConnection
 from services.generation.api.guard.headers import SecurityHeaders
 from services.generation.api.guard.hosts import Hosts
 from services.generation.api.guard.logs import AccessLog
-from services.generation.api.guard.rates import Rates
+from services.generation.api.guard.rates import INPUT_PATHS, Rates
 from services.generation.api.guard.request_id import RequestId
 from services.generation.api.guard.scopes import caller_of, request_id_of
 from services.generation.database import storage_errors
@@ -69,9 +69,11 @@ def assemble(
     """
     bound = host or settings.api_host
     questions = CapacityLimiter(QUESTIONS_AT_ONCE)
-    guarded: ASGIApp = Bodies(app, settings.api_max_body_bytes)
+    guarded: ASGIApp = Bodies(app, settings.api_max_body_bytes, settings.input_max_bytes)
     if settings.rate_limit_enabled:
-        guarded = Rates(guarded, questions, settings.rate_limit_per_minute)
+        per_minute = settings.rate_limit_per_minute
+        guarded = Rates(guarded, questions, per_minute)
+        guarded = Rates(guarded, questions, per_minute, INPUT_PATHS, apart="inputs ")
     guarded = Authentication(
         guarded,
         Keys(questions),

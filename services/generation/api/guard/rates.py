@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LIMITED_PATHS = frozenset({f"{PREFIX}/generate", f"{PREFIX}/generate/batch"})
+INPUT_PATHS = frozenset({f"{PREFIX}/inputs"})
 
 
 class DatabaseCounters(Storage, SlidingWindowCounterSupport):
@@ -102,6 +103,7 @@ class Rates:
         limiter: CapacityLimiter,
         per_minute: int,
         paths: Collection[str] = LIMITED_PATHS,
+        apart: str = "",
     ) -> None:
         """Set the limit.
 
@@ -110,11 +112,13 @@ class Rates:
             limiter: how many questions the database is asked at once.
             per_minute: POSTs of one client to all the paths together.
             paths: that are limited.
+            apart: what tells these hits from those of another limit.
         """
         self._app = app
         self._limiter = limiter
         self._item = RateLimitItemPerMinute(per_minute)
         self._paths = frozenset(paths)
+        self._apart = apart
         self._strategy = SlidingWindowCounterRateLimiter(DatabaseCounters(storage.get_session))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,7 +127,7 @@ class Rates:
         if caller is None or caller.is_exempt:
             await self._app(scope, receive, send)
             return
-        count = partial(_count, self._strategy, self._item, caller.name)
+        count = partial(_count, self._strategy, self._item, f"{self._apart}{caller.name}")
         try:
             is_within, stats = await ask_database(self._limiter, count)
         except ProblemError as error:
@@ -159,7 +163,7 @@ class Rates:
         wait = max(1, int(headers["RateLimit-Reset"]))
         return ProblemError(
             "rate-limited",
-            f"More than {self._item.amount} requests for music in a minute; ask again in {wait} s.",
+            f"More than {self._item.amount} such requests in a minute; ask again in {wait} s.",
             headers={**headers, "Retry-After": str(wait)},
         )
 

@@ -31,6 +31,8 @@ class ModelInfo(BaseModel):
     channels: int = Field(examples=[2])
     shortest_seconds: float = Field(examples=[1.0])
     longest_seconds: float = Field(examples=[600.0])
+    takes_melody: bool = Field(description="It can follow the melody of an input.")
+    takes_continuation: bool = Field(description="It can go on from an input.")
     available: bool = Field(description="Jobs for it are accepted.")
     why_not: str | None = Field(description="What is missing; null when it is available.")
     is_default: bool = Field(description="It is used when a request names none.")
@@ -69,6 +71,8 @@ def list_models(api: Api) -> ModelList:
                 channels=facts.channels,
                 shortest_seconds=facts.shortest_seconds,
                 longest_seconds=facts.longest_seconds,
+                takes_melody=facts.takes_melody,
+                takes_continuation=facts.takes_continuation,
                 available=reason is None,
                 why_not=reason,
                 is_default=facts.name == default,

@@ -1,7 +1,7 @@
-"""Compiles step.c with the machine's own compiler, once: `python -m ...musicgen.native.build`.
+"""Compiles step.c with the machine's own compiler: `python -m` this module, at set-up.
 
-The library lies in the virtual environment, or in the user's cache where that cannot be written, and
-is named after what it was made of. It appears whole or not at all, and ends with its own digest: a
+The library lies in the virtual environment, or in the user's cache where that cannot be written.
+Its name says what it was made of. It appears whole or not at all, and ends with its own digest: a
 library that was cut short would end the process that loads it.
 """
 
@@ -53,7 +53,7 @@ def find(places: Sequence[Path]) -> Path | None:
 
 
 def build(places: Sequence[Path]) -> Path:
-    """Compile, into the first of these folders that can be written.
+    """Compile, into the first of these folders that can be written; what was there is replaced.
 
     Raises:
         BuildError: no compiler, one that fails, or no place for what it makes.
@@ -83,8 +83,8 @@ def _compile(made: Path) -> None:
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, timeout=TIME_LIMIT_SECONDS, check=False
         )
-    except (OSError, IndexError) as error:
-        raise BuildError(f"there is no C compiler ({compiler[:1] or 'CC is empty'})") from error
+    except OSError as error:
+        raise BuildError(f"no C compiler ({shlex.join(compiler)}); install gcc") from error
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"{compiler[0]} took more than {TIME_LIMIT_SECONDS} s") from error
     if done.returncode != 0 or not made.exists():

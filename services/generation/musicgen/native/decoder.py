@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from services.generation.errors import CheckpointError
 from services.generation.musicgen.layer_weights import read_ends, read_layer, sinusoids
 from services.generation.musicgen.native.cores import physical_cores
 from services.generation.musicgen.native.library import (
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from services.generation.musicgen.geometry import Geometry
-    from services.generation.musicgen.layer_weights import Norm
     from services.generation.musicgen.weights import WeightSource
 
 _FORMATS = {"int8": Format.INT8, "fp32": Format.FLOAT32}
@@ -114,8 +112,9 @@ class NativeDecoder:
         """How many positions a slot can hold, a prefix included."""
         return self._positions
 
-    def admit(self, slot: int, states: Tensor) -> int:
+    def admit(self, slot: int, states: Tensor, unconditional: Tensor | None = None) -> int:
         """Begin a sequence in a slot, as StepModel says."""
+        assert unconditional is None
         states = states.detach().to(torch.float32).contiguous()
         length = states.shape[0]
         if states.shape != (length, self._geometry.hidden):
@@ -194,66 +193,44 @@ class NativeDecoder:
             raise ValueError(f"slots {list(slots)} at {list(positions)}: out of range.")
 
     def _load(self, source: WeightSource) -> None:
-        geometry, hidden = self._geometry, self._geometry.hidden
+        geometry = self._geometry
         for i in range(geometry.layers):
             layer = read_layer(source, geometry, i)
-            self._matrix(MatrixName.QKV, i, layer.qkv, (3 * hidden, hidden))
-            self._matrix(MatrixName.SELF_OUT, i, layer.out, (hidden, hidden))
-            self._matrix(MatrixName.FC1, i, layer.fc1, (geometry.ffn, hidden))
-            self._matrix(MatrixName.FC2, i, layer.fc2, (hidden, geometry.ffn))
-            self._norm(VectorName.SELF_NORM, i, layer.norm)
-            self._norm(VectorName.LAST_NORM, i, layer.ffn_norm)
-            if layer.cross is not None:
-                self._matrix(MatrixName.CROSS_Q, i, layer.cross.query, (hidden, hidden))
-                self._matrix(MatrixName.CROSS_KV, i, layer.cross.key, (hidden, hidden))
-                self._matrix(MatrixName.CROSS_KV, i, layer.cross.value, (hidden, hidden), hidden)
-                self._matrix(MatrixName.CROSS_OUT, i, layer.cross.out, (hidden, hidden))
-                self._norm(VectorName.CROSS_NORM, i, layer.cross.norm)
+            self._matrix(MatrixName.QKV, layer.qkv, i)
+            self._matrix(MatrixName.SELF_OUT, layer.out, i)
+            self._matrix(MatrixName.FC1, layer.fc1, i)
+            self._matrix(MatrixName.FC2, layer.fc2, i)
+            self._vectors(VectorName.SELF_NORM, layer.norm.weight, layer.norm.bias, i)
+            self._vectors(VectorName.LAST_NORM, layer.ffn_norm.weight, layer.ffn_norm.bias, i)
+            if (cross := layer.cross) is not None:
+                self._matrix(MatrixName.CROSS_Q, cross.query, i)
+                self._matrix(MatrixName.CROSS_KV, cross.key, i)
+                self._matrix(MatrixName.CROSS_KV, cross.value, i, first=geometry.hidden)
+                self._matrix(MatrixName.CROSS_OUT, cross.out, i)
+                self._vectors(VectorName.CROSS_NORM, cross.norm.weight, cross.norm.bias, i)
         ends = read_ends(source, geometry)
-        self._norm(VectorName.FINAL_NORM, 0, ends.norm)
-        self._matrix(
-            MatrixName.HEADS, 0, ends.heads, (geometry.codebooks * geometry.codebook_size, hidden)
-        )
-        rows = geometry.codebooks * (geometry.codebook_size + 1)
-        self._vectors(VectorName.EMBEDDINGS, 0, ends.embeddings, (rows, hidden))
-        table = sinusoids(self._positions, hidden)
-        self._vectors(VectorName.SINUSOIDS, 0, table, (self._positions, hidden))
+        self._vectors(VectorName.FINAL_NORM, ends.norm.weight, ends.norm.bias)
+        self._matrix(MatrixName.HEADS, ends.heads)
+        self._vectors(VectorName.EMBEDDINGS, ends.embeddings)
+        self._vectors(VectorName.SINUSOIDS, sinusoids(self._positions, geometry.hidden))
 
-    def _matrix(
-        self, name: MatrixName, layer: int, data: Tensor, shape: tuple[int, int], first: int = 0
-    ) -> None:
-        data = _plain(data, name.name, shape)
+    def _matrix(self, name: MatrixName, data: Tensor, layer: int = 0, first: int = 0) -> None:
+        """The outputs of a matrix from `first` on."""
+        data = data.contiguous()
         code = self._library.musicgen_matrix(
-            self._model, name, layer, first, shape[0], shape[1], data.data_ptr()
+            self._model, name, layer, first, *data.shape, data.data_ptr()
         )
         assert code == 0
 
-    def _norm(self, name: VectorName, layer: int, norm: Norm) -> None:
-        self._vectors(name, layer, norm.weight, (self._geometry.hidden,), norm.bias)
-
     def _vectors(
-        self,
-        name: VectorName,
-        layer: int,
-        first: Tensor,
-        shape: tuple[int, ...],
-        second: Tensor | None = None,
+        self, name: VectorName, first: Tensor, second: Tensor | None = None, layer: int = 0
     ) -> None:
-        first = _plain(first, name.name, shape)
-        second = first if second is None else _plain(second, name.name, shape)
+        first = first.contiguous()
+        second = first if second is None else second.contiguous()
         code = self._library.musicgen_vectors(
             self._model, name, layer, first.data_ptr(), second.data_ptr()
         )
         assert code == 0
-
-
-def _plain(tensor: Tensor, name: str, shape: tuple[int, ...]) -> Tensor:
-    if tuple(tensor.shape) != shape:
-        raise CheckpointError(
-            f"The decoder's {name} is {list(tensor.shape)} in the checkpoint and "
-            f"{list(shape)} in its configuration. Install the model again."
-        )
-    return tensor.detach().to(torch.float32).contiguous()
 
 
 def _free(native: ctypes.CDLL, model: int, process: int) -> None:

@@ -9,13 +9,14 @@ from ctypes import POINTER, c_char_p, c_int, c_int32, c_size_t, c_void_p
 from enum import IntEnum
 from pathlib import Path
 
+from services.generation.errors import EngineUnavailableError
 from services.generation.musicgen.native.build import BuildError, build, find, folders
 
 
 class Shape(ctypes.Structure):
     """Mirrors `Shape` in step.c."""
 
-    _fields_ = [  # noqa: RUF012
+    _fields_ = [
         (name, c_int32)
         for name in (
             *("layers", "hidden", "heads", "ffn", "codebooks", "codebook_size", "cross_attention"),
@@ -55,7 +56,7 @@ class VectorName(IntEnum):
     SINUSOIDS = 5
 
 
-class NativeUnavailableError(Exception):
+class NativeUnavailableError(EngineUnavailableError):
     """The native step cannot be used on this machine; the message is one line that says why."""
 
 
@@ -82,16 +83,25 @@ def open_library(places: Sequence[Path]) -> ctypes.CDLL:
         NativeUnavailableError: it cannot be built, or not be loaded.
     """
     try:
-        file = find(places) or build(places)
-        library = ctypes.CDLL(str(file))
-        for name, (result, arguments) in _SIGNATURES.items():
-            function = getattr(library, name)
-            function.restype, function.argtypes = result, arguments
+        found = find(places)
+        if found is not None:
+            try:
+                return _load(found)
+            except OSError:
+                pass  # of another machine, whose C library was newer, say
+        return _load(build(places))
     except BuildError as error:
         raise NativeUnavailableError(f"The native step could not be built: {error}.") from error
-    except (OSError, AttributeError) as error:
+    except OSError as error:
         raise NativeUnavailableError(f"The native step could not be loaded: {error}.") from error
-    return library
+
+
+def _load(file: Path) -> ctypes.CDLL:
+    native = ctypes.CDLL(str(file))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(native, name)
+        function.restype, function.argtypes = result, arguments
+    return native
 
 
 @functools.cache

@@ -82,7 +82,6 @@ typedef struct {
 
 typedef struct {
     char *data;
-    size_t bytes;
     int length, capacity;
 } Conditioning;
 
@@ -112,11 +111,12 @@ typedef struct {
                    float *scores, float *out);
 } Kernels;
 
-typedef struct Mapping {
-    struct Mapping *next;
+typedef struct Piece {
+    struct Piece *next;
     void *data;
     size_t bytes;
-} Mapping;
+    int mapped;
+} Piece;
 
 typedef struct Model {
     Shape shape;
@@ -129,7 +129,7 @@ typedef struct Model {
     float *embeddings, *sinusoids;
     char *cache;
     Conditioning *conditioning;
-    Mapping *mappings;
+    Piece *pieces;
 
     /* The rows at work: row r is of place r % places, and conditional while r < places. */
     int places;
@@ -147,20 +147,27 @@ typedef struct Model {
     atomic_int taken;
 } Model;
 
+/* Zeros that live as long as the model. Large pieces take memory only where they are touched. */
 static void *grab(Model *m, size_t bytes, int huge) {
-    Mapping *mapping = malloc(sizeof *mapping);
-    if (!mapping) return NULL;
-    mapping->bytes = bytes + 4096; /* kernels fetch ahead of what they read */
-    mapping->data = mmap(NULL, mapping->bytes, PROT_READ | PROT_WRITE,
-                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (mapping->data == MAP_FAILED) {
-        free(mapping);
+    Piece *piece = calloc(1, sizeof *piece);
+    if (!piece) return NULL;
+    piece->bytes = (bytes + 63) / 64 * 64;
+    piece->mapped = bytes >= 1 << 20;
+    if (piece->mapped) {
+        piece->data =
+            mmap(NULL, piece->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (piece->data == MAP_FAILED) piece->data = NULL;
+        else if (huge) madvise(piece->data, piece->bytes, MADV_HUGEPAGE);
+    } else if ((piece->data = aligned_alloc(64, piece->bytes))) {
+        memset(piece->data, 0, piece->bytes);
+    }
+    if (!piece->data) {
+        free(piece);
         return NULL;
     }
-    if (huge) madvise(mapping->data, mapping->bytes, MADV_HUGEPAGE);
-    mapping->next = m->mappings;
-    m->mappings = mapping;
-    return mapping->data;
+    piece->next = m->pieces;
+    m->pieces = piece;
+    return piece->data;
 }
 
 /* ----------------------------------------------------------------------------------- the threads */
@@ -171,6 +178,11 @@ ALWAYS void pause_a_little(void) {
 #elif defined(__aarch64__)
     __asm__ volatile("yield");
 #endif
+}
+
+/* Some bytes ahead, which may be past the end: no more than a hint. */
+ALWAYS void fetch(const void *at, uintptr_t ahead) {
+    __builtin_prefetch((const void *)((uintptr_t)at + ahead));
 }
 
 static void futex(atomic_uint *word, int operation, unsigned value) {
@@ -567,10 +579,10 @@ EXPORT int musicgen_admit(Model *m, int slot, const float *states, int length) {
     if (length > c->capacity) {
         int capacity = (length + KEYS - 1) / KEYS * KEYS;
         size_t bytes = (size_t)capacity * m->shape.hidden * m->element * 2 * m->shape.layers;
-        char *data = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (data == MAP_FAILED) return -2;
-        if (c->data) munmap(c->data, c->bytes);
-        *c = (Conditioning){data, bytes, 0, capacity};
+        char *data = calloc(1, bytes);
+        if (!data) return -2;
+        free(c->data);
+        *c = (Conditioning){data, 0, capacity};
     }
     if (length > m->longest) {
         for (int i = 0; i < m->shape.threads; i++) {
@@ -670,12 +682,12 @@ EXPORT void musicgen_free(Model *m) {
         barrier(m);
         for (int i = 1; i < m->shape.threads; i++) pthread_join(m->threads[i], NULL);
     }
-    for (int i = 0; m->conditioning && i < m->shape.slots; i++)
-        if (m->conditioning[i].data) munmap(m->conditioning[i].data, m->conditioning[i].bytes);
-    for (Mapping *mapping = m->mappings, *next; mapping; mapping = next) {
-        next = mapping->next;
-        munmap(mapping->data, mapping->bytes);
-        free(mapping);
+    for (int i = 0; m->conditioning && i < m->shape.slots; i++) free(m->conditioning[i].data);
+    for (Piece *piece = m->pieces, *next; piece; piece = next) {
+        next = piece->next;
+        if (piece->mapped) munmap(piece->data, piece->bytes);
+        else free(piece->data);
+        free(piece);
     }
     pthread_mutex_destroy(&m->gate);
     free(m);
@@ -824,7 +836,7 @@ static void read_all(Model *m, int worker) {
             for (size_t w = words * worker / m->shape.threads * 8,
                         end = words * (worker + 1) / m->shape.threads * 8;
                  w < end; w += 8) {
-                __builtin_prefetch(data + w + 256);
+                fetch(data + w, 2048);
                 seen ^= data[w] ^ data[w + 4];
             }
         }
@@ -1028,8 +1040,8 @@ ALWAYS void NAME(tile_int8)(int rows, const char *w, int width, const Inputs *in
         for (int r = 0; r < rows; r++)
             for (int i = 0; i < PARTS; i++) c[r][i] = (vi){0};
         for (int k = start; k < end; k += 4, w += 4 * BLOCK) {
-            __builtin_prefetch(w + 2048);
-            __builtin_prefetch(w + 2112);
+            fetch(w, 2048);
+            fetch(w, 2112);
             WEIGHTS some[PARTS];
             for (int i = 0; i < PARTS; i++) some[i] = NAME(weights)(w + 4 * LANES * i);
             for (int r = 0; r < rows; r++) {
@@ -1063,8 +1075,8 @@ ALWAYS void NAME(tile_float)(int rows, const float *w, int width, const Inputs *
         for (int r = 0; r < rows; r++)
             for (int i = 0; i < PARTS; i++) c[r][i] = (vf){0};
         for (int k = start; k < end; k++, w += BLOCK) {
-            __builtin_prefetch(w + 512);
-            __builtin_prefetch(w + 528);
+            fetch(w, 2048);
+            fetch(w, 2112);
             for (int i = 0; i < PARTS; i++) {
                 vf some = NAME(load)(w + LANES * i);
                 for (int r = 0; r < rows; r++) c[r][i] += some * x[r * in->stride + k];

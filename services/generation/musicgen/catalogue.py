@@ -1,0 +1,219 @@
+"""The published MusicGen models: where each lies, what shape it has, what it needs. No torch.
+
+Revisions are commits of the publisher's repositories, so that what is installed today is what was
+installed when a release was tested.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+from services.generation.engine import EngineFacts
+from services.generation.errors import EngineUnavailableError
+from services.generation.musicgen.geometry import Geometry
+from services.generation.musicgen.memory_plan import BUCKETS
+
+SAMPLE_RATE = 32_000
+"""Hz, of all published models."""
+
+WEIGHTS_LICENCE = "CC-BY-NC-4.0"
+"""SPDX identifier of the licence of the weights, and so of what is made with them."""
+
+LICENCE_SENTENCE = (
+    "The weights of MusicGen are published by Meta under CC-BY-NC-4.0: use them, and what they "
+    "make, for non-commercial purposes only, and name the source."
+)
+
+SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 300.0
+"""What a request may ask for; past 30 s a model continues what it has made so far."""
+
+_VERSION = "1"
+"""Raised when the same request gives other audio than before."""
+
+_TEXT_ENCODER_BYTES = 438_514_176
+_CODEC_BYTES = 236_001_935
+_TEXT_WIDTH = 768
+_CHROMA = 12
+_RUNTIME_BYTES = 450 << 20
+"""A process that has imported torch and transformers, with their buffers."""
+_CACHED_POSITIONS = 1536
+"""Of one request: 30 s, their delay, and a prefix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PublishedModel:
+    """One published checkpoint."""
+
+    name: str
+    """As people say it: musicgen-small."""
+    repository: str
+    """On the Hugging Face hub."""
+    revision: str | None
+    """The commit that is installed; None takes the newest and writes down which that was."""
+    geometry: Geometry
+    description: str
+
+    @property
+    def takes_melody(self) -> bool:
+        """Whether a melody can be given to it."""
+        return not self.geometry.cross_attention
+
+    @property
+    def decoder_parameters(self) -> int:
+        """How many numbers the decoder and the projections into it have."""
+        shape = self.geometry
+        norms = 6 if shape.cross_attention else 4
+        attention = 8 if shape.cross_attention else 4
+        layer = (attention * shape.hidden + 2 * shape.ffn + norms) * shape.hidden
+        tokens = shape.codebooks * (2 * shape.codebook_size + 1) * shape.hidden
+        projection = (_TEXT_WIDTH + 1) * shape.hidden
+        melody = (_CHROMA + 1) * shape.hidden if self.takes_melody else 0
+        return shape.layers * layer + tokens + 2 * shape.hidden + projection + melody
+
+    @property
+    def download_bytes(self) -> int:
+        """Size of the weights as float32; a file in half precision is half of that."""
+        return 4 * self.decoder_parameters + _TEXT_ENCODER_BYTES + _CODEC_BYTES
+
+    def memory_bytes(self, bytes_per_weight: float, requests: int = 1) -> int:
+        """Estimate what a process needs with it.
+
+        Args:
+            bytes_per_weight: of the decoder: 4 for float32, 2 for bfloat16, about 1 for int8.
+            requests: made at once, 30 s each, with keys and values as bfloat16.
+        """
+        shape = self.geometry
+        cached = 2 * 2 * 2 * shape.layers * shape.hidden * _CACHED_POSITIONS
+        weights = round(self.decoder_parameters * bytes_per_weight)
+        parts = _TEXT_ENCODER_BYTES + _CODEC_BYTES
+        return weights + parts + requests * cached + _RUNTIME_BYTES
+
+    @property
+    def facts(self) -> EngineFacts:
+        """What can be said of it as an engine."""
+        revision = "" if self.revision is None else f"+{self.revision[:8]}"
+        return EngineFacts(
+            name=self.name,
+            version=f"{_VERSION}{revision}",
+            description=self.description,
+            output_licence=WEIGHTS_LICENCE,
+            sample_rate=SAMPLE_RATE,
+            channels=self.geometry.channels,
+            shortest_seconds=SHORTEST_SECONDS,
+            longest_seconds=LONGEST_SECONDS,
+            concurrent=BUCKETS[-1],
+            takes_melody=self.takes_melody,
+            takes_continuation=True,
+        )
+
+
+_SIZES = {"small": (24, 1024, 16), "medium": (48, 1536, 24), "large": (48, 2048, 32)}
+
+
+def _model(name: str, size: str, revision: str | None, description: str) -> PublishedModel:
+    layers, hidden, heads = _SIZES[size]
+    channels = 2 if "stereo" in name else 1
+    return PublishedModel(
+        name=name,
+        repository=f"facebook/{name}",
+        revision=revision,
+        description=description,
+        geometry=Geometry(
+            layers=layers,
+            hidden=hidden,
+            heads=heads,
+            ffn=4 * hidden,
+            codebooks=4 * channels,
+            codebook_size=2048,
+            channels=channels,
+            cross_attention="melody" not in name,
+            max_positions=2048,
+        ),
+    )
+
+
+_ALL = (
+    _model(
+        "musicgen-small",
+        "small",
+        "4c8334b02c6ec4e8664a91979669a501ec497792",
+        "MusicGen small (300M): the one for a machine without a GPU.",
+    ),
+    _model(
+        "musicgen-medium",
+        "medium",
+        "d3bd7b00761b78ad7a8a05145ee31e7832e9916c",
+        "MusicGen medium (1.5B).",
+    ),
+    _model(
+        "musicgen-large",
+        "large",
+        "15ccdc92099879e47b6da12c350cdb71d4eab3ca",
+        "MusicGen large (3.3B).",
+    ),
+    _model(
+        "musicgen-stereo-small",
+        "small",
+        "3a110c0092820d470372c880c5ea06ce21a78ddd",
+        "MusicGen small that makes stereo.",
+    ),
+    _model(
+        "musicgen-stereo-medium",
+        "medium",
+        "2747e613fbaadc43b14257224326ef58c5c11b81",
+        "MusicGen medium that makes stereo.",
+    ),
+    _model(
+        "musicgen-stereo-large",
+        "large",
+        "bda8ec330c9c17e09728589eaf678f58f7d2d932",
+        "MusicGen large that makes stereo.",
+    ),
+    _model(
+        "musicgen-melody",
+        "medium",
+        "68d653a95788ec0d2b0abccab22c0b3a200c2d90",
+        "MusicGen medium that follows a melody you give.",
+    ),
+    _model(
+        "musicgen-melody-large",
+        "large",
+        "6fdf8d3d815995108c9bdb5183414ff464b171ac",
+        "MusicGen large that follows a melody you give.",
+    ),
+    _model(
+        "musicgen-stereo-melody",
+        "medium",
+        "022c3bd20a7d77e7c014082f0391bcbcd3940a7a",
+        "MusicGen medium that follows a melody you give and makes stereo.",
+    ),
+    _model(
+        "musicgen-stereo-melody-large",
+        "large",
+        "eea14861e6c29c47aea1055982a217468cd1634d",
+        "MusicGen large that follows a melody you give and makes stereo.",
+    ),
+)
+
+MODELS: Mapping[str, PublishedModel] = MappingProxyType({model.name: model for model in _ALL})
+"""By name, the smallest first of each kind."""
+
+
+def published_model(name: str) -> PublishedModel:
+    """The model of a name; `small` and `facebook/musicgen-small` are understood too.
+
+    Raises:
+        EngineUnavailableError: there is none, with the nearest name.
+    """
+    bare = name.strip().lower().removeprefix("facebook/")
+    for candidate in (bare, f"musicgen-{bare}"):
+        if candidate in MODELS:
+            return MODELS[candidate]
+    short = bare.removeprefix("musicgen-")
+    known = {name.removeprefix("musicgen-"): name for name in MODELS}
+    near = difflib.get_close_matches(short, known, n=1, cutoff=0.5)
+    hint = f"Did you mean {known[near[0]]!r}?" if near else f"There are {', '.join(MODELS)}."
+    raise EngineUnavailableError(f"There is no published MusicGen model {name!r}. {hint}")

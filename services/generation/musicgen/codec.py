@@ -1,0 +1,226 @@
+"""EnCodec in pieces: codes to audio while they are made, and audio to codes.
+
+The decoder is a convolution over the code frames, an LSTM over time, and a stack that makes 640
+samples of a frame. The LSTM's state goes from piece to piece; the stack runs over 100 frames at a
+time with a few neighbours on both sides, whose own samples are thrown away, so that its work stays
+in the processor's cache and the result is that of one pass over all of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from services.generation.errors import CancelledError
+from services.generation.musicgen.codec_layers import CodecLayers, Recurrence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from services.generation.engine import ShouldStop
+    from services.generation.musicgen.checkpoints import Checkpoint
+    from services.generation.musicgen.stored_weights import SafetensorsWeights
+
+CHUNK_FRAMES = 100
+"""Two seconds: as fast as any on a CPU, and short enough to stop at."""
+
+NEIGHBOURS = 2
+"""Frames on each side of a chunk that are read with it.
+
+Its samples depend on one: half a frame by the first upsampling, and less than another half by all
+that follows in the published codec. The second is to spare."""
+
+
+class Codec:
+    """The codec of a checkpoint.
+
+    Codes are int64 `[codebooks, frames]`, in stereo those of left and right in turn. Audio is
+    float32 `[channels, samples]` on the CPU.
+    """
+
+    def __init__(self, layers: CodecLayers, channels: int) -> None:
+        self._layers = layers
+        self.channels = channels
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, weights: SafetensorsWeights) -> Codec:
+        """Read it from a checkpoint, float32.
+
+        Raises:
+            CheckpointError: something is missing, damaged or of another shape.
+        """
+        return cls(CodecLayers.load(checkpoint, weights), checkpoint.geometry.channels)
+
+    def to(self, device: torch.device | str) -> Codec:
+        """The same codec at work on another device."""
+        self._layers.to(torch.device(device))
+        return self
+
+    @property
+    def samples_per_frame(self) -> int:
+        """640 in the published models: 50 frames a second at 32 kHz."""
+        return self._layers.hop
+
+    @torch.inference_mode()
+    def encode(self, audio: Tensor) -> Tensor:
+        """Codes of audio `[channels, samples]` at the codec's rate, as transformers makes them.
+
+        A last frame that is not full is filled up.
+        """
+        if audio.ndim != 2 or audio.shape[0] != self.channels or not audio.shape[1]:
+            raise ValueError(f"Expected {self.channels} channels, got shape {tuple(audio.shape)}.")
+        codes = torch.cat([self._layers.encode(channel[None, None]) for channel in audio])
+        return codes.transpose(0, 1).reshape(-1, codes.shape[2])
+
+    def decode(self, codes: Tensor, should_stop: ShouldStop | None = None) -> Tensor:
+        """Audio of all codes: bit by bit what a stream gives.
+
+        Raises:
+            CancelledError: `should_stop` said so between two chunks.
+        """
+        stream = self.stream()
+        pieces = []
+        for start in range(0, codes.shape[1], CHUNK_FRAMES):
+            _stop_if_told(should_stop)
+            pieces.append(stream.push(codes[:, start : start + CHUNK_FRAMES]))
+        _stop_if_told(should_stop)
+        return torch.cat([*pieces, stream.finish()], dim=1)
+
+    def stream(self, chunk_frames: int = CHUNK_FRAMES) -> CodecStream:
+        """A decode that begins: codes in as they are made, audio out as soon as it is certain."""
+        return CodecStream(self._layers, self.channels, chunk_frames)
+
+    @torch.inference_mode()
+    def decode_batch(
+        self,
+        batch: Sequence[Tensor],
+        should_stop: ShouldStop | None = None,
+        windows_at_once: int = 16,
+    ) -> list[Tensor]:
+        """Audio of several requests of any lengths, together: for a device with room.
+
+        The last bits of a clip may depend on its neighbours, unlike those of `decode`.
+
+        Args:
+            batch: codes of each.
+            should_stop: asked before each group of chunks.
+            windows_at_once: chunks of a channel that go through the stack together.
+
+        Raises:
+            CancelledError: `should_stop` said so.
+        """
+        hop = self._layers.hop
+        rows = [row for codes in batch for row in _per_channel(codes, self._layers, self.channels)]
+        _stop_if_told(should_stop)
+        states = self._layers.recur_all(rows)
+        audio = [torch.empty(row.shape[1] * hop) for row in rows]
+        for windows in _windows([row.shape[1] for row in rows], windows_at_once):
+            _stop_if_told(should_stop)
+            read = torch.stack([states[row][:, low:high] for row, low, high, _, _ in windows])
+            for made, window in zip(self._layers.upsample(read), windows, strict=True):
+                row, low, _, start, end = window
+                audio[row][start * hop : end * hop] = made[(start - low) * hop : (end - low) * hop]
+        channels = self.channels
+        return [torch.stack(audio[at : at + channels]) for at in range(0, len(audio), channels)]
+
+
+class CodecStream:
+    """A clip in the middle of its decode. Not for two threads at once."""
+
+    def __init__(self, layers: CodecLayers, channels: int, chunk_frames: int) -> None:
+        if chunk_frames < 1:
+            raise ValueError(f"A chunk needs at least 1 frame, not {chunk_frames}.")
+        self._layers = layers
+        self._channels = channels
+        self._chunk = chunk_frames
+        self._recurrence = Recurrence(layers, channels)
+        self._states = torch.empty(channels, layers.width, 0, device=layers.device)
+        self._first = 0
+        """The frame that `_states` begins with."""
+        self._done = 0
+        """Frames whose samples have been given out."""
+        self._is_finished = False
+
+    @torch.inference_mode()
+    def push(self, codes: Tensor) -> Tensor:
+        """Take the next codes, int64 `[codebooks, some]`; give the audio that is certain now.
+
+        `[channels, samples]`: whole chunks, often none.
+        """
+        self._require_open()
+        rows = _per_channel(codes, self._layers, self._channels)
+        self._states = torch.cat([self._states, self._recurrence.push(rows)], dim=2)
+        pieces = [torch.empty(self._channels, 0)]
+        while self._done + self._chunk + NEIGHBOURS <= self._known:
+            pieces.append(self._give(self._done + self._chunk))
+        return torch.cat(pieces, dim=1)
+
+    @torch.inference_mode()
+    def finish(self) -> Tensor:
+        """The rest of the audio, `[channels, samples]`; nothing may be pushed afterwards."""
+        self._require_open()
+        self._is_finished = True
+        self._states = torch.cat([self._states, self._recurrence.finish()], dim=2)
+        pieces = [torch.empty(self._channels, 0)]
+        while self._done < self._known:
+            pieces.append(self._give(min(self._known, self._done + self._chunk)))
+        return torch.cat(pieces, dim=1)
+
+    @property
+    def _known(self) -> int:
+        return self._first + self._states.shape[2]
+
+    def _require_open(self) -> None:
+        if self._is_finished:
+            raise ValueError("The stream is finished.")
+
+    def _give(self, end: int) -> Tensor:
+        low, high = max(0, self._done - NEIGHBOURS), min(self._known, end + NEIGHBOURS)
+        window = self._states[:, :, low - self._first : high - self._first]
+        # A channel at a time: the cache of a CPU has room for one.
+        made = torch.cat([self._layers.upsample(row[None]) for row in window])
+        hop = self._layers.hop
+        audio = made[:, (self._done - low) * hop : (end - low) * hop]
+        self._done = end
+        keep = max(0, end - NEIGHBOURS)
+        self._states = self._states[:, :, keep - self._first :]
+        self._first = keep
+        return audio
+
+
+_Window = tuple[int, int, int, int, int]
+"""Row, first and last frame of what is read, first and last frame of what is kept."""
+
+
+def _windows(lengths: Sequence[int], at_once: int) -> list[list[_Window]]:
+    """All chunks of all rows, those of one length together."""
+    by_length: dict[int, list[_Window]] = {}
+    for row, frames in enumerate(lengths):
+        for start in range(0, frames, CHUNK_FRAMES):
+            end = min(frames, start + CHUNK_FRAMES)
+            low, high = max(0, start - NEIGHBOURS), min(frames, end + NEIGHBOURS)
+            by_length.setdefault(high - low, []).append((row, low, high, start, end))
+    return [
+        group[at : at + at_once]
+        for group in by_length.values()
+        for at in range(0, len(group), at_once)
+    ]
+
+
+def _per_channel(codes: Tensor, layers: CodecLayers, channels: int) -> Tensor:
+    """`[codebooks, frames]` to `[channels, codebooks of one, frames]`."""
+    if codes.ndim != 2 or codes.shape[0] != channels * layers.codebooks or not codes.shape[1]:
+        raise ValueError(
+            f"Expected codes [{channels * layers.codebooks}, frames], got {tuple(codes.shape)}."
+        )
+    if not 0 <= int(codes.min()) <= int(codes.max()) < layers.codebook_size:
+        raise ValueError(f"Codes are 0 to {layers.codebook_size - 1}.")
+    return torch.stack([codes[channel::channels] for channel in range(channels)])
+
+
+def _stop_if_told(should_stop: ShouldStop | None) -> None:
+    if should_stop is not None and should_stop():
+        raise CancelledError("The decode was cancelled.")

@@ -1,0 +1,142 @@
+"""The layers of an EnCodec model, cut where a clip can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from services.generation.musicgen.parts import load_codec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import EncodecModel
+
+    from services.generation.musicgen.checkpoints import Checkpoint
+    from services.generation.musicgen.stored_weights import SafetensorsWeights
+
+_Memory = tuple["Tensor", "Tensor"]
+
+BLOCK_FRAMES = 25
+"""What goes through the LSTM at once. Blocks lie where they lie, however the codes arrive, so that
+the same codes are the same audio to the last bit."""
+
+
+class CodecLayers:
+    """transformers' EncodecModel as the steps of a decode in pieces."""
+
+    def __init__(self, model: EncodecModel) -> None:
+        self._model: Any = model
+        layers: list[Any] = list(self._model.decoder.layers)
+        self._first, self._lstm, self._stack = layers[0], layers[1].lstm, layers[2:]
+        self.context = (int(self._first.kernel_size) - 1) // 2
+        """Frames on each side that the first convolution reads."""
+        self.width = int(self._lstm.hidden_size)
+        self.hop = int(self._model.config.hop_length)
+        """Samples a frame."""
+        self.codebooks = int(self._model.config.num_quantizers)
+        """Of one channel."""
+        self.codebook_size = int(self._model.config.codebook_size)
+        self.device: torch.device = self._model.device
+
+    @classmethod
+    def load(cls, checkpoint: Checkpoint, weights: SafetensorsWeights) -> CodecLayers:
+        """Read them from a checkpoint, float32; raises CheckpointError."""
+        return cls(load_codec(checkpoint, weights))
+
+    def to(self, device: torch.device) -> CodecLayers:
+        """The same layers on another device."""
+        self._model.to(device)
+        self.device = device
+        return self
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """Codes `[rows, codebooks, frames]` of audio `[rows, 1, samples]`, on the CPU."""
+        codes: Tensor = self._model.encode(audio.to(self.device)).audio_codes[0]
+        return codes.cpu()
+
+    def embed(self, codes: Tensor) -> Tensor:
+        """Codes `[rows, codebooks, frames]` as sums of vectors, `[rows, size, frames]`."""
+        vectors: Tensor = self._model.quantizer.decode(codes.transpose(0, 1).to(self.device))
+        return vectors
+
+    def mix(self, vectors: Tensor) -> Tensor:
+        """The first convolution: `[rows, size, frames]` to `[rows, width, frames]`."""
+        mixed: Tensor = self._first(vectors)
+        return mixed
+
+    def recur(self, mixed: Tensor, memory: _Memory | None) -> tuple[Tensor, _Memory]:
+        """The LSTM with its shortcut over `[rows, width, frames]`, from a state to a state."""
+        steps = mixed.permute(2, 0, 1)
+        states, memory = self._lstm(steps, memory)
+        return (states + steps).permute(1, 2, 0), memory
+
+    def recur_all(self, codes: Sequence[Tensor]) -> list[Tensor]:
+        """What the stack reads, `[width, frames]` of each `[codebooks, frames]`, of any lengths.
+
+        The LSTM runs once for all: what follows the end of a shorter one does not reach back.
+        """
+        mixed = [self.mix(self.embed(row[None]))[0] for row in codes]
+        longest = max(row.shape[1] for row in mixed)
+        padded = torch.stack(
+            [torch.nn.functional.pad(row, (0, longest - row.shape[1])) for row in mixed]
+        )
+        states, _ = self.recur(padded, None)
+        return [row[:, : own.shape[1]] for row, own in zip(states, mixed, strict=True)]
+
+    def upsample(self, states: Tensor) -> Tensor:
+        """`[rows, width, frames]` to samples `[rows, frames * hop]`, on the CPU."""
+        signal = states
+        for layer in self._stack:
+            signal = layer(signal)
+        return signal[:, 0].float().cpu()
+
+
+class Recurrence:
+    """The first convolution, which looks ahead, and the LSTM, which remembers."""
+
+    def __init__(self, layers: CodecLayers, rows: int) -> None:
+        self._layers = layers
+        self._nothing = torch.empty(rows, layers.width, 0, device=layers.device)
+        self._vectors: Tensor | None = None
+        self._first = 0
+        """The frame that `_vectors` begins with."""
+        self._done = 0
+        """Frames that have been through the LSTM."""
+        self._memory: _Memory | None = None
+
+    def push(self, codes: Tensor) -> Tensor:
+        """Take codes `[rows, codebooks, some]`; give what is certain, `[rows, width, n]`."""
+        vectors = self._layers.embed(codes)
+        if self._vectors is not None:
+            vectors = torch.cat([self._vectors, vectors], dim=2)
+        self._vectors = vectors
+        states = [self._nothing]
+        while self._done + BLOCK_FRAMES + self._layers.context <= self._known:
+            states.append(self._advance(self._done + BLOCK_FRAMES))
+        return torch.cat(states, dim=2)
+
+    def finish(self) -> Tensor:
+        """The states of the last frames, `[rows, width, n]`."""
+        states = [self._nothing]
+        while self._done < self._known:
+            states.append(self._advance(min(self._done + BLOCK_FRAMES, self._known)))
+        return torch.cat(states, dim=2)
+
+    @property
+    def _known(self) -> int:
+        return self._first + (0 if self._vectors is None else self._vectors.shape[2])
+
+    def _advance(self, end: int) -> Tensor:
+        assert self._vectors is not None
+        until = min(self._known, end + self._layers.context)
+        mixed = self._layers.mix(self._vectors[:, :, : until - self._first])
+        mixed = mixed[:, :, self._done - self._first : end - self._first]
+        states, self._memory = self._layers.recur(mixed, self._memory)
+        self._done = end
+        # One more than it reads: at the end of a clip the convolution mirrors as many.
+        keep = max(0, end - self._layers.context - 1)
+        self._vectors = self._vectors[:, :, keep - self._first :]
+        self._first = keep
+        return states

@@ -1,0 +1,162 @@
+"""Audio files that come in over the API, and requests that name them."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+from starlette.testclient import TestClient
+
+from services.generation.api.application import create_app
+from services.generation.api.caller import Caller
+from services.generation.api.guard.bodies import Bodies
+from services.generation.api.server import guarded
+from tests.api.conftest import Api, Served
+from tests.api.test_files import finish
+from tests.api.test_requests import GENERATE, assert_problem
+
+INPUTS = "/api/v1/inputs"
+LIMIT = 100_000
+WAV = {"Content-Type": "audio/wav"}
+
+
+def song(seconds: float = 1.0) -> bytes:
+    file = io.BytesIO()
+    sf.write(file, 0.3 * np.sin(np.arange(round(seconds * 16_000)) * 0.1), 16_000, format="WAV")
+    return file.getvalue()
+
+
+def pieces(data: bytes, size: int = 10_000) -> Iterator[bytes]:
+    """Sent as chunks, so that nobody knows the length before the end."""
+    yield from (data[start : start + size] for start in range(0, len(data), size))
+
+
+@pytest.fixture
+def open_api(make_api: Callable[..., Api], sqlite_url: str) -> Api:
+    """With the guard around it."""
+    api = make_api(sqlite_url, model_name="choir", input_max_bytes=LIMIT, input_max_seconds=2)
+    settings, registry = api.state.settings, api.state.service.registry
+    app = guarded(create_app(api.state, registry), settings, "127.0.0.1")
+    client = TestClient(app, base_url="http://localhost", client=("127.0.0.1", 1))
+    return Api(api.state, api.callers, client)
+
+
+def folder(api: Api) -> Path:
+    return api.state.settings.output_dir
+
+
+def send(api: Api, content: Any, headers: dict[str, str] | None = None) -> Any:
+    return api.client.post(INPUTS, content=content, headers=WAV if headers is None else headers)
+
+
+def test_a_file_is_taken_in_once_and_named_by_requests(open_api: Api) -> None:
+    data = song()
+    digest = hashlib.sha256(data).hexdigest()
+    made = send(open_api, data)
+    assert made.status_code == 201
+    assert made.json() == {
+        "id": digest,
+        "bytes": len(data),
+        "seconds": 1.0,
+        "sample_rate": 16_000,
+        "channels": 1,
+        "container": "WAV",
+    }
+    again = send(open_api, pieces(data), {"Content-Type": "application/octet-stream"})
+    assert (again.status_code, again.json()) == (200, made.json())
+    answer = open_api.client.post(GENERATE, json={"prompt": "sleep 0", "melody": digest})
+    assert answer.status_code == 202
+    assert answer.json()["metadata"]["melody_sha256"] == digest
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "problem"),
+    [
+        (b"la la la", WAV, "invalid-request"),
+        (b"", WAV, "invalid-request"),
+        (song(2.5), WAV, "invalid-request"),
+        (song(), {"Content-Type": "application/json"}, "unsupported-media-type"),
+        (song(), {"Content-Type": "text/plain"}, "unsupported-media-type"),
+        (song(4), WAV, "too-large"),
+        (pieces(song(4)), WAV, "too-large"),
+    ],
+)
+def test_what_is_no_audio_or_too_much_is_refused(
+    open_api: Api, content: Any, headers: dict[str, str], problem: str
+) -> None:
+    said = assert_problem(send(open_api, content, headers), problem)
+    assert ".dgx" not in said["detail"]
+    assert not [path for path in folder(open_api).rglob("*") if path.is_file()]
+
+
+def test_an_audio_file_that_comes_too_slowly_is_given_up() -> None:
+    sent = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+
+    async def never() -> Any:
+        await asyncio.Event().wait()
+
+    async def note(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"content-type", b"audio/wav"), (b"transfer-encoding", b"chunked")]
+    scope = {"type": "http", "method": "POST", "path": INPUTS, "headers": headers}
+    asyncio.run(Bodies(app, 100, 100, upload_seconds=0.01)(scope, never, note))
+    assert sent[0]["status"] == 400
+    assert (b"connection", b"close") in sent[0]["headers"]
+
+
+@pytest.mark.parametrize("field", ["melody", "continue_from"])
+def test_what_a_request_names_has_to_be_there(open_api: Api, field: str) -> None:
+    for reference, pointer in (
+        ("0" * 64, f"/{field}"),
+        ("../secret", f"/{field}"),
+        (7, f"/{field}"),
+    ):
+        answer = open_api.client.post(GENERATE, json={"prompt": "beat", field: reference})
+        said = assert_problem(answer, "invalid-request")
+        assert [one["pointer"] for one in said["errors"]] == [pointer]
+
+
+def test_a_model_that_cannot_use_a_file_names_one_that_can(open_api: Api) -> None:
+    digest = send(open_api, song()).json()["id"]
+    body = {"prompt": "beat", "model": "puppet", "melody": digest}
+    said = assert_problem(open_api.client.post(GENERATE, json=body), "invalid-request")
+    assert "'choir' can" in said["detail"]
+    models = open_api.client.get("/api/v1/models").json()["models"]
+    assert {one["name"]: one["takes_melody"] for one in models}["choir"]
+
+
+def test_a_job_is_gone_on_from_by_its_owner_alone(make_api: Callable[..., Api], sqlite_url: str):
+    api = make_api(sqlite_url, model_name="choir")
+    api.callers.caller = Caller(owner="mine", sees_all=False, name="mine")
+    job_id = api.ask()
+    waits = api.client.post(GENERATE, json={"prompt": "beat", "continue_from": job_id})
+    assert "no audio to work from" in assert_problem(waits, "invalid-request")["detail"]
+    finish(api, job_id)
+    assert api.ask(continue_from=job_id)
+    api.callers.caller = Caller(owner="theirs", sees_all=False, name="theirs")
+    other = api.client.post(GENERATE, json={"prompt": "beat", "continue_from": job_id})
+    none = api.client.post(GENERATE, json={"prompt": "beat", "continue_from": "0" * 64})
+    said = [assert_problem(one, "invalid-request")["detail"] for one in (other, none)]
+    assert said[0].replace(job_id, "") == said[1].replace("0" * 64, "")
+
+
+def test_a_worker_of_a_real_server_makes_it(sqlite_served: Served) -> None:
+    data = song()
+    sent = sqlite_served.client.post("/inputs", content=pieces(data), headers=WAV)
+    assert sent.status_code == 201
+    job = sqlite_served.ask("sleep 0", model="choir", continue_from=sent.json()["id"])
+    done = sqlite_served.until_status(job["job_id"], "completed")
+    assert done["metadata"]["continue_from_sha256"] == hashlib.sha256(data).hexdigest()
+    ledger = [line[1] for line in sqlite_served.rig.ledger()]
+    assert f"before-{hashlib.sha256(data).hexdigest()}" in ledger

@@ -1,0 +1,168 @@
+/* Runs the kernels of step.c on random weights, without Python: under sanitizers, and where there
+ * is only an emulator. Every level is compared with plain C, a full slot with an empty one, and a
+ * prompt that is taken in at once with one that is stepped through. Leaves with the number of
+ * comparisons that failed. */
+#include STEP
+#include <stdio.h>
+
+enum { SLOTS = 3, POSITIONS = 23, LENGTH = 21, PROMPT = 44 };
+
+static uint32_t state;
+
+static float drawn(void) {
+    state = state * 1664525u + 1013904223u;
+    return (float)(state >> 8) / (1 << 23) - 1;
+}
+
+static float *draw(size_t count, float scale) {
+    float *values = malloc(count * sizeof *values);
+    for (size_t i = 0; i < count; i++) values[i] = drawn() * scale;
+    return values;
+}
+
+static void fill(Model *m, int name, int layer, int outputs, int inputs) {
+    float *data = draw((size_t)outputs * inputs, 2 / sqrtf((float)inputs));
+    musicgen_matrix(m, name, layer, 0, outputs, inputs, data);
+    free(data);
+}
+
+static void fill_vectors(Model *m, int name, int layer, size_t count) {
+    float *weight = draw(count, 1), *bias = draw(count, 1);
+    musicgen_vectors(m, name, layer, weight, bias);
+    free(weight);
+    free(bias);
+}
+
+static Model *make(Shape shape, int level, int format, int threads) {
+    shape.level = level;
+    shape.format = format;
+    shape.threads = threads;
+    shape.slots = SLOTS;
+    shape.positions = POSITIONS;
+    Model *m = musicgen_new(&shape, 20);
+    if (!m) exit(99);
+    int hidden = shape.hidden;
+    state = 1;
+    for (int i = 0; i < shape.layers; i++) {
+        fill(m, QKV, i, 3 * hidden, hidden);
+        fill(m, SELF_OUT, i, hidden, hidden);
+        fill(m, FC1, i, shape.ffn, hidden);
+        fill(m, FC2, i, hidden, shape.ffn);
+        fill_vectors(m, SELF_NORM, i, hidden);
+        fill_vectors(m, LAST_NORM, i, hidden);
+        if (!shape.cross_attention) continue;
+        fill(m, CROSS_Q, i, hidden, hidden);
+        fill(m, CROSS_KV, i, 2 * hidden, hidden);
+        fill(m, CROSS_OUT, i, hidden, hidden);
+        fill_vectors(m, CROSS_NORM, i, hidden);
+    }
+    fill_vectors(m, FINAL_NORM, 0, hidden);
+    fill(m, HEADS, 0, shape.codebooks * shape.codebook_size, hidden);
+    fill_vectors(m, EMBEDDINGS, 0, (size_t)shape.codebooks * (shape.codebook_size + 1) * hidden);
+    fill_vectors(m, SINUSOIDS, 0, (size_t)POSITIONS * hidden);
+    return m;
+}
+
+static size_t logits_of(const Model *m) {
+    return (size_t)2 * m->shape.codebooks * m->shape.codebook_size;
+}
+
+static void draw_tokens(const Model *m, int64_t *tokens) {
+    for (int i = 0; i < LENGTH * m->shape.codebooks; i++)
+        tokens[i] = (int64_t)((drawn() + 1) / 2 * (float)m->shape.codebook_size);
+}
+
+static void begin(Model *m, int slot) {
+    float *states = draw((size_t)PROMPT * m->shape.hidden, 1);
+    if (m->shape.cross_attention && musicgen_admit(m, slot, states, PROMPT - slot)) exit(98);
+    free(states);
+}
+
+/* Logits [2][codebooks][size] of the last of LENGTH steps of slot 1; the first ones at once if
+ * `ahead`. */
+static float *last_logits(Model *m, int ahead) {
+    float *logits = malloc(logits_of(m) * sizeof *logits);
+    int64_t *tokens = malloc(LENGTH * m->shape.codebooks * sizeof *tokens);
+    int32_t slots[LENGTH], positions[LENGTH];
+    state = 2;
+    begin(m, 1);
+    draw_tokens(m, tokens);
+    for (int t = 0; t < LENGTH; t++) slots[t] = 1, positions[t] = t;
+    for (int t = 0, some; t < LENGTH - 1; t += some) {
+        some = ahead && LENGTH - 1 - t >= 18 ? 18 : 1;
+        if (musicgen_forward(m, some, slots, positions + t, tokens + t * m->shape.codebooks, NULL,
+                             NULL))
+            exit(97);
+    }
+    int t = LENGTH - 1;
+    musicgen_forward(m, 1, slots, positions + t, tokens + t * m->shape.codebooks, NULL, logits);
+    free(tokens);
+    return logits;
+}
+
+/* The last step again, with neighbours at other positions. */
+static float *with_neighbours(Model *m) {
+    size_t row = logits_of(m) / 2;
+    float *all = malloc(SLOTS * 2 * row * sizeof *all), *own = malloc(2 * row * sizeof *own);
+    int64_t *tokens = malloc(LENGTH * m->shape.codebooks * sizeof *tokens), *three;
+    int32_t slots[] = {2, 0, 1}, positions[] = {0, 3, LENGTH - 1};
+    state = 2;
+    begin(m, 1);
+    draw_tokens(m, tokens);
+    begin(m, 2);
+    begin(m, 0);
+    three = malloc(SLOTS * m->shape.codebooks * sizeof *three);
+    memset(three, 0, SLOTS * m->shape.codebooks * sizeof *three);
+    memcpy(three + 2 * m->shape.codebooks, tokens + (LENGTH - 1) * m->shape.codebooks,
+           m->shape.codebooks * sizeof *three);
+    if (musicgen_forward(m, SLOTS, slots, positions, three, NULL, all)) exit(96);
+    memcpy(own, all + 2 * row, row * sizeof *own);
+    memcpy(own + row, all + 5 * row, row * sizeof *own);
+    free(all);
+    free(tokens);
+    free(three);
+    return own;
+}
+
+static int compare(const char *what, const Model *m, float *got, const float *wanted, float limit) {
+    float apart = 0, most = 0;
+    for (size_t i = 0; i < logits_of(m); i++) {
+        float one = fabsf(got[i] - wanted[i]);
+        apart = !(one <= apart) ? one : apart;
+        most = fabsf(wanted[i]) > most ? fabsf(wanted[i]) : most;
+    }
+    int bad = !(apart <= limit * most) || most == 0;
+    printf("%s %s %s of %d: %.2g\n", bad ? "BAD" : "ok", m->kernels->name, what, m->shape.hidden,
+           apart / most);
+    free(got);
+    return bad;
+}
+
+int main(void) {
+    const Shape shapes[] = {
+        {.layers = 2, .hidden = 64, .heads = 4, .ffn = 256, .codebooks = 4, .codebook_size = 64,
+         .cross_attention = 1},
+        {.layers = 1, .hidden = 160, .heads = 2, .ffn = 288, .codebooks = 2, .codebook_size = 96},
+        {.layers = 1, .hidden = 96, .heads = 2, .ffn = 96, .codebooks = 1, .codebook_size = 32,
+         .cross_attention = 1},
+    };
+    int bad = 0;
+    for (int i = 0; i < 3; i++)
+        for (int format = FLOAT32; format <= INT8; format++) {
+            Model *plain = make(shapes[i], 0, format, 1);
+            float *wanted = last_logits(plain, 0);
+            for (int level = 0; musicgen_level(level); level++) {
+                if (!musicgen_runs(level)) continue;
+                Model *m = make(shapes[i], level, format, 2);
+                float *stepped = last_logits(m, 0);
+                bad += compare(format ? "int8 prefill" : "fp32 prefill", m, last_logits(m, 1), stepped, 0);
+                bad += compare(format ? "int8 neighbours" : "fp32 neighbours", m, with_neighbours(m),
+                               stepped, 0);
+                bad += compare(format ? "int8" : "fp32", m, stepped, wanted, format ? 0.03f : 1e-5f);
+                musicgen_free(m);
+            }
+            free(wanted);
+            musicgen_free(plain);
+        }
+    return bad;
+}

@@ -1,0 +1,113 @@
+"""Engines tried out by themselves: what is sound music, and what a measurement says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+
+from services.generation.engine import (
+    EngineFacts,
+    GenerationParams,
+    Progress,
+    Rendered,
+    ShouldStop,
+    Steps,
+)
+from services.generation.registry import EngineEntry
+from services.generation.trial import faults_of, measure, try_engine
+
+FACTS = EngineFacts(
+    name="tone",
+    version="1",
+    description="A sine.",
+    output_licence="CC0-1.0",
+    sample_rate=8_000,
+    channels=1,
+    shortest_seconds=1.0,
+    longest_seconds=30.0,
+)
+
+
+@dataclass
+class Tone:
+    facts: EngineFacts = FACTS
+    level: float = 0.5
+    steps: Steps | None = None
+
+    def render(
+        self, requests: Sequence[GenerationParams], _progress: Progress, _should_stop: ShouldStop
+    ) -> list[Rendered]:
+        return [
+            Rendered(
+                audio=self.wave(round(one.duration_seconds * 8_000)),
+                sample_rate=8_000,
+                seed=one.seed,
+                steps=self.steps,
+            )
+            for one in requests
+        ]
+
+    def wave(self, samples: int) -> np.ndarray:
+        return (self.level * np.sin(np.arange(samples) * 0.2))[None].astype(np.float32)
+
+
+def made(**changed: object) -> Rendered:
+    audio = Tone().wave(16_000)
+    return replace(Rendered(audio=audio, sample_rate=8_000, seed=1), **changed)
+
+
+def silent(_stage: str, _fraction: float) -> None:
+    """Nobody watches."""
+
+
+def test_sound_music_has_no_faults() -> None:
+    trial = try_engine(EngineEntry(FACTS, Tone, lambda: None), silent)
+    assert trial.problems == ()
+    assert trial.audio_seconds == 2.0
+    assert trial.peak_dbfs == pytest.approx(-6.02, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"audio": np.zeros((1, 16_000), np.float32)}, "silent"),
+        ({"audio": np.full((1, 16_000), np.nan, np.float32)}, "NaN"),
+        ({"audio": np.full((1, 16_000), np.inf, np.float32)}, "infinite"),
+        ({"audio": np.ones((1, 15_999), np.float32)}, "shape"),
+        ({"audio": np.ones((2, 16_000), np.float32)}, "shape"),
+        ({"audio": np.ones((1, 0), np.float32)}, "shape"),
+        ({"audio": np.ones((1, 16_000))}, "float64"),
+        ({"sample_rate": 44_100}, "44100 Hz"),
+    ],
+)
+def test_what_is_wrong_with_audio_is_said(changed: dict[str, object], said: str) -> None:
+    assert said in "; ".join(faults_of(made(**changed), Tone(), 2.0))
+
+
+def test_a_silent_engine_is_found_out() -> None:
+    trial = try_engine(EngineEntry(FACTS, lambda: Tone(level=0.0), lambda: None), silent)
+    assert trial.problems == ("it is silent",)
+    assert trial.peak_dbfs is None
+
+
+def test_a_measurement_counts_the_audio_of_all_requests() -> None:
+    row = measure(Tone(steps=Steps(100, 0.25)), "tone", 2.0, 4)
+    assert row.rtf == pytest.approx(row.wall_seconds / 8.0)
+    assert row.ms_a_step == pytest.approx(2.5)
+    assert row.peak_bytes > 10 * 2**20
+    assert measure(Tone(), "tone", 1.0, 1).ms_a_step is None
+
+
+def test_the_peak_of_a_measurement_is_its_own() -> None:
+    @dataclass
+    class Greedy(Tone):
+        def wave(self, samples: int) -> np.ndarray:
+            np.ones(25_000_000)
+            return super().wave(samples)
+
+    before = measure(Tone(), "tone", 1.0, 1).peak_bytes
+    assert measure(Greedy(), "greedy", 1.0, 1).peak_bytes > before + 150 * 2**20
+    assert measure(Tone(), "tone", 1.0, 1).peak_bytes < before + 100 * 2**20
