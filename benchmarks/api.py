@@ -35,7 +35,7 @@ from benchmarks.queue import TTL, registry
 from services import storage
 from services.generation.config import Settings, load_settings
 from services.generation.errors import JobFinishedError
-from services.generation.memory import keep_few_arenas
+from services.generation.memory import keep_memory_level
 from services.generation.models import GenerationRequest
 from services.generation.service import MusicService
 
@@ -55,7 +55,7 @@ def serve() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     let_many_files_be_open()
-    keep_few_arenas()
+    keep_memory_level()
     settings = load_settings(None)
     worker = Worker(settings, registry(), registry_source="benchmarks.queue:registry")
     run(settings, registry(), host="127.0.0.1", port=0, worker=worker)
@@ -191,6 +191,26 @@ def reads(bench: Bench, ids: list[str], seconds: float) -> None:
         print(f"    {each:.2f} ms of the server's processor time an answer", flush=True)
 
 
+def costs(bench: Bench, ids: list[str], seconds: float) -> None:
+    """What an answer costs the server, which a busy machine changes less than its time."""
+    routes = {
+        "/jobs/{id}": [f"/jobs/{job_id}" for job_id in ids[:25]],
+        "/history": ["/history?page_size=20"],
+        "/queue/stats": ["/queue/stats"],
+        "/health": ["/health"],
+        "/health/live": ["/health/live"],
+    }
+    for name, paths in routes.items():
+        asks = [Ask(name, path) for path in paths]
+        for clients in (1, 16, 100):
+            before = bench.processor()
+            answers = uvloop.run(
+                load(bench.port, asks, clients=clients, seconds=seconds / 5, every=None)
+            )
+            each = 1000 * (bench.processor() - before) / len(answers.all_seconds)
+            print(f"{name:14} {clients:4} clients {each:6.2f} ms an answer", flush=True)
+
+
 def bursts(bench: Bench, _ids: list[str], _seconds: float) -> None:
     before = bench.count()
     body = json.dumps({"prompt": "wait 0 s", "duration": 1}).encode()
@@ -264,7 +284,14 @@ def streams(bench: Bench, ids: list[str], seconds: float) -> None:
     bench.until(lambda: not bench.unfinished())
 
 
-PARTS = {"reads": reads, "idle": idle, "bursts": bursts, "streams": streams, "busy": busy}
+PARTS = {
+    "reads": reads,
+    "costs": costs,
+    "idle": idle,
+    "bursts": bursts,
+    "streams": streams,
+    "busy": busy,
+}
 
 
 def main() -> None:

@@ -7,18 +7,16 @@ lost its job, because it was cancelled or the worker taken for dead, changes not
 from __future__ import annotations
 
 import logging
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services import storage
 from services.generation.dispatch import Dispatch
-from services.generation.drafts import draft_path
+from services.generation.drafts import draft_path, remove_draft
 from services.generation.errors import DGXMusicError, OutputError
 from services.generation.failpoints import reach
 from services.generation.pipeline import Task, task_of
@@ -74,6 +72,7 @@ class Claims:
         self, settings: Settings, queue: QueueManager, worker_id: str, store: FileStore
     ) -> None:
         self._settings = settings
+        self._output_dir = str(settings.output_dir)
         self._queue = queue
         self._worker_id = worker_id
         self._store = store
@@ -140,9 +139,9 @@ class Claims:
         )
         return begun, left
 
-    def draft_path(self, begun: Begun) -> Path:
+    def draft_path(self, begun: Begun) -> str:
         """Where the attempt writes: hidden, its own, in the output folder whatever the store is."""
-        return draft_path(self._settings.output_dir / begun.task.file_path, begun.nonce)
+        return draft_path(f"{self._output_dir}/{begun.task.file_path}", begun.nonce)
 
     def order(self, begun: Begun) -> Order:
         """What the engine is told; the files that the job names are in the attempt's folder.
@@ -238,7 +237,7 @@ class Claims:
 
     def clear_up(self, begun: Begun) -> None:
         """Remove what the attempt wrote, and what it brought and did not publish."""
-        shutil.rmtree(self.draft_path(begun).parent, ignore_errors=True)
+        remove_draft(self.draft_path(begun))
         if begun.token not in self._brought:
             return
         self._brought.discard(begun.token)

@@ -17,8 +17,9 @@ from services.generation.errors import (
 if TYPE_CHECKING:
     from services.generation.config import Settings
 
-LASTING_CACHE_KIB = 2_048
-"""A server or a worker has a dozen connections, and each fills its own cache in the end."""
+LASTING_CACHE_KIB = 512
+"""A server or a worker has a dozen connections. Every write of another empties their caches, and
+what counts rows fills them again as far as they go: memory that would grow with the rows."""
 
 SHORTEST_IDLE_SECONDS = 3.0
 """A busy machine may keep a process waiting for so long within a transaction."""

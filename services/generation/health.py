@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from services import __version__, storage
 from services.generation.errors import DGXMusicError, OutputError
 from services.generation.gpu import GpuReport, look_for_gpus
-from services.generation.liveness import living_workers
+from services.generation.liveness import living_in
 from services.generation.space import places
 from services.generation.store import open_store
 from services.generation.watching import Kept, NoAnswerError, Probe, Value, answer_of
@@ -223,7 +223,7 @@ def look_at_queue(settings: Settings) -> QueueCheck:
     try:
         with storage.get_session(read_only=True) as session:
             waiting = storage.list_waiting(session)
-        living = living_workers(settings.worker_ttl_seconds)
+            living = living_in(session, settings.worker_ttl_seconds)
     except storage.StorageError:
         return _no_queue()
     taking = [worker for worker in living if not worker.draining]

@@ -126,7 +126,7 @@ class Inputs:
         """
         require_floor(self._settings)
         nonce = uuid.uuid4().hex
-        path = draft_path(self._settings.output_dir / INPUTS / "new", nonce)
+        path = Path(draft_path(self._settings.output_dir / INPUTS / "new", nonce))
         _make_folder(path.parent)
         try:
             yield Draft(path, None if is_own else self._settings.input_max_bytes)
@@ -149,7 +149,7 @@ class Inputs:
         if not found.is_new:
             return found
         # The draft has to lie in the folder that the store may take it from.
-        here = draft_path(self._settings.output_dir / name, uuid.uuid4().hex)
+        here = Path(draft_path(self._settings.output_dir / name, uuid.uuid4().hex))
         _make_folder(here.parent)
         try:
             draft.path.replace(here)

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from services.generation.config import Settings
     from services.generation.store import FileStore
 
+Rank = tuple[float, ...]
+
+_STEPS = {"queued": 0, "loading_model": 1, "encoding_prompt": 2, "generating": 3, "saving": 4}
+
 
 @dataclass(frozen=True, slots=True)
 class HistoryPage:
@@ -28,16 +32,19 @@ class HistoryPage:
 
 def job_of(row: storage.Generation, entry: storage.QueueEntry | None, store: FileStore) -> Job:
     """Show a job without its place in the queue, which takes another look at the database."""
-    step, progress = _step(row, entry)
-    return Job(
+    at_work = (None, None) if entry is None else (entry.step, entry.progress)
+    step, progress = _step(row.status, *at_work)
+    metadata = row.get_metadata()
+    # The row was checked when it was written, and lists have a hundred of them.
+    return Job.model_construct(
         job_id=row.id,
         status=row.status,
         prompt=row.prompt,
         model=row.model_name,
         duration_seconds=row.duration_seconds,
-        file=store.shown(row.file_path) if has_file(row) else None,
+        file=store.shown(row.file_path) if has_file(row, metadata) else None,
         file_sha256=row.file_sha256,
-        metadata=row.get_metadata(),
+        metadata=metadata,
         generation_time_seconds=row.generation_time_seconds,
         error_message=row.error_message,
         retry_count=max(0, row.attempts - 1),
@@ -47,6 +54,23 @@ def job_of(row: storage.Generation, entry: storage.QueueEntry | None, store: Fil
         created_at=row.created_at,
         completed_at=row.completed_at,
     )
+
+
+def rank_of(job: Job) -> Rank:
+    """Give what grows with every step of a job: attempts, then what one does."""
+    return _rank(job.status, job.retry_count, job.current_step, job.progress)
+
+
+def rank_of_state(state: storage.JobState) -> Rank:
+    """As `rank_of`, of the same job in short."""
+    step, progress = _step(state.status, state.step, state.progress)
+    return _rank(state.status, max(0, state.attempts - 1), step, progress)
+
+
+def _rank(status: str, retries: int, step: str, progress: float) -> Rank:
+    is_finished = status in storage.FINISHED_STATUSES
+    has_begun = status != storage.GenerationStatus.PENDING
+    return (is_finished, retries, has_begun, _STEPS.get(step, 0), progress)
 
 
 def with_outlook(session: Session, job: Job, entry: storage.QueueEntry, settings: Settings) -> Job:
@@ -74,9 +98,11 @@ def with_outlook(session: Session, job: Job, entry: storage.QueueEntry, settings
     )
 
 
-def _step(row: storage.Generation, entry: storage.QueueEntry | None) -> tuple[str, float]:
-    if row.is_finished:
-        return row.status, 1.0 if row.is_complete else 0.0
-    if entry is not None:
-        return entry.step, entry.progress
-    return ("generating" if row.is_processing else "queued"), 0.0
+def _step(status: str, step: str | None, progress: float | None) -> tuple[str, float]:
+    """Name the step for people; of the queue's entry is None what it does not have."""
+    if status in storage.FINISHED_STATUSES:
+        return status, float(status == storage.GenerationStatus.COMPLETED)
+    if step is not None and progress is not None:
+        return step, progress
+    is_processing = status == storage.GenerationStatus.PROCESSING
+    return ("generating" if is_processing else "queued"), 0.0

@@ -1,21 +1,34 @@
-"""How a process that stays for long uses memory."""
+"""How a process that stays for long uses memory: three settings of mallopt(3), glibc."""
 
 from __future__ import annotations
 
 import ctypes
 
-_M_ARENA_MAX = -8
-"""Of mallopt(3), glibc."""
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 ARENAS = 2
+"""Pools that threads share. With one for each of dozens that take turns, as glibc has it, what a
+thread freed is kept for it alone."""
+
+MAPPED_BYTES = 512 * 1024
+"""From this size on a block is a mapping of its own, and goes back to the system when it is freed.
+
+glibc would raise the bound to the largest block freed so far. A table of Python's that grows is a
+block of megabytes, and is made anew now and then; in the pool each time leaves a hole of its size
+that small blocks then keep from closing.
+"""
+
+KEPT_FREE_BYTES = 1024 * 1024
+"""At the end of a pool; a larger free end goes back to the system."""
 
 
-def keep_few_arenas() -> None:
-    """Have all threads share two pools of memory, before there are threads.
+def keep_memory_level() -> None:
+    """Have what is freed used again or given back; before there are threads.
 
-    glibc gives each thread one of its own, and with dozens of threads that take turns what each of
-    them freed is kept for it alone: the process grows for hours. Nothing happens without glibc.
+    The process would else grow for hours. Nothing happens without glibc.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, ARENAS)
+        mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, KEPT_FREE_BYTES)

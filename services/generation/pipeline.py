@@ -6,15 +6,15 @@ publish it; whatever ends the job early leaves no file and a row that says why.
 
 from __future__ import annotations
 
-import shutil
 import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services import storage
-from services.generation.drafts import draft_path
+from services.generation.drafts import StrPath, draft_path, remove_draft
 from services.generation.engine import GenerationParams
 from services.generation.errors import (
     CancelledError,
@@ -30,7 +30,6 @@ from services.generation.takes import Delivery, Order, Take, make_takes
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from pathlib import Path
 
     from services.generation.engine import Engine, Progress, ShouldStop
     from services.generation.store import FileStore
@@ -48,14 +47,16 @@ class Task:
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Field of `params` -> SHA-256 of the audio file that belongs there."""
 
-    def order(self, path: Path, store: FileStore) -> Order:
+    def order(self, path: StrPath, store: FileStore) -> Order:
         """What its engine is told; the take goes to `path`, and its inputs come from the store.
 
         Raises:
             FileGoneError: an input is not there any more.
             OutputError: the store or the disk says no.
         """
-        files: dict[str, Any] = dict(bring_inputs(self.inputs, store, path.parent))
+        files: dict[str, Any] = {}
+        if self.inputs:
+            files |= bring_inputs(self.inputs, store, Path(path).parent)
         return Order(
             generation_id=self.generation_id,
             created_at=self.created_at,
@@ -138,7 +139,7 @@ def _produce(
         (take,) = make_takes([order], engine, delivery, progress, should_stop)
         published = _publish(task, take, store, token, name)
     finally:
-        shutil.rmtree(path.parent, ignore_errors=True)
+        remove_draft(path)
     if not published:
         clear_quietly(store, task.file_path)
         raise CancelledError("The generation was cancelled while it was being made.")

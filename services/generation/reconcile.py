@@ -7,13 +7,13 @@ project's own; whatever else a person keeps in the store is neither reported nor
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import chain, count
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from services import storage
 from services.audio.inventory import FileCleanup, StoredFile, plan_cleanup
@@ -84,9 +84,16 @@ class Findings:
     orphans: tuple[Orphan, ...]
 
 
-def has_file(row: storage.Generation) -> bool:
-    """Whether the generation is completed and its file is not known to be gone."""
-    return row.is_complete and FILE_MISSING not in row.get_metadata()
+def has_file(row: storage.Generation, metadata: Mapping[str, Any] | None = None) -> bool:
+    """Whether the generation is completed and its file is not known to be gone.
+
+    Args:
+        row: of the generation.
+        metadata: of the row, where it was read already.
+    """
+    if not row.is_complete:
+        return False
+    return FILE_MISSING not in (row.get_metadata() if metadata is None else metadata)
 
 
 def find_orphans(store: FileStore, *, deep: bool = False) -> Findings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import cached_property
@@ -295,10 +295,32 @@ class MusicService:
                 raise UnknownGenerationError(f"There is no job {job_id!r}.")
             return self._shown(session, row)
 
-    def changed(self, since: datetime, also: Sequence[str] = ()) -> list[Job]:
-        """Jobs that were asked for or finished since then, are at work, or have one of the ids."""
+    def find_all(self, job_ids: Sequence[str]) -> dict[str, Job]:
+        """The jobs of exactly those ids; ids without one are left out."""
         with storage_errors(), storage.get_session(read_only=True) as session:
-            return self._list(session, storage.changed_generations(session, since=since, also=also))
+            rows = storage.get_generations(session, job_ids)
+            return {row.id: self._shown(session, row) for row in rows}
+
+    def changed(
+        self,
+        since: datetime,
+        also: Sequence[str],
+        is_news: Callable[[storage.JobState], bool],
+    ) -> tuple[list[storage.JobState], list[Job]]:
+        """Tell which jobs were asked for or finished since then, or are at work.
+
+        Args:
+            since: on the clocks of those who wrote the rows.
+            also: ids of others to tell of.
+            is_news: picks those that are to be shown in full.
+
+        Returns:
+            All of them in short, and those that were picked.
+        """
+        with storage_errors(), storage.get_session(read_only=True) as session:
+            states = storage.changed_states(session, since=since, also=also)
+            news = [state.id for state in states if is_news(state)]
+            return states, self._list(session, storage.get_generations(session, news))
 
     def unfinished(self, owner: str | None = None) -> list[Job]:
         """Jobs that wait or are at work, the newest first, at most a hundred."""

@@ -81,6 +81,20 @@ def require_floor(settings: Settings) -> None:
             )
 
 
+def require_usable(settings: Settings) -> None:
+    """Refuse an output folder that is none, or that this user may not write to.
+
+    Raises:
+        OutputError: it is so.
+    """
+    place, *_ = places(settings)
+    if not nearest(place.folder).is_dir() or not place.is_writable:
+        raise OutputError(
+            f"The output folder {place.folder} cannot be written. Check its rights, or give "
+            f"another one in {place.variable}."
+        )
+
+
 def _place(what: str, folder: Path, variable: str) -> Place:
     is_writable = os.access(nearest(folder), os.W_OK | os.X_OK, effective_ids=True)
     return Place(what, folder, free_bytes(folder), is_writable, variable)

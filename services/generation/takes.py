@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from services.audio import Analysis, Mastered, TakeFacts, WrittenFile
+    from services.generation.drafts import StrPath
     from services.generation.engine import (
         Engine,
         EngineFacts,
@@ -55,14 +56,14 @@ class Order:
     created_at: datetime
     """When it was asked for, with a time zone."""
     params: GenerationParams
-    path: Path
+    path: StrPath
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Take:
     """A finished file, on the disk under the path of its order."""
 
-    path: Path
+    path: StrPath
     bytes: int
     sha256: str
     seconds: float
@@ -171,7 +172,7 @@ def _measure(rendered: Rendered, mastered: Mastered) -> Analysis:
 
 
 def _write(
-    path: Path, mastered: Mastered, sample_rate: int, bit_depth: str, facts: TakeFacts
+    path: StrPath, mastered: Mastered, sample_rate: int, bit_depth: str, facts: TakeFacts
 ) -> WrittenFile:
     from services.audio import write_wav
 

@@ -6,6 +6,7 @@ from services.storage.api_keys import (
     any_api_keys,
     create_api_key,
     find_api_key,
+    keys_in_use,
     list_api_keys,
     revoke_api_key,
     touch_api_key,
@@ -24,7 +25,12 @@ from services.storage.backup import (
     check_database,
     restore_database,
 )
-from services.storage.changes import changed_generations, unfinished_generations
+from services.storage.changes import (
+    JobState,
+    changed_states,
+    get_generations,
+    unfinished_generations,
+)
 from services.storage.client_models import ApiKey, IdempotencyKey, RateCounter
 from services.storage.columns import utc_now
 from services.storage.connection import database_file
@@ -176,6 +182,7 @@ __all__ = [
     "InvalidCursorError",
     "InvalidDatabaseURLError",
     "InvalidSearchError",
+    "JobState",
     "Measurements",
     "MigrationError",
     "MissingDriverError",
@@ -208,7 +215,7 @@ __all__ = [
     "backup_database",
     "beat",
     "cancel_generation",
-    "changed_generations",
+    "changed_states",
     "check_database",
     "claim_generation",
     "cleanup_generations",
@@ -241,6 +248,7 @@ __all__ = [
     "get_database_stats",
     "get_engine",
     "get_generation",
+    "get_generations",
     "get_generations_by_status",
     "get_models",
     "get_most_used_prompts",
@@ -254,6 +262,7 @@ __all__ = [
     "init_db",
     "is_open",
     "jobs_ahead",
+    "keys_in_use",
     "list_api_keys",
     "list_generations",
     "list_prompts",

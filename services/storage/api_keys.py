@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Collection
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import or_, select, update
 
 from services.storage.client_models import ApiKey
-from services.storage.columns import utc_now
+from services.storage.columns import padded, utc_now
 from services.storage.errors import UnknownApiKeyError
 
 if TYPE_CHECKING:
@@ -68,6 +69,12 @@ def find_api_key(session: Session, secret: str) -> ApiKey | None:
     if row is None or not secrets.compare_digest(row.key_sha256, digest):
         return None
     return None if row.revoked_at is not None else row
+
+
+def keys_in_use(session: Session, key_ids: Collection[str]) -> set[str]:
+    """Give those of the ids whose keys were not revoked."""
+    found = select(ApiKey.id).where(ApiKey.id.in_(padded(key_ids)), ApiKey.revoked_at.is_(None))
+    return set(session.scalars(found))
 
 
 def list_api_keys(session: Session) -> list[ApiKey]:

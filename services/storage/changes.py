@@ -3,47 +3,84 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import select
 
+from services.storage.columns import padded
 from services.storage.generations import has_status
-from services.storage.models import Generation
+from services.storage.models import GENERATIONS, Generation
 from services.storage.queue_models import QueueEntry
 from services.storage.schema import GenerationStatus
 
 if TYPE_CHECKING:
+    from sqlalchemy import Table
     from sqlalchemy.orm import Session
 
 
-def changed_generations(
+@dataclass(frozen=True, slots=True)
+class JobState:
+    """How far a generation is, without what it is about."""
+
+    id: str
+    status: str
+    attempts: int
+    created_at: datetime
+    completed_at: datetime | None
+    step: str | None
+    """Of the queue's entry; None where there is none."""
+    progress: float | None
+
+
+_ROWS, _ENTRIES = GENERATIONS.c, cast("Table", QueueEntry.__table__).c
+_STATES = select(
+    _ROWS.id,
+    _ROWS.status,
+    _ROWS.attempts,
+    _ROWS.created_at,
+    _ROWS.completed_at,
+    _ENTRIES.step,
+    _ENTRIES.progress,
+).select_from(GENERATIONS.outerjoin(QueueEntry.__table__))
+
+
+def changed_states(
     session: Session, *, since: datetime, also: Collection[str] = (), limit: int = 1000
-) -> list[Generation]:
-    """Give generations that were asked for or finished since then, or are at work in the queue.
+) -> list[JobState]:
+    """Tell of generations that were asked for or finished since then, or are at work in the queue.
 
     Args:
         session: an open session.
         since: compared with the clocks of those who wrote the rows.
-        also: ids of others to give.
+        also: ids of others to tell of.
         limit: of each kind, the oldest first.
     """
-    found: dict[str, Generation] = {}
-    asked_for = select(Generation).where(Generation.created_at >= since)
-    finished = select(Generation).where(Generation.completed_at >= since)
-    working = select(Generation).join(QueueEntry).where(QueueEntry.worker_id.is_not(None))
+    found: dict[str, JobState] = {}
+    asked_for = _STATES.where(_ROWS.created_at >= since)
+    finished = _STATES.where(_ROWS.completed_at >= since)
     queries = [
-        asked_for.order_by(Generation.created_at).limit(limit),
-        finished.order_by(Generation.completed_at).limit(limit),
-        working,
+        asked_for.order_by(_ROWS.created_at).limit(limit),
+        finished.order_by(_ROWS.completed_at).limit(limit),
+        _STATES.where(_ENTRIES.worker_id.is_not(None)),
     ]
     for query in queries:
-        found |= {row.id: row for row in session.scalars(query)}
+        found |= {row[0]: JobState(*row) for row in session.execute(query)}
     missing = [each for each in also if each not in found]
     if missing:
-        of_those = select(Generation).where(Generation.id.in_(missing))
-        found |= {row.id: row for row in session.scalars(of_those)}
+        of_those = _STATES.where(_ROWS.id.in_(padded(missing)))
+        found |= {row[0]: JobState(*row) for row in session.execute(of_those)}
     return list(found.values())
+
+
+def get_generations(session: Session, generation_ids: Collection[str]) -> list[Generation]:
+    """Give the generations with these ids, in that order; those that are gone are left out."""
+    if not generation_ids:
+        return []
+    query = select(Generation).where(Generation.id.in_(padded(generation_ids)))
+    rows = {row.id: row for row in session.scalars(query)}
+    return [rows[each] for each in generation_ids if each in rows]
 
 
 def unfinished_generations(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,16 @@ def utc_now() -> datetime:
 def as_utc(moment: datetime) -> datetime:
     """Give `moment` in UTC; one without a zone is taken as UTC already."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+
+
+def padded(values: Collection[str]) -> list[str]:
+    """Repeat the last value up to a power of two, for `IN (...)`.
+
+    Each number of values is a statement of its own, and connections keep those they prepared.
+    """
+    given = list(values)
+    size = 1 << max(0, len(given) - 1).bit_length()
+    return given + given[-1:] * (size - len(given))
 
 
 class UtcDateTime(TypeDecorator[datetime]):

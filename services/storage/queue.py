@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, select, tuple_, update
 
-from services.storage.columns import utc_now
+from services.storage.columns import padded, utc_now
 from services.storage.generations import has_status
 from services.storage.models import Generation
 from services.storage.queue_models import QueueEntry
@@ -89,7 +89,7 @@ def get_queue_entry(
 
 def get_queue_entries(session: Session, generation_ids: Sequence[str]) -> dict[str, QueueEntry]:
     """Give the entries of several generations, by id; those without one are left out."""
-    found = select(QueueEntry).where(QueueEntry.generation_id.in_(generation_ids))
+    found = select(QueueEntry).where(QueueEntry.generation_id.in_(padded(generation_ids)))
     return {entry.generation_id: entry for entry in session.scalars(found)}
 
 
@@ -173,7 +173,7 @@ def attempts_still_held(session: Session, tokens: Sequence[str]) -> set[str]:
     """Give those of the tokens under which a row is processing now."""
     held = select(Generation.attempt_token).where(
         Generation.status == GenerationStatus.PROCESSING.value,
-        Generation.attempt_token.in_(tokens),
+        Generation.attempt_token.in_(padded(tokens)),
     )
     return {str(token) for token in session.scalars(held)}
 

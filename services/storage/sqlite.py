@@ -31,6 +31,15 @@ JOURNAL_SIZE_LIMIT = 16 * 1024 * 1024
 """Bytes; a log that one large transaction made longer is cut back to this afterwards. Twice what
 it has between two checkpoints (wal_autocheckpoint, 1000 pages), so that it is rarely cut."""
 
+CONNECTIONS = 15
+"""At most, and as many stay open as were ever needed at once: a new one has to be set up and to
+prepare its statements, and those that come and go leave memory in pieces. The one used last is
+taken first."""
+
+STATEMENTS = 24
+"""That a connection keeps prepared, about 10 KB each; of the 128 that are usual most are rare, and
+a process would grow for hours until every connection has met them all."""
+
 READ_ONLY_OPTION = "dgx_music_read_only"
 MIGRATING_OPTION = "dgx_music_migrating"
 
@@ -96,9 +105,12 @@ def create_sqlite_engine(
         begun_by_driver: let the driver begin a transaction, IMMEDIATE too, at the first statement
             that writes, for a library that sends a BEGIN of its own now and then.
     """
-    options: dict[str, Any] = {"connect_args": {"timeout": busy_timeout_seconds}}
+    options: dict[str, Any] = {
+        "connect_args": {"timeout": busy_timeout_seconds, "cached_statements": STATEMENTS}
+    }
+    options |= {"pool_size": CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
     if file_of(url) is None and not (url.database or "").startswith("file:"):
-        options |= {"pool_size": 1, "max_overflow": 0}
+        options |= {"pool_size": 1}
         options["connect_args"]["check_same_thread"] = False
     engine = create_engine(
         url, poolclass=QueuePool, module=library(), hide_parameters=True, **options

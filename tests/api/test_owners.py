@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from services import storage
+from services.generation.api import feed
 from services.generation.api.application import create_app
+from services.generation.api.routers import events
 from services.generation.api.server import guarded, make_state
 from services.generation.config import Settings
 from tests.api.conftest import Api, Callers
@@ -110,6 +114,24 @@ def test_a_key_opens_what_is_its_own(server: Guarded) -> None:
             server.state.feed.close()
         got = tuple(server.ask(caller, method, path, **options).status_code for caller in CALLERS)
         assert got == statuses, (method, template)
+
+
+def test_a_stream_ends_once_its_key_is_revoked(
+    server: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "KEY_SECONDS", 0.0)
+    monkeypatch.setattr(feed, "HEARTBEAT_SECONDS", 0.0)
+    with ThreadPoolExecutor() as pool:
+        other = pool.submit(server.ask, "other", "GET", "/api/v1/events")
+        mine = pool.submit(server.ask, "owner", "GET", "/api/v1/events")
+        while server.state.feed.listeners < 2 and not mine.done():
+            time.sleep(0.01)
+        with storage.get_session() as session:
+            storage.revoke_api_key(session, "owner")
+        assert mine.result(timeout=20).status_code == 200
+        assert not other.done()
+        server.state.feed.close()
+        assert other.result(timeout=20).status_code == 200
 
 
 def test_nothing_of_another_is_listed(server: Guarded) -> None:

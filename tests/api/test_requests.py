@@ -50,9 +50,10 @@ def test_one_listener_too_many_is_told_so_before_its_stream_begins(
         assert_problem(sqlite_api.client.get(url), "unavailable")
     # The job of a request that would wait is kept all the same, so it is not refused.
     waited = sqlite_api.client.post(
-        GENERATE, json={"prompt": "sleep 0"}, headers={"Prefer": "wait=0"}
+        GENERATE, json={"prompt": "sleep 0"}, headers={"Prefer": "wait=30"}
     )
     assert waited.status_code == 202
+    assert "preference-applied" not in waited.headers
 
 
 def test_a_job_is_accepted_and_found_again(api: Api) -> None:
@@ -345,7 +346,7 @@ def test_a_fault_of_ours_tells_nothing(sqlite_api: Api, monkeypatch: pytest.Monk
     def fail(*_: object) -> None:
         raise ZeroDivisionError("secret")
 
-    monkeypatch.setattr(sqlite_api.state.service, "find", fail)
+    monkeypatch.setattr(sqlite_api.state.service, "find_all", fail)
     answer = sqlite_api.client.get(f"/api/v1/jobs/{uuid.uuid4()}")
     assert_problem(answer, "internal-error")
     assert "secret" not in answer.text

@@ -8,14 +8,18 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import httpx2 as httpx
 import pytest
 
 from services.generation.api.server import listen, url_of
-from services.generation.errors import SettingsError
+from services.generation.api.server import serve as serve_here
+from services.generation.config import Settings
+from services.generation.errors import OutputError, SettingsError
 from services.generation.models import parse_request
+from tests.queue.conftest import load_engines
 
 if TYPE_CHECKING:
     from tests.api.conftest import Served
@@ -200,3 +204,13 @@ def test_any_address_of_the_machine_can_be_taken(host: str) -> None:
 def test_a_foreign_address_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"Cannot listen on 192\.0\.2\.1"):
         listen("192.0.2.1", 0)
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_without_a_worker_an_output_folder_that_is_none_is_told_at_the_start(
+    sqlite_url: str, tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").touch()
+    settings = Settings(DATABASE_URL=sqlite_url, output_dir=tmp_path / place, model_name="puppet")
+    with pytest.raises(OutputError, match=r"file.* cannot be written.*DGX_MUSIC_OUTPUT_DIR"):
+        serve_here(settings, load_engines().registry(), host="127.0.0.1", port=0, worker=None)

@@ -52,7 +52,7 @@ class Shelf:
     def bring(self, data=MUSIC, name=NAME):
         """As an attempt does before its row is locked; the draft and the name it will have."""
         nonce = next(NONCES)
-        draft = draft_path(self.outputs / name, nonce)
+        draft = Path(draft_path(self.outputs / name, nonce))
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(data)
         final = self.store.final_name(name, nonce)
@@ -401,7 +401,7 @@ def test_the_folder_is_the_store_unless_a_bucket_is_named(outputs):
 
 
 def test_old_drafts_go_from_a_folder_that_is_no_store(outputs):
-    old, young = (draft_path(outputs / NAME, nonce) for nonce in ("old", "young"))
+    old, young = (Path(draft_path(outputs / NAME, nonce)) for nonce in ("old", "young"))
     for draft in (old, young):
         draft.parent.mkdir(parents=True)
         draft.write_bytes(MUSIC)

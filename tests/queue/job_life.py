@@ -450,7 +450,7 @@ class JobLife(RuleBasedStateMachine):
             job.shown = ("generating", fraction)
 
     def draft(self, attempt: Attempt) -> Take:
-        path = attempt.claims.draft_path(attempt.begun)
+        path = Path(attempt.claims.draft_path(attempt.begun))
         path.parent.mkdir(parents=True, exist_ok=True)
         content = attempt.begun.token.encode()
         path.write_bytes(content)

@@ -109,7 +109,7 @@ def test_an_upload_whose_job_was_cancelled_meanwhile_is_refused_and_goes(bucket_
     claims = Claims(service.settings, service.queue, "here", service.store)
     begun = claims.begin(Dispatch(job_id, 1))
     assert begun is not None
-    draft = claims.draft_path(begun)
+    draft = Path(claims.draft_path(begun))
     draft.parent.mkdir(parents=True)
     draft.write_bytes(b"music")
     digest = hashlib.sha256(b"music").hexdigest()

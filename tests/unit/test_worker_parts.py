@@ -137,8 +137,8 @@ def test_an_attempt_s_token_is_never_taken_for_that_of_a_dead_process():
 
 def test_drafts_are_hidden_beside_the_take_and_cleared_with_it(tmp_path):
     final = tmp_path / "2026" / "11" / "21" / "abc.wav"
-    mine, another = draft_path(final, "one"), draft_path(final, "two")
-    neighbour = draft_path(final.with_name("abcd.wav"), "one")
+    mine, another = (Path(draft_path(final, nonce)) for nonce in ("one", "two"))
+    neighbour = Path(draft_path(final.with_name("abcd.wav"), "one"))
     for draft in (mine, another, neighbour):
         draft.parent.mkdir(parents=True)
         draft.write_bytes(b"audio")

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from anyio import to_thread
@@ -23,12 +24,15 @@ from services import storage
 from services.generation.api.problems import ProblemError
 from services.generation.api.schemas import JobView
 from services.generation.errors import StorageError
+from services.generation.jobs import rank_of, rank_of_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from services.generation.jobs import Rank
     from services.generation.models import Job
     from services.generation.service import MusicService
+    from services.storage import JobState
 
 log = logging.getLogger(__name__)
 
@@ -56,10 +60,27 @@ class Event:
     """progress, or done."""
     job_id: str
     owner: str | None
-    rank: tuple[float, ...]
+    rank: Rank
     """Grows with every step of a job."""
     wire: bytes
     """As it is sent, with the job as JSON."""
+
+
+class News:
+    """The events after a position, the same object for all who ask from there."""
+
+    def __init__(self, events: list[Event]) -> None:
+        self.events = events
+
+    def wire_of(self, some: list[Event]) -> bytes:
+        """Write all or some of them in one piece; all of them only once."""
+        if len(some) == len(self.events):
+            return self._wire
+        return b"".join(event.wire for event in some)
+
+    @cached_property
+    def _wire(self) -> bytes:
+        return b"".join(event.wire for event in self.events)
 
 
 class Feed:
@@ -70,12 +91,14 @@ class Feed:
         self._epoch = ""
         self._number = 0
         self._events: deque[Event] = deque(maxlen=KEPT_EVENTS)
+        self._asked: tuple[str, News] | None = None
+        """The position last asked for: that of most listeners, until there are more events."""
         self._listeners = 0
         self._changed = asyncio.Event()
         self._closed = asyncio.Event()
         self._ready = asyncio.Event()
         self._watcher: asyncio.Task[None] | None = None
-        self._known: dict[str, tuple[float, ...]] = {}
+        self._known: dict[str, Rank] = {}
         self._since = storage.utc_now()
 
     @property
@@ -102,13 +125,23 @@ class Feed:
         self._closed.set()
         self._wake()
 
+    @property
+    def listeners(self) -> int:
+        """How many listen, or wait for a job."""
+        return self._listeners
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another may listen, or wait for a job."""
+        return self._listeners < MOST_LISTENERS
+
     def require_room(self) -> None:
         """Look whether another may listen, while there is still a status to say no with.
 
         Raises:
             ProblemError: there are too many already.
         """
-        if self._listeners >= MOST_LISTENERS:
+        if not self.has_room:
             raise ProblemError(
                 "unavailable", "Too many event streams are open.", headers={"Retry-After": "10"}
             )
@@ -128,8 +161,16 @@ class Feed:
         """Wait until whatever happens from now on becomes an event; False after that long."""
         return await _is_set(self._ready, seconds)
 
-    def after(self, position: str) -> list[Event] | None:
+    def after(self, position: str) -> News | None:
         """Give the events after that one; None when they are no longer known."""
+        if self._asked is None or self._asked[0] != position:
+            events = self._events_after(position)
+            if events is None:
+                return None
+            self._asked = position, News(events)
+        return self._asked[1]
+
+    def _events_after(self, position: str) -> list[Event] | None:
         epoch, _, text = position.rpartition("-")
         if epoch != self._epoch or not (text.isascii() and text.isdigit() and len(text) < 16):
             return None
@@ -159,9 +200,9 @@ class Feed:
             job = await self._find(job_id)
             while not job.is_finished and not self.is_closed and (left := end - loop.time()) > 0:
                 await _is_set(self._changed, min(left, 1.0))
-                events = self.after(position)
+                news = self.after(position)
                 position = self.position()
-                if events is None or any(each.job_id == job_id for each in events):
+                if news is None or any(each.job_id == job_id for each in news.events):
                     job = await self._find(job_id)
                 elif await is_disconnected():
                     break
@@ -174,6 +215,7 @@ class Feed:
         self._epoch = secrets.token_hex(4)
         self._number = 0
         self._events.clear()
+        self._asked = None
         self._known.clear()
         self._ready.clear()
         self._since = storage.utc_now()
@@ -188,11 +230,11 @@ class Feed:
             elif loop.time() - idle_since > IDLE_SECONDS:
                 return
             try:
-                jobs = await to_thread.run_sync(self._look)
+                states, news = await to_thread.run_sync(self._look)
             except StorageError as error:
                 log.warning("the database does not answer: %s", error)
             else:
-                self._note(jobs)
+                self._note(states, news)
                 self._ready.set()
             if loop.time() - beaten > HEARTBEAT_SECONDS:
                 beaten = loop.time()
@@ -200,31 +242,33 @@ class Feed:
             pause = max(LOOK_SECONDS, self._listeners * LISTENER_SECONDS)
             await _is_set(self._closed, pause)
 
-    def _look(self) -> list[Job]:
+    def _look(self) -> tuple[list[JobState], list[Job]]:
         began = storage.utc_now()
-        jobs = self._service.changed(self._since - _CLOCK_SLACK, list(self._known))
+        at_work = [job_id for job_id, rank in self._known.items() if _is_at_work(rank)]
+        found = self._service.changed(self._since - _CLOCK_SLACK, at_work, self._is_news)
         self._since = began
-        return jobs
+        return found
 
-    def _note(self, jobs: list[Job]) -> None:
-        is_first = not self._ready.is_set()
+    def _is_news(self, state: JobState) -> bool:
+        # Of what there was before the first look nobody is told.
+        return self._ready.is_set() and self._known.get(state.id) != rank_of_state(state)
+
+    def _note(self, states: list[JobState], news: list[Job]) -> None:
         before = self._number
-        for job in jobs:
-            rank = rank_of(job)
-            if self._known.get(job.job_id) == rank:
-                continue
-            self._known[job.job_id] = rank
-            if not is_first:
-                self._add(job, rank)
+        ranks = {state.id: rank_of_state(state) for state in states}
+        for job in news:
+            # It may have gone on since the short look.
+            ranks[job.job_id] = rank_of(job)
+            self._add(job, ranks[job.job_id])
         # What neither is at work nor would be found again by its times needs no second look.
         oldest = self._since - 2 * _CLOCK_SLACK
-        lively = {job.job_id for job in jobs if _is_lively(job, oldest)}
-        self._known = {each: rank for each, rank in self._known.items() if each in lively}
+        self._known = {each.id: ranks[each.id] for each in states if _is_lively(each, oldest)}
         if self._number > before:
             self._wake()
 
-    def _add(self, job: Job, rank: tuple[float, ...]) -> None:
+    def _add(self, job: Job, rank: Rank) -> None:
         self._number += 1
+        self._asked = None
         name = "done" if job.is_finished else "progress"
         data = JobView.of(job).model_dump_json().encode()
         wire = wire_form(self.position(), name, data)
@@ -240,19 +284,15 @@ def wire_form(position: str, name: str, data: bytes) -> bytes:
     return b"id: %b\nevent: %b\ndata: %b\n\n" % (position.encode(), name.encode(), data)
 
 
-def rank_of(job: Job) -> tuple[float, ...]:
-    """Give a number that grows with every step of a job: attempts, then what one does."""
-    begun = job.status != storage.GenerationStatus.PENDING
-    return (job.is_finished, job.retry_count, begun, _STEPS.get(job.current_step, 0), job.progress)
+def _is_at_work(rank: Rank) -> bool:
+    is_finished, _, has_begun, *_ = rank
+    return bool(has_begun and not is_finished)
 
 
-_STEPS = {"queued": 0, "loading_model": 1, "encoding_prompt": 2, "generating": 3, "saving": 4}
-
-
-def _is_lively(job: Job, moment: datetime) -> bool:
-    if job.status == storage.GenerationStatus.PROCESSING:
+def _is_lively(state: JobState, moment: datetime) -> bool:
+    if state.status == storage.GenerationStatus.PROCESSING:
         return True
-    return (job.completed_at or job.created_at) >= moment
+    return (state.completed_at or state.created_at) >= moment
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:

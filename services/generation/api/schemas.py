@@ -201,7 +201,7 @@ class PeaksData(BaseModel):
 class HistoryQuery(BaseModel):
     """Which jobs."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     search: str | None = Field(
         None,

@@ -24,6 +24,7 @@ from services.generation.database import open_database
 from services.generation.errors import SettingsError
 from services.generation.renditions import Renditions
 from services.generation.service import MusicService
+from services.generation.space import require_usable
 from services.generation.worker import SAME_WISH_SECONDS, ending_signals
 
 if TYPE_CHECKING:
@@ -173,10 +174,13 @@ def serve(
 
     Raises:
         SettingsError: the address cannot be had, or needs a key, and there is none.
-        StorageError: the database cannot be used.
+        StorageError, OutputError: the database or the output folder cannot be used.
     """
     state = make_state(settings, registry, worker)
     require_guarded(settings, host)
+    if worker is None:
+        # A worker looks for itself.
+        require_usable(settings)
     listening = listen(host, port)
     app = guarded(create_app(state, registry), settings, host)
     if worker is not None:

@@ -8,15 +8,25 @@ from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
+from services import storage
 from services.generation.api.caller import Caller
+from services.generation.api.reads import SharedReads
+from services.generation.api.snapshots import Snapshots
+from services.generation.database import storage_errors
 from services.generation.health import Health
 
 if TYPE_CHECKING:
     from services.generation.api.feed import Feed
     from services.generation.config import Settings
+    from services.generation.models import Job
     from services.generation.renditions import Renditions
     from services.generation.service import MusicService
     from services.generation.worker import Worker
+
+
+JOB_LANES = 2
+MOST_JOBS = 32
+"""Read together; one of them that waits also takes a count of what waits before it."""
 
 
 @dataclass(slots=True)
@@ -34,10 +44,26 @@ class ApiState:
     started_at: float = field(default_factory=time.monotonic)
     """On the monotonic clock."""
     health: Health = field(init=False)
+    snapshots: Snapshots = field(init=False)
+    jobs: SharedReads[str, Job] = field(init=False)
+    """By id."""
+    keys: SharedReads[str, bool] = field(init=False)
+    """The ids of keys that were not revoked."""
 
     def __post_init__(self) -> None:
-        """Make the checks ready."""
+        """Make the checks, the snapshots and the shared reads ready."""
         self.health = Health(self.settings, self.service.registry)
+        self.snapshots = Snapshots(self.feed)
+        self.keys = SharedReads(_keys_in_use, lanes=1, most=MOST_JOBS)
+        self.jobs = SharedReads(self._find_jobs, lanes=JOB_LANES, most=MOST_JOBS)
+
+    def _find_jobs(self, job_ids: list[str]) -> dict[str, Job]:
+        return self.service.find_all(job_ids)
+
+
+def _keys_in_use(key_ids: list[str]) -> dict[str, bool]:
+    with storage_errors(), storage.get_session(read_only=True) as session:
+        return dict.fromkeys(storage.keys_in_use(session, key_ids), True)
 
 
 # Asynchronous, though they wait for nothing: a plain function would each time go to a thread.

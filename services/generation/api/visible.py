@@ -18,7 +18,11 @@ def visible_job(api: ApiState, caller: Caller, job_id: str) -> Job:
     Raises:
         UnknownGenerationError: there is none, or it is another's: which of both is not told.
     """
-    job = api.service.find(job_id)
-    if not caller.may_see(job.owner):
+    return require_visible(api.service.find(job_id), caller, job_id)
+
+
+def require_visible(job: Job | None, caller: Caller, job_id: str) -> Job:
+    """Give the job if there is one that the caller may see; raises as `visible_job`."""
+    if job is None or not caller.may_see(job.owner):
         raise UnknownGenerationError(f"There is no job {job_id!r}.")
     return job

@@ -38,11 +38,11 @@ def serve(
     from services.generation.api.server import serve as run
     from services.generation.config import load_settings
     from services.generation.logs import configure_logging, wants_json
-    from services.generation.memory import keep_few_arenas
+    from services.generation.memory import keep_memory_level
     from services.generation.registry import default_registry
     from services.generation.worker import Worker
 
-    keep_few_arenas()
+    keep_memory_level()
     settings = load_settings()
     as_json = wants_json(settings, sys.stderr)
     configure_logging(settings, as_json=as_json)

@@ -29,11 +29,11 @@ def worker(concurrency: Concurrency = None, models: Models = None) -> None:
     """
     from services.generation.config import load_settings
     from services.generation.logs import configure_logging
-    from services.generation.memory import keep_few_arenas
+    from services.generation.memory import keep_memory_level
     from services.generation.registry import default_registry
     from services.generation.worker import Worker, run_worker
 
-    keep_few_arenas()
+    keep_memory_level()
     settings = load_settings()
     configure_logging(settings, as_json=settings.log_format == "json")
     names = [name.strip() for name in models.split(",")] if models else None

@@ -22,7 +22,7 @@ from dotenv import dotenv_values
 
 from services.audio.inventory import StoredFile, listed_file
 from services.generation.config import ENV_FILE
-from services.generation.drafts import clear_drafts
+from services.generation.drafts import StrPath, clear_drafts
 from services.generation.errors import OutputError, SettingsError, StoreAwayError
 from services.generation.store.cache import CACHE_FOLDER, FileCache
 from services.generation.store.interface import FileStat, Holding, nobody_else
@@ -91,7 +91,7 @@ class BucketStore:
         path = PurePosixPath(name)
         return f"{path.with_suffix('')}/{nonce}/{path.name}"
 
-    def bring(self, draft: Path, final_name: str, sha256: str) -> None:
+    def bring(self, draft: StrPath, final_name: str, sha256: str) -> None:
         """Upload a draft in one request, which a server takes whole or not at all.
 
         One request, not a multipart upload: of a process that is killed no parts stay. The digest
@@ -100,7 +100,7 @@ class BucketStore:
         key = checked_name(final_name)
         about: Any = {"Content-Type": "audio/wav", _DIGEST: sha256}
         try:
-            data = draft.read_bytes()
+            data = Path(draft).read_bytes()
         except OSError as error:
             raise OutputError(f"Could not read {draft}: {error.strerror}.") from error
         try:
@@ -109,7 +109,7 @@ class BucketStore:
         except FileNotFoundError:
             raise self._no_bucket() from None
 
-    def publish(self, draft: Path, final_name: str) -> None:
+    def publish(self, draft: StrPath, final_name: str) -> None:
         """Do nothing: the row's new name is all there is to it."""
 
     def withdraw(self, final_name: str) -> None:

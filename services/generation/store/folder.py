@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from services.audio.files import AudioFileManager
 from services.audio.inventory import StoredFile, scan
-from services.generation.drafts import clear_files, give_name
+from services.generation.drafts import StrPath, clear_files, give_name
 from services.generation.errors import OutputError
 from services.generation.store.interface import FileStat, Holding, nobody_else
-
-if TYPE_CHECKING:
-    import os
 
 _PIECE = 256 * 1024
 
@@ -25,6 +22,7 @@ class FolderStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._root = str(folder)
         self._files = AudioFileManager(folder)
 
     @property
@@ -34,7 +32,7 @@ class FolderStore:
 
     def shown(self, name: str) -> str:
         """The path of a file."""
-        return str(self._folder / name)
+        return f"{self._root}/{name}"
 
     def check(self) -> None:
         """Raise an OutputError when the folder is not there."""
@@ -48,12 +46,12 @@ class FolderStore:
         """The row's own name: a rename replaces what an attempt before left."""
         return name
 
-    def bring(self, draft: Path, final_name: str, sha256: str) -> None:
+    def bring(self, draft: StrPath, final_name: str, sha256: str) -> None:
         """Do nothing: the draft lies beside the take to be."""
 
-    def publish(self, draft: Path, final_name: str) -> None:
+    def publish(self, draft: StrPath, final_name: str) -> None:
         """Rename the draft durably."""
-        final = self._folder / final_name
+        final = f"{self._root}/{final_name}"
         try:
             give_name(draft, final)
         except OSError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from services.audio.inventory import StoredFile
+    from services.generation.drafts import StrPath
 
 Holding = Callable[[], AbstractContextManager[bool]]
 """A block in which the row is locked, and whether the caller still holds it."""
@@ -70,11 +71,11 @@ class FileStore(Protocol):
         """
         ...
 
-    def bring(self, draft: Path, final_name: str, sha256: str) -> None:
+    def bring(self, draft: StrPath, final_name: str, sha256: str) -> None:
         """Take a finished draft to the store, whole or not at all; its row is not locked."""
         ...
 
-    def publish(self, draft: Path, final_name: str) -> None:
+    def publish(self, draft: StrPath, final_name: str) -> None:
         """Have the file under its name; done already is as good. Its row is locked meanwhile."""
         ...
 

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import partial
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 from anyio import to_thread
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
-from services.generation.api.feed import HEARTBEAT_SECONDS, rank_of, wire_form
+from services.generation.api.feed import HEARTBEAT_SECONDS, wire_form
 from services.generation.api.problems import documented
 from services.generation.api.routers.jobs import PROBLEMS, JobId
 from services.generation.api.schemas import JobView
+from services.generation.api.snapshots import Snapshot, View
 from services.generation.api.state import Api, ApiState, Calling
 from services.generation.api.visible import visible_job
+from services.generation.errors import StorageError
+from services.generation.jobs import rank_of
 
 if TYPE_CHECKING:
+    from services.generation.api.caller import Caller
     from services.generation.api.feed import Event
+    from services.generation.jobs import Rank
 
 router = APIRouter(tags=["jobs"])
 
@@ -43,16 +49,30 @@ _FINISHED: dict[int | str, dict[str, Any]] = {
 }
 
 
+KEY_SECONDS = 5.0
+"""How long a stream goes on without another look whether its key was revoked."""
+
 STILL_HERE = b": still here\n\n"
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
-    """The state of now, for a listener that does not know what came before."""
+class Permit:
+    """Whether a stream may go on: its key opened it, and may have been revoked since."""
 
-    data: bytes
-    ranks: dict[str, tuple[float, ...]]
-    is_over: bool = False
+    def __init__(self, api: ApiState, caller: Caller) -> None:
+        """Take it that the key is good now."""
+        self._keys = api.keys
+        self._owner = caller.owner
+        self._looked_at = monotonic()
+
+    async def holds(self) -> bool:
+        """Look again if that is due; a database that is away ends no stream."""
+        if self._owner is None or monotonic() - self._looked_at < KEY_SECONDS:
+            return True
+        self._looked_at = monotonic()
+        try:
+            return await self._keys.get(self._owner) is not None
+        except StorageError:
+            return True
 
 
 class EventStream(StreamingResponse):
@@ -74,18 +94,21 @@ async def job_events(
     job = await to_thread.run_sync(visible_job, api, caller, job_id)
     api.feed.require_room()
     if job.is_finished and last_event_id is not None:
-        events = api.feed.after(last_event_id)
-        if events is not None and not any(event.job_id == job_id for event in events):
+        news = api.feed.after(last_event_id)
+        if news is not None and not any(event.job_id == job_id for event in news.events):
             return Response(status_code=204)
 
-    def snapshot() -> Snapshot:
+    def look() -> View:
         job = api.service.find(job_id)
         data = JobView.of(job).model_dump_json().encode()
-        return Snapshot(data, {job_id: rank_of(job)}, is_over=job.is_finished)
+        return View(data, {job_id: rank_of(job)}, is_over=job.is_finished)
 
-    return _respond(
-        _stream(api, last_event_id, snapshot, lambda event: event.job_id == job_id, one_job=True)
-    )
+    def concerns(event: Event) -> bool:
+        return event.job_id == job_id
+
+    snapshot = partial(api.snapshots.get, f"job {job_id}", look)
+    permit = Permit(api, caller)
+    return _respond(_stream(api, permit, last_event_id, snapshot, concerns, one_job=True))
 
 
 @router.get(
@@ -98,15 +121,18 @@ async def all_events(api: Api, caller: Calling, last_event_id: LastEventId = Non
     """One stream for a page with many jobs; its `snapshot` lists the jobs that are not finished."""
     api.feed.require_room()
 
-    def snapshot() -> Snapshot:
+    def look() -> View:
         jobs = api.service.unfinished(caller.only_owner)
         shown = [JobView.of(job).model_dump(mode="json") for job in jobs]
         data = json.dumps({"jobs": shown}, ensure_ascii=False).encode()
-        return Snapshot(data, {job.job_id: rank_of(job) for job in jobs})
+        return View(data, {job.job_id: rank_of(job) for job in jobs})
 
-    return _respond(
-        _stream(api, last_event_id, snapshot, lambda event: caller.may_see(event.owner))
-    )
+    def concerns(event: Event) -> bool:
+        return caller.may_see(event.owner)
+
+    name = "everybody's" if caller.sees_all else f"jobs of {caller.owner}"
+    snapshot = partial(api.snapshots.get, name, look)
+    return _respond(_stream(api, Permit(api, caller), last_event_id, snapshot, concerns))
 
 
 def _respond(stream: AsyncIterator[bytes]) -> Response:
@@ -116,8 +142,9 @@ def _respond(stream: AsyncIterator[bytes]) -> Response:
 
 async def _stream(
     api: ApiState,
+    permit: Permit,
     last_event_id: str | None,
-    snapshot: Callable[[], Snapshot],
+    snapshot: Callable[[], Awaitable[Snapshot]],
     concerns: Callable[[Event], bool],
     *,
     one_job: bool = False,
@@ -126,24 +153,24 @@ async def _stream(
     with feed.listening():
         yield f"retry: {RECONNECT_MILLISECONDS}\n\n".encode()
         position = last_event_id or ""
-        sent: dict[str, tuple[float, ...]] = {}
+        sent: dict[str, Rank] = {}
         while not feed.is_closed and not await feed.ready(HEARTBEAT_SECONDS):
             yield STILL_HERE
-        while not feed.is_closed:
+        while not feed.is_closed and await permit.holds():
             news = feed.after(position)
             position = feed.position()
             if news is None:
-                now = await to_thread.run_sync(snapshot)
-                sent = now.ranks
-                yield wire_form(position, "snapshot", now.data)
-                if now.is_over:
-                    yield wire_form(position, "done", now.data)
+                now = await snapshot()
+                position, sent = now.position, dict(now.view.ranks)
+                yield now.wire
+                if now.view.is_over:
+                    yield wire_form(position, "done", now.view.data)
                     return
                 continue
-            ahead = _forward([event for event in news if concerns(event)], sent)
+            ahead = _forward([event for event in news.events if concerns(event)], sent)
             if ahead:
                 # In one piece: sending costs by the piece, and a thousand may listen.
-                yield b"".join(event.wire for event in ahead)
+                yield news.wire_of(ahead)
             if one_job and any(event.name == "done" for event in ahead):
                 return
             if feed.position() == position:
@@ -152,7 +179,7 @@ async def _stream(
                     yield STILL_HERE
 
 
-def _forward(events: Iterable[Event], sent: dict[str, tuple[float, ...]]) -> list[Event]:
+def _forward(events: Iterable[Event], sent: dict[str, Rank]) -> list[Event]:
     """Leave out what was seen already: a snapshot may be newer than the events that follow it."""
     ahead = []
     for event in events:

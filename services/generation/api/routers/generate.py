@@ -101,7 +101,8 @@ async def create_job(
 
     view = await to_thread.run_sync(submit)
     seconds = _wait_of(prefer)
-    if seconds is not None:
+    # A preference may be left alone; the job is kept, so that there is nothing to refuse.
+    if seconds is not None and api.feed.has_room:
         response.headers["Preference-Applied"] = f"wait={seconds:g}"
         view = await api.feed.wait(view.job_id, seconds, request.is_disconnected)
     response.headers["Location"] = f"{PREFIX}/jobs/{view.job_id}"

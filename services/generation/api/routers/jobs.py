@@ -9,7 +9,7 @@ from fastapi import APIRouter, Path, Response
 from services.generation.api.problems import documented
 from services.generation.api.schemas import JOB_ID, JobView, as_json
 from services.generation.api.state import Api, Calling
-from services.generation.api.visible import visible_job
+from services.generation.api.visible import require_visible, visible_job
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
@@ -23,9 +23,10 @@ PROBLEMS = ("key-required", "not-found", "host-not-allowed", "unavailable")
     responses=documented(*PROBLEMS),
     summary="Ask how a job stands",
 )
-def get_job(job_id: JobId, api: Api, caller: Calling) -> Response:
+async def get_job(job_id: JobId, api: Api, caller: Calling) -> Response:
     """The same form while it waits, while it is made, and ever after."""
-    return as_json(JobView.of(visible_job(api, caller, job_id)))
+    job = require_visible(await api.jobs.get(job_id), caller, job_id)
+    return as_json(JobView.of(job))
 
 
 @router.delete(

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import cast
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from services import storage
 from services.generation.api.problems import documented
+from services.generation.api.reads import SharedReads
 from services.generation.api.state import Api
 from services.generation.database import storage_errors
-from services.generation.liveness import living_workers
+from services.generation.liveness import living_in
 from services.generation.watching import Kept
 
 router = APIRouter(tags=["queue"])
@@ -64,35 +66,42 @@ class QueueStats(BaseModel):
     workers: list[WorkerStats]
 
 
-def finished_of(request: Request) -> dict[str, int]:
-    """Count finished jobs by status, not more often than the size of the database allows."""
-    state = request.app.state
-    if not hasattr(state, "status_counts"):
-        state.status_counts = Kept(_count, share=COUNTING_SHARE)
-    return cast("Kept[dict[str, int]]", state.status_counts).get()
+def _reader_of(api: Api) -> Callable[[list[str]], dict[str, bytes]]:
+    # Counted not more often than the size of the database allows.
+    finished = Kept(_count_finished, share=COUNTING_SHARE)
+    return lambda asked: dict.fromkeys(asked, _read_stats(api, finished.get))
 
 
-def _count() -> dict[str, int]:
+def _count_finished() -> dict[str, int]:
     with storage.get_session(read_only=True) as session:
         return storage.count_statuses(session, only=storage.FINISHED_STATUSES)
 
 
 @router.get(
     "/queue/stats",
+    response_model=QueueStats,
     responses=documented("key-required", "unavailable"),
     summary="Count the jobs, and who makes them",
 )
-def get_queue_stats(request: Request, api: Api) -> QueueStats:
+async def get_queue_stats(request: Request, api: Api) -> Response:
     """Count the jobs of everybody by status, and say who works on them."""
+    state = request.app.state
+    if not hasattr(state, "queue_stats"):
+        state.queue_stats = SharedReads(_reader_of(api), lanes=1)
+    shared = cast("SharedReads[str, bytes]", state.queue_stats)
+    return Response(await shared.read(""), media_type="application/json")
+
+
+def _read_stats(api: Api, finished: Callable[[], dict[str, int]]) -> bytes:
     with storage_errors():
         with storage.get_session(read_only=True) as session:
             counts = storage.count_statuses(session, only=storage.UNFINISHED_STATUSES)
             _, oldest = storage.count_waiting(session)
             average = storage.average_work_seconds(session)
-        counts |= finished_of(request)
-        living = living_workers(api.settings.worker_ttl_seconds)
+            living = living_in(session, api.settings.worker_ttl_seconds)
+        counts |= finished()
     age = None if oldest is None else max(0.0, (storage.utc_now() - oldest).total_seconds())
-    return QueueStats(
+    stats = QueueStats(
         pending_jobs=counts.get("pending", 0),
         processing_jobs=counts.get("processing", 0),
         completed_jobs=counts.get("completed", 0),
@@ -106,3 +115,4 @@ def get_queue_stats(request: Request, api: Api) -> QueueStats:
             for one in living
         ],
     )
+    return stats.model_dump_json().encode()
