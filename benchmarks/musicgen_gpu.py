@@ -11,6 +11,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -28,17 +29,8 @@ from services.generation.musicgen.sequence import Turn
 
 STATES = 16
 POSITIONS = 1536
-TINY = Geometry(
-    layers=2,
-    hidden=64,
-    heads=4,
-    ffn=256,
-    codebooks=4,
-    codebook_size=2048,
-    channels=1,
-    cross_attention=True,
-    max_positions=2048,
-)
+SMALL = MODELS["musicgen-small"].geometry
+TINY = replace(SMALL, layers=2, hidden=64, heads=4, ffn=256)
 
 
 def geometry_named(size: str) -> Geometry:
@@ -68,6 +60,14 @@ def copy_bandwidth(device: torch.device) -> float:
     source = torch.empty(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * size / milliseconds(lambda: target.copy_(source), device, 10) * 1000
+
+
+def read_by_a_step(geometry: Geometry, bytes_a_value: int) -> int:
+    """Bytes of the weights: those of the prompt's keys and values and the embeddings are not."""
+    hidden = geometry.hidden
+    unread = geometry.codebooks * geometry.codebook_size * hidden
+    unread += 2 * geometry.layers * hidden**2 if geometry.cross_attention else 0
+    return weight_bytes(geometry, bytes_a_value) - unread * bytes_a_value
 
 
 def own_step(
@@ -123,7 +123,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
                 )
             )
             taken = own_step(decoder, count, options.position, device, options.rounds)
-            read = weight_bytes(geometry, dtype.itemsize)
+            read = read_by_a_step(geometry, dtype.itemsize)
             read += count * slot_bytes(geometry, options.position, STATES, dtype.itemsize)
             rows.append(
                 {

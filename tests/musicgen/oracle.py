@@ -16,11 +16,10 @@ from transformers import (
 )
 
 from services.generation.musicgen.decoder import TorchDecoder
-from services.generation.musicgen.geometry import geometry_of
 from services.generation.musicgen.request import Conditioning, Sampling
 from services.generation.musicgen.sampling import gumbel_noise
 from services.generation.musicgen.weights import StateDictWeights
-from tests.musicgen.tiny import VOCABULARY
+from tests.musicgen.tiny import VOCABULARY, geometry_of
 
 LONGEST_LAG = 3
 

@@ -5,9 +5,8 @@ import torch
 
 from services.generation.musicgen.decoder import TorchDecoder
 from services.generation.musicgen.device_decoder import DeviceDecoder, MaskedAttention
-from services.generation.musicgen.geometry import geometry_of
 from services.generation.musicgen.weights import StateDictWeights
-from tests.musicgen.tiny import tiny_melody_model, tiny_model
+from tests.musicgen.tiny import geometry_of, tiny_melody_model, tiny_model
 
 CPU = torch.device("cpu")
 BOOKS, SIZE, HIDDEN = 4, 2048, 64

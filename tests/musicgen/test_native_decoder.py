@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from services.generation.errors import CheckpointError
 from services.generation.musicgen.decoder import TorchDecoder
-from services.generation.musicgen.geometry import Geometry, geometry_of
+from services.generation.musicgen.geometry import Geometry
 from services.generation.musicgen.native.decoder import NativeDecoder
 from services.generation.musicgen.native.library import (
     NativeUnavailableError,
@@ -22,7 +22,7 @@ from services.generation.musicgen.native.library import (
 from services.generation.musicgen.random_weights import RandomWeights
 from services.generation.musicgen.self_check import reference_logits
 from services.generation.musicgen.weights import StateDictWeights
-from tests.musicgen.tiny import tiny_melody_model, tiny_model
+from tests.musicgen.tiny import geometry_of, tiny_melody_model, tiny_model
 
 pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from services.generation.errors import EngineUnavailableError
-from services.generation.musicgen.geometry import geometry_of
 from services.generation.musicgen.native.decoder import NativeDecoder
 from services.generation.musicgen.native.library import available
 from services.generation.musicgen.random_weights import RandomWeights
@@ -27,7 +26,7 @@ from tests.musicgen.test_native_decoder import (
     draw_tokens,
     of_transformers,
 )
-from tests.musicgen.tiny import tiny_melody_model, tiny_model
+from tests.musicgen.tiny import geometry_of, tiny_melody_model, tiny_model
 
 native = pytest.mark.skipif(available() is not None, reason=str(available()))
 

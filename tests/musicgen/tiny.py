@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import (
@@ -15,7 +15,17 @@ from transformers import (
     T5Config,
 )
 
+from services.generation.musicgen.layout import read_geometry
+
+if TYPE_CHECKING:
+    from services.generation.musicgen.geometry import Geometry
+
 VOCABULARY = 200
+
+
+def geometry_of(config: Any) -> Geometry:
+    """The decoder's shape in a configuration of transformers."""
+    return read_geometry(config.to_dict())
 
 
 def tiny_model(*, stereo: bool = False, seed: int = 0) -> MusicgenForConditionalGeneration:

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from services.generation.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 FRAME_RATE = 50
 """Code frames a second of audio."""
@@ -47,40 +41,3 @@ class Geometry:
             raise ValueError(f"{self.heads} heads do not divide {self.hidden} values.")
         if self.channels not in (1, 2) or self.codebooks % self.channels:
             raise ValueError(f"{self.codebooks} codebooks for {self.channels} channels.")
-
-
-def geometry_of(config: PretrainedConfig) -> Geometry:
-    """The geometry that a checkpoint's configuration describes.
-
-    Args:
-        config: a `MusicgenConfig` or a `MusicgenMelodyConfig` of transformers.
-
-    Raises:
-        CheckpointError: it describes something that is not MusicGen.
-    """
-    if config.model_type not in ("musicgen", "musicgen_melody"):
-        raise CheckpointError(
-            f"The configuration is of a {config.model_type} model, not of MusicGen."
-            " Choose the folder of a MusicGen checkpoint."
-        )
-    decoder: Any = config.decoder
-    if decoder.activation_function != "gelu":
-        raise CheckpointError(
-            f"The checkpoint wants the activation {decoder.activation_function}; MusicGen has gelu."
-        )
-    try:
-        return Geometry(
-            layers=decoder.num_hidden_layers,
-            hidden=decoder.hidden_size,
-            heads=decoder.num_attention_heads,
-            ffn=decoder.ffn_dim,
-            codebooks=decoder.num_codebooks,
-            codebook_size=decoder.vocab_size,
-            channels=decoder.audio_channels,
-            cross_attention=config.model_type == "musicgen",
-            max_positions=decoder.max_position_embeddings,
-        )
-    except ValueError as error:
-        raise CheckpointError(
-            f"The configuration of the checkpoint is impossible: {error}"
-        ) from error

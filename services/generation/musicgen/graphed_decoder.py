@@ -14,14 +14,14 @@ import torch
 
 from services.generation.musicgen.memory_plan import bucket_of
 from services.generation.musicgen.sampling import SamplingTensors, draw, guide
+from services.generation.musicgen.token_model import SampledDecoder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
     from services.generation.musicgen.device_decoder import DeviceDecoder
-    from services.generation.musicgen.geometry import Geometry
-    from services.generation.musicgen.request import Conditioning, Sampling
+    from services.generation.musicgen.request import Sampling
     from services.generation.musicgen.sequence import Turn
 
 _WIDEST_TOP_K = 256
@@ -43,13 +43,14 @@ class _Variant:
     any_top_p: bool
 
 
-class GraphedDecoder:
+class GraphedDecoder(SampledDecoder):
     """A `TokenModel` whose step, with its drawing, runs on the device.
 
     Where the device is the CPU there are no graphs, and every step runs as it is.
     """
 
     def __init__(self, decoder: DeviceDecoder) -> None:
+        super().__init__(decoder)
         self._decoder = decoder
         rows = bucket_of(decoder.slots)
         codebooks = decoder.geometry.codebooks
@@ -57,40 +58,8 @@ class GraphedDecoder:
         self._on_gpu = device.type == "cuda"
         self._whole = torch.zeros(rows, len(_WHOLE) + codebooks, dtype=torch.int64, device=device)
         self._real = torch.ones(rows, len(_REAL), dtype=torch.float32, device=device)
-        self._first = [0] * decoder.slots
-        self._sampling: dict[int, Sampling] = {}
         self._steps: dict[_Variant, Callable[[], Tensor]] = {}
         self._pool = torch.cuda.graph_pool_handle() if self._on_gpu else None
-
-    @property
-    def geometry(self) -> Geometry:
-        """The shape of the decoder."""
-        return self._decoder.geometry
-
-    @property
-    def slots(self) -> int:
-        """How many requests at once."""
-        return self._decoder.slots
-
-    @property
-    def positions(self) -> int:
-        """How many positions a slot can hold."""
-        return self._decoder.positions
-
-    def begin(
-        self,
-        slot: int,
-        conditioning: Conditioning,
-        sampling: Sampling,
-        opening: NDArray[np.int64],
-    ) -> None:
-        """Begin a window in a slot; see `TokenModel`."""
-        self._sampling[slot] = sampling
-        self._first[slot] = self._decoder.admit(
-            slot, conditioning.states, conditioning.unconditional
-        )
-        if opening.shape[1]:
-            self._decoder.prefill(slot, torch.from_numpy(np.ascontiguousarray(opening)))
 
     @torch.inference_mode()
     def advance(self, turns: Sequence[Turn]) -> NDArray[np.int64]:

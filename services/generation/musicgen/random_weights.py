@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 import zlib
 from typing import TYPE_CHECKING
 
 import torch
 
 from services.generation.errors import CheckpointError
+from services.generation.musicgen.layout import decoder_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,7 +23,7 @@ class RandomWeights:
     """A `WeightSource`: every tensor is drawn when asked for, the same each time."""
 
     def __init__(self, geometry: Geometry) -> None:
-        self._geometry = geometry
+        self._shapes = dict(decoder_tensors(geometry))
 
     def get(self, name: str) -> Tensor:
         """Draw a tensor; layer norms are those of an untrained model."""
@@ -35,16 +35,6 @@ class RandomWeights:
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Say what shape a tensor has; raises CheckpointError for a name that there is not."""
-        shape = self._geometry
-        hidden = shape.hidden
-        for pattern, size in (
-            (r"embed_tokens\.\d+\.weight", (shape.codebook_size + 1, hidden)),
-            (r"lm_heads\.\d+\.weight", (shape.codebook_size, hidden)),
-            (r"(_attn|encoder_attn)\.(q|k|v|out)_proj\.weight", (hidden, hidden)),
-            (r"fc1\.weight", (shape.ffn, hidden)),
-            (r"fc2\.weight", (hidden, shape.ffn)),
-            (r"norm\.(weight|bias)", (hidden,)),
-        ):
-            if re.search(pattern + "$", name):
-                return size
-        raise CheckpointError(f"A MusicGen decoder has no tensor {name}.")
+        if name not in self._shapes:
+            raise CheckpointError(f"A MusicGen decoder has no tensor {name}.")
+        return self._shapes[name]
