@@ -64,3 +64,5 @@ def open_database(settings: Settings, *, for_long: bool = False) -> None:
             cache_kib=LASTING_CACHE_KIB if for_long else storage.CACHE_KIB,
             idle_timeout_seconds=max(SHORTEST_IDLE_SECONDS, settings.worker_ttl_seconds / 2),
         )
+        if for_long:
+            storage.open_connections()

@@ -45,6 +45,7 @@ from services.storage.database import (
     get_session,
     init_db,
     is_open,
+    open_connections,
     open_queue_engine,
     reset_database,
 )
@@ -271,6 +272,7 @@ __all__ = [
     "list_workers",
     "lock_generation",
     "move_database",
+    "open_connections",
     "open_queue_engine",
     "publish_generation",
     "read_rate",

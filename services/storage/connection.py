@@ -27,6 +27,7 @@ from services.storage.sqlite import (
     READ_ONLY_OPTION,
     create_sqlite_engine,
     file_of,
+    open_connections,
     prepare_file,
 )
 
@@ -131,6 +132,12 @@ class Database:
         return create_postgres_engine(
             self.url, self._busy_timeout_seconds, self._idle_timeout_seconds
         )
+
+    def open_connections(self) -> None:
+        """Open at once what an SQLite database may have open; PostgreSQL's come when needed."""
+        if self.file is not None:
+            for engine in (self.engine, self.queue_engine):
+                open_connections(engine)
 
     @property
     def name(self) -> str:

@@ -134,6 +134,18 @@ def open_queue_engine() -> Engine:
     return current_database().queue_engine
 
 
+def open_connections() -> None:
+    """Open all connections that this process may need, for one that stays.
+
+    Raises:
+        RuntimeError: `init_db` has not been called.
+        StorageError: the database cannot be read.
+    """
+    database = current_database()
+    with database.translated():
+        database.open_connections()
+
+
 @contextmanager
 def database_errors() -> Iterator[None]:
     """Turn what the driver says about the open database's condition into a `StorageError`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import ExitStack, closing
 from errno import EISDIR
 from functools import partial
 from pathlib import Path
@@ -122,6 +123,17 @@ def create_sqlite_engine(
     event.listen(engine, "begin", _on_begin)
     event.listen(engine, "checkin", _on_checkin)
     return engine
+
+
+def open_connections(engine: Engine) -> None:
+    """Open all connections that there may be, each with the schema read.
+
+    A process that stays would else grow by one whenever more are needed at once than ever before.
+    """
+    with ExitStack() as stack:
+        for _ in range(CONNECTIONS):
+            connection = stack.enter_context(closing(engine.raw_connection()))
+            connection.cursor().execute("SELECT count(*) FROM sqlite_master").fetchall()
 
 
 def _on_connect(cache_kib: int, connection: DriverConnection, _record: object) -> None:
