@@ -134,9 +134,10 @@ def test_history_and_status_find_what_was_made(home):
 
 
 def test_models_and_doctor_say_what_there_is(home):
-    (composer,) = json.loads(home.run("models", "list", "--json").stdout)
+    *others, composer = json.loads(home.run("models", "list", "--json").stdout)
     assert composer["name"] == "composer"
     assert composer["available"] is True
+    assert {one["name"].partition("-")[0] for one in others} == {"musicgen"}
     findings = {
         finding["name"]: finding for finding in json.loads(home.run("doctor", "--json").stdout)
     }

@@ -27,7 +27,13 @@ def document_of(app: FastAPI) -> dict[str, Any]:
             separate_input_output_schemas=False,
         )
         _describe_problems(document)
-        _name_models(document, [entry.facts.name for entry in app.state.registry])
+        # A server names what can be asked of it; without one, all that this release knows.
+        entries = [
+            entry
+            for entry in app.state.registry
+            if app.state.api is None or entry.why_unavailable() is None
+        ]
+        _name_models(document, [entry.facts.name for entry in entries])
         document["components"]["securitySchemes"] = {
             "key": {"type": "http", "scheme": "bearer", "description": "`dgx-music keys create`"}
         }

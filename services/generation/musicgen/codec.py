@@ -76,7 +76,7 @@ class Codec:
         return codes.transpose(0, 1).reshape(-1, codes.shape[2])
 
     def decode(self, codes: Tensor, should_stop: ShouldStop | None = None) -> Tensor:
-        """Audio of all codes: bit by bit what a stream gives.
+        """Audio of all codes: what a stream gives, but for rounding where its pieces are others.
 
         Raises:
             CancelledError: `should_stop` said so between two chunks.

@@ -63,7 +63,7 @@ class CheckReport:
 class QuantisationError(EngineUnavailableError):
     """A quantised decoder is too far from its checkpoint to be used."""
 
-    def __init__(self, message: str, report: CheckReport) -> None:
+    def __init__(self, message: str, report: CheckReport | None = None) -> None:
         super().__init__(message)
         self.report = report
 
