@@ -23,6 +23,9 @@ from services.storage import sqlite_driver
 from services.storage.connection import Database, resolve_url
 from services.storage.database import current_database
 
+# Two workers share two cores: threads of theirs would only wait for one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Triton reads it when it is first imported; its kernels then run on the CPU, where it is at all.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
