@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -23,22 +24,23 @@ from services.generation.musicgen.geometry import FRAME_RATE
 from services.generation.musicgen.loop import DecodeLoop
 from services.generation.musicgen.melody import MelodyConditioner
 from services.generation.musicgen.parts import weights_of
+from services.generation.musicgen.processor import Processor
 from services.generation.musicgen.references import read_for_continuation, read_melody
 from services.generation.musicgen.request import Conditioning, DecodeRequest, Sampling
 from services.generation.musicgen.text import TextEncoder
-from services.generation.musicgen.turns import Turns
 from services.generation.musicgen.windows import windows
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-    from torch import Tensor
-
+    from services.audio.arrays import Audio
     from services.generation.config import Settings
     from services.generation.engine import EngineFacts, GenerationParams, Progress, ShouldStop
     from services.generation.musicgen.backends import Backend
     from services.generation.musicgen.catalogue import PublishedModel
     from services.generation.musicgen.checkpoints import Checkpoint
     from services.generation.musicgen.handle import DecodeHandle
+    from services.generation.musicgen.loop import Work
+
+T = TypeVar("T")
 
 CHECK_PROMPTS = ("lo-fi beat with soft piano", "heavy techno at 130 BPM, distorted 909 drums")
 """What a quantised decoder is compared with its checkpoint on."""
@@ -56,24 +58,23 @@ class MusicGenEngine:
     def __init__(
         self,
         facts: EngineFacts,
-        text: TextEncoder,
-        melody: MelodyConditioner | None,
-        codec: Codec,
-        backend: Backend,
+        parts: _Parts,
+        processor: Processor,
     ) -> None:
-        """Put the parts together, and start the decode loop; `close` ends it."""
+        """Start the decode loop on what was read; `close` ends it."""
         self._facts = facts
-        self._text = text
-        self._melody = melody
-        self._codec = codec
-        self._label = backend.label
-        # On a CPU the parts would only take the cores from one another: they take turns.
-        self._turn = Turns()
-        self._is_shared = backend.device.type == "cpu"
-        self._stream: torch.cuda.Stream | None = None
-        if not self._is_shared:
-            self._stream = torch.cuda.Stream(backend.device)  # type: ignore[no-untyped-call]
-        self._loop = DecodeLoop(backend.model, turn=self._turn if self._is_shared else None)
+        self._text = parts.text
+        self._melody = parts.melody
+        self._codec = parts.codec
+        self._label = parts.backend.label
+        self._processor = processor
+        self._work: Work = processor
+        if parts.backend.device.type == "cpu":
+            self._loop = DecodeLoop(parts.backend.model, work=processor)
+        else:
+            stream = torch.cuda.Stream(parts.backend.device)  # type: ignore[no-untyped-call]
+            self._work = partial(_beside_the_decoder, stream)
+            self._loop = DecodeLoop(parts.backend.model)
 
     @classmethod
     def load(cls, model: PublishedModel, settings: Settings) -> MusicGenEngine:
@@ -91,21 +92,13 @@ class MusicGenEngine:
         cls, checkpoint: Checkpoint, facts: EngineFacts, settings: Settings
     ) -> MusicGenEngine:
         """Read a checkpoint; raises as `load`."""
-        weights = weights_of(checkpoint)
-        text = TextEncoder.load(checkpoint, weights)
-        codec = Codec.load(checkpoint, weights)
-        melody = None
-        if not checkpoint.geometry.cross_attention:
-            melody = MelodyConditioner.load(checkpoint, weights)
-        backend = choose_backend(
-            weights,
-            checkpoint.geometry,
-            slots=settings.worker_concurrency,
-            use_gpu=settings.use_gpu,
-            cpu_precision=settings.cpu_precision,
-            conditioning=text.encode(CHECK_PROMPTS),
-        )
-        return cls(facts, text, melody, codec.to(backend.device), backend)
+        processor = Processor()
+        try:
+            parts = processor(partial(_read, checkpoint, settings))
+        except BaseException:
+            processor.close()
+            raise
+        return cls(facts, parts, processor)
 
     @property
     def facts(self) -> EngineFacts:
@@ -120,6 +113,7 @@ class MusicGenEngine:
     def close(self) -> None:
         """End the decode loop; what is at work fails."""
         self._loop.close()
+        self._processor.close()
 
     def render(
         self,
@@ -147,14 +141,32 @@ class MusicGenEngine:
 
     def _prepare(self, request: GenerationParams) -> DecodeRequest:
         self._check(request)
-        with self._at_work():
-            (text,) = self._text.encode([request.prompt])
-            prefix = None
-            if request.continue_from is not None:
-                prefix = self._codes_of_end(request)
-            known = 0 if prefix is None else prefix.shape[1]
-            frames = known + math.ceil(request.duration_seconds * FRAME_RATE)
-            conditioning = self._condition(request, text, frames, known)
+        facts, end, notes = self._facts, None, None
+        if request.continue_from is not None:
+            frame = self._codec.samples_per_frame
+            end = read_for_continuation(
+                request.continue_from, facts.sample_rate, facts.channels, frame
+            )
+        if request.melody is not None and self._melody is not None:
+            notes = read_melody(request.melody, self._melody.sample_rate)[0]
+        return self._work(partial(self._condition, request, end, notes))
+
+    def _condition(
+        self, request: GenerationParams, end: Audio | None, notes: Audio | None
+    ) -> DecodeRequest:
+        """What the loop is asked for, with the end of a file, and with a melody `[samples]`."""
+        (text,) = self._text.encode([request.prompt])
+        prefix = None if end is None else self._codec.encode(torch.from_numpy(end)).numpy()
+        known = 0 if prefix is None else prefix.shape[1]
+        frames = known + math.ceil(request.duration_seconds * FRAME_RATE)
+        conditioning: tuple[Conditioning, ...] = (Conditioning(text),)
+        if self._melody is not None and notes is None:
+            conditioning = (self._melody.condition(text, None),)
+        elif self._melody is not None:
+            # The melody goes on where a window begins.
+            melody = torch.from_numpy(notes)
+            starts = [(window.start - known) / FRAME_RATE for window in windows(frames, known)]
+            conditioning = tuple(self._melody.condition(text, melody, start) for start in starts)
         return DecodeRequest(
             conditioning=conditioning,
             frames=frames,
@@ -168,18 +180,6 @@ class MusicGenEngine:
             ),
         )
 
-    def _condition(
-        self, request: GenerationParams, text: Tensor, frames: int, known: int
-    ) -> tuple[Conditioning, ...]:
-        """What each window of the piece is made of; a melody goes on where the window begins."""
-        if self._melody is None:
-            return (Conditioning(text),)
-        if request.melody is None:
-            return (self._melody.condition(text, None),)
-        notes = torch.from_numpy(read_melody(request.melody, self._melody.sample_rate)[0])
-        starts = [(window.start - known) / FRAME_RATE for window in windows(frames, known)]
-        return tuple(self._melody.condition(text, notes, start) for start in starts)
-
     def _check(self, request: GenerationParams) -> None:
         facts = self._facts
         if not facts.shortest_seconds <= request.duration_seconds <= facts.longest_seconds:
@@ -189,17 +189,6 @@ class MusicGenEngine:
             )
         if request.melody is not None and self._melody is None:
             raise InvalidRequestError(f"{facts.name} cannot follow a melody; musicgen-melody can.")
-
-    def _codes_of_end(self, request: GenerationParams) -> NDArray[np.int64]:
-        assert request.continue_from is not None
-        audio = read_for_continuation(
-            request.continue_from,
-            self._facts.sample_rate,
-            self._facts.channels,
-            self._codec.samples_per_frame,
-        )
-        codes: NDArray[np.int64] = self._codec.encode(torch.from_numpy(audio)).numpy()
-        return codes
 
     def _collect(
         self,
@@ -214,12 +203,10 @@ class MusicGenEngine:
         for codes in handle.stream(PIECE_FRAMES, while_waiting=watch.tell):
             if should_stop():
                 raise CancelledError("The music was stopped before it was finished.")
-            with self._at_work():
-                pieces.append(stream.push(torch.from_numpy(codes)))
+            pieces.append(self._work(partial(stream.push, torch.from_numpy(codes))))
             watch.tell()
-        with self._at_work():
-            pieces.append(stream.finish())
-        audio = torch.cat(pieces, dim=1).numpy()
+        pieces.append(self._work(stream.finish))
+        audio = np.concatenate([piece.numpy() for piece in pieces], axis=1)
         samples = round(request.duration_seconds * self._facts.sample_rate)
         # A file that was continued is heard in front, for the codec to go on from, and cut off.
         first = handle.prefix_frames * self._codec.samples_per_frame
@@ -231,14 +218,38 @@ class MusicGenEngine:
             understood={"backend": self._label},
         )
 
-    @contextmanager
-    def _at_work(self) -> Iterator[None]:
-        """The processor's cores for a moment, or a stream of the GPU beside the decoder's."""
-        with (
-            self._turn if self._is_shared else nullcontext(),
-            torch.cuda.stream(self._stream) if self._stream is not None else nullcontext(),
-        ):
-            yield
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Parts:
+    """What is read of a checkpoint."""
+
+    text: TextEncoder
+    melody: MelodyConditioner | None
+    codec: Codec
+    backend: Backend
+
+
+def _read(checkpoint: Checkpoint, settings: Settings) -> _Parts:
+    weights = weights_of(checkpoint)
+    text = TextEncoder.load(checkpoint, weights)
+    codec = Codec.load(checkpoint, weights)
+    melody = None
+    if not checkpoint.geometry.cross_attention:
+        melody = MelodyConditioner.load(checkpoint, weights)
+    backend = choose_backend(
+        weights,
+        checkpoint.geometry,
+        slots=settings.worker_concurrency,
+        use_gpu=settings.use_gpu,
+        cpu_precision=settings.cpu_precision,
+        conditioning=text.encode(CHECK_PROMPTS),
+    )
+    return _Parts(text=text, melody=melody, codec=codec.to(backend.device), backend=backend)
+
+
+def _beside_the_decoder(stream: torch.cuda.Stream, action: Callable[[], T], /) -> T:
+    with torch.cuda.stream(stream):
+        return action()
 
 
 @dataclass(slots=True)

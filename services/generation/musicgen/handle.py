@@ -55,6 +55,7 @@ class DecodeHandle:
         self._progress = progress
         self._should_stop = should_stop
         self._cancelled = False
+        self._wanted = 0
         self._error: DGXMusicError | None = None
 
     @property
@@ -129,6 +130,7 @@ class DecodeHandle:
 
     def _wait_for(self, frames: int) -> bool:
         with self._changed:
+            self._wanted = frames
             return self._changed.wait_for(partial(self._has, frames), WORD_SECONDS)
 
     def _has(self, frames: int) -> bool:
@@ -145,6 +147,11 @@ class DecodeHandle:
     def wants_to_stop(self) -> bool:
         """Whether its holder cancelled it, or `should_stop` says so; asked before each step."""
         return self._cancelled or (self._should_stop is not None and self._should_stop())
+
+    @property
+    def is_due(self) -> bool:
+        """Whether what its holder waits for is there: to wake it at each step would cost one."""
+        return self._has(self._wanted)
 
     def report(self) -> None:
         """Tell the holder of a step."""

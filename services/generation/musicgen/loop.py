@@ -5,9 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 from services.generation.errors import EngineError, InvalidRequestError
 from services.generation.musicgen.handle import DecodeHandle, Progress, StepProgress
@@ -27,6 +26,18 @@ T = TypeVar("T")
 SHUT_DOWN = "The music engine was shut down before the piece was finished. Ask for it again."
 
 
+class Work(Protocol):
+    """Has something done, and gives what it gave."""
+
+    def __call__(self, action: Callable[[], T], /) -> T:
+        """Do it; its errors are raised."""
+
+
+def at_once(action: Callable[[], T], /) -> T:
+    """Do it in this thread."""
+    return action()
+
+
 class DecodeLoop:
     """Serves any number of requests with the slots of one model, first come, first served.
 
@@ -38,7 +49,7 @@ class DecodeLoop:
         self,
         model: TokenModel,
         *,
-        turn: AbstractContextManager[object] | None = None,
+        work: Work = at_once,
         window_frames: int = WINDOW_FRAMES,
         stride_frames: int = STRIDE_FRAMES,
     ) -> None:
@@ -46,12 +57,12 @@ class DecodeLoop:
 
         Args:
             model: what is stepped.
-            turn: held while the model works, for whoever else wants the same processors.
+            work: has the model's part of a step done, by a thread that others use too.
             window_frames: windows.py.
             stride_frames: windows.py.
         """
         self._model = model
-        self._turn = turn or nullcontext()
+        self._work = work
         self._pattern = DelayPattern.of(model.geometry)
         self._window, self._stride = window_frames, stride_frames
         self._scheduler = Scheduler(model.slots)
@@ -152,12 +163,11 @@ class DecodeLoop:
             self._scheduler.fill()
             entering = [each for each in self._scheduler.running if each.enters_window]
         for sequence in entering:
-            with self._turn:
-                started = time.perf_counter()
-                self._guard(partial(self._begin_window, sequence), [sequence])
-                taken = time.perf_counter() - started
-            with self._changed:
-                self._pace.opened(sequence.window.known, taken)
+            begin = partial(_timed, partial(self._begin_window, sequence))
+            begun = self._guard(partial(self._work, begin), [sequence])
+            if begun is not None:
+                with self._changed:
+                    self._pace.opened(sequence.window.known, begun[1])
 
     def _begin_window(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
@@ -170,18 +180,18 @@ class DecodeLoop:
         if not running:
             return
         turns = [sequence.turn() for sequence in running]
-        with self._turn:
-            started = time.perf_counter()
-            drawn = self._guard(partial(self._model.advance, turns), running)
-            taken = time.perf_counter() - started
-        if drawn is None:
+        advance = partial(_timed, partial(self._model.advance, turns))
+        made = self._guard(partial(self._work, advance), running)
+        if made is None:
             return
+        drawn, taken = made
         with self._changed:
             self._pace.stepped(taken)
             for sequence, tokens in zip(running, drawn, strict=True):
                 sequence.take(tokens)
                 sequence.seconds += taken
-            self._changed.notify_all()
+            if any(self._handles[sequence].is_due for sequence in running):
+                self._changed.notify_all()
         for sequence in running:
             self._guard(self._handles[sequence].report, [sequence])
             if not sequence.steps_left:
@@ -212,3 +222,9 @@ class DecodeLoop:
             self._is_closed = True
         for sequence in list(self._handles):
             self._end(sequence, State.FAILED, EngineError(SHUT_DOWN))
+
+
+def _timed(action: Callable[[], T]) -> tuple[T, float]:
+    started = time.perf_counter()
+    result = action()
+    return result, time.perf_counter() - started

@@ -55,6 +55,11 @@ class TransformersEngine:
         """What can be said before it runs."""
         return self._facts
 
+    def use_decoder_of(self, dtype: torch.dtype) -> None:
+        """Let all but the codec compute in a type: on a CPU the codec is fastest in float32."""
+        self._model.to(dtype)
+        self._model.audio_encoder.to(torch.float32)
+
     @torch.inference_mode()
     def render(
         self,
