@@ -22,6 +22,8 @@ PARTS = (
     "queue",
     "api",
     "jobs_memory",
+    "musicgen_cpu",
+    "musicgen_clips",
 )
 
 
