@@ -25,8 +25,8 @@ from safetensors.torch import save_file
 from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from services.generation.musicgen.catalogue import MODELS
 from services.generation.musicgen.decoder import TorchDecoder
-from services.generation.musicgen.geometry import Geometry
 from services.generation.musicgen.native.decoder import NativeDecoder
 from services.generation.musicgen.self_check import self_check
 from services.generation.musicgen.weights import StateDictWeights
@@ -34,17 +34,7 @@ from services.generation.musicgen.weights import StateDictWeights
 if TYPE_CHECKING:
     from services.generation.musicgen.step_model import StepModel
 
-SMALL = Geometry(
-    layers=24,
-    hidden=1024,
-    heads=16,
-    ffn=4096,
-    codebooks=4,
-    codebook_size=2048,
-    channels=1,
-    cross_attention=True,
-    max_positions=2048,
-)
+SMALL = MODELS["musicgen-small"].geometry
 POSITIONS = (20, 250, 750, 1400)
 PROMPT = 16
 TARGETS = {"native int8": (12.0, 5.0), "native fp32": (4.0, 0.0), "torch int8": (7.0, 3.0)}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.generation.errors import EngineUnavailableError
-from services.generation.musicgen.geometry import Geometry
+from services.generation.musicgen.catalogue import MODELS
 from services.generation.musicgen.memory_plan import (
     BUCKETS,
     DEVICE_RESERVE_BYTES,
@@ -17,17 +17,7 @@ from services.generation.musicgen.memory_plan import (
 )
 
 GIB = 2**30
-SMALL = Geometry(
-    layers=24,
-    hidden=1024,
-    heads=16,
-    ffn=4096,
-    codebooks=4,
-    codebook_size=2048,
-    channels=1,
-    cross_attention=True,
-    max_positions=2048,
-)
+SMALL = MODELS["musicgen-small"].geometry
 MEDIUM = replace(SMALL, layers=48, hidden=1536, heads=24, ffn=6144)
 
 

@@ -16,7 +16,6 @@ from services.generation.errors import EngineUnavailableError
 from services.generation.musicgen.device_decoder import MOST_STATES, DeviceDecoder
 from services.generation.musicgen.graphed_decoder import GraphedDecoder
 from services.generation.musicgen.memory_plan import BUCKETS, DeviceMemory, slots_that_fit
-from services.generation.musicgen.native.library import NativeUnavailableError
 from services.generation.musicgen.self_check import self_check
 from services.generation.musicgen.token_model import SampledDecoder
 
@@ -84,7 +83,7 @@ def choose_backend(
             if is_quantised:
                 report = self_check(model, source, conditioning)
                 log.info("checked %s kl=%.2g agreement=%.3f", label, report.kl, report.agreement)
-        except (EngineUnavailableError, NativeUnavailableError) as error:
+        except EngineUnavailableError as error:
             log.warning("passed over %s: %s", label, error)
             refused.append(str(error))
             continue

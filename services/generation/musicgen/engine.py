@@ -93,12 +93,11 @@ class MusicGenEngine:
     ) -> MusicGenEngine:
         """Read a checkpoint; raises as `load`."""
         processor = Processor()
-        try:
-            parts = processor(partial(_read, checkpoint, settings))
-        except BaseException:
-            processor.close()
-            raise
-        return cls(facts, parts, processor)
+        with ExitStack() as if_it_fails:
+            if_it_fails.callback(processor.close)
+            engine = cls(facts, processor(partial(_read, checkpoint, settings)), processor)
+            if_it_fails.pop_all()
+        return engine
 
     @property
     def facts(self) -> EngineFacts:
