@@ -143,8 +143,10 @@ def test_a_frozen_worker_is_replaced_and_its_result_refused(rig: Rig) -> None:
     (job,) = rig.finished([job_id])
     digest = job.metadata
     frozen.send_signal(signal.SIGCONT)
-    assert frozen.wait(timeout=10) == (-signal.SIGKILL if rig.is_sqlite else 6)
-    assert ("killed worker" if rig.is_sqlite else "giving up") in rig.log
+    # With SQLite others look for stopped ones to kill, and may bury this one before they see it.
+    ended = frozen.wait(timeout=10)
+    assert ended == 6 or (rig.is_sqlite and ended == -signal.SIGKILL)
+    assert ("giving up" if ended == 6 else "killed worker") in rig.log
     assert (job.status, job.retry_count) == ("completed", 1)
     assert rig.get(job_id).metadata == digest
     rig.assert_settled([job_id])
