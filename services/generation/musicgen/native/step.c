@@ -180,9 +180,10 @@ ALWAYS void pause_a_little(void) {
 #endif
 }
 
-/* Some bytes ahead, which may be past the end: no more than a hint. */
+/* Some bytes ahead, which may be past the end: no more than a hint. What is read once a step is not
+ * to take the place of what is needed again: keys and values, and the code and data of the caller. */
 ALWAYS void fetch(const void *at, uintptr_t ahead) {
-    __builtin_prefetch((const void *)((uintptr_t)at + ahead));
+    __builtin_prefetch((const void *)((uintptr_t)at + ahead), 0, 0);
 }
 
 static void futex(atomic_uint *word, int operation, unsigned value) {
