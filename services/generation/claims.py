@@ -186,6 +186,7 @@ class Claims:
                 file_sha256=take.sha256,
                 metadata=take.metadata,
                 file_path=name,
+                model_version=take.metadata.get("engine_version"),
             )
             storage.remove_queue_entry(session, begun.generation_id)
             reach("publish-before-commit")

@@ -187,6 +187,7 @@ def _publish(task: Task, take: Take, store: FileStore, token: str, name: str) ->
                 file_sha256=take.sha256,
                 metadata=take.metadata,
                 file_path=name,
+                model_version=take.metadata.get("engine_version"),
             )
     except BaseException:
         _withdraw(task, store)

@@ -61,6 +61,7 @@ def publish_generation(
     file_sha256: str,
     metadata: Mapping[str, Any] | None = None,
     file_path: str | None = None,
+    model_version: str | None = None,
 ) -> bool:
     """Say that the attempt's file is there; False, and no change, when the attempt lost its job.
 
@@ -73,6 +74,7 @@ def publish_generation(
         file_sha256: of the delivered file, as hexadecimal.
         metadata: added to what is there.
         file_path: of the delivered file, where it is not the one the row has.
+        model_version: of what made it, where it is not the one the row has.
     """
     generation = _held(session, generation_id, token)
     if generation is None:
@@ -83,6 +85,8 @@ def publish_generation(
     generation.file_sha256 = file_sha256
     if file_path is not None:
         generation.file_path = file_path
+    if model_version is not None:
+        generation.model_version = model_version
     generation.merge_metadata(metadata)
     session.flush()
     return True

@@ -90,6 +90,17 @@ def test_publishing_completes_with_size_digest_and_metadata(database: Database) 
     assert row.attempt_token is None
 
 
+def test_publishing_says_what_version_made_it_where_that_is_known(database: Database) -> None:
+    versions = []
+    for made_by in ("2+installed", None):
+        generation_id = add(model_version="1+pinned")
+        claim(generation_id, "one")
+        with storage.get_session() as session:
+            storage.publish_generation(session, generation_id, "one", **DONE, model_version=made_by)
+        versions.append(read(generation_id).model_version)
+    assert versions == ["2+installed", "1+pinned"]
+
+
 def test_an_attempt_that_lost_its_job_changes_nothing(database: Database) -> None:
     generation_id = add()
     claim(generation_id, "old")

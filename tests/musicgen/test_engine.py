@@ -1,3 +1,4 @@
+import json
 import threading
 from dataclasses import replace
 
@@ -8,7 +9,8 @@ import soundfile
 from services.generation.config import Settings
 from services.generation.engine import EngineFacts, GenerationParams
 from services.generation.errors import CancelledError, InvalidRequestError
-from services.generation.musicgen.checkpoints import open_checkpoint
+from services.generation.musicgen.catalogue import MODELS
+from services.generation.musicgen.checkpoints import RECORD, open_checkpoint
 from services.generation.musicgen.engine import MusicGenEngine
 from tests.musicgen.checkpoints import write_checkpoint
 
@@ -150,3 +152,19 @@ def test_a_cancelled_request_ends_and_leaves_the_others_alone(engine_of, after):
     (again,), _ = _render(engine, ASKED)
     (alone,), _ = _render(engine, ASKED)
     assert np.array_equal(again.audio, alone.audio)
+
+
+@pytest.mark.parametrize(("revision", "version"), [("ab12cd34ef" * 4, "1+ab12cd34"), (None, "1")])
+def test_a_take_says_which_commit_was_installed_not_which_is_pinned(
+    tmp_path, monkeypatch, revision, version
+):
+    write_checkpoint(tmp_path, "mono")
+    if revision is not None:
+        (tmp_path / RECORD).write_text(json.dumps({"revision": revision}))
+    monkeypatch.setattr(
+        "services.generation.musicgen.engine.find_checkpoint", lambda *_: open_checkpoint(tmp_path)
+    )
+    settings = Settings(use_gpu=False, worker_concurrency=1, cpu_precision="fp32")
+    loaded = MusicGenEngine.load(MODELS["musicgen-small"], settings)
+    loaded.close()
+    assert loaded.facts.version == version

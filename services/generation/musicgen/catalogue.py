@@ -93,11 +93,15 @@ class PublishedModel:
 
     @property
     def facts(self) -> EngineFacts:
-        """What can be said of it as an engine."""
-        revision = "" if self.revision is None else f"+{self.revision[:8]}"
+        """What can be said of it as an engine, made from the commit that is pinned."""
+        return self.facts_at(self.revision)
+
+    def facts_at(self, revision: str | None) -> EngineFacts:
+        """The same of another commit; None where it is not known of which."""
+        commit = "" if revision is None else f"+{revision[:8]}"
         return EngineFacts(
             name=self.name,
-            version=f"{_VERSION}{revision}",
+            version=f"{_VERSION}{commit}",
             description=self.description,
             output_licence=WEIGHTS_LICENCE,
             sample_rate=SAMPLE_RATE,

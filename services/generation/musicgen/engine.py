@@ -85,7 +85,7 @@ class MusicGenEngine:
             EngineUnavailableError: the memory does not hold it.
         """
         checkpoint = find_checkpoint(model, settings.models_dir)
-        return cls.of_checkpoint(checkpoint, model.facts, settings)
+        return cls.of_checkpoint(checkpoint, model.facts_at(checkpoint.revision), settings)
 
     @classmethod
     def of_checkpoint(

@@ -103,7 +103,7 @@ def random_engine(name: str) -> MusicGenEngine:
         EngineUnavailableError: there is no model of that name.
         InvalidRequestError: it is one for melodies.
     """
-    facts = published_model(name).facts
+    facts = published_model(name).facts_at(None)
     return MusicGenEngine.of_checkpoint(
         open_checkpoint(_random_checkpoint(name)), facts, load_settings()
     )
