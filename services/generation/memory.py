@@ -1,8 +1,11 @@
-"""How a process that stays for long uses memory: three settings of mallopt(3), glibc."""
+"""How a process that stays for long uses memory: mallopt(3) and malloc_trim(3) of glibc."""
 
 from __future__ import annotations
 
 import ctypes
+import threading
+import time
+from collections.abc import Callable
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -21,14 +24,27 @@ that small blocks then keep from closing.
 KEPT_FREE_BYTES = 1024 * 1024
 """At the end of a pool; a larger free end goes back to the system."""
 
+GIVE_BACK_SECONDS = 30.0
+"""Between two times that free pages within the pools go back too, which takes 0.2 to 2 ms."""
+
 
 def keep_memory_level() -> None:
     """Have what is freed used again or given back; before there are threads.
 
     The process would else grow for hours. Nothing happens without glibc.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    library = ctypes.CDLL(None)
+    mallopt = getattr(library, "mallopt", None)
     if mallopt is not None:
         mallopt(_M_ARENA_MAX, ARENAS)
         mallopt(_M_MMAP_THRESHOLD, MAPPED_BYTES)
         mallopt(_M_TRIM_THRESHOLD, KEPT_FREE_BYTES)
+    trim = getattr(library, "malloc_trim", None)
+    if trim is not None:
+        threading.Thread(target=_give_back, args=(trim,), name="give-back", daemon=True).start()
+
+
+def _give_back(trim: Callable[[int], int]) -> None:
+    while True:
+        time.sleep(GIVE_BACK_SECONDS)
+        trim(KEPT_FREE_BYTES)
