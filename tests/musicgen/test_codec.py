@@ -7,7 +7,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.generation.errors import CancelledError
 from services.generation.musicgen import codec as codec_module
 from services.generation.musicgen.codec import Codec
 from services.generation.musicgen.parts import weights_of
@@ -23,6 +22,11 @@ def codecs(written):
         model, checkpoint = written(kind)
         made[kind] = Codec.load(checkpoint, weights_of(checkpoint)), model.audio_encoder
     return made
+
+
+def decoded(codec: Codec, codes: torch.Tensor) -> torch.Tensor:
+    stream = codec.stream()
+    return torch.cat([stream.push(codes), stream.finish()], dim=1)
 
 
 def some_codes(codebooks: int, frames: int, seed: int = 0) -> torch.Tensor:
@@ -47,17 +51,19 @@ def test_a_decode_in_chunks_is_that_of_transformers_in_one_go(codecs, frames):
     codec, model = codecs["mono"]
     codes = some_codes(4, frames)
     wanted = in_one_go(model, codes, 1)
-    got = codec.decode(codes)
+    got = decoded(codec, codes)
     assert got.shape == wanted.shape == (1, frames * 640)
     assert wanted.abs().max() > 0.1
     torch.testing.assert_close(got, wanted, atol=TOLERANCE, rtol=0)
 
 
-def test_stereo_codes_are_those_of_left_and_right_in_turn(codecs):
+@pytest.mark.parametrize("rows_at_once", [1, 2])
+def test_stereo_codes_are_those_of_left_and_right_in_turn(codecs, monkeypatch, rows_at_once):
     codec, model = codecs["stereo"]
+    monkeypatch.setattr(codec._layers, "rows_at_once", rows_at_once)
     codes = some_codes(8, 130)
     wanted = in_one_go(model, codes, 2)
-    got = codec.decode(codes)
+    got = decoded(codec, codes)
     assert got.shape == (2, 130 * 640)
     assert (got[0] - got[1]).abs().max() > 0.1
     torch.testing.assert_close(got, wanted, atol=TOLERANCE, rtol=0)
@@ -97,14 +103,6 @@ def test_a_stream_gives_audio_before_its_end(codecs):
     assert given_out.index(50) * 10 <= 50 + 25 + 10
 
 
-def test_decode_and_stream_agree(codecs):
-    codec, _ = codecs["stereo"]
-    codes = some_codes(8, 230)
-    stream = codec.stream()
-    pieces = [stream.push(part) for part in codes.split(7, dim=1)]
-    assert_same(codec.decode(codes), torch.cat([*pieces, stream.finish()], dim=1))
-
-
 def test_the_same_pieces_give_the_same_audio_to_the_last_bit(codecs):
     codec, _ = codecs["stereo"]
     codes = some_codes(8, 230)
@@ -114,31 +112,11 @@ def test_the_same_pieces_give_the_same_audio_to_the_last_bit(codecs):
     assert torch.equal(first.finish(), again.finish())
 
 
-@pytest.mark.parametrize("windows_at_once", [1, 3, 16])
-def test_a_batch_of_clips_of_several_lengths_is_each_clip(codecs, windows_at_once):
-    codec, model = codecs["stereo"]
-    batch = [some_codes(8, frames, seed=frames) for frames in (1, 40, 205, 100)]
-    for codes, got in zip(
-        batch, codec.decode_batch(batch, windows_at_once=windows_at_once), strict=True
-    ):
-        torch.testing.assert_close(got, in_one_go(model, codes, 2), atol=TOLERANCE, rtol=0)
-
-
 def test_a_chunk_without_neighbours_would_be_heard(codecs, monkeypatch):
     codec, model = codecs["mono"]
     codes = some_codes(4, 250)
     monkeypatch.setattr(codec_module, "NEIGHBOURS", 0)
-    assert (codec.decode(codes) - in_one_go(model, codes, 1)).abs().max() > TOLERANCE
-
-
-def test_a_decode_can_be_cancelled_between_chunks(codecs):
-    codec, _ = codecs["mono"]
-    asked = []
-    with pytest.raises(CancelledError):
-        codec.decode(some_codes(4, 500), lambda: bool(asked.append(0)) or len(asked) == 3)
-    with pytest.raises(CancelledError):
-        codec.decode_batch([some_codes(4, 50)], lambda: True)
-    assert len(asked) == 3
+    assert (decoded(codec, codes) - in_one_go(model, codes, 1)).abs().max() > TOLERANCE
 
 
 @pytest.mark.parametrize(

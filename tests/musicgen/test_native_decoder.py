@@ -16,20 +16,26 @@ from services.generation.musicgen.geometry import Geometry
 from services.generation.musicgen.native.decoder import NativeDecoder
 from services.generation.musicgen.native.library import (
     NativeUnavailableError,
-    available,
     levels,
+    library,
 )
 from services.generation.musicgen.random_weights import RandomWeights
 from services.generation.musicgen.self_check import reference_logits
 from services.generation.musicgen.weights import StateDictWeights
 from tests.musicgen.tiny import geometry_of, tiny_melody_model, tiny_model
 
-pytestmark = pytest.mark.skipif(available() is not None, reason=str(available()))
+try:
+    library()
+    WHY_NOT_NATIVE = None
+except NativeUnavailableError as error:
+    WHY_NOT_NATIVE = str(error)
+native = pytest.mark.skipif(WHY_NOT_NATIVE is not None, reason=str(WHY_NOT_NATIVE))
+pytestmark = native
 
 EXACT = 1e-5
 """Relative to the greatest logit: what float32 in another order of additions comes to."""
 FORMATS = ["fp32", "int8"]
-LEVELS = [] if available() else list(levels())
+LEVELS = [] if WHY_NOT_NATIVE else list(levels())
 STEPS = 20
 
 

@@ -9,7 +9,6 @@ import torch
 
 from services.generation.errors import EngineUnavailableError
 from services.generation.musicgen.native.decoder import NativeDecoder
-from services.generation.musicgen.native.library import available
 from services.generation.musicgen.random_weights import RandomWeights
 from services.generation.musicgen.self_check import (
     ERROR_LIMIT,
@@ -24,11 +23,10 @@ from tests.musicgen.test_native_decoder import (
     apart,
     draw_states,
     draw_tokens,
+    native,
     of_transformers,
 )
 from tests.musicgen.tiny import geometry_of, tiny_melody_model, tiny_model
-
-native = pytest.mark.skipif(available() is not None, reason=str(available()))
 
 
 @pytest.fixture(scope="module")

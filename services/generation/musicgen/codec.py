@@ -12,15 +12,11 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from services.generation.errors import CancelledError
 from services.generation.musicgen.codec_layers import CodecLayers, Recurrence
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torch import Tensor
 
-    from services.generation.engine import ShouldStop
     from services.generation.musicgen.checkpoints import Checkpoint
     from services.generation.musicgen.stored_weights import SafetensorsWeights
 
@@ -75,56 +71,9 @@ class Codec:
         codes = torch.cat([self._layers.encode(channel[None, None]) for channel in audio])
         return codes.transpose(0, 1).reshape(-1, codes.shape[2])
 
-    def decode(self, codes: Tensor, should_stop: ShouldStop | None = None) -> Tensor:
-        """Audio of all codes: what a stream gives, but for rounding where its pieces are others.
-
-        Raises:
-            CancelledError: `should_stop` said so between two chunks.
-        """
-        stream = self.stream()
-        pieces = []
-        for start in range(0, codes.shape[1], CHUNK_FRAMES):
-            _stop_if_told(should_stop)
-            pieces.append(stream.push(codes[:, start : start + CHUNK_FRAMES]))
-        _stop_if_told(should_stop)
-        return torch.cat([*pieces, stream.finish()], dim=1)
-
     def stream(self, chunk_frames: int = CHUNK_FRAMES) -> CodecStream:
         """A decode that begins: codes in as they are made, audio out as soon as it is certain."""
         return CodecStream(self._layers, self.channels, chunk_frames)
-
-    @torch.inference_mode()
-    def decode_batch(
-        self,
-        batch: Sequence[Tensor],
-        should_stop: ShouldStop | None = None,
-        windows_at_once: int = 16,
-    ) -> list[Tensor]:
-        """Audio of several requests of any lengths, together: for a device with room.
-
-        The last bits of a clip may depend on its neighbours, unlike those of `decode`.
-
-        Args:
-            batch: codes of each.
-            should_stop: asked before each group of chunks.
-            windows_at_once: chunks of a channel that go through the stack together.
-
-        Raises:
-            CancelledError: `should_stop` said so.
-        """
-        hop = self._layers.hop
-        rows = [row for codes in batch for row in _per_channel(codes, self._layers, self.channels)]
-        _stop_if_told(should_stop)
-        states = self._layers.recur_all(rows)
-        audio = [torch.empty(row.shape[1] * hop) for row in rows]
-        for windows in _windows([row.shape[1] for row in rows], windows_at_once):
-            _stop_if_told(should_stop)
-            read = torch.stack([states[row][:, low:high] for row, low, high, _, _ in windows])
-            for made, window in zip(self._layers.upsample(read), windows, strict=True):
-                row, low, _, start, end = window
-                audio[row][start * hop : end * hop] = made[(start - low) * hop : (end - low) * hop]
-        channels = self.channels
-        return [torch.stack(audio[at : at + channels]) for at in range(0, len(audio), channels)]
 
 
 class CodecStream:
@@ -180,8 +129,9 @@ class CodecStream:
     def _give(self, end: int) -> Tensor:
         low, high = max(0, self._done - NEIGHBOURS), min(self._known, end + NEIGHBOURS)
         window = self._states[:, :, low - self._first : high - self._first]
-        # A channel at a time: the cache of a CPU has room for one.
-        made = torch.cat([self._layers.upsample(row[None]) for row in window])
+        some = self._layers.rows_at_once
+        rows = [window[row : row + some] for row in range(0, self._channels, some)]
+        made = torch.cat([self._layers.upsample(each) for each in rows])
         hop = self._layers.hop
         audio = made[:, (self._done - low) * hop : (end - low) * hop]
         self._done = end
@@ -189,25 +139,6 @@ class CodecStream:
         self._states = self._states[:, :, keep - self._first :]
         self._first = keep
         return audio
-
-
-_Window = tuple[int, int, int, int, int]
-"""Row, first and last frame of what is read, first and last frame of what is kept."""
-
-
-def _windows(lengths: Sequence[int], at_once: int) -> list[list[_Window]]:
-    """All chunks of all rows, those of one length together."""
-    by_length: dict[int, list[_Window]] = {}
-    for row, frames in enumerate(lengths):
-        for start in range(0, frames, CHUNK_FRAMES):
-            end = min(frames, start + CHUNK_FRAMES)
-            low, high = max(0, start - NEIGHBOURS), min(frames, end + NEIGHBOURS)
-            by_length.setdefault(high - low, []).append((row, low, high, start, end))
-    return [
-        group[at : at + at_once]
-        for group in by_length.values()
-        for at in range(0, len(group), at_once)
-    ]
 
 
 def _per_channel(codes: Tensor, layers: CodecLayers, channels: int) -> Tensor:
@@ -219,8 +150,3 @@ def _per_channel(codes: Tensor, layers: CodecLayers, channels: int) -> Tensor:
     if not 0 <= int(codes.min()) <= int(codes.max()) < layers.codebook_size:
         raise ValueError(f"Codes are 0 to {layers.codebook_size - 1}.")
     return torch.stack([codes[channel::channels] for channel in range(channels)])
-
-
-def _stop_if_told(should_stop: ShouldStop | None) -> None:
-    if should_stop is not None and should_stop():
-        raise CancelledError("The decode was cancelled.")

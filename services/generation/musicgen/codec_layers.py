@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +16,8 @@ if TYPE_CHECKING:
     from services.generation.musicgen.stored_weights import SafetensorsWeights
 
 _Memory = tuple["Tensor", "Tensor"]
+
+_CHANNELS = 2
 
 BLOCK_FRAMES = 25
 """What goes through the LSTM at once. Blocks lie where they lie, however the codes arrive, so that
@@ -39,6 +40,11 @@ class CodecLayers:
         """Of one channel."""
         self.codebook_size = int(self._model.config.codebook_size)
         self.device: torch.device = self._model.device
+        self.rows_at_once = 1
+        """Channels of a clip that go through the stack together; a CPU's cache has room for one.
+
+        Clips never do: what a clip sounds like must not depend on its neighbours, to the last bit.
+        """
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, weights: SafetensorsWeights) -> CodecLayers:
@@ -49,6 +55,7 @@ class CodecLayers:
         """The same layers on another device."""
         self._model.to(device)
         self.device = device
+        self.rows_at_once = 1 if device.type == "cpu" else _CHANNELS
         return self
 
     def encode(self, audio: Tensor) -> Tensor:
@@ -71,19 +78,6 @@ class CodecLayers:
         steps = mixed.permute(2, 0, 1)
         states, memory = self._lstm(steps, memory)
         return (states + steps).permute(1, 2, 0), memory
-
-    def recur_all(self, codes: Sequence[Tensor]) -> list[Tensor]:
-        """What the stack reads, `[width, frames]` of each `[codebooks, frames]`, of any lengths.
-
-        The LSTM runs once for all: what follows the end of a shorter one does not reach back.
-        """
-        mixed = [self.mix(self.embed(row[None]))[0] for row in codes]
-        longest = max(row.shape[1] for row in mixed)
-        padded = torch.stack(
-            [torch.nn.functional.pad(row, (0, longest - row.shape[1])) for row in mixed]
-        )
-        states, _ = self.recur(padded, None)
-        return [row[:, : own.shape[1]] for row, own in zip(states, mixed, strict=True)]
 
     def upsample(self, states: Tensor) -> Tensor:
         """`[rows, width, frames]` to samples `[rows, frames * hop]`, on the CPU."""

@@ -110,15 +110,6 @@ def library() -> ctypes.CDLL:
     return open_library(folders())
 
 
-def available() -> str | None:
-    """Why the native step cannot be used here, in one line; None if it can."""
-    try:
-        library()
-    except NativeUnavailableError as error:
-        return str(error)
-    return None
-
-
 def levels() -> dict[str, int]:
     """The instruction sets that this processor can run, the slowest first."""
     native = library()
