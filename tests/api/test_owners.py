@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -78,6 +79,11 @@ class Guarded:
         self.job_id = str(made.json()["job_id"])
         finish(Api(self.state, Callers(app), self.client), self.job_id)
 
+    def end_streams(self) -> None:
+        """As a signal does: in the thread of the event loop."""
+        assert self.client.portal is not None
+        self.client.portal.call(self.state.feed.close)
+
     def ask(self, caller: str, method: str, path: str, **options: Any) -> Any:
         kind = {"Content-Type": "audio/wav"} if "content" in options else {}
         headers = self.headers[caller] | kind
@@ -111,7 +117,7 @@ def test_a_key_opens_what_is_its_own(server: Guarded) -> None:
             options["json"] = {"requests": [body]} if "batch" in path else body
         if template == "/api/v1/events":
             # It would go on: a server that leaves ends it after its snapshot.
-            server.state.feed.close()
+            server.end_streams()
         got = tuple(server.ask(caller, method, path, **options).status_code for caller in CALLERS)
         assert got == statuses, (method, template)
 
@@ -130,8 +136,18 @@ def test_a_stream_ends_once_its_key_is_revoked(
             storage.revoke_api_key(session, "owner")
         assert mine.result(timeout=20).status_code == 200
         assert not other.done()
-        server.state.feed.close()
+        server.end_streams()
         assert other.result(timeout=20).status_code == 200
+
+
+def test_a_stream_that_was_busy_when_the_end_came_does_not_wait_for_news(server: Guarded) -> None:
+    server.end_streams()
+
+    async def next_change() -> None:
+        await asyncio.wait_for(server.state.feed.next_change(), 5.0)
+
+    assert server.client.portal is not None
+    server.client.portal.call(next_change)
 
 
 def test_nothing_of_another_is_listed(server: Guarded) -> None:

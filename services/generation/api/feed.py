@@ -182,11 +182,12 @@ class Feed:
         return [self._events[index] for index in range(-news, 0)]
 
     async def next_change(self) -> None:
-        """Wait for the next events, a heartbeat, or the end.
+        """Wait for the next events, a heartbeat, or the end; after the end nobody waits.
 
         Without a time-out: a thousand listeners would each have a task and a timer for it.
         """
-        await self._changed.wait()
+        if not self.is_closed:
+            await self._changed.wait()
 
     async def wait(
         self, job_id: str, seconds: float, is_disconnected: Callable[[], Awaitable[bool]]
