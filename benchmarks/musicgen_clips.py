@@ -2,6 +2,9 @@
 
 Run as `python -m benchmarks.musicgen_clips [--seconds 5,30] [--rounds 1]`, with small and random
 weights. transformers keeps its codec in float32 beside a bfloat16 decoder: it is faster so.
+
+Nothing here imports torch ahead of services.generation.musicgen, which says how long torch's
+threads look out for more work: the engines run as in a worker.
 """
 
 from __future__ import annotations
@@ -16,8 +19,6 @@ from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
-
-import torch
 
 from services.generation.config import Settings
 from services.generation.engine import Engine, GenerationParams
@@ -42,15 +43,17 @@ def ours(folder: Path, precision: str, *, native: bool) -> MusicGenEngine:
         return MusicGenEngine.of_checkpoint(checkpoint, facts, settings)
 
 
-def theirs(folder: Path, dtype: torch.dtype) -> TransformersEngine:
+def theirs(folder: Path, dtype: str) -> TransformersEngine:
+    import torch
+
     engine = TransformersEngine(folder, published_model(MODEL).facts, torch.device("cpu"))
-    engine.use_decoder_of(dtype)
+    engine.use_decoder_of(getattr(torch, dtype))
     return engine
 
 
 MAKERS: dict[str, Callable[[Path], Engine]] = {
-    "transformers fp32": lambda folder: theirs(folder, torch.float32),
-    "transformers bf16": lambda folder: theirs(folder, torch.bfloat16),
+    "transformers fp32": lambda folder: theirs(folder, "float32"),
+    "transformers bf16": lambda folder: theirs(folder, "bfloat16"),
     "int8, native": lambda folder: ours(folder, "int8", native=True),
     "int8, PyTorch": lambda folder: ours(folder, "int8", native=False),
     "float32, native": lambda folder: ours(folder, "fp32", native=True),

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
+from transformers import MusicgenForCausalLM
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from services.generation.musicgen.catalogue import MODELS
 from services.generation.musicgen.decoder import TorchDecoder
 from services.generation.musicgen.native.decoder import NativeDecoder
+from services.generation.musicgen.random_model import decoder_config
 from services.generation.musicgen.self_check import self_check
 from services.generation.musicgen.weights import StateDictWeights
 
@@ -58,17 +59,7 @@ class Row:
 
 def published_shape() -> MusicgenForCausalLM:
     torch.manual_seed(0)
-    config = MusicgenDecoderConfig(
-        vocab_size=SMALL.codebook_size,
-        hidden_size=SMALL.hidden,
-        ffn_dim=SMALL.ffn,
-        num_hidden_layers=SMALL.layers,
-        num_attention_heads=SMALL.heads,
-        num_codebooks=SMALL.codebooks,
-        bos_token_id=None,
-        pad_token_id=None,
-    )
-    return MusicgenForCausalLM(config).eval()
+    return MusicgenForCausalLM(decoder_config(SMALL)).eval()
 
 
 def transformers_step(decoder: Any, position: int) -> Callable[[], object]:

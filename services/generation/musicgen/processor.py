@@ -1,13 +1,10 @@
-"""The one thread in which PyTorch computes on a CPU, and how many cores it takes there."""
+"""The one thread in which PyTorch computes on a CPU."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from typing import TypeVar
-
-import torch
 
 T = TypeVar("T")
 
@@ -31,19 +28,3 @@ class Processor:
     def close(self) -> None:
         """End the thread once nothing is left to do."""
         self._pool.shutdown(wait=False)
-
-
-@contextmanager
-def on_one_core() -> Iterator[None]:
-    """Have PyTorch and its libraries work in the calling thread alone meanwhile.
-
-    MKL shares the logarithms of 8,192 numbers out to libgomp's team, whose threads then look out
-    for more for 7 ms: the cores are not there for the threads of the native step, which takes
-    twice as long.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)

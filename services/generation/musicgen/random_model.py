@@ -31,15 +31,7 @@ def random_model(geometry: Geometry) -> Any:
     """
     if not geometry.cross_attention:
         raise InvalidRequestError("Random weights are for models without a melody.")
-    decoder = MusicgenDecoderConfig(
-        vocab_size=geometry.codebook_size,
-        hidden_size=geometry.hidden,
-        ffn_dim=geometry.ffn,
-        num_hidden_layers=geometry.layers,
-        num_attention_heads=geometry.heads,
-        num_codebooks=geometry.codebooks,
-        audio_channels=geometry.channels,
-    )
+    decoder = decoder_config(geometry)
     text = T5Config(d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
     codec = EncodecConfig(
         audio_channels=1,
@@ -62,6 +54,19 @@ def random_model(geometry: Geometry) -> Any:
     settings.bos_token_id = settings.pad_token_id = geometry.pad_token
     settings.decoder_start_token_id = geometry.pad_token
     return model
+
+
+def decoder_config(geometry: Geometry) -> MusicgenDecoderConfig:
+    """Describe the decoder of a shape as transformers does."""
+    return MusicgenDecoderConfig(
+        vocab_size=geometry.codebook_size,
+        hidden_size=geometry.hidden,
+        ffn_dim=geometry.ffn,
+        num_hidden_layers=geometry.layers,
+        num_attention_heads=geometry.heads,
+        num_codebooks=geometry.codebooks,
+        audio_channels=geometry.channels,
+    )
 
 
 def write_random_checkpoint(folder: Path, geometry: Geometry) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from services.generation.musicgen.processor import on_one_core
 from services.generation.musicgen.sampling import SamplingTensors, draw, guide
 
 if TYPE_CHECKING:
@@ -111,14 +110,13 @@ class SampledDecoder:
         logits = self._model.step(slots, tokens, positions)
         samplings = [self._sampling[slot] for slot in slots]
         tensors = self._tensors(slots, samplings)
-        with on_one_core():
-            drawn: NDArray[np.int64] = draw(
-                guide(logits, tensors.guidance),
-                tensors,
-                torch.tensor([turn.step for turn in turns]),
-                widest_top_k=max(sampling.top_k for sampling in samplings),
-                any_top_p=any(0 < sampling.top_p < 1 for sampling in samplings),
-            ).numpy()
+        drawn: NDArray[np.int64] = draw(
+            guide(logits, tensors.guidance),
+            tensors,
+            torch.tensor([turn.step for turn in turns]),
+            widest_top_k=max(sampling.top_k for sampling in samplings),
+            any_top_p=any(0 < sampling.top_p < 1 for sampling in samplings),
+        ).numpy()
         return drawn
 
     def _tensors(self, slots: list[int], samplings: list[Sampling]) -> SamplingTensors:
