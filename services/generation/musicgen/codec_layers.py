@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from services.audio.arrays import MAX_CHANNELS
 from services.generation.musicgen.parts import load_codec
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
     from services.generation.musicgen.stored_weights import SafetensorsWeights
 
 _Memory = tuple["Tensor", "Tensor"]
-
-_CHANNELS = 2
 
 BLOCK_FRAMES = 25
 """What goes through the LSTM at once. Blocks lie where they lie, however the codes arrive, so that
@@ -55,7 +54,7 @@ class CodecLayers:
         """The same layers on another device."""
         self._model.to(device)
         self.device = device
-        self.rows_at_once = 1 if device.type == "cpu" else _CHANNELS
+        self.rows_at_once = 1 if device.type == "cpu" else MAX_CHANNELS
         return self
 
     def encode(self, audio: Tensor) -> Tensor:
