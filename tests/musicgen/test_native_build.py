@@ -47,10 +47,13 @@ def test_a_library_is_built_once_and_found_again(built):
 
 
 @needs_compiler
-def test_another_source_gets_another_library(monkeypatch, tmp_path, built):
-    other = tmp_path / "step.c"
-    other.write_bytes(building.SOURCE.read_bytes() + b"\n")
-    monkeypatch.setattr(building, "SOURCE", other)
+@pytest.mark.parametrize("changed", ["step.c", "kernels.h"])
+def test_another_source_gets_another_library(monkeypatch, tmp_path, built, changed):
+    folder = shutil.copytree(building.SOURCE.parent, tmp_path / "native")
+    monkeypatch.setattr(building, "SOURCE", folder / "step.c")
+    assert find([built.parent]) == built
+    with (folder / changed).open("a") as file:
+        file.write("\n")
     assert find([built.parent]) is None
 
 

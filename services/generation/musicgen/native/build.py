@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("step.c")
+"""It includes the headers beside it."""
 FLAGS = (
     *("-std=gnu11", "-O3", "-fno-math-errno", "-Wall", "-Wextra"),
     *("-shared", "-fPIC", "-fvisibility=hidden", "-pthread"),
@@ -41,9 +42,10 @@ def folders() -> list[Path]:
 
 def library_name() -> str:
     """The name of a library of this source for this platform."""
-    made_of = SOURCE.read_bytes() + " ".join(FLAGS).encode()
-    digest = hashlib.sha256(made_of).hexdigest()[:16]
-    return f"step-{digest}-{sysconfig.get_platform()}.so"
+    digest = hashlib.sha256(" ".join(FLAGS).encode())
+    for file in sorted(SOURCE.parent.glob("*.[ch]")):
+        digest.update(file.read_bytes())
+    return f"step-{digest.hexdigest()[:16]}-{sysconfig.get_platform()}.so"
 
 
 def find(places: Sequence[Path]) -> Path | None:
