@@ -109,8 +109,10 @@ def test_float32_is_exact_on_every_level(model, make, level):
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_int8_is_close_on_every_level(model, make, level):
-    states, tokens = draw_states(9), draw_tokens(STEPS)
+@pytest.mark.parametrize("length", [1, 7, 8, 9])
+def test_int8_is_close_on_every_level(model, make, level, length):
+    """Up to 8 states of this model are folded into the weights."""
+    states, tokens = draw_states(length), draw_tokens(STEPS)
     decoder = make("int8", level=level, threads=2)
     decoder.admit(1, states)
     found, wanted = steps(decoder, 1, tokens), of_transformers(model.decoder, states, tokens)
@@ -228,8 +230,12 @@ def test_a_slot_forgets_what_it_held(make, weights):
     codebooks=st.sampled_from([1, 2, 4]),
     codebook_size=st.sampled_from([32, 96]),
     cross_attention=st.booleans(),
+    length=st.integers(1, 40),
 )
-def test_any_shape_is_exact(head_size, pairs, ffn, codebooks, codebook_size, cross_attention):
+@pytest.mark.parametrize(("weights", "tolerance"), [("fp32", EXACT), ("int8", 0.1)])
+def test_any_shape_is_right(
+    weights, tolerance, head_size, pairs, ffn, codebooks, codebook_size, cross_attention, length
+):
     hidden = head_size * 2 * pairs
     geometry = Geometry(
         layers=1,
@@ -243,10 +249,11 @@ def test_any_shape_is_exact(head_size, pairs, ffn, codebooks, codebook_size, cro
         max_positions=64,
     )
     source = RandomWeights(geometry)
-    states, tokens = draw_states(3, hidden=hidden), draw_tokens(4, 0, codebooks, codebook_size)
-    decoder = NativeDecoder(source, geometry, 1, 10, "fp32", threads=1)
+    states, tokens = draw_states(length, hidden=hidden), draw_tokens(4, 0, codebooks, codebook_size)
+    decoder = NativeDecoder(source, geometry, 1, 50, weights, threads=1)
     found = steps(decoder, 0, tokens, first=decoder.admit(0, states))
-    assert apart(found, reference_logits(source, geometry, [states], [tokens])[0]) < EXACT
+    wanted = reference_logits(source, geometry, [states], [tokens])[0]
+    assert apart(found, wanted) < tolerance
 
 
 def test_what_is_out_of_range_is_refused_and_changes_nothing(make):

@@ -42,8 +42,13 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CHECK_PROMPTS = ("lo-fi beat with soft piano", "heavy techno at 130 BPM, distorted 909 drums")
-"""What a quantised decoder is compared with its checkpoint on."""
+CHECK_PROMPTS = (
+    "lo-fi beat with soft piano",
+    "heavy techno at 130 BPM with distorted 909 drums, an acid bass line that opens up slowly,"
+    " dark pads far in the back and a vocal chop on every fourth bar",
+)
+"""What a quantised decoder is compared with its checkpoint on: a prompt that it may fold into its
+weights, and one that is too long for that."""
 
 PIECE_FRAMES = 25
 """Codes that are taken from the loop at once: half a second of audio."""

@@ -37,8 +37,9 @@ PREFILL = 32
 class NativeDecoder:
     """A StepModel in C: int8 weights with bfloat16 keys and values, or float32 throughout.
 
-    int8 is weights and inputs in groups of 128, each group with a scale. Layers are packed as they
-    are read, so that beside what is kept there is one of them at a time.
+    int8 is weights and inputs in groups of 128, each group with a scale; a short prompt becomes
+    part of the weights (prompt.h). Layers are packed as they are read, so that beside what is kept
+    there is one of them at a time.
     """
 
     def __init__(

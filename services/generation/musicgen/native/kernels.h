@@ -7,6 +7,7 @@ typedef float NAME(vf) __attribute__((vector_size(4 * LANES)));
 typedef int32_t NAME(vi) __attribute__((vector_size(4 * LANES)));
 typedef float NAME(floats) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint16_t NAME(halves) __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+typedef int32_t NAME(integers) __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
 typedef uint32_t NAME(words) __attribute__((vector_size(4 * LANES)));
 typedef int8_t NAME(bytes) __attribute__((vector_size(LANES), aligned(1), may_alias));
 #define vf NAME(vf)
@@ -329,7 +330,87 @@ static void NAME(attend)(Cache cache, int format, const float *query, int length
     else NAME(attend_in)(FLOAT32, cache, query, length, head_size, scores, out);
 }
 
-static const Kernels NAME(kernels) = {QUOTE(LEVEL), NAME(prepare), NAME(multiply), NAME(attend)};
+/* The softmax of each head's first `length` of `padded` scores, at most FOLDED; zeros behind them. */
+static void NAME(softmax)(float *to, const float *scores, int heads, int length, int padded) {
+    for (int head = 0; head < heads; head++, to += padded, scores += padded) {
+        float e[FOLDED];
+        for (int t = 0; t < FOLDED; t++) e[t] = t < length ? scores[t] : -INFINITY;
+        vf most = (vf){0} - INFINITY, total = {0};
+        for (int t = 0; t < FOLDED; t += LANES) most = NAME(larger)(most, NAME(load)(e + t));
+        float peak = NAME(largest)(most);
+        for (int t = 0; t < FOLDED; t += LANES) {
+            vf some = NAME(exp)(NAME(load)(e + t) - peak);
+            NAME(store)(e + t, some);
+            total += some;
+        }
+        float factor = 1 / NAME(sum)(total);
+        for (int t = 0; t < padded; t++) to[t] = t < length ? e[t] * factor : 0;
+    }
+}
+
+/* A block of an int8 matrix as floats, [width][BLOCK]. */
+static void NAME(unpack)(float *to, const char *weights, int width) {
+    for (int start = 0; start < width; start += GROUP) {
+        int end = width - start < GROUP ? width : start + GROUP;
+        const float *scales = (const float *)(weights + (size_t)(end - start) * BLOCK);
+        for (int k = start; k < end; k += 4, weights += 4 * BLOCK)
+            for (int i = 0; i < BLOCK; i += LANES) {
+                vi fours = *(const NAME(integers) *)(weights + 4 * i);
+                for (int j = 0; j < 4; j++) {
+                    vi one = fours << (24 - 8 * j) >> 24;
+                    vf value = __builtin_convertvector(one, vf) * NAME(load)(scales + i);
+                    NAME(store)(to + (size_t)(k + j) * BLOCK + i, value);
+                }
+            }
+        weights += BLOCK * sizeof(float);
+    }
+}
+
+/* A block of outputs as a matrix holds it, from [width][stride] floats. */
+static void NAME(pack)(char *to, const float *from, size_t stride, int width) {
+    for (int start = 0; start < width; start += GROUP) {
+        int end = width - start < GROUP ? width : start + GROUP;
+        vf inverse[PARTS];
+        for (int i = 0; i < PARTS; i++) {
+            vf peak = {0};
+            for (int k = start; k < end; k++)
+                peak = NAME(larger)(peak, NAME(size_of)(NAME(load)(from + k * stride + i * LANES)));
+            inverse[i] = NAME(select)((vi)(peak > (vf){0} + 1e-30f), 127 / peak, (vf){0});
+            NAME(store)((float *)(to + (size_t)(end - start) * BLOCK) + i * LANES, peak / 127);
+        }
+        for (int k = start; k < end; k += 4, to += 4 * BLOCK)
+            for (int i = 0; i < PARTS; i++) {
+                vi four = {0};
+                for (int j = 0; j < 4; j++) {
+                    vf x = NAME(load)(from + (k + j) * stride + i * LANES);
+                    four |= (NAME(nearest)(x * inverse[i]) & 0xff) << (8 * j);
+                }
+                *(NAME(integers) *)(to + 4 * LANES * i) = four;
+            }
+        to += BLOCK * sizeof(float);
+    }
+}
+
+/* Adds to to[row][i] the sum of w[row][d] x[d][i] over `depth` values d, for i < width. Rows come in
+ * fours and columns in LANES: what is added behind the last is 0 where w or x is. */
+static void NAME(fold)(float *to, size_t stride, int rows, int width, int depth, const float *w,
+                       size_t by_row, size_t by_depth, const float *x, size_t by_x) {
+    for (int row = 0; row < rows; row += 4)
+        for (int i = 0; i < width; i += LANES) {
+            float *at = to + row * stride + i;
+            vf sums[4];
+            for (int j = 0; j < 4; j++) sums[j] = NAME(load)(at + j * stride);
+            for (int d = 0; d < depth; d++) {
+                vf some = NAME(load)(x + d * by_x + i);
+                const float *weight = w + row * by_row + d * by_depth;
+                for (int j = 0; j < 4; j++) sums[j] += some * weight[j * by_row];
+            }
+            for (int j = 0; j < 4; j++) NAME(store)(at + j * stride, sums[j]);
+        }
+}
+
+static const Kernels NAME(kernels) = {QUOTE(LEVEL),  NAME(prepare), NAME(multiply), NAME(attend),
+                                      NAME(softmax), NAME(pack),    NAME(unpack),   NAME(fold)};
 
 #undef vf
 #undef vi

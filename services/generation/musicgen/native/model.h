@@ -29,6 +29,7 @@ enum { BLOCK = 32 };  /* outputs of a matrix that are computed together */
 enum { GROUP = 128 }; /* inputs that share a scale */
 enum { KEYS = 16 };   /* positions whose keys lie side by side */
 enum { ALONE = 4 };   /* up to so many rows, preparing them twice is faster than waiting */
+enum { FOLDED = 32 }; /* the longest prompt whose states become part of the weights */
 
 enum format { FLOAT32, INT8 };
 
@@ -66,10 +67,19 @@ typedef struct {
     char *keys, *values;
 } Cache;
 
+/* What a slot's prompt has become: keys and values for `capacity` positions, or, in a prompt that is
+ * folded, matrices for `padded` positions. See prompt.h. */
 typedef struct {
     char *data;
-    int length, capacity;
+    int length, capacity, padded;
 } Conditioning;
+
+/* Places that follow each other and attend to their prompts together: those of a slot whose prompt is
+ * folded, or any whose prompts are not. */
+typedef struct {
+    int first, rows, padded;
+    int queries; /* the first piece of its queries among all */
+} Run;
 
 /* Mirrored by `Shape` in library.py. */
 typedef struct {
@@ -95,6 +105,11 @@ typedef struct {
                      const Sink *to);
     void (*attend)(Cache cache, int format, const float *query, int length, int head_size,
                    float *scores, float *out);
+    void (*softmax)(float *to, const float *scores, int heads, int length, int padded);
+    void (*pack)(char *to, const float *from, size_t stride, int width);
+    void (*unpack)(float *to, const char *weights, int width);
+    void (*fold)(float *to, size_t stride, int rows, int width, int depth, const float *w,
+                 size_t by_row, size_t by_depth, const float *x, size_t by_x);
 } Kernels;
 
 typedef struct Piece {
@@ -113,12 +128,13 @@ typedef struct Model {
     Norm norm;
     Matrix heads;
     float *embeddings, *sinusoids;
-    char *cache;
+    char *cache, *folded;
     Conditioning *conditioning;
     Piece *pieces;
 
     /* The rows at work: row r is of place r % places, and conditional while r < places. */
-    int places;
+    int places, run_count, queries;
+    Run *runs;
     const int32_t *slots, *at;
     float *hidden, *fused, *mixed, *inner, *logits;
     Inputs shared, *own;
@@ -137,7 +153,7 @@ typedef struct Model {
 static void *grab(Model *m, size_t bytes, int huge) {
     Piece *piece = calloc(1, sizeof *piece);
     if (!piece) return NULL;
-    piece->bytes = (bytes + 63) / 64 * 64;
+    piece->bytes = bytes / 64 * 64 + 64; /* never nothing */
     piece->mapped = bytes >= 1 << 20;
     if (piece->mapped) {
         piece->data =

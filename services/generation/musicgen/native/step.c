@@ -14,33 +14,9 @@
  */
 
 #include "levels.h"
-#include "matrices.h"
+#include "prompt.h"
 
 /* --------------------------------------------------------------------------------- the whole step */
-
-/* Rows as the next matrix reads them. Few rows are prepared by each thread for itself. */
-static const Inputs *prepare(Model *m, int worker, const float *x, int width, const Norm *norm,
-                             int rows) {
-    Inputs *to = rows <= ALONE ? &m->own[worker] : &m->shared;
-    int first = 0, last = rows;
-    if (to == &m->shared) {
-        while (take(m, rows, &first, &last))
-            for (int r = first; r < last; r++)
-                m->kernels->prepare(to, r, x + (size_t)r * width, norm, width, m->shape.format);
-        barrier(m);
-    } else {
-        for (int r = 0; r < rows; r++)
-            m->kernels->prepare(to, r, x + (size_t)r * width, norm, width, m->shape.format);
-    }
-    return to;
-}
-
-static void multiply(Model *m, const Matrix *matrix, const Inputs *in, int rows, const Sink *to) {
-    int first, last;
-    while (take(m, matrix->blocks, &first, &last))
-        m->kernels->multiply(matrix, first, last, in, rows, m->shape.format, to);
-    barrier(m);
-}
 
 static void self_attention(Model *m, int worker, int layer) {
     int first, last, heads = m->shape.heads, size = m->head_size;
@@ -55,26 +31,6 @@ static void self_attention(Model *m, int worker, int layer) {
     barrier(m);
 }
 
-/* Queries and attention of a few heads at a time: prompts are short, so that a barrier between the
- * two would be most of the wait. */
-static void cross_attention(Model *m, int worker, int layer, const Inputs *in) {
-    const Matrix *matrix = &m->layers[layer].cross_q;
-    int size = m->head_size, unit = size % BLOCK ? 2 : 1, blocks = unit * size / BLOCK, first, last;
-    Sink to = {.kind = STORE, .out = m->fused, .stride = m->shape.hidden};
-    while (take(m, m->shape.heads / unit, &first, &last)) {
-        m->kernels->multiply(matrix, first * blocks, last * blocks, in, m->places, m->shape.format, &to);
-        for (int row = 0; row < m->places; row++)
-            for (int head = first * unit; head < last * unit; head++) {
-                size_t at = (size_t)row * m->shape.hidden + (size_t)head * size;
-                int slot = m->slots[row];
-                m->kernels->attend(cross_cache(m, slot, layer, head), m->shape.format, m->fused + at,
-                                   m->conditioning[slot].length, size, m->scores[worker],
-                                   m->mixed + at);
-            }
-    }
-    barrier(m);
-}
-
 static void forward(Model *m, int worker) {
     int hidden = m->shape.hidden, ffn = m->shape.ffn, rows = 2 * m->places;
     Sink add = {.kind = ADD, .out = m->hidden, .stride = hidden};
@@ -85,11 +41,7 @@ static void forward(Model *m, int worker) {
         multiply(m, &l->qkv, prepare(m, worker, m->hidden, hidden, &l->self_norm, rows), rows, &self);
         self_attention(m, worker, i);
         multiply(m, &l->self_out, prepare(m, worker, m->mixed, hidden, NULL, rows), rows, &add);
-        if (m->shape.cross_attention) {
-            int some = m->places;
-            cross_attention(m, worker, i, prepare(m, worker, m->hidden, hidden, &l->cross_norm, some));
-            multiply(m, &l->cross_out, prepare(m, worker, m->mixed, hidden, NULL, some), some, &add);
-        }
+        if (m->shape.cross_attention) cross_attention(m, worker, i);
         multiply(m, &l->fc1, prepare(m, worker, m->hidden, hidden, &l->last_norm, rows), rows, &gelu);
         multiply(m, &l->fc2, prepare(m, worker, m->inner, ffn, NULL, rows), rows, &add);
     }
@@ -131,57 +83,9 @@ EXPORT int musicgen_forward(Model *m, int places, const int32_t *slots, const in
     m->slots = slots;
     m->at = positions;
     m->logits = logits;
+    if (s->cross_attention) find_runs(m);
     for (int row = 0; row < 2 * places; row++) embed(m, row, tokens, states);
     run(m, forward, NULL);
-    return 0;
-}
-
-typedef struct {
-    int slot, first, rows;
-    const float *states;
-} Arrival;
-
-static void condition(Model *m, int worker) {
-    const Arrival *a = m->argument;
-    const Inputs *in = prepare(m, worker, a->states, m->shape.hidden, NULL, a->rows);
-    int first, last, blocks = m->layers[0].cross_kv.blocks;
-    while (take(m, m->shape.layers * blocks, &first, &last))
-        for (int item = first; item < last; item++) {
-            int layer = item / blocks, block = item % blocks;
-            Sink to = {.kind = CROSS, .model = m, .layer = layer, .slot = a->slot, .first = a->first};
-            m->kernels->multiply(&m->layers[layer].cross_kv, block, block + 1, in, a->rows,
-                                 m->shape.format, &to);
-        }
-}
-
-/* Keys and values of the cross-attention of a slot, from states [length][hidden].
- * 0, or -1 for what is out of range, -2 without memory. */
-EXPORT int musicgen_admit(Model *m, int slot, const float *states, int length) {
-    if (slot < 0 || slot >= m->shape.slots || length < 1 || length > 65536) return -1;
-    if (!m->shape.cross_attention) return -1;
-    Conditioning *c = &m->conditioning[slot];
-    if (length > c->capacity) {
-        int capacity = (length + KEYS - 1) / KEYS * KEYS;
-        size_t bytes = (size_t)capacity * m->shape.hidden * m->element * 2 * m->shape.layers;
-        char *data = calloc(1, bytes);
-        if (!data) return -2;
-        free(c->data);
-        *c = (Conditioning){data, 0, capacity};
-    }
-    if (length > m->longest) {
-        for (int i = 0; i < m->shape.threads; i++) {
-            float *scores = grab(m, (length + KEYS) * sizeof *scores, 0);
-            if (!scores) return -2;
-            m->scores[i] = scores;
-        }
-        m->longest = length;
-    }
-    c->length = length;
-    for (int first = 0; first < length; first += m->most_rows) {
-        int rows = length - first < m->most_rows ? length - first : m->most_rows;
-        Arrival a = {slot, first, rows, states + (size_t)first * m->shape.hidden};
-        run(m, condition, &a);
-    }
     return 0;
 }
 
@@ -228,12 +132,14 @@ static int make_parts(Model *m) {
     m->sinusoids = grab(m, s->positions * hidden * sizeof(float), 0);
     /* No huge pages: a short take would fill the memory of a long one. */
     m->cache = grab(m, plane * 2 * 2 * s->layers * s->slots, 0);
+    m->folded = grab(m, all_folded_bytes(m), 1);
+    m->runs = grab(m, rows * sizeof *m->runs, 0);
     m->hidden = grab(m, rows * hidden * sizeof(float), 0);
     m->fused = grab(m, rows * hidden * sizeof(float), 0);
     m->mixed = grab(m, rows * hidden * sizeof(float), 0);
     m->inner = grab(m, rows * s->ffn * sizeof(float), 0);
     if (!m->layers || !m->conditioning || !m->own || !m->scores || !m->threads || !m->embeddings ||
-        !m->sinusoids || !m->cache || !m->hidden || !m->fused || !m->mixed || !m->inner)
+        !m->sinusoids || !m->cache || !m->folded || !m->runs || !m->hidden || !m->fused || !m->mixed || !m->inner)
         return 0;
     for (int i = 0; i < s->layers; i++)
         if (!make_layer(m, &m->layers[i])) return 0;
