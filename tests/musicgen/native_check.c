@@ -1,8 +1,12 @@
-/* Runs the kernels of step.c on random weights, without Python: under sanitizers, and where there
+/* Runs step.c on random weights, and draw.c, without Python: under sanitizers, and where there
  * is only an emulator. Every level is compared with plain C, a full slot with an empty one, and a
  * sequence that is taken in at once with one that is stepped through. Leaves with the number of
  * comparisons that failed. */
 #include STEP
+#undef EXPORT
+#define draw draw_one
+#include DRAW
+#undef draw
 #include <stdio.h>
 
 enum { SLOTS = 3, POSITIONS = 23, LENGTH = 21, PROMPT = 44 };
@@ -171,6 +175,32 @@ static int compare_products(Model *plain) {
     return bad;
 }
 
+/* The greatest is drawn if there is no choice, and something if there is nothing to choose from. */
+static int check_draws(void) {
+    enum { SIZE = 37 };
+    int bad = 0;
+    for (int i = 0; i < 6 * SIZE; i++) {
+        float *logits = draw(2 * 3 * SIZE, 1);
+        Draw how = {.seed = i, .step = i, .temperature = 1, .guidance = 1, .top_k = i / 6};
+        if (i % 6 == 1) how.top_p = 1e-9;
+        if (i % 6 == 2) how.greedy = 1;
+        for (int j = 0; i % 6 >= 4 && j < 2 * 3 * SIZE; j++) logits[j] = i % 6 == 4 ? NAN : INFINITY;
+        int64_t tokens[3] = {-1, -1, -1};
+        Draw same[] = {how, how, how};
+        bad += musicgen_draw(3, 1, SIZE, logits, same, tokens) != 0;
+        for (int place = 0; place < 3; place++) {
+            const float *row = logits + place * SIZE;
+            int wanted = 0;
+            for (int j = 1; j < SIZE; j++) wanted = row[j] > row[wanted] ? j : wanted;
+            bad += tokens[place] < 0 || tokens[place] >= SIZE;
+            if (i % 6 == 1 || i % 6 == 2 || how.top_k == 1) bad += i % 6 < 4 && tokens[place] != wanted;
+        }
+        free(logits);
+    }
+    printf("%s draws\n", bad ? "BAD" : "ok");
+    return bad;
+}
+
 int main(void) {
     const Shape shapes[] = {
         {.layers = 2, .hidden = 64, .heads = 4, .ffn = 256, .codebooks = 4, .codebook_size = 64,
@@ -180,7 +210,7 @@ int main(void) {
          .cross_attention = 1},
     };
     const int prompts[] = {PROMPT - 1, 7}; /* the short one is folded into int8 weights */
-    int bad = 0;
+    int bad = check_draws();
     for (int i = 0; i < 3 * 2; i++)
         for (int format = FLOAT32; format <= INT8; format++) {
             prompt = prompts[i % 2];

@@ -47,10 +47,10 @@ def test_a_library_is_built_once_and_found_again(built):
 
 
 @needs_compiler
-@pytest.mark.parametrize("changed", ["step.c", "kernels.h"])
+@pytest.mark.parametrize("changed", ["step.c", "kernels.h", "draw.c"])
 def test_another_source_gets_another_library(monkeypatch, tmp_path, built, changed):
-    folder = shutil.copytree(building.SOURCE.parent, tmp_path / "native")
-    monkeypatch.setattr(building, "SOURCE", folder / "step.c")
+    folder = shutil.copytree(building.SOURCES, tmp_path / "native")
+    monkeypatch.setattr(building, "SOURCES", folder)
     assert find([built.parent]) == built
     with (folder / changed).open("a") as file:
         file.write("\n")
@@ -141,7 +141,8 @@ def test_the_module_can_be_run_at_set_up(compiler, tmp_path):
 
 def _compile_check(out, *flags, compiler="cc"):
     command = [compiler, "-g", "-std=gnu11", "-pthread", "-Wall", "-Wextra", "-Werror", *flags]
-    command += [f'-DSTEP="{building.SOURCE}"', str(CHECK), "-o", str(out), "-lm"]
+    command += [f'-D{name.upper()}="{building.SOURCES / name}.c"' for name in ("step", "draw")]
+    command += [str(CHECK), "-o", str(out), "-lm"]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from services.generation.config import CpuPrecision
     from services.generation.musicgen.geometry import Geometry
     from services.generation.musicgen.step_model import StepModel
-    from services.generation.musicgen.token_model import TokenModel
+    from services.generation.musicgen.token_model import Sampler, TokenModel
     from services.generation.musicgen.weights import WeightSource
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,8 @@ def choose_backend(
             log.warning("passed over %s: %s", label, error)
             refused.append(str(error))
             continue
-        return Backend(model=SampledDecoder(model), label=label, device=torch.device("cpu"))
+        sampled = SampledDecoder(model, _sampler())
+        return Backend(model=sampled, label=label, device=torch.device("cpu"))
     raise EngineUnavailableError(" ".join(refused))
 
 
@@ -125,6 +126,16 @@ def on_gpu(source: WeightSource, geometry: Geometry, slots: int) -> Backend:
         "The GPU's memory does not hold this model. End what else uses it, take a smaller model, "
         "or set DGX_MUSIC_USE_GPU=false."
     )
+
+
+def _sampler() -> Sampler | None:
+    from services.generation.musicgen.native.library import NativeUnavailableError
+    from services.generation.musicgen.native.sampler import NativeSampler
+
+    try:
+        return NativeSampler()
+    except NativeUnavailableError:
+        return None  # was said of the decoder already
 
 
 def _of_cpu(

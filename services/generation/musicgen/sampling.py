@@ -16,6 +16,9 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from services.generation.musicgen.request import Sampling
 
 
@@ -41,6 +44,29 @@ class SamplingTensors:
             top_p=torch.tensor([r.top_p for r in requests], dtype=torch.float64, device=device),
             greedy=torch.tensor([r.greedy for r in requests], device=device),
         )
+
+
+class TorchSampler:
+    """A `Sampler` by PyTorch, wherever the logits are."""
+
+    def __init__(self) -> None:
+        self._samplings: list[Sampling] = []
+        self._tensors = SamplingTensors.of([])
+
+    def __call__(
+        self, logits: Tensor, samplings: Sequence[Sampling], steps: Sequence[int]
+    ) -> NDArray[np.int64]:
+        """See `Sampler`."""
+        if self._samplings != list(samplings):
+            self._samplings, self._tensors = list(samplings), SamplingTensors.of(samplings)
+        drawn: NDArray[np.int64] = draw(
+            guide(logits, self._tensors.guidance),
+            self._tensors,
+            torch.tensor(steps),
+            widest_top_k=max(sampling.top_k for sampling in samplings),
+            any_top_p=any(0 < sampling.top_p < 1 for sampling in samplings),
+        ).numpy()
+        return drawn
 
 
 def guide(logits: Tensor, guidance: Tensor) -> Tensor:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import torch
 
-from services.generation.musicgen.sampling import SamplingTensors, draw, guide
+from services.generation.musicgen.sampling import TorchSampler
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from services.generation.musicgen.geometry import Geometry
     from services.generation.musicgen.request import Conditioning, Sampling
@@ -61,14 +62,33 @@ class TokenModel(Protocol):
         """
 
 
-class SampledDecoder:
-    """A `StepModel` and the sampler, as a `TokenModel`."""
+class Sampler(Protocol):
+    """Draws tokens from logits; sampling.py says how."""
 
-    def __init__(self, model: StepModel) -> None:
+    def __call__(
+        self, logits: Tensor, samplings: Sequence[Sampling], steps: Sequence[int], /
+    ) -> NDArray[np.int64]:
+        """Draw a token for each request and codebook.
+
+        Args:
+            logits: float32 `[2, n, codebooks, codebook_size]`, conditional first.
+            samplings: of the n requests.
+            steps: the number of the step in each request's piece.
+
+        Returns:
+            `[n, codebooks]`.
+        """
+
+
+class SampledDecoder:
+    """A `StepModel` and a sampler, as a `TokenModel`."""
+
+    def __init__(self, model: StepModel, sampler: Sampler | None = None) -> None:
+        """Put them together; None is the sampler by PyTorch."""
         self._model = model
+        self._sampler = sampler or TorchSampler()
         self._first = [0] * model.slots
         self._sampling: dict[int, Sampling] = {}
-        self._batch: tuple[list[int], SamplingTensors] = ([], SamplingTensors.of([]))
 
     @property
     def geometry(self) -> Geometry:
@@ -94,7 +114,6 @@ class SampledDecoder:
     ) -> None:
         """See `TokenModel.begin`."""
         self._sampling[slot] = sampling
-        self._batch = ([], SamplingTensors.of([]))
         given = conditioning.unconditional
         prefixes = [conditioning.states] if given is None else [conditioning.states, given]
         self._first[slot] = self._model.admit(slot, *prefixes)
@@ -109,17 +128,4 @@ class SampledDecoder:
         tokens = torch.from_numpy(np.stack([turn.tokens for turn in turns]))
         logits = self._model.step(slots, tokens, positions)
         samplings = [self._sampling[slot] for slot in slots]
-        tensors = self._tensors(slots, samplings)
-        drawn: NDArray[np.int64] = draw(
-            guide(logits, tensors.guidance),
-            tensors,
-            torch.tensor([turn.step for turn in turns]),
-            widest_top_k=max(sampling.top_k for sampling in samplings),
-            any_top_p=any(0 < sampling.top_p < 1 for sampling in samplings),
-        ).numpy()
-        return drawn
-
-    def _tensors(self, slots: list[int], samplings: list[Sampling]) -> SamplingTensors:
-        if self._batch[0] != slots:
-            self._batch = (slots, SamplingTensors.of(samplings))
-        return self._batch[1]
+        return self._sampler(logits, samplings, [turn.step for turn in turns])

@@ -1,4 +1,4 @@
-"""Compiles step.c with the machine's own compiler: `python -m` this module, at set-up.
+"""Compiles the C here with the machine's own compiler: `python -m` this module, at set-up.
 
 The library lies in the virtual environment, or in the user's cache where that cannot be written.
 Its name says what it was made of. It appears whole or not at all, and ends with its own digest: a
@@ -17,8 +17,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-SOURCE = Path(__file__).with_name("step.c")
-"""It includes the headers beside it."""
+SOURCES = Path(__file__).parent
 FLAGS = (
     *("-std=gnu11", "-O3", "-fno-math-errno", "-Wall", "-Wextra"),
     *("-shared", "-fPIC", "-fvisibility=hidden", "-pthread"),
@@ -43,7 +42,7 @@ def folders() -> list[Path]:
 def library_name() -> str:
     """The name of a library of this source for this platform."""
     digest = hashlib.sha256(" ".join(FLAGS).encode())
-    for file in sorted(SOURCE.parent.glob("*.[ch]")):
+    for file in sorted(SOURCES.glob("*.[ch]")):
         digest.update(file.read_bytes())
     return f"step-{digest.hexdigest()[:16]}-{sysconfig.get_platform()}.so"
 
@@ -80,7 +79,8 @@ def build(places: Sequence[Path]) -> Path:
 
 def _compile(made: Path) -> None:
     compiler = shlex.split(os.environ.get("CC") or "cc")
-    command = [*compiler, *FLAGS, str(SOURCE), "-o", str(made), "-lm"]
+    sources = [str(file) for file in sorted(SOURCES.glob("*.c"))]
+    command = [*compiler, *FLAGS, *sources, "-o", str(made), "-lm"]
     try:
         done = subprocess.run(  # noqa: S603
             command, capture_output=True, text=True, timeout=TIME_LIMIT_SECONDS, check=False

@@ -1,11 +1,21 @@
-"""step.c as Python calls it."""
+"""step.c and draw.c as Python calls them."""
 
 from __future__ import annotations
 
 import ctypes
 import functools
 from collections.abc import Sequence
-from ctypes import POINTER, c_char_p, c_int, c_int32, c_size_t, c_void_p
+from ctypes import (
+    POINTER,
+    c_char_p,
+    c_double,
+    c_float,
+    c_int,
+    c_int32,
+    c_size_t,
+    c_uint64,
+    c_void_p,
+)
 from enum import IntEnum
 from pathlib import Path
 
@@ -22,6 +32,17 @@ class Shape(ctypes.Structure):
             *("layers", "hidden", "heads", "ffn", "codebooks", "codebook_size", "cross_attention"),
             *("slots", "positions", "format", "threads", "level"),
         )
+    ]
+
+
+class Draw(ctypes.Structure):
+    """Mirrors `Draw` in draw.c."""
+
+    _fields_ = [
+        *((name, c_uint64) for name in ("seed", "step")),
+        ("top_p", c_double),
+        *((name, c_float) for name in ("guidance", "temperature")),
+        *((name, c_int32) for name in ("top_k", "greedy")),
     ]
 
 
@@ -73,6 +94,7 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
         [c_void_p, c_int, POINTER(c_int32), POINTER(c_int32), c_void_p, c_void_p, c_void_p],
     ),
     "musicgen_read": (c_size_t, [c_void_p]),
+    "musicgen_draw": (c_int, [*[c_int] * 3, c_void_p, POINTER(Draw), c_void_p]),
 }
 
 
