@@ -87,13 +87,16 @@ def own_step(model: StepModel, position: int) -> Callable[[], object]:
 
 
 def floor_bytes(weights: str, position: int) -> float:
-    """What a step must read: not the embeddings, nor the cross-attention's keys' and values'."""
-    hidden = SMALL.hidden
-    per_layer = (3 + 1 + 2) * hidden**2 + 2 * hidden * SMALL.ffn
+    """What a step must read; not the embeddings, nor a prompt's keys and values."""
+    hidden, int8 = SMALL.hidden, weights == "int8"
+    # int8 has the prompt folded into the weights of its attention.
+    prompt = 2 * hidden * (SMALL.heads * PROMPT if int8 else hidden)
+    per_layer = (3 + 1) * hidden**2 + prompt + 2 * hidden * SMALL.ffn
     numbers = SMALL.layers * per_layer + SMALL.codebooks * SMALL.codebook_size * hidden
     rows = 2 * 2 * SMALL.layers * hidden * (position + 1)
-    int8 = weights == "int8"
-    return numbers * (1 + 4 / 128 if int8 else 4) + rows * (2 if int8 else 4)
+    if int8:
+        return numbers * (1 + 2 / 128) + rows * (1 + 4 / SMALL.head_size)
+    return (numbers + rows) * 4
 
 
 def seconds(task: Callable[[], object], repeats: int) -> float:

@@ -1,66 +1,55 @@
-/* Keys and values: where they lie, and the outputs of a matrix that become some. */
+/* Keys and values of a head: where they lie, and how they come there.
+ *
+ * Keys lie as [position / KEYS][value][position % KEYS], values as [position][value]: both are read in
+ * order. Beside int8 weights they are int8, each key and each value with a float scale: those of KEYS
+ * keys stand behind them, those of the values behind all values. */
 #pragma once
 
 #include "model.h"
 
-ALWAYS uint16_t to_bfloat16(float value) {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
-    if ((bits & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(bits >> 16 | 0x40); /* NaN stays NaN */
-    return (uint16_t)((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+static size_t key_block_bytes(const Model *m) {
+    size_t scales = m->shape.format == INT8 ? KEYS * sizeof(float) : 0;
+    return m->head_size * KEYS * m->element + scales;
 }
 
-static void put(char *at, size_t index, float value, int format) {
-    if (format == INT8) ((uint16_t *)at)[index] = to_bfloat16(value);
-    else ((float *)at)[index] = value;
+/* Bytes of a head's keys, or of its values, for so many positions: whole blocks. */
+static size_t plane_bytes(const Model *m, int capacity) {
+    return capacity / KEYS * key_block_bytes(m);
+}
+
+static Cache cache_at(const Model *m, char *start, size_t index, int capacity) {
+    char *keys = start + index * 2 * plane_bytes(m, capacity), *values = keys + plane_bytes(m, capacity);
+    return (Cache){keys, values, (float *)(values + (size_t)capacity * m->head_size * m->element)};
 }
 
 static Cache self_cache(const Model *m, int slot, int guided, int layer, int head) {
-    size_t plane = (size_t)m->capacity * m->head_size * m->element;
     size_t index = (((size_t)slot * 2 + guided) * m->shape.layers + layer) * m->shape.heads + head;
-    char *keys = m->cache + index * 2 * plane;
-    return (Cache){keys, keys + plane};
+    return cache_at(m, m->cache, index, m->capacity);
 }
 
 static Cache cross_cache(const Model *m, int slot, int layer, int head) {
     const Conditioning *c = &m->conditioning[slot];
-    size_t plane = (size_t)c->capacity * m->head_size * m->element;
-    char *keys = c->data + ((size_t)layer * m->shape.heads + head) * 2 * plane;
-    return (Cache){keys, keys + plane};
+    return cache_at(m, c->data, (size_t)layer * m->shape.heads + head, c->capacity);
 }
 
-static void put_key(const Model *m, Cache c, int position, int value, const float *from) {
-    size_t start = ((size_t)(position / KEYS) * m->head_size + value) * KEYS + position % KEYS;
-    for (int i = 0; i < 16; i++) put(c.keys, start + (size_t)i * KEYS, from[i], m->shape.format);
+/* Every `stride`-th byte from `to` on; the scale. */
+static float put_int8(char *to, size_t stride, const float *from, int size) {
+    float peak = 0;
+    for (int i = 0; i < size; i++) peak = fabsf(from[i]) > peak ? fabsf(from[i]) : peak;
+    float inverse = peak > 1e-30f ? 127 / peak : 0;
+    for (int i = 0; i < size; i++) to[i * stride] = (char)(int8_t)lrintf(from[i] * inverse);
+    return peak / 127;
 }
 
-static void put_value(const Model *m, Cache c, int position, int value, const float *from) {
-    size_t start = (size_t)position * m->head_size + value;
-    for (int i = 0; i < 16; i++) put(c.values, start + i, from[i], m->shape.format);
-}
-
-/* A block of fused queries, keys and values: 16 outputs at a time are of one head. */
-static void sink_self(const Sink *to, int block, int row, const float *out) {
-    const Model *m = to->model;
-    int hidden = m->shape.hidden, part = block * BLOCK / hidden, place = row % m->places;
-    if (part == 0) {
-        memcpy(to->out + row * to->stride + (size_t)block * BLOCK, out, BLOCK * sizeof *out);
+static void put(const Model *m, Cache c, int position, const float *key, const float *value) {
+    int size = m->head_size, lane = position % KEYS;
+    char *block = c.keys + position / KEYS * key_block_bytes(m);
+    char *values = c.values + (size_t)position * size * m->element;
+    if (m->shape.format == FLOAT32) {
+        for (int i = 0; i < size; i++) ((float *)block)[i * KEYS + lane] = key[i];
+        memcpy(values, value, size * sizeof *value);
         return;
     }
-    for (int i = 0; i < BLOCK; i += 16) {
-        int output = block * BLOCK % hidden + i;
-        Cache c = self_cache(m, m->slots[place], row >= m->places, to->layer, output / m->head_size);
-        (part == 1 ? put_key : put_value)(m, c, m->at[place], output % m->head_size, out + i);
-    }
-}
-
-/* The same of the conditioning, where there are no queries. */
-static void sink_cross(const Sink *to, int block, int row, const float *out) {
-    const Model *m = to->model;
-    int hidden = m->shape.hidden, part = block * BLOCK / hidden;
-    for (int i = 0; i < BLOCK; i += 16) {
-        int output = block * BLOCK % hidden + i;
-        Cache c = cross_cache(m, to->slot, to->layer, output / m->head_size);
-        (part == 0 ? put_key : put_value)(m, c, to->first + row, output % m->head_size, out + i);
-    }
+    ((float *)(block + (size_t)size * KEYS))[lane] = put_int8(block + lane, KEYS, key, size);
+    c.scales[position] = put_int8(values, 1, value, size);
 }

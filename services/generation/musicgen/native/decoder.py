@@ -35,7 +35,7 @@ PREFILL = 32
 
 
 class NativeDecoder:
-    """A StepModel in C: int8 weights with bfloat16 keys and values, or float32 throughout.
+    """A StepModel in C: int8 weights, keys and values, or float32 throughout.
 
     int8 is weights and inputs in groups of 128, each group with a scale; a short prompt becomes
     part of the weights (prompt.h). Layers are packed as they are read, so that beside what is kept

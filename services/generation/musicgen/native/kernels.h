@@ -7,13 +7,17 @@ typedef float NAME(vf) __attribute__((vector_size(4 * LANES)));
 typedef int32_t NAME(vi) __attribute__((vector_size(4 * LANES)));
 typedef float NAME(floats) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef uint16_t NAME(halves) __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
-typedef int32_t NAME(integers) __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
 typedef uint32_t NAME(words) __attribute__((vector_size(4 * LANES)));
+typedef int32_t NAME(integers) __attribute__((vector_size(4 * LANES), aligned(1), may_alias));
 typedef int8_t NAME(bytes) __attribute__((vector_size(LANES), aligned(1), may_alias));
 #define vf NAME(vf)
 #define vi NAME(vi)
 
 ALWAYS vf NAME(load)(const float *from) { return *(const NAME(floats) *)from; }
+ALWAYS vf NAME(load_bfloat16)(const char *from, int index) {
+    NAME(halves) half = *(const NAME(halves) *)(from + (size_t)index * sizeof(uint16_t));
+    return (vf)(__builtin_convertvector(half, NAME(words)) << 16);
+}
 ALWAYS void NAME(store)(float *to, vf x) { *(NAME(floats) *)to = x; }
 ALWAYS vf NAME(select)(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
 ALWAYS vf NAME(larger)(vf a, vf b) { return NAME(select)((vi)(a > b), a, b); }
@@ -199,10 +203,10 @@ ALWAYS void NAME(tile_int8)(int rows, const char *w, int width, const Inputs *in
             float scale = in->scales[group];
             for (int i = 0; i < PARTS; i++) {
                 vf sum = __builtin_convertvector(c[r][i] - excess, vf);
-                total[r][i] += sum * (NAME(load)((const float *)w + LANES * i) * scale);
+                total[r][i] += sum * (NAME(load_bfloat16)(w, LANES * i) * scale);
             }
         }
-        w += BLOCK * sizeof(float);
+        w += BLOCK * sizeof(uint16_t);
     }
     for (int r = 0; r < rows; r++)
         for (int i = 0; i < PARTS; i++) NAME(store)(out + r * BLOCK + i * LANES, total[r][i]);
@@ -234,8 +238,6 @@ ALWAYS void NAME(tile_float)(int rows, const float *w, int width, const Inputs *
 }
 
 static void NAME(sink)(const Sink *to, int block, int row, const float *out) {
-    if (to->kind == SELF) return sink_self(to, block, row, out);
-    if (to->kind == CROSS) return sink_cross(to, block, row, out);
     float *at = to->out + row * to->stride + (size_t)block * BLOCK;
     for (int i = 0; i < BLOCK; i += LANES) {
         vf x = NAME(load)(out + i);
@@ -267,10 +269,21 @@ static void NAME(multiply)(const Matrix *m, int first, int last, const Inputs *i
     }
 }
 
-ALWAYS vf NAME(element)(const char *from, size_t index, int format) {
+/* LANES values of keys or values. */
+ALWAYS vf NAME(elements)(const char *from, size_t index, int format) {
     if (format == FLOAT32) return NAME(load)((const float *)from + index);
-    NAME(halves) half = *(const NAME(halves) *)((const uint16_t *)from + index);
-    return (vf)(__builtin_convertvector(half, NAME(words)) << 16);
+#if DOT == VNNI
+    __m128i bytes = _mm_loadu_si128((const __m128i *)(from + index));
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+#elif DOT == AVX2
+    __m128i bytes = _mm_loadl_epi64((const __m128i *)(from + index));
+    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+#elif DOT == NEON || DOT == DOTPROD
+    int8x8_t bytes = vreinterpret_s8_s32(vdup_n_s32(NAME(four)((const int8_t *)from + index)));
+    return (vf)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))));
+#else
+    return __builtin_convertvector(*(const NAME(bytes) *)(from + index), vf);
+#endif
 }
 
 /* The dot products of a query with the keys of KEYS positions. */
@@ -280,12 +293,18 @@ ALWAYS void NAME(score)(const char *keys, int format, const float *query, int si
     vf s[CHAINS][VECTORS];
     for (int c = 0; c < CHAINS; c++)
         for (int i = 0; i < VECTORS; i++) s[c][i] = (vf){0};
-    for (int j = 0; j < size; j += CHAINS)
+    for (int j = 0; j < size; j += CHAINS) {
+        fetch(keys, 2048 + (uintptr_t)j * KEYS);
         for (int c = 0; c < CHAINS; c++)
             for (int i = 0; i < VECTORS; i++)
-                s[c][i] += NAME(element)(keys, (size_t)(j + c) * KEYS + i * LANES, format) * query[j + c];
-    for (int i = 0; i < VECTORS; i++)
-        NAME(store)(scores + i * LANES, ((s[0][i] + s[1][i]) + (s[2][i] + s[3][i])) * scale);
+                s[c][i] +=
+                    NAME(elements)(keys, (size_t)(j + c) * KEYS + i * LANES, format) * query[j + c];
+    }
+    for (int i = 0; i < VECTORS; i++) {
+        vf sum = ((s[0][i] + s[1][i]) + (s[2][i] + s[3][i])) * scale;
+        if (format == INT8) sum *= NAME(load)((const float *)(keys + size * KEYS) + i * LANES);
+        NAME(store)(scores + i * LANES, sum);
+    }
 }
 
 /* `width` values of the output from `start` on. */
@@ -293,17 +312,20 @@ ALWAYS void NAME(mix)(int width, const char *values, int format, const float *sc
                       int size, int start, float factor, float *out) {
     vf total[64 / LANES];
     for (int i = 0; i < width / LANES; i++) total[i] = (vf){0};
-    for (int t = 0; t < length; t++)
+    for (int t = 0; t < length; t++) {
+        fetch(values, 2048 + (uintptr_t)t * size);
         for (int i = 0; i < width / LANES; i++)
             total[i] +=
-                NAME(element)(values, (size_t)t * size + start + i * LANES, format) * scores[t];
+                NAME(elements)(values, (size_t)t * size + start + i * LANES, format) * scores[t];
+    }
     for (int i = 0; i < width / LANES; i++) NAME(store)(out + start + i * LANES, total[i] * factor);
 }
 
 ALWAYS void NAME(attend_in)(int format, Cache cache, const float *query, int length, int size,
                             float *scores, float *out) {
     int blocks = (length + KEYS - 1) / KEYS;
-    size_t bytes = (size_t)size * KEYS * (format == INT8 ? sizeof(uint16_t) : sizeof(float));
+    size_t bytes = (size_t)size * KEYS * sizeof(float);
+    if (format == INT8) bytes = (size_t)size * KEYS + KEYS * sizeof(float);
     for (int b = 0; b < blocks; b++)
         NAME(score)(cache.keys + b * bytes, format, query, size, scores + b * KEYS);
     /* What stands behind the last position is of an earlier sequence. */
@@ -313,8 +335,9 @@ ALWAYS void NAME(attend_in)(int format, Cache cache, const float *query, int len
     float peak = NAME(largest)(most);
     for (int t = 0; t < blocks * KEYS; t += LANES) {
         vf e = NAME(exp)(NAME(load)(scores + t) - peak);
-        NAME(store)(scores + t, e);
         total += e;
+        if (format == INT8) e *= NAME(load)(cache.scales + t);
+        NAME(store)(scores + t, e);
     }
     float factor = 1 / NAME(sum)(total);
     int start = 0;
@@ -352,17 +375,17 @@ static void NAME(softmax)(float *to, const float *scores, int heads, int length,
 static void NAME(unpack)(float *to, const char *weights, int width) {
     for (int start = 0; start < width; start += GROUP) {
         int end = width - start < GROUP ? width : start + GROUP;
-        const float *scales = (const float *)(weights + (size_t)(end - start) * BLOCK);
+        const char *scales = weights + (size_t)(end - start) * BLOCK;
         for (int k = start; k < end; k += 4, weights += 4 * BLOCK)
             for (int i = 0; i < BLOCK; i += LANES) {
                 vi fours = *(const NAME(integers) *)(weights + 4 * i);
                 for (int j = 0; j < 4; j++) {
                     vi one = fours << (24 - 8 * j) >> 24;
-                    vf value = __builtin_convertvector(one, vf) * NAME(load)(scales + i);
+                    vf value = __builtin_convertvector(one, vf) * NAME(load_bfloat16)(scales, i);
                     NAME(store)(to + (size_t)(k + j) * BLOCK + i, value);
                 }
             }
-        weights += BLOCK * sizeof(float);
+        weights += BLOCK * sizeof(uint16_t);
     }
 }
 
@@ -375,8 +398,11 @@ static void NAME(pack)(char *to, const float *from, size_t stride, int width) {
             vf peak = {0};
             for (int k = start; k < end; k++)
                 peak = NAME(larger)(peak, NAME(size_of)(NAME(load)(from + k * stride + i * LANES)));
-            inverse[i] = NAME(select)((vi)(peak > (vf){0} + 1e-30f), 127 / peak, (vf){0});
-            NAME(store)((float *)(to + (size_t)(end - start) * BLOCK) + i * LANES, peak / 127);
+            /* Rounded up: no value is then greater than 127. */
+            NAME(words) scale = ((NAME(words))(peak / 127) + 0xffff) >> 16;
+            char *scales = to + (size_t)(end - start) * BLOCK + (size_t)i * LANES * sizeof(uint16_t);
+            *(NAME(halves) *)scales = __builtin_convertvector(scale, NAME(halves));
+            inverse[i] = NAME(select)((vi)(peak > (vf){0} + 1e-30f), 1 / (vf)(scale << 16), (vf){0});
         }
         for (int k = start; k < end; k += 4, to += 4 * BLOCK)
             for (int i = 0; i < PARTS; i++) {
@@ -387,7 +413,7 @@ static void NAME(pack)(char *to, const float *from, size_t stride, int width) {
                 }
                 *(NAME(integers) *)(to + 4 * LANES * i) = four;
             }
-        to += BLOCK * sizeof(float);
+        to += BLOCK * sizeof(uint16_t);
     }
 }
 

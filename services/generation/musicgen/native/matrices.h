@@ -3,7 +3,7 @@
 
 #include "threads.h"
 
-static size_t group_bytes(int inputs) { return (size_t)inputs * BLOCK + BLOCK * sizeof(float); }
+static size_t group_bytes(int inputs) { return (size_t)inputs * BLOCK + BLOCK * sizeof(uint16_t); }
 
 /* The shape of a matrix; its bytes are blocks * block_bytes. */
 static Matrix matrix_of(int outputs, int inputs, int format) {

@@ -34,7 +34,7 @@ enum { FOLDED = 32 }; /* the longest prompt whose states become part of the weig
 enum format { FLOAT32, INT8 };
 
 /* [blocks][inputs][BLOCK] floats; or, in int8, for each block and group [inputs / 4][BLOCK][4]
- * values and [BLOCK] float scales behind them. */
+ * values and [BLOCK] bfloat16 scales behind them. */
 typedef struct {
     char *data;
     size_t block_bytes;
@@ -61,10 +61,10 @@ typedef struct {
     size_t groups;
 } Inputs;
 
-/* Keys lie as [position / KEYS][value][position % KEYS], values as [position][value]: both are read
- * in order. Elements are bfloat16 beside int8 weights, else float. */
+/* Of a head; cache.h says how they lie. */
 typedef struct {
     char *keys, *values;
+    float *scales; /* of the values, beside int8 */
 } Cache;
 
 /* What a slot's prompt has become: keys and values for `capacity` positions, or, in a prompt that is
@@ -88,14 +88,11 @@ typedef struct {
 } Shape;
 
 /* Where the outputs of a matrix go. */
-enum sink_kind { STORE, ADD, GELU, SELF, CROSS };
+enum sink_kind { STORE, ADD, GELU };
 typedef struct {
     enum sink_kind kind;
     float *out;
     size_t stride;
-    const struct Model *model;
-    int layer;
-    int slot, first; /* CROSS: whose conditioning, and the position of row 0 */
 } Sink;
 
 typedef struct {
@@ -123,7 +120,7 @@ typedef struct Model {
     Shape shape;
     const Kernels *kernels;
     int head_size, capacity, most_rows, widest, longest;
-    size_t element; /* bytes of a key's value */
+    size_t element; /* bytes of a value of a key */
     Layer *layers;
     Norm norm;
     Matrix heads;
@@ -134,6 +131,7 @@ typedef struct Model {
 
     /* The rows at work: row r is of place r % places, and conditional while r < places. */
     int places, run_count, queries;
+    int is_ahead; /* places are of one slot, at positions that follow each other */
     Run *runs;
     const int32_t *slots, *at;
     float *hidden, *fused, *mixed, *inner, *logits;

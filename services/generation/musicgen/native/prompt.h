@@ -168,38 +168,30 @@ static void cross_attention(Model *m, int worker, int layer) {
 typedef struct {
     int slot, first, rows;
     const float *states;
-    float *room; /* for folding, of each thread */
+    float *room; /* of each thread */
 } Arrival;
 
-static void condition(Model *m, int worker) {
-    const Arrival *a = m->argument;
-    const Inputs *in = prepare(m, worker, a->states, m->shape.hidden, NULL, a->rows);
-    int first, last, blocks = m->layers[0].cross_kv.blocks;
-    while (take(m, m->shape.layers * blocks, &first, &last))
-        for (int item = first; item < last; item++) {
-            int layer = item / blocks, block = item % blocks;
-            Sink to = {.kind = CROSS, .model = m, .layer = layer, .slot = a->slot, .first = a->first};
-            m->kernels->multiply(&m->layers[layer].cross_kv, block, block + 1, in, a->rows,
-                                 m->shape.format, &to);
-        }
-}
-
-/* What folding works with. Kernels write some columns and rows past the end of a product. */
+/* What a thread works with. Kernels write some columns and rows past the end of a product. */
 typedef struct {
-    float *states;  /* [FOLDED][2][hidden]: keys and values; zeros behind the prompt */
+    float *states;  /* [rows][2][hidden]: keys and values; to fold, zeros behind the prompt */
     float *keys;    /* [hidden][FOLDED]: the keys, turned */
     float *weights; /* [hidden][BLOCK] */
     float *product; /* [inputs][outputs] of the scores, then [inputs][BLOCK] of each block of the output */
 } Room;
 
+/* States for folding, and for any other prompt. */
+static size_t most_states(const Model *m) {
+    return m->most_rows > FOLDED ? m->most_rows : FOLDED;
+}
+
 static size_t room_floats(const Model *m) {
     size_t hidden = m->shape.hidden, outputs = (size_t)m->shape.heads * longest_folded(m);
-    return hidden * (3 * FOLDED + BLOCK + outputs) + 4 * FOLDED;
+    return hidden * (2 * most_states(m) + FOLDED + BLOCK + outputs) + 4 * FOLDED;
 }
 
 static Room room_of(const Model *m, float *start) {
     size_t hidden = m->shape.hidden;
-    float *keys = start + 2 * FOLDED * hidden, *weights = keys + FOLDED * hidden;
+    float *keys = start + 2 * most_states(m) * hidden, *weights = keys + FOLDED * hidden;
     return (Room){start, keys, weights, weights + BLOCK * hidden};
 }
 
@@ -234,36 +226,58 @@ static void fold_output(const Model *m, const Layer *l, const Room *room, int le
     }
 }
 
-static void fold(Model *m, int worker) {
-    const Arrival *a = m->argument;
-    int hidden = m->shape.hidden, first, last;
-    const Inputs *in = prepare(m, worker, a->states, hidden, NULL, a->rows);
-    Room room = room_of(m, a->room + worker * room_floats(m));
+static void fold(const Model *m, const Arrival *a, int layer, const Room *room) {
+    int hidden = m->shape.hidden;
     float scale = 1 / sqrtf((float)m->head_size);
-    while (take(m, m->shape.layers, &first, &last))
-        for (int layer = first; layer < last; layer++) {
-            const Layer *l = &m->layers[layer];
-            Matrix scores, output;
-            folded(m, a->slot, layer, &scores, &output);
-            Sink to = {.kind = STORE, .out = room.states, .stride = 2 * hidden};
-            m->kernels->multiply(&l->cross_kv, 0, l->cross_kv.blocks, in, a->rows, INT8, &to);
-            for (int i = 0; i < hidden; i++)
-                for (int t = 0; t < a->rows; t++)
-                    room.keys[(size_t)i * FOLDED + t] = room.states[(size_t)t * 2 * hidden + i] * scale;
-            fold_scores(m, l, &room, a->rows, &scores);
-            fold_output(m, l, &room, a->rows, &output);
+    Matrix scores, output;
+    folded(m, a->slot, layer, &scores, &output);
+    for (int i = 0; i < hidden; i++)
+        for (int t = 0; t < a->rows; t++)
+            room->keys[(size_t)i * FOLDED + t] = room->states[(size_t)t * 2 * hidden + i] * scale;
+    fold_scores(m, &m->layers[layer], room, a->rows, &scores);
+    fold_output(m, &m->layers[layer], room, a->rows, &output);
+}
+
+static void keep(const Model *m, const Arrival *a, int layer, const Room *room) {
+    for (int row = 0; row < a->rows; row++)
+        for (int head = 0; head < m->shape.heads; head++) {
+            const float *key = room->states + (size_t)row * 2 * m->shape.hidden + head * m->head_size;
+            put(m, cross_cache(m, a->slot, layer, head), a->first + row, key, key + m->shape.hidden);
         }
 }
 
-static int admit_folded(Model *m, int slot, int padded, const float *states, int length) {
-    float *room = calloc(m->shape.threads * room_floats(m), sizeof *room);
-    if (!room) return -2;
-    m->conditioning[slot].padded = padded;
-    m->conditioning[slot].length = length;
-    Arrival a = {slot, 0, length, states, room};
-    run(m, fold, &a);
-    free(room);
-    return 0;
+static void arrive(Model *m, int worker) {
+    const Arrival *a = m->argument;
+    const Inputs *in = prepare(m, worker, a->states, m->shape.hidden, NULL, a->rows);
+    Room room = room_of(m, a->room + worker * room_floats(m));
+    Sink to = {.kind = STORE, .out = room.states, .stride = 2 * (size_t)m->shape.hidden};
+    int first, last;
+    while (take(m, m->shape.layers, &first, &last))
+        for (int layer = first; layer < last; layer++) {
+            const Matrix *matrix = &m->layers[layer].cross_kv;
+            m->kernels->multiply(matrix, 0, matrix->blocks, in, a->rows, m->shape.format, &to);
+            (m->conditioning[a->slot].padded ? fold : keep)(m, a, layer, &room);
+        }
+}
+
+/* Room for keys and values of a prompt that is not folded, and for scores of as many positions. */
+static int make_room(Model *m, Conditioning *c, int length) {
+    if (length > c->capacity) {
+        int capacity = (length + KEYS - 1) / KEYS * KEYS;
+        char *data = calloc((size_t)2 * m->shape.layers * m->shape.heads, plane_bytes(m, capacity));
+        if (!data) return 0;
+        free(c->data);
+        *c = (Conditioning){.data = data, .capacity = capacity};
+    }
+    if (length > m->longest) {
+        for (int i = 0; i < m->shape.threads; i++) {
+            float *scores = grab(m, (length + KEYS) * sizeof *scores, 0);
+            if (!scores) return 0;
+            m->scores[i] = scores;
+        }
+        m->longest = length;
+    }
+    return 1;
 }
 
 /* Attention of a slot to a prompt, from its states [length][hidden].
@@ -271,31 +285,19 @@ static int admit_folded(Model *m, int slot, int padded, const float *states, int
 EXPORT int musicgen_admit(Model *m, int slot, const float *states, int length) {
     if (slot < 0 || slot >= m->shape.slots || length < 1 || length > 65536) return -1;
     if (!m->shape.cross_attention) return -1;
-    int padded = padded_length(m, length);
-    if (padded <= longest_folded(m)) return admit_folded(m, slot, padded, states, length);
     Conditioning *c = &m->conditioning[slot];
-    if (length > c->capacity) {
-        int capacity = (length + KEYS - 1) / KEYS * KEYS;
-        size_t bytes = (size_t)capacity * m->shape.hidden * m->element * 2 * m->shape.layers;
-        char *data = calloc(1, bytes);
-        if (!data) return -2;
-        free(c->data);
-        *c = (Conditioning){.data = data, .capacity = capacity};
-    }
-    if (length > m->longest) {
-        for (int i = 0; i < m->shape.threads; i++) {
-            float *scores = grab(m, (length + KEYS) * sizeof *scores, 0);
-            if (!scores) return -2;
-            m->scores[i] = scores;
-        }
-        m->longest = length;
-    }
+    int padded = padded_length(m, length);
+    if (padded > longest_folded(m)) padded = 0;
+    if (!padded && !make_room(m, c, length)) return -2;
+    float *room = calloc(m->shape.threads * room_floats(m), sizeof *room);
+    if (!room) return -2;
+    c->padded = padded;
     c->length = length;
-    c->padded = 0;
     for (int first = 0; first < length; first += m->most_rows) {
         int rows = length - first < m->most_rows ? length - first : m->most_rows;
-        Arrival a = {slot, first, rows, states + (size_t)first * m->shape.hidden, NULL};
-        run(m, condition, &a);
+        Arrival a = {slot, first, rows, states + (size_t)first * m->shape.hidden, room};
+        run(m, arrive, &a);
     }
+    free(room);
     return 0;
 }

@@ -18,15 +18,34 @@
 
 /* --------------------------------------------------------------------------------- the whole step */
 
+/* The fused queries, keys and values of a head of a row. */
+static const float *fused(const Model *m, int row, int head) {
+    return m->fused + (size_t)row * 3 * m->shape.hidden + (size_t)head * m->head_size;
+}
+
+static Cache cache_of(const Model *m, int layer, int row, int head) {
+    return self_cache(m, m->slots[row % m->places], row >= m->places, layer, head);
+}
+
+static void take_in(const Model *m, int layer, int row, int head) {
+    const float *query = fused(m, row, head), *key = query + m->shape.hidden;
+    put(m, cache_of(m, layer, row, head), m->at[row % m->places], key, key + m->shape.hidden);
+}
+
 static void self_attention(Model *m, int worker, int layer) {
-    int first, last, heads = m->shape.heads, size = m->head_size;
-    while (take(m, 2 * m->places * heads, &first, &last))
+    int heads = m->shape.heads, total = 2 * m->places * heads, first, last;
+    if (m->is_ahead) { /* rows attend to each other */
+        while (take(m, total, &first, &last))
+            for (int item = first; item < last; item++) take_in(m, layer, item / heads, item % heads);
+        barrier(m);
+    }
+    while (take(m, total, &first, &last))
         for (int item = first; item < last; item++) {
-            int row = item / heads, head = item % heads, place = row % m->places;
-            size_t at = (size_t)row * m->shape.hidden + (size_t)head * size;
-            Cache cache = self_cache(m, m->slots[place], row >= m->places, layer, head);
-            m->kernels->attend(cache, m->shape.format, m->fused + at, m->at[place] + 1, size,
-                               m->scores[worker], m->mixed + at);
+            int row = item / heads, head = item % heads;
+            if (!m->is_ahead) take_in(m, layer, row, head);
+            m->kernels->attend(cache_of(m, layer, row, head), m->shape.format, fused(m, row, head),
+                               m->at[row % m->places] + 1, m->head_size, m->scores[worker],
+                               m->mixed + (size_t)row * m->shape.hidden + (size_t)head * m->head_size);
         }
     barrier(m);
 }
@@ -35,10 +54,10 @@ static void forward(Model *m, int worker) {
     int hidden = m->shape.hidden, ffn = m->shape.ffn, rows = 2 * m->places;
     Sink add = {.kind = ADD, .out = m->hidden, .stride = hidden};
     Sink gelu = {.kind = GELU, .out = m->inner, .stride = ffn};
+    Sink qkv = {.kind = STORE, .out = m->fused, .stride = 3 * (size_t)hidden};
     for (int i = 0; i < m->shape.layers; i++) {
         const Layer *l = &m->layers[i];
-        Sink self = {.kind = SELF, .out = m->fused, .stride = hidden, .model = m, .layer = i};
-        multiply(m, &l->qkv, prepare(m, worker, m->hidden, hidden, &l->self_norm, rows), rows, &self);
+        multiply(m, &l->qkv, prepare(m, worker, m->hidden, hidden, &l->self_norm, rows), rows, &qkv);
         self_attention(m, worker, i);
         multiply(m, &l->self_out, prepare(m, worker, m->mixed, hidden, NULL, rows), rows, &add);
         if (m->shape.cross_attention) cross_attention(m, worker, i);
@@ -66,8 +85,9 @@ static void embed(Model *m, int row, const int64_t *tokens, const float *states)
 }
 
 /* Both rows of `places` places, each a slot and a position up to which keys and values are there or
- * come with it. Either tokens [places][codebooks], or the states [2][places][hidden] of a prefix.
- * `logits` is [2][places][codebooks][codebook_size], or NULL. 0, or -1 for what is out of range. */
+ * come with it; the slots are all different, or all the same. Either tokens [places][codebooks], or the
+ * states [2][places][hidden] of a prefix. `logits` is [2][places][codebooks][codebook_size], or NULL.
+ * 0, or -1 for what is out of range. */
 EXPORT int musicgen_forward(Model *m, int places, const int32_t *slots, const int32_t *positions,
                             const int64_t *tokens, const float *states, float *logits) {
     const Shape *s = &m->shape;
@@ -83,6 +103,7 @@ EXPORT int musicgen_forward(Model *m, int places, const int32_t *slots, const in
     m->slots = slots;
     m->at = positions;
     m->logits = logits;
+    m->is_ahead = places > 1 && slots[0] == slots[1];
     if (s->cross_attention) find_runs(m);
     for (int row = 0; row < 2 * places; row++) embed(m, row, tokens, states);
     run(m, forward, NULL);
@@ -122,7 +143,8 @@ static int make_layer(Model *m, Layer *l) {
 
 static int make_parts(Model *m) {
     const Shape *s = &m->shape;
-    size_t rows = m->most_rows, hidden = s->hidden, plane = (size_t)m->capacity * hidden * m->element;
+    size_t rows = m->most_rows, hidden = s->hidden;
+    size_t heads = (size_t)2 * s->layers * s->heads * s->slots;
     m->layers = grab(m, s->layers * sizeof *m->layers, 0);
     m->conditioning = grab(m, s->slots * sizeof *m->conditioning, 0);
     m->own = grab(m, s->threads * sizeof *m->own, 0);
@@ -131,11 +153,11 @@ static int make_parts(Model *m) {
     m->embeddings = grab(m, s->codebooks * (size_t)(s->codebook_size + 1) * hidden * sizeof(float), 0);
     m->sinusoids = grab(m, s->positions * hidden * sizeof(float), 0);
     /* No huge pages: a short take would fill the memory of a long one. */
-    m->cache = grab(m, plane * 2 * 2 * s->layers * s->slots, 0);
+    m->cache = grab(m, 2 * plane_bytes(m, m->capacity) * heads, 0);
     m->folded = grab(m, all_folded_bytes(m), 1);
     m->runs = grab(m, rows * sizeof *m->runs, 0);
     m->hidden = grab(m, rows * hidden * sizeof(float), 0);
-    m->fused = grab(m, rows * hidden * sizeof(float), 0);
+    m->fused = grab(m, rows * 3 * hidden * sizeof(float), 0);
     m->mixed = grab(m, rows * hidden * sizeof(float), 0);
     m->inner = grab(m, rows * s->ffn * sizeof(float), 0);
     if (!m->layers || !m->conditioning || !m->own || !m->scores || !m->threads || !m->embeddings ||
@@ -205,7 +227,7 @@ EXPORT Model *musicgen_new(const Shape *shape, int most_places) {
     m->longest = m->capacity;
     m->most_rows = 2 * most_places;
     m->widest = shape->ffn > shape->hidden ? shape->ffn : shape->hidden;
-    m->element = shape->format == INT8 ? sizeof(uint16_t) : sizeof(float);
+    m->element = shape->format == INT8 ? sizeof(int8_t) : sizeof(float);
     pthread_mutex_init(&m->gate, NULL);
     if (make_parts(m)) {
         start_threads(m);
