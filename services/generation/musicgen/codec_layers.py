@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from services.audio.arrays import MAX_CHANNELS
+from services.generation.musicgen.codec_stack import CodecStack
 from services.generation.musicgen.parts import load_codec
 
 if TYPE_CHECKING:
@@ -29,7 +30,8 @@ class CodecLayers:
     def __init__(self, model: EncodecModel) -> None:
         self._model: Any = model
         layers: list[Any] = list(self._model.decoder.layers)
-        self._first, self._lstm, self._stack = layers[0], layers[1].lstm, layers[2:]
+        self._first, self._lstm = layers[0], layers[1].lstm
+        self._upsampling = layers[2:]
         self.context = (int(self._first.kernel_size) - 1) // 2
         """Frames on each side that the first convolution reads."""
         self.width = int(self._lstm.hidden_size)
@@ -39,6 +41,7 @@ class CodecLayers:
         """Of one channel."""
         self.codebook_size = int(self._model.config.codebook_size)
         self.device: torch.device = self._model.device
+        self._stack = CodecStack(self._upsampling, self.device)
         self.rows_at_once = 1
         """Channels of a clip that go through the stack together; a CPU's cache has room for one.
 
@@ -54,6 +57,7 @@ class CodecLayers:
         """The same layers on another device."""
         self._model.to(device)
         self.device = device
+        self._stack = CodecStack(self._upsampling, device)
         self.rows_at_once = 1 if device.type == "cpu" else MAX_CHANNELS
         return self
 
@@ -80,10 +84,7 @@ class CodecLayers:
 
     def upsample(self, states: Tensor) -> Tensor:
         """`[rows, width, frames]` to samples `[rows, frames * hop]`, on the CPU."""
-        signal = states
-        for layer in self._stack:
-            signal = layer(signal)
-        return signal[:, 0].float().cpu()
+        return self._stack(states).float().cpu()
 
 
 class Recurrence:
