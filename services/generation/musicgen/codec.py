@@ -1,7 +1,7 @@
 """EnCodec in pieces: codes to audio while they are made, and audio to codes.
 
 The decoder is a convolution over the code frames, an LSTM over time, and a stack that makes 640
-samples of a frame. The LSTM's state goes from piece to piece; the stack runs over 100 frames at a
+samples of a frame. The LSTM's state goes from piece to piece; the stack runs over 98 frames at a
 time with a few neighbours on both sides, whose own samples are thrown away, so that its work stays
 in the processor's cache and the result is that of one pass over all of it.
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from services.generation.musicgen.codec_layers import CodecLayers, Recurrence
+from services.generation.musicgen.codec_layers import BLOCK_FRAMES, CodecLayers, Recurrence
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,14 +20,15 @@ if TYPE_CHECKING:
     from services.generation.musicgen.checkpoints import Checkpoint
     from services.generation.musicgen.stored_weights import SafetensorsWeights
 
-CHUNK_FRAMES = 100
-"""Two seconds: as fast as any on a CPU, and short enough to stop at."""
-
 NEIGHBOURS = 2
 """Frames on each side of a chunk that are read with it.
 
 Its samples depend on one: half a frame by the first upsampling, and less than another half by all
 that follows in the published codec. The second is to spare."""
+
+CHUNK_FRAMES = BLOCK_FRAMES - NEIGHBOURS
+"""Two seconds: as fast as any on a CPU, and short enough to stop at. A chunk is ready as soon as a
+block is through the LSTM."""
 
 
 class Codec:
