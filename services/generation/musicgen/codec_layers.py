@@ -21,8 +21,8 @@ _Memory = tuple["Tensor", "Tensor"]
 
 BLOCK_FRAMES = 100
 """What goes through the LSTM at once: oneDNN lays its weights out anew each time, which takes as
-long as fifty frames. Blocks lie where they lie, however the codes arrive, so that the same codes are
-the same audio to the last bit."""
+long as fifty frames. Blocks lie where they lie, however the codes arrive, so that the same codes
+are the same audio to the last bit."""
 
 
 class CodecLayers:

@@ -32,15 +32,6 @@ static Cache cross_cache(const Model *m, int slot, int layer, int head) {
     return cache_at(m, c->data, (size_t)layer * m->shape.heads + head, c->capacity);
 }
 
-/* Every `stride`-th byte from `to` on; the scale. */
-static float put_int8(char *to, size_t stride, const float *from, int size) {
-    float peak = 0;
-    for (int i = 0; i < size; i++) peak = fabsf(from[i]) > peak ? fabsf(from[i]) : peak;
-    float inverse = peak > 1e-30f ? 127 / peak : 0;
-    for (int i = 0; i < size; i++) to[i * stride] = (char)(int8_t)lrintf(from[i] * inverse);
-    return peak / 127;
-}
-
 static void put(const Model *m, Cache c, int position, const float *key, const float *value) {
     int size = m->head_size, lane = position % KEYS;
     char *block = c.keys + position / KEYS * key_block_bytes(m);
@@ -50,6 +41,9 @@ static void put(const Model *m, Cache c, int position, const float *key, const f
         memcpy(values, value, size * sizeof *value);
         return;
     }
-    ((float *)(block + (size_t)size * KEYS))[lane] = put_int8(block + lane, KEYS, key, size);
-    c.scales[position] = put_int8(values, 1, value, size);
+    int8_t whole[size];
+    int32_t sum;
+    ((float *)(block + (size_t)size * KEYS))[lane] = m->kernels->quantise(whole, key, size, &sum);
+    for (int i = 0; i < size; i++) block[i * KEYS + lane] = (char)whole[i];
+    c.scales[position] = m->kernels->quantise((int8_t *)values, value, size, &sum);
 }

@@ -86,6 +86,23 @@ static void NAME(normalise)(float *to, const float *x, const Norm *norm, int wid
     }
 }
 
+/* Whole numbers from -127 to 127 for `width` floats; gives the scale, and their sum. */
+static float NAME(quantise)(int8_t *to, const float *from, int width, int32_t *sum) {
+    vf peaks = {0};
+    vi sums = {0};
+    for (int i = 0; i < width; i += LANES)
+        peaks = NAME(larger)(peaks, NAME(size_of)(NAME(load)(from + i)));
+    float peak = NAME(largest)(peaks), inverse = peak > 1e-30f ? 127 / peak : 0;
+    for (int i = 0; i < width; i += LANES) {
+        vi whole = NAME(nearest)(NAME(load)(from + i) * inverse);
+        sums += whole;
+        *(NAME(bytes) *)(to + i) = __builtin_convertvector(whole, NAME(bytes));
+    }
+    *sum = 0;
+    for (int i = 0; i < LANES; i++) *sum += sums[i];
+    return peak / 127;
+}
+
 static void NAME(prepare)(const Inputs *to, int row, const float *x, const Norm *norm, int width,
                           int format) {
     float *copy = to->copy + row * to->stride;
@@ -93,23 +110,11 @@ static void NAME(prepare)(const Inputs *to, int row, const float *x, const Norm 
     else if (format == FLOAT32) memcpy(copy, x, width * sizeof *x);
     if (format == FLOAT32) return;
     const float *from = norm ? copy : x;
-    int8_t *q = to->q + row * to->stride;
     for (int start = 0; start < width; start += GROUP) {
-        int end = width - start < GROUP ? width : start + GROUP;
-        vf peaks = {0};
-        vi sums = {0};
-        for (int i = start; i < end; i += LANES)
-            peaks = NAME(larger)(peaks, NAME(size_of)(NAME(load)(from + i)));
-        float peak = NAME(largest)(peaks), inverse = peak > 1e-30f ? 127 / peak : 0;
-        for (int i = start; i < end; i += LANES) {
-            vi whole = NAME(nearest)(NAME(load)(from + i) * inverse);
-            sums += whole;
-            *(NAME(bytes) *)(q + i) = __builtin_convertvector(whole, NAME(bytes));
-        }
-        int32_t sum = 0;
-        for (int i = 0; i < LANES; i++) sum += sums[i];
-        to->scales[row * to->groups + start / GROUP] = peak / 127;
-        to->sums[row * to->groups + start / GROUP] = sum;
+        int some = width - start < GROUP ? width - start : GROUP;
+        size_t group = row * to->groups + start / GROUP;
+        to->scales[group] = NAME(quantise)(to->q + row * to->stride + start, from + start, some,
+                                           &to->sums[group]);
     }
 }
 
@@ -435,8 +440,10 @@ static void NAME(fold)(float *to, size_t stride, int rows, int width, int depth,
         }
 }
 
-static const Kernels NAME(kernels) = {QUOTE(LEVEL),  NAME(prepare), NAME(multiply), NAME(attend),
-                                      NAME(softmax), NAME(pack),    NAME(unpack),   NAME(fold)};
+static const Kernels NAME(kernels) = {
+    QUOTE(LEVEL),  NAME(quantise), NAME(prepare), NAME(multiply), NAME(attend),
+    NAME(softmax), NAME(pack),     NAME(unpack),  NAME(fold),
+};
 
 #undef vf
 #undef vi

@@ -97,6 +97,7 @@ typedef struct {
 
 typedef struct {
     const char *name;
+    float (*quantise)(int8_t *to, const float *from, int width, int32_t *sum);
     void (*prepare)(const Inputs *to, int row, const float *x, const Norm *norm, int width, int format);
     void (*multiply)(const Matrix *m, int first, int last, const Inputs *in, int rows, int format,
                      const Sink *to);
