@@ -31,7 +31,7 @@ from services.generation.musicgen.random_model import write_random_checkpoint
 
 MODEL = "musicgen-small"
 PROMPT = "lo-fi beat with a warm piano and brushed drums at 82 BPM"
-NATIVE = "services.generation.musicgen.native.decoder.NativeDecoder"
+NATIVE = "services.generation.musicgen.native"
 
 
 def ours(folder: Path, precision: str, *, native: bool) -> MusicGenEngine:
@@ -39,7 +39,11 @@ def ours(folder: Path, precision: str, *, native: bool) -> MusicGenEngine:
     checkpoint, facts = open_checkpoint(folder), published_model(MODEL).facts
     if native:
         return MusicGenEngine.of_checkpoint(checkpoint, facts, settings)
-    with patch(NATIVE, side_effect=NativeUnavailableError("left out here")):
+    missing = NativeUnavailableError("left out here")
+    with (
+        patch(f"{NATIVE}.decoder.NativeDecoder", side_effect=missing),
+        patch(f"{NATIVE}.sampler.NativeSampler", side_effect=missing),
+    ):
         return MusicGenEngine.of_checkpoint(checkpoint, facts, settings)
 
 

@@ -41,9 +41,10 @@ class Linear:
 
     def __call__(self, pairs: Tensor) -> Tensor:
         """float32 `[pairs, ..., in]` -> float32 `[pairs, ..., out]`."""
+        if len(pairs) == 1:
+            return self._rows(pairs.reshape(-1, pairs.shape[-1])).view(*pairs.shape[:-1], -1)
         products = [self._rows(pair.reshape(-1, pair.shape[-1])) for pair in pairs]
-        together = products[0] if len(products) == 1 else torch.cat(products)
-        return together.view(*pairs.shape[:-1], -1)
+        return torch.cat(products).view(*pairs.shape[:-1], -1)
 
 
 def _fp32_rows(weight: Tensor) -> Rows:
