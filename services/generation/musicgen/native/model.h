@@ -120,7 +120,7 @@ typedef struct Piece {
 typedef struct Model {
     Shape shape;
     const Kernels *kernels;
-    int head_size, capacity, most_rows, widest, longest;
+    int head_size, capacity, most_rows, widest, longest, longest_folded;
     size_t element; /* bytes of a value of a key */
     Layer *layers;
     Norm norm;

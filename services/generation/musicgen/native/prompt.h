@@ -22,7 +22,7 @@ static int padded_length(const Model *m, int length) {
 }
 
 /* The greatest padded length: from half of a matrix's weights on it would save little. */
-static int longest_folded(const Model *m) {
+static int find_longest_folded(const Model *m) {
     int most = m->head_size / 2 < FOLDED ? m->head_size / 2 : FOLDED;
     if (m->most_rows < most) most = m->most_rows;
     if (m->shape.format != INT8 || !m->shape.cross_attention) return 0;
@@ -44,14 +44,10 @@ static size_t folded_bytes(const Model *m, int padded) {
     return scores.blocks * scores.block_bytes + output.blocks * output.block_bytes;
 }
 
-static size_t all_folded_bytes(const Model *m) {
-    return folded_bytes(m, longest_folded(m)) * m->shape.layers * m->shape.slots;
-}
-
 /* The two matrices of a folded prompt. */
 static void folded(const Model *m, int slot, int layer, Matrix *scores, Matrix *output) {
     int padded = m->conditioning[slot].padded;
-    size_t of_slot = all_folded_bytes(m) / m->shape.slots;
+    size_t of_slot = m->shape.layers * folded_bytes(m, m->longest_folded);
     *scores = score_matrix(m, padded);
     *output = output_matrix(m, padded);
     scores->data = m->folded + slot * of_slot + layer * folded_bytes(m, padded);
@@ -185,7 +181,7 @@ static size_t most_states(const Model *m) {
 }
 
 static size_t room_floats(const Model *m) {
-    size_t hidden = m->shape.hidden, outputs = (size_t)m->shape.heads * longest_folded(m);
+    size_t hidden = m->shape.hidden, outputs = (size_t)m->shape.heads * m->longest_folded;
     return hidden * (2 * most_states(m) + FOLDED + BLOCK + outputs) + 4 * FOLDED;
 }
 
@@ -287,7 +283,7 @@ EXPORT int musicgen_admit(Model *m, int slot, const float *states, int length) {
     if (!m->shape.cross_attention) return -1;
     Conditioning *c = &m->conditioning[slot];
     int padded = padded_length(m, length);
-    if (padded > longest_folded(m)) padded = 0;
+    if (padded > m->longest_folded) padded = 0;
     if (!padded && !make_room(m, c, length)) return -2;
     float *room = calloc(m->shape.threads * room_floats(m), sizeof *room);
     if (!room) return -2;

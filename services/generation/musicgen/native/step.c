@@ -154,7 +154,7 @@ static int make_parts(Model *m) {
     m->sinusoids = grab(m, s->positions * hidden * sizeof(float), 0);
     /* No huge pages: a short take would fill the memory of a long one. */
     m->cache = grab(m, 2 * plane_bytes(m, m->capacity) * heads, 0);
-    m->folded = grab(m, all_folded_bytes(m), 1);
+    m->folded = grab(m, folded_bytes(m, m->longest_folded) * s->layers * s->slots, 1);
     m->runs = grab(m, rows * sizeof *m->runs, 0);
     m->hidden = grab(m, rows * hidden * sizeof(float), 0);
     m->fused = grab(m, rows * 3 * hidden * sizeof(float), 0);
@@ -226,6 +226,7 @@ EXPORT Model *musicgen_new(const Shape *shape, int most_places) {
     m->capacity = (shape->positions + KEYS - 1) / KEYS * KEYS;
     m->longest = m->capacity;
     m->most_rows = 2 * most_places;
+    m->longest_folded = find_longest_folded(m);
     m->widest = shape->ffn > shape->hidden ? shape->ffn : shape->hidden;
     m->element = shape->format == INT8 ? sizeof(int8_t) : sizeof(float);
     pthread_mutex_init(&m->gate, NULL);
