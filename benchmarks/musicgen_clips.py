@@ -30,6 +30,7 @@ from services.generation.musicgen.oracle import TransformersEngine
 from services.generation.musicgen.random_model import write_random_checkpoint
 
 MODEL = "musicgen-small"
+WARM_UP_SECONDS = 5.0
 PROMPT = "lo-fi beat with a warm piano and brushed drums at 82 BPM"
 NATIVE = "services.generation.musicgen.native"
 
@@ -72,9 +73,9 @@ class Bench:
 
     @classmethod
     def load(cls, folder: Path, label: str) -> None:
-        """Make it, and warm it up."""
+        """Make it, and warm it up: oneDNN makes code for every shape that it has not met yet."""
         cls.engine = MAKERS[label](folder)
-        cls.seconds_of(1.0)
+        cls.seconds_of(WARM_UP_SECONDS)
 
     @classmethod
     def seconds_of(cls, length: float) -> float:
@@ -99,7 +100,7 @@ def main() -> None:
                 1, get_context("spawn"), initializer=Bench.load, initargs=(folder, label)
             )
             processes[label] = stack.enter_context(process)
-            process.submit(Bench.seconds_of, 1.0).result()
+            process.submit(bool).result()  # is loaded, before the next one is
         for length in map(float, options.seconds.split(",")):
             taken: dict[str, list[float]] = {label: [] for label in processes}
             for _ in range(options.rounds):

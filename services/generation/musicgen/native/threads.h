@@ -37,13 +37,16 @@ static void barrier(Model *m) {
 }
 
 /* A share of what is left of `total` items; shares shrink, so that cores of unlike speed, or busy
- * with something else, end together. A barrier must follow the last one. */
+ * with something else, end together. There are not many, for each begins with a wait for the memory.
+ * A barrier must follow the last one. */
 static int take(Model *m, int total, int *first, int *last) {
-    int start = atomic_load_explicit(&m->taken, memory_order_relaxed), count;
+    enum { LEAST = 2 };
+    int start = atomic_load_explicit(&m->taken, memory_order_relaxed), count, left;
     do {
-        if (start >= total) return 0;
-        count = m->shape.threads == 1 ? total : (total - start) / (2 * m->shape.threads);
-        if (count < 1) count = 1;
+        left = total - start;
+        if (left <= 0) return 0;
+        count = m->shape.threads == 1 ? left : 3 * left / (4 * m->shape.threads);
+        if (count < LEAST) count = left < LEAST ? left : LEAST;
     } while (!atomic_compare_exchange_weak(&m->taken, &start, start + count));
     *first = start;
     *last = start + count;
