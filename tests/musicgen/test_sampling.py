@@ -20,6 +20,7 @@ from services.generation.errors import InvalidRequestError
 from services.generation.musicgen.request import Sampling
 from services.generation.musicgen.sampling import (
     SamplingTensors,
+    TorchSampler,
     draw,
     guide,
     gumbel_noise,
@@ -40,7 +41,8 @@ def logits_of(seed: int, requests: int = 1) -> torch.Tensor:
 
 def drawn(logits: torch.Tensor, sampling: list[Sampling], steps: list[int], **fast: Any) -> Any:
     tensors = SamplingTensors.of(sampling)
-    return draw(guide(logits, tensors.guidance), tensors, torch.tensor(steps), **fast)
+    noise = gumbel_noise(tensors.seed, torch.tensor(steps), *logits.shape[2:])
+    return draw(guide(logits, tensors.guidance), tensors, noise, **fast)
 
 
 samplings = st.builds(
@@ -83,6 +85,21 @@ def test_a_request_draws_the_same_beside_others(sampling: list[Sampling]) -> Non
     for number, each in enumerate(sampling):
         alone = drawn(logits[:, number : number + 1], [each], [steps[number]])
         assert alone[0].tolist() == together[number].tolist()
+
+
+@settings(max_examples=20)
+@given(
+    st.lists(st.tuples(samplings, st.sampled_from([0, 3, 4, 1000])), min_size=1, max_size=3),
+    st.sampled_from([64, VOCABULARY]),
+)
+def test_a_sampler_draws_step_by_step_as_if_each_were_the_only_one(
+    given: list[tuple[Sampling, int]], vocabulary: int
+) -> None:
+    sampler, sampling = TorchSampler(), [each for each, _ in given]
+    for number in range(6):
+        logits = logits_of(number, len(given))[..., :vocabulary]
+        steps = [first + number for _, first in given]
+        assert sampler(logits, sampling, steps).tolist() == drawn(logits, sampling, steps).tolist()
 
 
 @settings(max_examples=20)
@@ -166,7 +183,8 @@ def test_draws_follow_the_softmax(codebook: int) -> None:
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0, -3.0])
     count = 20_000
     tensors = SamplingTensors.of([Sampling(seed=42, top_k=0)] * count)
-    tokens = draw(logits.expand(count, 4, 8), tensors, torch.arange(count), any_top_p=False)
+    noise = gumbel_noise(tensors.seed, torch.arange(count), 4, 8)
+    tokens = draw(logits.expand(count, 4, 8), tensors, noise, any_top_p=False)
     seen = tokens[:, codebook].bincount(minlength=8).double()
     assert stats.chisquare(seen.numpy(), logits.double().softmax(0).numpy() * count).pvalue > 0.01
 
@@ -174,7 +192,8 @@ def test_draws_follow_the_softmax(codebook: int) -> None:
 def test_top_p_renormalises_what_it_keeps() -> None:
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
     tensors = SamplingTensors.of([Sampling(seed=1, top_k=0, top_p=0.65)] * 8000)
-    tokens = draw(logits.expand(8000, 1, 4), tensors, torch.arange(8000))
+    noise = gumbel_noise(tensors.seed, torch.arange(8000), 1, 4)
+    tokens = draw(logits.expand(8000, 1, 4), tensors, noise)
     seen = tokens.flatten().bincount(minlength=4).double()
     assert seen[2:].tolist() == [0, 0]
     assert stats.chisquare(seen[:2].numpy(), [8000 * 4 / 7, 8000 * 3 / 7]).pvalue > 0.01

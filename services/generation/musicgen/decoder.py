@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from services.generation.musicgen.geometry import Geometry
     from services.generation.musicgen.linear import LinearKind
     from services.generation.musicgen.weights import WeightSource
+
+
+_BOTH_ROWS = 384
+"""Positions up to which keys and values of both rows of a pair are widened together."""
 
 
 @dataclass(slots=True)
@@ -75,8 +80,8 @@ class TorchDecoder:
         kept = torch.float32 if linear == "fp32" else torch.bfloat16
         self._keys = [torch.empty(shape, dtype=kept) for _ in self._layers]
         self._values = [torch.empty(shape, dtype=kept) for _ in self._layers]
-        of_row = geometry.hidden * positions
-        self._widened = None if linear == "fp32" else torch.empty(2, of_row)
+        most = geometry.hidden * max(positions, 2 * min(positions, _BOTH_ROWS))
+        self._widened = None if linear == "fp32" else torch.empty(2, most)
         """Keys and values of a row in float32, if they are kept in less."""
         self._slots = [_Slot() for _ in range(slots)]
 
@@ -170,20 +175,20 @@ class TorchDecoder:
         mask = _causal(positions - rows, rows)
         if self._widened is None:
             return functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
-        size = keys[0].numel()
-        wide = self._widened[:, :size].view(2, *keys[:1].shape)
-        # A row at a time, so that what was widened is still in the cache.
-        return torch.cat(
-            [
-                functional.scaled_dot_product_attention(
-                    query[row : row + 1],
-                    wide[0].copy_(keys[row : row + 1]),
-                    wide[1].copy_(values[row : row + 1]),
-                    attn_mask=mask,
-                )
-                for row in range(2)
-            ]
-        )
+        # So many rows at a time that what was widened is still in the cache.
+        some = 2 if positions <= _BOTH_ROWS else 1
+        shape = (some, *keys.shape[1:])
+        wide_keys, wide_values = self._widened[:, : math.prod(shape)].view(2, *shape)
+        mixed = [
+            functional.scaled_dot_product_attention(
+                query[row : row + some],
+                wide_keys.copy_(keys[row : row + some]),
+                wide_values.copy_(values[row : row + some]),
+                attn_mask=mask,
+            )
+            for row in range(0, 2, some)
+        ]
+        return mixed[0] if some == 2 else torch.cat(mixed)
 
     def _attend_across(
         self, number: int, cross: CrossAttention, slots: Sequence[int], hidden: Tensor

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from services.generation.musicgen.memory_plan import bucket_of
-from services.generation.musicgen.sampling import SamplingTensors, draw, guide
+from services.generation.musicgen.sampling import SamplingTensors, draw, guide, gumbel_noise
 from services.generation.musicgen.token_model import SampledDecoder
 
 if TYPE_CHECKING:
@@ -109,10 +109,11 @@ class GraphedDecoder(SampledDecoder):
             greedy=fields["greedy"].bool(),
             **{name: real[:, at] for at, name in enumerate(_REAL)},
         )
+        _, _, codebooks, vocabulary = logits.shape
         return draw(
             guide(logits, sampling.guidance),
             sampling,
-            fields["step"],
+            gumbel_noise(sampling.seed, fields["step"], codebooks, vocabulary),
             widest_top_k=variant.widest_top_k,
             any_top_p=variant.any_top_p,
         )

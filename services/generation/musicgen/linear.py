@@ -41,7 +41,7 @@ class Linear:
 
     def __call__(self, pairs: Tensor) -> Tensor:
         """float32 `[pairs, ..., in]` -> float32 `[pairs, ..., out]`."""
-        if len(pairs) == 1:
+        if pairs.shape[0] == 1:
             return self._rows(pairs.reshape(-1, pairs.shape[-1])).view(*pairs.shape[:-1], -1)
         products = [self._rows(pair.reshape(-1, pair.shape[-1])) for pair in pairs]
         return torch.cat(products).view(*pairs.shape[:-1], -1)

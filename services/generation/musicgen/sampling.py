@@ -46,12 +46,18 @@ class SamplingTensors:
         )
 
 
+_AT_ONCE = 32768
+"""Numbers of noise: PyTorch would share more of them among threads, which takes longer."""
+
+
 class TorchSampler:
     """A `Sampler` by PyTorch, wherever the logits are."""
 
     def __init__(self) -> None:
         self._samplings: list[Sampling] = []
         self._tensors = SamplingTensors.of([])
+        self._ahead: dict[tuple[int, int], Tensor] = {}
+        """The noise of a run of steps, `[steps, codebooks, tokens]`: by seed and number of the run."""
 
     def __call__(
         self, logits: Tensor, samplings: Sequence[Sampling], steps: Sequence[int]
@@ -62,11 +68,26 @@ class TorchSampler:
         drawn: NDArray[np.int64] = draw(
             guide(logits, self._tensors.guidance),
             self._tensors,
-            torch.tensor(steps),
+            self._noise([each.seed for each in samplings], steps, *logits.shape[2:]),
             widest_top_k=max(sampling.top_k for sampling in samplings),
             any_top_p=any(0 < sampling.top_p < 1 for sampling in samplings),
         ).numpy()
         return drawn
+
+    def _noise(
+        self, seeds: Sequence[int], steps: Sequence[int], codebooks: int, vocabulary: int
+    ) -> Tensor:
+        # What takes the time is to begin an operation, and there are forty of them.
+        length = max(1, _AT_ONCE // (codebooks * vocabulary))
+        wanted = [(seed, step // length) for seed, step in zip(seeds, steps, strict=True)]
+        for seed, run in set(wanted) - self._ahead.keys():
+            whole_run = torch.arange(run * length, (run + 1) * length)
+            same_seed = torch.full((length,), seed)
+            self._ahead[seed, run] = gumbel_noise(same_seed, whole_run, codebooks, vocabulary)
+        self._ahead = {key: self._ahead[key] for key in wanted}
+        return torch.stack(
+            [self._ahead[key][step % length] for key, step in zip(wanted, steps, strict=True)]
+        )
 
 
 def guide(logits: Tensor, guidance: Tensor) -> Tensor:
@@ -80,7 +101,7 @@ def guide(logits: Tensor, guidance: Tensor) -> Tensor:
 def draw(
     logits: Tensor,
     sampling: SamplingTensors,
-    steps: Tensor,
+    noise: Tensor,
     *,
     widest_top_k: int | None = None,
     any_top_p: bool = True,
@@ -90,7 +111,7 @@ def draw(
     Args:
         logits: float32 `[n, codebooks, vocabulary]`, guided.
         sampling: of the n requests.
-        steps: int64 `[n]`, the number of the step in each request's piece.
+        noise: of the same shape, from `gumbel_noise`.
         widest_top_k: no top_k is greater; None is the vocabulary. Smaller is faster.
         any_top_p: False promises that no top_p is on, which saves a sort.
 
@@ -101,8 +122,6 @@ def draw(
     scores = keep_top_k(scores, sampling.top_k, widest_top_k)
     if any_top_p:
         scores = keep_top_p(scores, sampling.top_p)
-    _, codebooks, vocabulary = logits.shape
-    noise = gumbel_noise(sampling.seed, steps, codebooks, vocabulary)
     noisy = scores + torch.where(sampling.greedy[:, None, None], torch.zeros_like(noise), noise)
     return noisy.argmax(-1)
 
