@@ -57,7 +57,7 @@ class TorchSampler:
         self._samplings: list[Sampling] = []
         self._tensors = SamplingTensors.of([])
         self._ahead: dict[tuple[int, int], Tensor] = {}
-        """The noise of a run of steps, `[steps, codebooks, tokens]`: by seed and number of the run."""
+        """By seed and number of a run of steps, their noise `[steps, codebooks, tokens]`."""
 
     def __call__(
         self, logits: Tensor, samplings: Sequence[Sampling], steps: Sequence[int]
