@@ -4,12 +4,14 @@ Run as `python -m benchmarks.musicgen_clips [--seconds 5,30] [--rounds 1]`, with
 weights. transformers keeps its codec in float32 beside a bfloat16 decoder: it is faster so.
 
 Nothing here imports torch ahead of services.generation.musicgen, which says how long torch's
-threads look out for more work: the engines run as in a worker.
+threads look out for more work, and on what pages tensors lie: the engines run as in a worker, and
+transformers as torch comes.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import tempfile
 import time
@@ -66,6 +68,10 @@ MAKERS: dict[str, Callable[[Path], Engine]] = {
 }
 
 
+AS_TORCH_COMES = {"GOMP_SPINCOUNT": "300000", "THP_MEM_ALLOC_ENABLE": "0"}
+"""libgomp's and torch's own defaults, for transformers."""
+
+
 class Bench:
     """An engine in a process of its own: the threads of two in one keep each other from work."""
 
@@ -100,7 +106,9 @@ def main() -> None:
                 1, get_context("spawn"), initializer=Bench.load, initargs=(folder, label)
             )
             processes[label] = stack.enter_context(process)
-            process.submit(bool).result()  # is loaded, before the next one is
+            theirs_only = AS_TORCH_COMES if label.startswith("transformers") else {}
+            with patch.dict(os.environ, theirs_only):
+                process.submit(bool).result()  # is loaded, before the next one is
         for length in map(float, options.seconds.split(",")):
             taken: dict[str, list[float]] = {label: [] for label in processes}
             for _ in range(options.rounds):
