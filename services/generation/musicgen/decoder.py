@@ -39,8 +39,9 @@ class TorchDecoder:
     """A `StepModel` with static keys and values: `[row, head, position, value]` a slot.
 
     Row 0 of a slot is the conditional one. A step computes each CFG pair by itself (linear.py says
-    why). Memory for keys and values is touched only as positions are reached. Beside int8 they are
-    bfloat16, which takes less time to read and widen than float32 takes to read.
+    why). Memory for keys and values is touched only as positions are reached, on huge pages most of
+    it with the first. Beside int8 they are bfloat16, which is read and widened sooner than float32
+    is read.
     """
 
     def __init__(

@@ -51,7 +51,7 @@ _AT_ONCE = 32768
 
 
 class TorchSampler:
-    """A `Sampler` by PyTorch, wherever the logits are."""
+    """A `Sampler` by PyTorch, for logits on the CPU."""
 
     def __init__(self) -> None:
         self._samplings: list[Sampling] = []
