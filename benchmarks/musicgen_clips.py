@@ -68,8 +68,10 @@ MAKERS: dict[str, Callable[[Path], Engine]] = {
 }
 
 
-AS_TORCH_COMES = {"GOMP_SPINCOUNT": "300000", "THP_MEM_ALLOC_ENABLE": "0"}
-"""libgomp's and torch's own defaults, for transformers."""
+WITHOUT_A_COMPILER = {"GOMP_SPINCOUNT": "300000"}
+"""libgomp's own default, as our back ends by PyTorch have it where they are needed."""
+AS_TORCH_COMES = {**WITHOUT_A_COMPILER, "THP_MEM_ALLOC_ENABLE": "0"}
+"""Torch's own as well, for transformers."""
 
 
 class Bench:
@@ -106,8 +108,10 @@ def main() -> None:
                 1, get_context("spawn"), initializer=Bench.load, initargs=(folder, label)
             )
             processes[label] = stack.enter_context(process)
-            theirs_only = AS_TORCH_COMES if label.startswith("transformers") else {}
-            with patch.dict(os.environ, theirs_only):
+            surroundings = WITHOUT_A_COMPILER if label.endswith("PyTorch") else {}
+            if label.startswith("transformers"):
+                surroundings = AS_TORCH_COMES
+            with patch.dict(os.environ, surroundings):
                 process.submit(bool).result()  # is loaded, before the next one is
         for length in map(float, options.seconds.split(",")):
             taken: dict[str, list[float]] = {label: [] for label in processes}

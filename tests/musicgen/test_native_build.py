@@ -202,14 +202,15 @@ def test_the_quota_of_a_container_is_kept(tmp_path, limit, most):
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
-        ({}, "10000 1"),
+        pytest.param({}, "10000 1", marks=needs_compiler),
+        ({"XDG_CACHE_HOME": "/nowhere", **NO_COMPILER}, "None 1"),
         ({"GOMP_SPINCOUNT": "7", "THP_MEM_ALLOC_ENABLE": "0"}, "7 0"),
         ({"OMP_WAIT_POLICY": "passive"}, "None 1"),
     ],
 )
 def test_what_torch_reads_once_is_set_before_it_comes_unless_told_otherwise(given, expected):
     code = (
-        "import os, sys, services.generation.musicgen\n"
+        "import os, sys; sys.prefix = sys.base_prefix; import services.generation.musicgen\n"
         "assert 'torch' not in sys.modules\n"
         "print(os.environ.get('GOMP_SPINCOUNT'), os.environ.get('THP_MEM_ALLOC_ENABLE'))\n"
     )

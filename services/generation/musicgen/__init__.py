@@ -6,10 +6,12 @@ it uses is ours. Nothing here is imported before a MusicGen model is asked for: 
 
 import os
 
+from services.generation.musicgen.native.build import can_be_had
+
 # After an operation the threads of torch's OpenMP spin for milliseconds, in the cores in which the
-# native step then wants to run: it would take twice as long. Not to spin at all would slow torch's
-# own back ends by half. It is read once, when torch is first imported.
-if "OMP_WAIT_POLICY" not in os.environ:
+# native step then wants to run: it would take twice as long. Torch's own back ends take a tenth
+# less where they spin. It is read once, when torch is first imported.
+if "OMP_WAIT_POLICY" not in os.environ and can_be_had():
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 # Large tensors on huge pages: weights are read from one end to the other at every step, and a tenth

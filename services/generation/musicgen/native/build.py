@@ -1,4 +1,4 @@
-"""Compiles the C here with the machine's own compiler: `python -m` this module, at set-up.
+"""Compiles the C here with the machine's own compiler, at set-up (`main`) or at first use.
 
 The library lies in the virtual environment, or in the user's cache where that cannot be written.
 Its name says what it was made of. It appears whole or not at all, and ends with its own digest: a
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -53,6 +54,15 @@ def find(places: Sequence[Path]) -> Path | None:
     return next((file for file in files if _is_whole(file)), None)
 
 
+def can_be_had() -> bool:
+    """Whether there is a library, or a compiler to make one with."""
+    return find(folders()) is not None or shutil.which(_compiler()[0]) is not None
+
+
+def _compiler() -> list[str]:
+    return shlex.split(os.environ.get("CC") or "cc")
+
+
 def build(places: Sequence[Path]) -> Path:
     """Compile, into the first of these folders that can be written; what was there is replaced.
 
@@ -78,7 +88,7 @@ def build(places: Sequence[Path]) -> Path:
 
 
 def _compile(made: Path) -> None:
-    compiler = shlex.split(os.environ.get("CC") or "cc")
+    compiler = _compiler()
     sources = [str(file) for file in sorted(SOURCES.glob("*.c"))]
     command = [*compiler, *FLAGS, *sources, "-o", str(made), "-lm"]
     try:
@@ -112,7 +122,3 @@ def main() -> None:
         build(places)
     except BuildError as error:
         sys.exit(f"MusicGen's native step could not be built: {error}.")
-
-
-if __name__ == "__main__":
-    main()
