@@ -74,6 +74,9 @@ AS_TORCH_COMES = {**WITHOUT_A_COMPILER, "THP_MEM_ALLOC_ENABLE": "0"}
 """Torch's own as well, for transformers."""
 
 
+REFERENCE = "transformers fp32"
+
+
 class Bench:
     """An engine in a process of its own: the threads of two in one keep each other from work."""
 
@@ -98,12 +101,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", default="5,30")
     parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument(
+        "--engine", action="append", choices=list(MAKERS), help="beside transformers fp32; or all"
+    )
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         write_random_checkpoint(folder, published_model(MODEL).geometry)
         processes = {}
         for label in MAKERS:
+            if options.engine and label not in [REFERENCE, *options.engine]:
+                continue
             process = ProcessPoolExecutor(
                 1, get_context("spawn"), initializer=Bench.load, initargs=(folder, label)
             )
@@ -119,7 +127,8 @@ def main() -> None:
                 for label, process in processes.items():
                     taken[label].append(process.submit(Bench.seconds_of, length).result())
             medians = {label: statistics.median(each) for label, each in taken.items()}
-            exact, best = medians["transformers fp32"], medians["transformers bf16"]
+            exact = medians[REFERENCE]
+            best = min(medians[label] for label in medians if label.startswith("transformers"))
             print(f"{length:g} s of audio")
             for label, median in medians.items():
                 print(
