@@ -1,7 +1,8 @@
 """MusicGen from prompt to audio on a CPU: our back ends and transformers, in turns in one run.
 
-Run as `python -m benchmarks.musicgen_clips [--seconds 5,30] [--rounds 1]`, with small and random
-weights. transformers keeps its codec in float32 beside a bfloat16 decoder: it is faster so.
+Run as `python -m benchmarks.musicgen_clips [--seconds 5,30] [--rounds 1] [--engine NAME]...`, with
+small and random weights. transformers keeps its codec in float32 beside a bfloat16 decoder: it is
+faster so.
 
 Nothing here imports torch ahead of services.generation.musicgen, which says how long torch's
 threads look out for more work, and on what pages tensors lie: the engines run as in a worker, and
@@ -72,8 +73,6 @@ WITHOUT_A_COMPILER = {"GOMP_SPINCOUNT": "300000"}
 """libgomp's own default, as our back ends by PyTorch have it where they are needed."""
 AS_TORCH_COMES = {**WITHOUT_A_COMPILER, "THP_MEM_ALLOC_ENABLE": "0"}
 """Torch's own as well, for transformers."""
-
-
 REFERENCE = "transformers fp32"
 
 
