@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from services.generation.musicgen import codec as codec_module
 from services.generation.musicgen.codec import Codec
+from services.generation.musicgen.codec_lstm import recurrence
 from services.generation.musicgen.parts import weights_of
 
 TOLERANCE = 1e-5
@@ -55,6 +56,19 @@ def test_a_decode_in_chunks_is_that_of_transformers_in_one_go(codecs, frames):
     assert got.shape == wanted.shape == (1, frames * 640)
     assert wanted.abs().max() > 0.1
     torch.testing.assert_close(got, wanted, atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_the_lstm_is_that_of_torch_to_the_last_bit_from_block_to_block(rows):
+    torch.manual_seed(3)
+    lstm = torch.nn.LSTM(32, 32, num_layers=2).requires_grad_(False)
+    ours, wanted_memory, memory = recurrence(lstm, torch.device("cpu")), None, None
+    for frames in (7, 1, 30):
+        steps = torch.randn(rows, 32, frames).permute(2, 0, 1)
+        wanted, wanted_memory = lstm(steps, wanted_memory)
+        states, memory = ours(steps, memory)
+        for one, other in zip((states, *memory), (wanted, *wanted_memory), strict=True):
+            assert torch.equal(one, other)
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2])

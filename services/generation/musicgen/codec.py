@@ -43,18 +43,19 @@ class Codec:
         self.channels = channels
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, weights: SafetensorsWeights) -> Codec:
-        """Read it from a checkpoint, float32.
+    def load(
+        cls,
+        checkpoint: Checkpoint,
+        weights: SafetensorsWeights,
+        device: torch.device = torch.device("cpu"),  # noqa: B008  (it does not change)
+    ) -> Codec:
+        """Read it from a checkpoint, float32, to work on a device.
 
         Raises:
             CheckpointError: something is missing, damaged or of another shape.
         """
-        return cls(CodecLayers.load(checkpoint, weights), checkpoint.geometry.channels)
-
-    def to(self, device: torch.device | str) -> Codec:
-        """The same codec at work on another device."""
-        self._layers.to(torch.device(device))
-        return self
+        layers = CodecLayers.load(checkpoint, weights, device)
+        return cls(layers, checkpoint.geometry.channels)
 
     @property
     def samples_per_frame(self) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from services.audio.arrays import MAX_CHANNELS
+from services.generation.musicgen.codec_lstm import recurrence
 from services.generation.musicgen.codec_stack import CodecStack
 from services.generation.musicgen.parts import load_codec
 
@@ -15,52 +16,48 @@ if TYPE_CHECKING:
     from transformers import EncodecModel
 
     from services.generation.musicgen.checkpoints import Checkpoint
+    from services.generation.musicgen.codec_lstm import Memory
     from services.generation.musicgen.stored_weights import SafetensorsWeights
 
-_Memory = tuple["Tensor", "Tensor"]
-
 BLOCK_FRAMES = 100
-"""What goes through the LSTM at once: oneDNN lays its weights out anew each time, which takes as
-long as fifty frames. Blocks lie where they lie, however the codes arrive, so that the same codes
-are the same audio to the last bit."""
+"""What goes through the LSTM at once. Blocks lie where they lie, however the codes arrive, so that
+the same codes are the same audio to the last bit."""
 
 
 class CodecLayers:
     """transformers' EncodecModel as the steps of a decode in pieces."""
 
-    def __init__(self, model: EncodecModel) -> None:
-        self._model: Any = model
-        layers: list[Any] = list(self._model.decoder.layers)
-        self._first, self._lstm = layers[0], layers[1].lstm
-        self._upsampling = layers[2:]
-        self.context = (int(self._first.kernel_size) - 1) // 2
+    def __init__(self, model: EncodecModel, device: torch.device) -> None:
+        """Take a model over, for a device."""
+        whole: Any = model
+        whole.to(device)
+        first, remembering, *upsampling = whole.decoder.layers
+        whole.decoder = None  # what is packed below is not kept twice
+        self._model = whole
+        self.device = device
+        self._first = first
+        self._recurrence = recurrence(remembering.lstm, device)
+        self._stack = CodecStack(upsampling, device)
+        self.context = (int(first.kernel_size) - 1) // 2
         """Frames on each side that the first convolution reads."""
-        self.width = int(self._lstm.hidden_size)
+        self.width = int(remembering.lstm.hidden_size)
         self.hop = int(self._model.config.hop_length)
         """Samples a frame."""
         self.codebooks = int(self._model.config.num_quantizers)
         """Of one channel."""
         self.codebook_size = int(self._model.config.codebook_size)
-        self.device: torch.device = self._model.device
-        self._stack = CodecStack(self._upsampling, self.device)
-        self.rows_at_once = 1
+        self.rows_at_once = 1 if device.type == "cpu" else MAX_CHANNELS
         """Channels of a clip that go through the stack together; a CPU's cache has room for one.
 
         Clips never do: what a clip sounds like must not depend on its neighbours, to the last bit.
         """
 
     @classmethod
-    def load(cls, checkpoint: Checkpoint, weights: SafetensorsWeights) -> CodecLayers:
+    def load(
+        cls, checkpoint: Checkpoint, weights: SafetensorsWeights, device: torch.device
+    ) -> CodecLayers:
         """Read them from a checkpoint, float32; raises CheckpointError."""
-        return cls(load_codec(checkpoint, weights))
-
-    def to(self, device: torch.device) -> CodecLayers:
-        """The same layers on another device."""
-        self._model.to(device)
-        self.device = device
-        self._stack = CodecStack(self._upsampling, device)
-        self.rows_at_once = 1 if device.type == "cpu" else MAX_CHANNELS
-        return self
+        return cls(load_codec(checkpoint, weights), device)
 
     def encode(self, audio: Tensor) -> Tensor:
         """Codes `[rows, codebooks, frames]` of audio `[rows, 1, samples]`, on the CPU."""
@@ -77,10 +74,10 @@ class CodecLayers:
         mixed: Tensor = self._first(vectors)
         return mixed
 
-    def recur(self, mixed: Tensor, memory: _Memory | None) -> tuple[Tensor, _Memory]:
+    def recur(self, mixed: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
         """The LSTM with its shortcut over `[rows, width, frames]`, from a state to a state."""
         steps = mixed.permute(2, 0, 1)
-        states, memory = self._lstm(steps, memory)
+        states, memory = self._recurrence(steps, memory)
         return (states + steps).permute(1, 2, 0), memory
 
     def upsample(self, states: Tensor) -> Tensor:
@@ -99,7 +96,7 @@ class Recurrence:
         """The frame that `_vectors` begins with."""
         self._done = 0
         """Frames that have been through the LSTM."""
-        self._memory: _Memory | None = None
+        self._memory: Memory | None = None
 
     def push(self, codes: Tensor) -> Tensor:
         """Take codes `[rows, codebooks, some]`; give what is certain, `[rows, width, n]`."""

@@ -23,10 +23,10 @@ class CodecStack:
     """Upsamplings with their residual blocks: `[rows, width, frames]` to `[rows, samples]`."""
 
     def __init__(self, layers: Sequence[Any], device: torch.device) -> None:
-        """Take over the layers behind the LSTM of transformers' EncodecDecoder, for a device."""
+        """Copy the layers behind the LSTM of transformers' EncodecDecoder; they are on `device`."""
         is_cpu = device.type == "cpu"
         self._format = torch.channels_last if is_cpu else torch.contiguous_format
-        self._steps = [self._step(layer.to(device)) for layer in layers]
+        self._steps = [self._step(layer) for layer in layers]
 
     def __call__(self, states: Tensor) -> Tensor:
         """Make the samples; the states stay as they are."""
@@ -64,9 +64,7 @@ class CodecStack:
 
     def _weight(self, convolution: Any) -> Tensor:
         of_line: Tensor = convolution.weight.detach().unsqueeze(2)
-        of_line = of_line.contiguous(memory_format=self._format)
-        convolution.weight.data = of_line.squeeze(2)  # so that they are not there twice
-        return of_line
+        return of_line.contiguous(memory_format=self._format)
 
     def _upsampling(self, convolution: Any) -> _Step:
         weight, bias = self._weight(convolution), convolution.bias.detach()

@@ -236,7 +236,6 @@ class _Parts:
 def _read(checkpoint: Checkpoint, settings: Settings) -> _Parts:
     weights = weights_of(checkpoint)
     text = TextEncoder.load(checkpoint, weights)
-    codec = Codec.load(checkpoint, weights)
     melody = None
     if not checkpoint.geometry.cross_attention:
         melody = MelodyConditioner.load(checkpoint, weights)
@@ -248,7 +247,8 @@ def _read(checkpoint: Checkpoint, settings: Settings) -> _Parts:
         cpu_precision=settings.cpu_precision,
         conditioning=text.encode(CHECK_PROMPTS),
     )
-    return _Parts(text=text, melody=melody, codec=codec.to(backend.device), backend=backend)
+    codec = Codec.load(checkpoint, weights, backend.device)
+    return _Parts(text=text, melody=melody, codec=codec, backend=backend)
 
 
 def _beside_the_decoder(stream: torch.cuda.Stream, action: Callable[[], T], /) -> T:
