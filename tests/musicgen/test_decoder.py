@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import weakref
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import MusicgenDecoderConfig, MusicgenForCausalLM
 from transformers.models.musicgen.modeling_musicgen import MusicgenSinusoidalPositionalEmbedding
 
 from services.generation.errors import CheckpointError, EngineUnavailableError
@@ -207,19 +205,3 @@ def test_geometry_of_configurations(model: Any, melody: Any) -> None:
     assert (geometry.codebooks, geometry.channels, geometry.cross_attention) == (8, 2, True)
     assert (geometry.head_size, geometry.pad_token, geometry.ffn) == (16, 2048, 256)
     assert not geometry_of(melody.config).cross_attention
-
-
-@pytest.mark.nightly
-@torch.no_grad()
-def test_the_real_small_architecture() -> None:
-    torch.manual_seed(0)
-    model = SimpleNamespace(decoder=MusicgenForCausalLM(MusicgenDecoderConfig()).eval())
-    model.config = SimpleNamespace(model_type="musicgen", decoder=model.decoder.config)
-    tensors = model.decoder.state_dict().items()
-    model.state_dict = lambda: {f"decoder.{name}": tensor for name, tensor in tensors}
-    given, codes = torch.randn(9, 1024), tokens(6)
-    both = torch.stack([given, torch.zeros_like(given)])
-    output = model.decoder(input_ids=codes.repeat(2, 1), encoder_hidden_states=both)
-    wanted = output.logits.view(2, 4, 6, -1).permute(2, 0, 1, 3)
-    assert error(run(decoder_of(model, positions=6), 0, given, codes), wanted) < 1e-5
-    assert error(run(decoder_of(model, positions=6, linear="int8"), 0, given, codes), wanted) < 0.1

@@ -7,12 +7,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from transformers import MusicgenDecoderConfig
 
+from services.generation.musicgen.decoder import TorchDecoder
 from services.generation.musicgen.loop import DecodeLoop
+from services.generation.musicgen.native.decoder import NativeDecoder
 from services.generation.musicgen.request import Conditioning, DecodeRequest, Sampling
 from services.generation.musicgen.token_model import SampledDecoder
+from services.generation.musicgen.weights import StateDictWeights
 from tests.musicgen.oracle import Reference, decoder_of, drawing, generate, prompts
-from tests.musicgen.tiny import tiny_melody_model, tiny_model
+from tests.musicgen.tiny import geometry_of, tiny_melody_model, tiny_model
 
 FRAMES = 24
 GREEDY = Sampling(greedy=True)
@@ -52,8 +56,10 @@ def decode(
         return [handle.result(60) for handle in [loop.submit(request) for request in requests]]
 
 
-def assert_equal(model: Any, reference: Reference, requests: list[DecodeRequest]) -> None:
-    recording = Recording(decoder_of(model, slots=len(requests)))
+def assert_equal(
+    model: Any, reference: Reference, requests: list[DecodeRequest], decoder: Any = None
+) -> None:
+    recording = Recording(decoder or decoder_of(model, slots=len(requests)))
     codes = decode(recording, requests)
     for number, made in enumerate(codes):
         np.testing.assert_array_equal(made, reference.codes[number].numpy())
@@ -79,6 +85,22 @@ def test_padded_prompts_of_three_lengths(model: Any) -> None:
     ]
     assert [len(given.states) for given in reference.conditioning] == [12, 5, 9]
     assert_equal(model, reference, requests)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("make", [TorchDecoder, NativeDecoder])
+def test_padded_prompts_by_the_decoder_of_the_real_small_model(make: Any) -> None:
+    model = tiny_model(decoder=MusicgenDecoderConfig())
+    assert (model.config.decoder.hidden_size, model.config.decoder.num_hidden_layers) == (1024, 24)
+    reference = generate(model, prompts([12, 40]), FRAMES)
+    assert reference.codes.unique().numel() > FRAMES
+    requests = [
+        DecodeRequest(conditioning=(given,), frames=FRAMES, sampling=GREEDY)
+        for given in reference.conditioning
+    ]
+    weights = StateDictWeights(model.state_dict())
+    decoder = make(weights, geometry_of(model.config), len(requests), FRAMES + 3, "fp32")
+    assert_equal(model, reference, requests, decoder)
 
 
 @pytest.mark.parametrize("known", [1, 2, 11])

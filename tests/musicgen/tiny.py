@@ -28,8 +28,16 @@ def geometry_of(config: Any) -> Geometry:
     return read_geometry(config.to_dict())
 
 
-def tiny_model(*, stereo: bool = False, seed: int = 0) -> MusicgenForConditionalGeneration:
-    """Two layers of 64 values; logits so far apart that the greatest is never in doubt."""
+def tiny_model(
+    *, stereo: bool = False, seed: int = 0, decoder: MusicgenDecoderConfig | None = None
+) -> MusicgenForConditionalGeneration:
+    """Logits so far apart that the greatest is never in doubt.
+
+    Args:
+        stereo: whether a tiny decoder has eight codebooks.
+        seed: of the weights.
+        decoder: None is two layers of 64 values.
+    """
     torch.manual_seed(seed)
     text = T5Config(d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, vocab_size=VOCABULARY)
     codec = EncodecConfig(
@@ -43,7 +51,7 @@ def tiny_model(*, stereo: bool = False, seed: int = 0) -> MusicgenForConditional
         use_conv_shortcut=False,
         hidden_size=16,
     )
-    decoder = MusicgenDecoderConfig(
+    decoder = decoder or MusicgenDecoderConfig(
         vocab_size=2048,
         hidden_size=64,
         ffn_dim=256,
