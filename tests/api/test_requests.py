@@ -8,6 +8,7 @@ import threading
 import uuid
 from typing import TYPE_CHECKING, Any
 
+import jsonschema_rs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from tests.api.conftest import Api
 
+AS_ECMA = jsonschema_rs.validator_for({"pattern": PROMPT_PATTERN})
+"""The pattern as a reader of the document has it, whose white space is not Python's."""
 GENERATE = "/api/v1/generate"
 BATCH = "/api/v1/generate/batch"
 
@@ -137,9 +140,10 @@ def test_the_pattern_of_the_document_takes_what_the_server_takes(prompt: str) ->
     else:
         taken = True
     assert (re.match(PROMPT_PATTERN, prompt) is not None) == taken
+    assert AS_ECMA.is_valid(prompt) == taken
 
 
-@given(st.text(st.sampled_from(" \t\nab\x1c\x85\xa0\x07"), max_size=9))
+@given(st.text(st.sampled_from(" \t\nab\x1c\x1e\x85\xa0\ufeff\x07"), max_size=9))
 def test_the_pattern_knows_white_space_and_controls(prompt: str) -> None:
     test_the_pattern_of_the_document_takes_what_the_server_takes.hypothesis.inner_test(prompt)
 

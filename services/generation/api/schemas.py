@@ -32,7 +32,14 @@ Priority = Literal["high", "normal", "low"]
 
 _DATE_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d")
 _CONTROLS = "\\u0000-\\u0008\\u000e-\\u001b\\u007f-\\u0084\\u0086-\\u009f"
-PROMPT_PATTERN = f"^\\s*[^\\s{_CONTROLS}][^{_CONTROLS}]{{1,498}}[^\\s{_CONTROLS}]\\s*$"
+_SPACES = (
+    "\\t-\\r\\u001c-\\u0020\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
+)
+"""Python's white space in full: ECMA's, which a schema is read with, is another."""
+PROMPT_PATTERN = (
+    f"^[{_SPACES}]*[^{_SPACES}{_CONTROLS}]"
+    f"[^{_CONTROLS}]{{1,498}}[^{_SPACES}{_CONTROLS}][{_SPACES}]*$"
+)
 """3 to 500 characters without the white space around them, none of them a control character."""
 
 
