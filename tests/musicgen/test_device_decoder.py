@@ -1,10 +1,16 @@
 import importlib.util
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from services.generation.musicgen.decoder import TorchDecoder
-from services.generation.musicgen.device_decoder import DeviceDecoder, MaskedAttention
+from services.generation.musicgen.device_decoder import (
+    DeviceDecoder,
+    MaskedAttention,
+    kernels_that_run,
+)
 from services.generation.musicgen.weights import StateDictWeights
 from tests.musicgen.tiny import geometry_of, tiny_melody_model, tiny_model
 
@@ -19,15 +25,20 @@ def model():
     return tiny_model()
 
 
+def triton_attention(rows, positions):
+    """The kernels of a GPU; without one they run in Triton's interpreter."""
+    if importlib.util.find_spec("triton") is None:
+        pytest.skip("triton comes with a CUDA build of torch")
+    from services.generation.musicgen.slot_attention import TritonAttention
+
+    return TritonAttention(rows, GEOMETRY.heads, GEOMETRY.head_size, positions, CPU)
+
+
 @pytest.fixture(params=ATTENTIONS)
 def decoder(request, model):
     attention = MaskedAttention()
     if request.param == "triton":
-        if importlib.util.find_spec("triton") is None:
-            pytest.skip("triton comes with a CUDA build of torch")
-        from services.generation.musicgen.slot_attention import TritonAttention
-
-        attention = TritonAttention(6, 4, 16, 300, CPU)
+        attention = triton_attention(rows=6, positions=300)
     return DeviceDecoder(
         StateDictWeights(model.state_dict()),
         GEOMETRY,
@@ -116,3 +127,31 @@ def test_a_melody_model_begins_with_a_prefix_of_either_row():
         decoder.prefill(1, tokens[:, :8])
         logits.append(decoder.step([1], tokens[None, :, 8], [28]))
     assert _close(*logits)
+
+
+class Broken:
+    """Kernels that cannot be compiled."""
+
+    def __init__(self, *_):
+        pass
+
+    def attend_self(self, *_):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+
+@pytest.mark.parametrize("kernels", [Broken, None])
+def test_kernels_that_do_not_run_are_passed_over_with_one_line(monkeypatch, caplog, kernels):
+    name = "services.generation.musicgen.slot_attention"
+    module = None if kernels is None else SimpleNamespace(TritonAttention=kernels)
+    monkeypatch.setitem(sys.modules, name, module)
+    assert kernels_that_run(2, GEOMETRY, 40, CPU, torch.float32) is None
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert ("Failed to find C compiler." if kernels else name) in line
+    assert "\n" not in line
+
+
+def test_kernels_run_once_before_they_are_taken(monkeypatch):
+    attention = triton_attention(rows=2, positions=40)
+    module = SimpleNamespace(TritonAttention=lambda *_: attention)
+    monkeypatch.setitem(sys.modules, "services.generation.musicgen.slot_attention", module)
+    assert kernels_that_run(2, GEOMETRY, 40, CPU, torch.float32) is attention

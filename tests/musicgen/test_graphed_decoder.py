@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from services.generation.musicgen.device_decoder import DeviceDecoder
+from services.generation.musicgen.device_decoder import DeviceDecoder, MaskedAttention
 from services.generation.musicgen.graphed_decoder import GraphedDecoder
 from services.generation.musicgen.random_weights import RandomWeights
 from services.generation.musicgen.request import Conditioning, Sampling
 from services.generation.musicgen.sequence import Turn
 from services.generation.musicgen.token_model import SampledDecoder
-from tests.musicgen.test_device_decoder import GEOMETRY, _states
+from tests.musicgen.test_device_decoder import GEOMETRY, _states, triton_attention
 
 SLOTS = 3
 SAMPLINGS = [
@@ -18,15 +18,32 @@ SAMPLINGS = [
 ]
 
 
-def _decoder():
+class Strict(MaskedAttention):
+    """Takes only what lies as the kernels read it, which know no strides."""
+
+    def attend_self(self, *given):
+        assert all(tensor.is_contiguous() for tensor in given)
+        return super().attend_self(*given)
+
+    def attend_cross(self, *given):
+        assert all(tensor.is_contiguous() for tensor in given)
+        return super().attend_cross(*given)
+
+
+def _decoder(attention):
     cpu = torch.device("cpu")
     weights = RandomWeights(GEOMETRY)
-    return DeviceDecoder(weights, GEOMETRY, SLOTS, 40, device=cpu, dtype=torch.float32)
+    return DeviceDecoder(
+        weights, GEOMETRY, SLOTS, 40, device=cpu, dtype=torch.float32, attention=attention
+    )
 
 
-@pytest.fixture(scope="module")
-def models():
-    return GraphedDecoder(_decoder()), SampledDecoder(_decoder())
+@pytest.fixture(scope="module", params=["strict", "triton"])
+def models(request):
+    attention = Strict()
+    if request.param == "triton":
+        attention = triton_attention(rows=8, positions=40)
+    return GraphedDecoder(_decoder(attention)), SampledDecoder(_decoder(MaskedAttention()))
 
 
 @pytest.mark.parametrize("slots", [[0], [1, 0], [2, 0, 1]])

@@ -42,8 +42,9 @@ def test_memory_that_is_the_hosts_too_keeps_more_back():
     assert _fit(20 * GIB, shared=True) < _fit(20 * GIB)
 
 
-def test_no_more_than_asked_for():
-    assert _fit(100 * GIB, most=5) == 4
+@pytest.mark.parametrize("most", [1, 3, 5, 64])
+def test_as_many_as_asked_for_and_no_more(most):
+    assert _fit(100 * GIB, most=most) == most
 
 
 def test_too_little_says_how_much_is_missing():

@@ -78,14 +78,15 @@ def choose_backend(
         return on_gpu(source, geometry, slots)
     refused: list[str] = []
     for label, make, is_quantised in _of_cpu(source, geometry, slots, cpu_precision):
+        model = None  # one that was refused is not in memory beside the next
         try:
             model = make()
             if is_quantised:
                 report = self_check(model, source, conditioning)
                 log.info("checked %s kl=%.2g agreement=%.3f", label, report.kl, report.agreement)
         except EngineUnavailableError as error:
-            log.warning("passed over %s: %s", label, error)
-            refused.append(str(error))
+            refused.append(str(error))  # the error itself holds on to the decoder
+            log.warning("passed over %s: %s", label, refused[-1])
             continue
         sampled = SampledDecoder(model, _sampler())
         return Backend(model=sampled, label=label, device=torch.device("cpu"))
@@ -108,7 +109,7 @@ def on_gpu(source: WeightSource, geometry: Geometry, slots: int) -> Backend:
         states=MOST_STATES,
         most=slots,
     )
-    for count in [size for size in reversed(BUCKETS) if size <= planned]:
+    for count in [planned, *(size for size in reversed(BUCKETS) if size < planned)]:
         try:
             decoder = DeviceDecoder(
                 source, geometry, count, positions_needed(geometry), device=device

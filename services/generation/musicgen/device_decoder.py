@@ -5,6 +5,7 @@ On the CPU the same code runs step by step, which is how its tests see it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -26,8 +27,11 @@ MOST_STATES = 512
 """States of a prompt that a slot has room for; a prompt of 500 characters has fewer tokens."""
 
 
+log = logging.getLogger(__name__)
+
+
 class SlotAttention(Protocol):
-    """Attention of one new position a row."""
+    """Attention of one new position a row; what it is given is contiguous."""
 
     def attend_self(
         self, qkv: Tensor, keys: Tensor, values: Tensor, cache_rows: Tensor, positions: Tensor
@@ -119,18 +123,28 @@ class _Cross:
     values: Tensor
 
 
-def choose_attention(
-    rows: int, geometry: Geometry, positions: int, device: torch.device
-) -> SlotAttention:
-    """The kernels that read only what is there, where Triton and the shape allow them."""
-    if device.type == "cuda":
-        try:
-            from services.generation.musicgen.slot_attention import TritonAttention
+def kernels_that_run(
+    rows: int, geometry: Geometry, positions: int, device: torch.device, dtype: torch.dtype
+) -> SlotAttention | None:
+    """Triton's attention, which reads only what is there; None where it does not run.
 
-            return TritonAttention(rows, geometry.heads, geometry.head_size, positions, device)
-        except (ImportError, ValueError):
-            pass
-    return MaskedAttention()
+    It is run once: only then is it compiled, which takes a C compiler as well.
+    """
+    try:
+        from services.generation.musicgen.slot_attention import TritonAttention
+
+        attention = TritonAttention(rows, geometry.heads, geometry.head_size, positions, device)
+        cache = torch.zeros(1, geometry.heads, 1, geometry.head_size, device=device, dtype=dtype)
+        hidden = torch.zeros(1, geometry.hidden, device=device, dtype=dtype)
+        first = torch.zeros(1, dtype=torch.int64, device=device)
+        attention.attend_self(hidden.repeat(1, 3), cache, cache.clone(), first, first)
+        attention.attend_cross(hidden, cache, cache, first, first + 1)
+    # Triton and its compilers have any number of ways to fail, each with errors of its own.
+    except Exception as error:  # noqa: BLE001
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        log.warning("passed over the attention by Triton, which reads less: %s", reason)
+        return None
+    return attention
 
 
 class DeviceDecoder:
@@ -169,9 +183,9 @@ class DeviceDecoder:
         self._layers = [self._layer(source, index) for index in range(geometry.layers)]
         self._lengths = torch.ones(slots + 1, dtype=torch.int64, device=device)
         self._firsts = [0] * slots
-        self._attention = attention or choose_attention(
-            2 * bucket_of(slots), geometry, positions, device
-        )
+        if attention is None and device.type == "cuda":
+            attention = kernels_that_run(2 * bucket_of(slots), geometry, positions, device, dtype)
+        self._attention = attention or MaskedAttention()
 
     @torch.inference_mode()
     def admit(self, slot: int, states: Tensor, unconditional: Tensor | None = None) -> int:
@@ -224,7 +238,7 @@ class DeviceDecoder:
         Returns:
             float32 `[2, n, codebooks, codebook_size]`.
         """
-        count = ids.shape[0]
+        count, ids = ids.shape[0], ids.contiguous()
         rows = torch.cat([ids, ids + self.slots + 1])
         where = torch.cat([positions, positions])
         embedded = F.embedding(tokens + self._book_rows, self._embeddings).sum(1)

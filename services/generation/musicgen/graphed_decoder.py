@@ -57,7 +57,7 @@ class GraphedDecoder(SampledDecoder):
         device = decoder.device
         self._on_gpu = device.type == "cuda"
         self._whole = torch.zeros(rows, len(_WHOLE) + codebooks, dtype=torch.int64, device=device)
-        self._real = torch.ones(rows, len(_REAL), dtype=torch.float32, device=device)
+        self._real = torch.ones(rows, len(_REAL), dtype=torch.float64, device=device)
         self._steps: dict[_Variant, Callable[[], Tensor]] = {}
         self._pool = torch.cuda.graph_pool_handle() if self._on_gpu else None
 
@@ -79,7 +79,7 @@ class GraphedDecoder(SampledDecoder):
         # The rows that fill up a bucket stand at the start of a slot that nobody has.
         whole = torch.zeros(bucket, self._whole.shape[1], dtype=torch.int64)
         whole[:, 0] = self._decoder.slots
-        real = torch.ones(bucket, len(_REAL), dtype=torch.float32)
+        real = torch.ones(bucket, len(_REAL), dtype=torch.float64)
         heads = [
             (t.slot, self._first[t.slot] + t.position, t.step, s.seed, s.top_k, int(s.greedy))
             for t, s in zip(turns, sampling, strict=True)
@@ -87,7 +87,7 @@ class GraphedDecoder(SampledDecoder):
         whole[: len(turns), : len(_WHOLE)] = torch.tensor(heads)
         whole[: len(turns), len(_WHOLE) :] = torch.from_numpy(np.stack([t.tokens for t in turns]))
         real[: len(turns)] = torch.tensor(
-            [(s.guidance, s.temperature, s.top_p) for s in sampling], dtype=torch.float32
+            [(s.guidance, s.temperature, s.top_p) for s in sampling], dtype=torch.float64
         )
         self._whole[:bucket].copy_(whole)
         self._real[:bucket].copy_(real)
@@ -107,7 +107,9 @@ class GraphedDecoder(SampledDecoder):
             seed=fields["seed"],
             top_k=fields["top_k"],
             greedy=fields["greedy"].bool(),
-            **{name: real[:, at] for at, name in enumerate(_REAL)},
+            guidance=real[:, 0].float(),
+            temperature=real[:, 1].float(),
+            top_p=real[:, 2],
         )
         _, _, codebooks, vocabulary = logits.shape
         return draw(
@@ -130,7 +132,8 @@ class GraphedDecoder(SampledDecoder):
                 step()
         torch.cuda.current_stream(self._decoder.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        # Other threads go on meanwhile, with the codec of other requests.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             drawn = step()
 
         def replay() -> Tensor:

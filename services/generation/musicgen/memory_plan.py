@@ -61,7 +61,7 @@ def slots_that_fit(
     most: int,
     bytes_a_value: int = 2,
 ) -> int:
-    """The largest bucket, `most` at most, that fits beside the weights and the reserve.
+    """How many of `most` fit beside the weights and the reserve: all of them, or a whole bucket.
 
     Raises:
         EngineUnavailableError: not even one request fits.
@@ -69,10 +69,9 @@ def slots_that_fit(
     reserve = HOST_RESERVE_BYTES if memory.is_shared else DEVICE_RESERVE_BYTES
     fixed = weight_bytes(geometry, bytes_a_value) + reserve
     each = slot_bytes(geometry, positions, states, bytes_a_value)
+    counts = [*(size for size in BUCKETS if size < most), min(most, BUCKETS[-1])]
     # One slot more takes the rows that fill up a bucket.
-    fitting = [
-        size for size in BUCKETS if size <= most and fixed + (size + 1) * each <= memory.free
-    ]
+    fitting = [count for count in counts if fixed + (count + 1) * each <= memory.free]
     if not fitting:
         need = (fixed + 2 * each) / _GIB
         raise EngineUnavailableError(
