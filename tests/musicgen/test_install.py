@@ -157,6 +157,49 @@ def test_a_link_that_a_person_made_is_replaced_and_what_it_leads_to_stays(server
     assert names(tmp_path / "mine") == {"notes"}
 
 
+def test_a_link_to_files_that_are_links_is_replaced_by_the_files(server, models, tmp_path):
+    # As the Hugging Face cache keeps them.
+    snapshot, blobs = tmp_path / "cache" / "snapshots", tmp_path / "cache" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for name in WANTED - {"installed.json", "tokenizer.json"}:
+        shutil.copy(server.folder / name, blobs / name)
+        (snapshot / name).symlink_to(Path("..", "blobs", name))
+    models.mkdir()
+    (models / "musicgen-tiny").symlink_to(snapshot)
+    done = put(server, models)
+    assert done.outcome == "repaired"
+    assert done.bytes == (server.folder / "tokenizer.json").stat().st_size
+    shutil.rmtree(tmp_path / "cache")
+    open_checkpoint(done.folder)
+
+
+@pytest.mark.parametrize("damage", [True, False])
+def test_a_stop_while_the_replaced_model_is_deleted_is_made_up_for(server, models, damage):
+    folder = put(server, models).folder
+    shutil.copytree(folder, models / ".musicgen-tiny.replaced.part")
+    if damage:
+        (folder / "model.safetensors").write_bytes(b"damaged")
+    assert put(server, models).outcome == ("repaired" if damage else "there already")
+    assert names(models) == {"musicgen-tiny", ".musicgen-tiny.lock"}
+
+
+def test_the_download_of_a_model_with_a_longer_name_stays(server, models):
+    large = replace(TINY, name=f"{TINY.name}-large")
+    server.stop_at = threading.Event()
+    outcomes = []
+    one = threading.Thread(
+        target=lambda: outcomes.append(install(large, models, hub=hub(server)).outcome)
+    )
+    one.start()
+    assert server.stop_at.wait(30)
+    server.stop_at = None
+    assert put(server, models).outcome == "installed"
+    server.go_on.set()
+    one.join(30)
+    assert outcomes == ["installed"]
+
+
 def test_a_connection_that_is_cut_is_gone_on_with(server, models):
     server.faults.cut_after = [1_000_000, 0, 2_000_000]
     put(server, models)
@@ -168,7 +211,7 @@ def test_an_installation_that_failed_is_gone_on_with(server, models):
     server.faults.cut_after = [1_500_000, 0, 0, 0]
     with pytest.raises(CheckpointError, match="try again"):
         put(server, models)
-    assert names(models) == {".musicgen-tiny.lock", ".musicgen-tiny-0123456789ab.part"}
+    assert names(models) == {".musicgen-tiny.lock", ".musicgen-tiny.0123456789ab.part"}
     with pytest.raises(CheckpointError, match="models install"):
         find_checkpoint(TINY, models)
     server.sent.clear()

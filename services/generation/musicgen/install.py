@@ -89,6 +89,7 @@ def install(
         models_dir.mkdir(parents=True, exist_ok=True)
         with _only_one(models_dir, model.name):
             if there := _already(model, models_dir, revision):
+                _remove(_replaced(models_dir / model.name))
                 return there
             hub = hub or Hub()
             listing = hub.list_files(model.repository, revision or model.revision)
@@ -96,7 +97,7 @@ def install(
 
 
 def _already(model: PublishedModel, models_dir: Path, revision: str | None) -> Installed | None:
-    """The model, if it is here as it should be; all of it is read for that."""
+    """The model, if it is here as it should be; all that was installed is read for that."""
     try:
         found = find_checkpoint(model, models_dir)
     except CheckpointError:
@@ -129,7 +130,7 @@ def _install(
     progress: Progress,
 ) -> Installed:
     target = models_dir / model.name
-    staging = models_dir / f".{model.name}-{listing.revision[:12]}.part"
+    staging = models_dir / f".{model.name}.{listing.revision[:12]}.part"
     staging.mkdir(exist_ok=True)
     work = _Download(hub, listing, staging, target)
     work.get([_required(listing, name) for name in _REQUIRED])
@@ -144,7 +145,7 @@ def _install(
     _record(staging, listing, wanted)
     is_repair = os.path.lexists(target)
     _publish(staging, target)
-    for leftover in models_dir.glob(f".{model.name}-*.part"):
+    for leftover in models_dir.glob(f".{model.name}.*.part"):
         _remove(leftover)
     outcome: Literal["repaired", "installed"] = "repaired" if is_repair else "installed"
     return Installed(target, listing.revision, outcome, work.downloaded)
@@ -207,7 +208,7 @@ class _Download:
             self._whole.add(file.name)
             # A link takes no room; where file systems have none, it is copied.
             try:
-                path.hardlink_to(old)
+                path.hardlink_to(old.resolve())
             except OSError:
                 shutil.copyfile(old, path)
 
@@ -269,7 +270,8 @@ def _publish(staging: Path, target: Path) -> None:
     for path in (*staging.iterdir(), staging):
         _sync(path)
     if os.path.lexists(target):
-        old = target.with_name(f".{target.name}-replaced.part")
+        old = _replaced(target)
+        _remove(old)
         target.rename(old)
         staging.rename(target)
         _remove(old)
@@ -278,11 +280,16 @@ def _publish(staging: Path, target: Path) -> None:
     _sync(target.parent)
 
 
+def _replaced(target: Path) -> Path:
+    """Where a model that is replaced goes before it is deleted, which takes its time."""
+    return target.with_name(f".{target.name}.replaced.part")
+
+
 def _remove(path: Path) -> None:
     # A link is a person's: what it leads to stays.
     if path.is_symlink() or path.is_file():
         path.unlink()
-    else:
+    elif path.exists():
         shutil.rmtree(path)
 
 
