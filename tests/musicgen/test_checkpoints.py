@@ -104,6 +104,11 @@ def test_an_index_that_is_none_is_refused(folder, index):
     refuse(folder, "model.safetensors.index.json")
 
 
+def test_a_configuration_that_is_all_brackets_is_refused(folder):
+    (folder / "config.json").write_text("[" * 200_000)
+    refuse(folder, "it is not JSON")
+
+
 def test_an_index_that_names_more_than_there_is_is_refused(folder):
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     weight_map = {"some.tensor": "a.safetensors"}
@@ -128,6 +133,7 @@ def test_a_file_that_is_cut_off_anywhere_is_refused(folder, data):
 @given(data=st.data())
 def test_whatever_a_header_says_is_read_or_refused(tmp_path, data):
     values = st.none() | st.booleans() | st.integers(-5, 40) | st.text(max_size=3)
+    values |= st.sampled_from([0.0, 2.0, 8.0, 1e300])
     shapes = st.lists(st.integers(-2, 4) | values, max_size=3)
     entry = st.fixed_dictionaries(
         {},
@@ -145,6 +151,7 @@ def test_whatever_a_header_says_is_read_or_refused(tmp_path, data):
     with suppress(CheckpointError):
         tensors = read_header(path)
     for tensor in tensors.values():
+        assert all(type(size) is int for size in (tensor.start, *tensor.shape))
         assert 8 + len(text) <= tensor.start <= tensor.start + tensor.bytes <= path.stat().st_size
 
 
@@ -155,6 +162,8 @@ def test_whatever_a_header_says_is_read_or_refused(tmp_path, data):
         ([2, 3], [0, 20], 0, "does not fit its shape"),
         ([2, 3], [4, 28], -4, "bytes where"),
         ([-2, -3], [0, 24], 0, "does not fit its shape"),
+        ([2.0, 3], [0, 24], 0, "does not describe tensors"),
+        ([2, 3], [0.0, 24], 0, "does not describe tensors"),
     ],
 )
 def test_a_header_that_does_not_fit_its_file_is_refused(tmp_path, shape, offsets, more, word):

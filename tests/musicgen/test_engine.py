@@ -133,6 +133,18 @@ def test_a_file_that_is_not_audio_is_refused(engine_of, tmp_path, field):
         _render(engine_of("melody"), replace(ASKED, **{field: tmp_path / "text.wav"}))
 
 
+@pytest.mark.parametrize(("kind", "room"), [("mono", 512), ("melody", 492)])
+def test_a_prompt_that_no_slot_has_room_for_is_refused_and_the_engine_goes_on(
+    engine_of, kind, room
+):
+    engine = engine_of(kind)
+    for words in (room, 2 * room):
+        with pytest.raises(InvalidRequestError, match=rf"takes {room} at most. Use fewer words"):
+            _render(engine, replace(ASKED, prompt="beat " * words))
+    (made,), _ = _render(engine, replace(ASKED, prompt="beat " * (room - 1)))
+    assert np.isfinite(made.audio).all()
+
+
 @pytest.mark.parametrize("seconds", [0.5, 301.0])
 def test_a_length_outside_of_what_it_makes_is_refused(engine_of, seconds):
     with pytest.raises(InvalidRequestError, match="1 to 300 seconds"):

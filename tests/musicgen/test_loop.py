@@ -100,6 +100,16 @@ def test_many_threads_get_each_their_own(model: Counting, loop: DecodeLoop) -> N
     assert model.most <= 2
 
 
+def test_nobody_is_woken_by_steps_that_nobody_waits_for(
+    loop: DecodeLoop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    woken = []
+    wake = loop._changed.notify_all
+    monkeypatch.setattr(loop._changed, "notify_all", lambda: (woken.append(1), wake()))
+    loop.submit(request(200)).result(SECONDS)
+    assert len(woken) == 2
+
+
 def test_pieces_run_together_and_in_the_order_they_came(model: Counting, loop: DecodeLoop) -> None:
     finished: list[str] = []
     last: list[Any] = []

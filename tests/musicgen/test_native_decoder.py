@@ -3,6 +3,8 @@
 import dataclasses
 import gc
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -311,3 +313,31 @@ def test_threads_end_with_their_decoder(make):
     del decoder
     gc.collect()
     assert threads() == before
+
+
+IN_THE_MIDDLE_OF_A_STEP = """
+import threading, torch
+from services.generation.musicgen.geometry import Geometry
+from services.generation.musicgen.native.decoder import NativeDecoder
+from services.generation.musicgen.random_weights import RandomWeights
+
+geometry = Geometry(layers=8, hidden=512, heads=8, ffn=2048, codebooks=4, codebook_size=2048,
+                    channels=1, cross_attention=True, max_positions=2048)
+decoder = NativeDecoder(RandomWeights(geometry), geometry, 1, 1504, "fp32")
+decoder.admit(0, torch.randn(5, 512))
+tokens, begun = torch.zeros(1, 4, dtype=torch.int64), threading.Event()
+
+def step():
+    while True:
+        decoder.step([0], tokens, [1500])
+        begun.set()
+
+threading.Thread(target=step, daemon=True).start()
+begun.wait()
+"""
+
+
+def test_a_process_may_end_in_the_middle_of_a_step():
+    command = [sys.executable, "-c", IN_THE_MIDDLE_OF_A_STEP]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], timeout=60, check=False)
+    assert ended.returncode == 0

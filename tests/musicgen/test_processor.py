@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from services.generation.errors import EngineError
 from services.generation.musicgen.processor import Processor
 
 
@@ -19,3 +20,10 @@ def test_all_that_is_asked_for_is_done_in_one_thread_and_its_errors_come_back() 
         assert processor(lambda: 3) == 3
     finally:
         processor.close()
+
+
+def test_what_is_asked_of_it_once_it_is_closed_is_an_error_for_people() -> None:
+    processor = Processor()
+    processor.close()
+    with pytest.raises(EngineError, match="shut down"):
+        processor(lambda: 3)

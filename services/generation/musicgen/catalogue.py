@@ -37,10 +37,6 @@ _TEXT_ENCODER_BYTES = 438_514_176
 _CODEC_BYTES = 236_001_935
 _TEXT_WIDTH = 768
 _CHROMA = 12
-_RUNTIME_BYTES = 450 << 20
-"""A process that has imported torch and transformers, with their buffers."""
-_CACHED_POSITIONS = 1536
-"""Of one request: 30 s, their delay, and a prefix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,19 +73,6 @@ class PublishedModel:
     def download_bytes(self) -> int:
         """Size of the weights as float32; a file in half precision is half of that."""
         return 4 * self.decoder_parameters + _TEXT_ENCODER_BYTES + _CODEC_BYTES
-
-    def memory_bytes(self, bytes_per_weight: float, requests: int = 1) -> int:
-        """Estimate what a process needs with it.
-
-        Args:
-            bytes_per_weight: of the decoder: 4 for float32, 2 for bfloat16, about 1 for int8.
-            requests: made at once, 30 s each, with keys and values as bfloat16.
-        """
-        shape = self.geometry
-        cached = 2 * 2 * 2 * shape.layers * shape.hidden * _CACHED_POSITIONS
-        weights = round(self.decoder_parameters * bytes_per_weight)
-        parts = _TEXT_ENCODER_BYTES + _CODEC_BYTES
-        return weights + parts + requests * cached + _RUNTIME_BYTES
 
     @property
     def facts(self) -> EngineFacts:

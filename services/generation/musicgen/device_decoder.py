@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from services.generation.musicgen.weights import WeightSource
 
 MOST_STATES = 512
-"""States of a prompt that a slot has room for; a prompt of 500 characters has fewer tokens."""
+"""States that a piece is conditioned on at most: every slot has room for so many."""
 
 
 log = logging.getLogger(__name__)

@@ -20,6 +20,7 @@ from services.generation.errors import CancelledError, InvalidRequestError
 from services.generation.musicgen.backends import choose_backend
 from services.generation.musicgen.checkpoints import find_checkpoint
 from services.generation.musicgen.codec import Codec
+from services.generation.musicgen.device_decoder import MOST_STATES
 from services.generation.musicgen.geometry import FRAME_RATE
 from services.generation.musicgen.loop import DecodeLoop
 from services.generation.musicgen.melody import MelodyConditioner
@@ -171,6 +172,12 @@ class MusicGenEngine:
             melody = torch.from_numpy(notes)
             starts = [(window.start - known) / FRAME_RATE for window in windows(frames, known)]
             conditioning = tuple(self._melody.condition(text, melody, start) for start in starts)
+        room = MOST_STATES - (len(conditioning[0].states) - len(text))
+        if len(text) > room:
+            raise InvalidRequestError(
+                f"The prompt is {len(text)} tokens long, and {self._facts.name} takes {room} at "
+                "most. Use fewer words."
+            )
         return DecodeRequest(
             conditioning=conditioning,
             frames=frames,

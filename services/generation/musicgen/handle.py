@@ -55,7 +55,8 @@ class DecodeHandle:
         self._progress = progress
         self._should_stop = should_stop
         self._cancelled = False
-        self._wanted = 0
+        self._wanted: int | None = None
+        """Frames that its holder waits for at this moment."""
         self._error: DGXMusicError | None = None
 
     @property
@@ -131,7 +132,10 @@ class DecodeHandle:
     def _wait_for(self, frames: int) -> bool:
         with self._changed:
             self._wanted = frames
-            return self._changed.wait_for(partial(self._has, frames), WORD_SECONDS)
+            try:
+                return self._changed.wait_for(partial(self._has, frames), WORD_SECONDS)
+            finally:
+                self._wanted = None
 
     def _has(self, frames: int) -> bool:
         return self._sequence.state.is_over or self._sequence.frames_ready >= frames
@@ -151,7 +155,7 @@ class DecodeHandle:
     @property
     def is_due(self) -> bool:
         """Whether what its holder waits for is there: to wake it at each step would cost one."""
-        return self._has(self._wanted)
+        return self._wanted is not None and self._has(self._wanted)
 
     def report(self) -> None:
         """Tell the holder of a step."""

@@ -68,15 +68,6 @@ class DelayPattern:
             grid[codebook, lag + 1 : lag + 1 + known] = codes[codebook]
         return grid
 
-    def gather(self, grid: NDArray[np.int64], start: int, stop: int) -> NDArray[np.int64]:
-        """The codes of the frames from `start` to before `stop`, `[codebooks, stop - start]`."""
-        return np.stack(
-            [
-                grid[codebook, lag + 1 + start : lag + 1 + stop]
-                for codebook, lag in enumerate(self.lags)
-            ]
-        )
-
     def complete(self, step: int, frames: int) -> int:
         """How many frames are whole once the steps before `step` are done."""
         return min(max(step - self.longest_lag, 0), frames)

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from services.generation.errors import EngineError
+from services.generation.musicgen.loop import SHUT_DOWN
+
 T = TypeVar("T")
 
 
@@ -22,8 +25,16 @@ class Processor:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="musicgen-cpu")
 
     def __call__(self, action: Callable[[], T], /) -> T:
-        """Have it done after what was asked for before, and give what it gave or raised."""
-        return self._pool.submit(action).result()
+        """Have it done after what was asked for before, and give what it gave or raised.
+
+        Raises:
+            EngineError: the processor is closed.
+        """
+        try:
+            future = self._pool.submit(action)
+        except RuntimeError as error:  # the pool is closed
+            raise EngineError(SHUT_DOWN) from error
+        return future.result()
 
     def close(self) -> None:
         """End the thread once nothing is left to do."""

@@ -84,6 +84,8 @@ def _located(path: Path, entries: Any, offset: int, size: int) -> dict[str, Stor
             if name == "__metadata__":
                 continue
             begin, stop = entry["data_offsets"]
+            if not all(type(number) is int for number in (begin, stop, *entry["shape"])):
+                raise TypeError(name)
             tensor = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), offset + begin)
             if begin < 0 or min(tensor.shape, default=0) < 0 or stop - begin != tensor.bytes:
                 raise _damaged(path, f"the place of {name} does not fit its shape")

@@ -19,11 +19,12 @@ from services.generation.errors import EngineUnavailableError
 from services.generation.musicgen.layer_weights import (
     EndWeights,
     LayerWeights,
-    Norm,
     read_ends,
     read_layer,
     sinusoids,
 )
+from services.generation.musicgen.layers import normalise
+from services.generation.musicgen.pattern import DelayPattern
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -92,7 +93,8 @@ def self_check(
     states = conditioning or [torch.randn(8, geometry.hidden, generator=random) for _ in range(2)]
     tokens, quantised = zip(*(_draw(model, each, random) for each in states), strict=True)
     exact = reference_logits(source, geometry, states, tokens)
-    valid = torch.arange(STEPS)[:, None] >= _lags(geometry)
+    lags = torch.from_numpy(DelayPattern.of(geometry).lags)
+    valid = torch.arange(STEPS)[:, None] >= lags
     found = functional.log_softmax(torch.stack([_guided(each)[valid] for each in quantised]), -1)
     wanted = functional.log_softmax(torch.stack([_guided(each)[valid] for each in exact]), -1)
     report = CheckReport(
@@ -140,7 +142,7 @@ def reference_logits(
     logits = []
     for hidden, token in zip(sequences, tokens, strict=True):
         steps = token.shape[1]
-        flat = _normal(hidden[:, -steps:], ends.norm) @ ends.heads.t()
+        flat = normalise(ends.norm, hidden[:, -steps:]) @ ends.heads.t()
         logits.append(flat.view(2, steps, geometry.codebooks, geometry.codebook_size))
     return logits
 
@@ -148,7 +150,7 @@ def reference_logits(
 def _draw(model: StepModel, states: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Tokens `[codebooks, STEPS]`, and the logits `[2, STEPS, codebooks, codebook_size]` there."""
     geometry = model.geometry
-    lags = _lags(geometry)
+    lags = torch.from_numpy(DelayPattern.of(geometry).lags)
     first = model.admit(0, states)
     token = torch.full((geometry.codebooks,), geometry.pad_token)
     tokens, logits = [], []
@@ -169,11 +171,6 @@ def _relative_error(found: Tensor, wanted: Tensor) -> float:
     return float(apart.square().mean().sqrt() / wanted.std(-1).square().mean().sqrt())
 
 
-def _lags(geometry: Geometry) -> Tensor:
-    """By how many steps each codebook is behind the first."""
-    return torch.arange(geometry.codebooks) // geometry.channels
-
-
 def _guided(logits: Tensor) -> Tensor:
     return logits[1] + GUIDANCE * (logits[0] - logits[1])
 
@@ -190,14 +187,14 @@ def _embed(ends: EndWeights, geometry: Geometry, states: Tensor, tokens: Tensor)
 
 def _run_layer(layer: LayerWeights, geometry: Geometry, hidden: Tensor, states: Tensor) -> None:
     """Add what a layer says to `[2, positions, hidden]`."""
-    query, key, value = (_normal(hidden, layer.norm) @ layer.qkv.t()).chunk(3, -1)
+    query, key, value = (normalise(layer.norm, hidden) @ layer.qkv.t()).chunk(3, -1)
     hidden += _attend(geometry, query, key, value, causal=True) @ layer.out.t()
     if layer.cross is not None:
         cross, guided = layer.cross, hidden[0]
-        query = _normal(guided, cross.norm) @ cross.query.t()
+        query = normalise(cross.norm, guided) @ cross.query.t()
         key, value = states @ cross.key.t(), states @ cross.value.t()
         guided += _attend(geometry, query, key, value, causal=False) @ cross.out.t()
-    inner = functional.gelu(_normal(hidden, layer.ffn_norm) @ layer.fc1.t())
+    inner = functional.gelu(normalise(layer.ffn_norm, hidden) @ layer.fc1.t())
     hidden += inner @ layer.fc2.t()
 
 
@@ -210,7 +207,3 @@ def _attend(
     )
     mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
     return mixed.transpose(-2, -3).flatten(-2)
-
-
-def _normal(hidden: Tensor, norm: Norm) -> Tensor:
-    return functional.layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias)

@@ -76,10 +76,6 @@ class SafetensorsWeights:
         """The names in the files that begin so."""
         return {name for name in self._tensors if name.startswith(prefix)}
 
-    def has(self, name: str) -> bool:
-        """Whether there is a tensor of that name."""
-        return any(spelling in self._tensors for spelling in spellings(name))
-
     def _stored(self, name: str) -> StoredTensor:
         for spelling in spellings(name):
             if spelling in self._tensors:

@@ -25,11 +25,6 @@ class Window:
     frames: int
     """Frames of the window, the given ones included."""
 
-    @property
-    def stop(self) -> int:
-        """The frame behind its last."""
-        return self.start + self.frames
-
 
 def windows(
     frames: int, prefix: int = 0, *, window: int = WINDOW_FRAMES, stride: int = STRIDE_FRAMES

@@ -94,7 +94,8 @@ class NativeDecoder:
                 f"{positions} positions of a decoder of {geometry.hidden} values in "
                 f"{geometry.heads} heads."
             )
-        weakref.finalize(self, _free, self._library, self._model, os.getpid())
+        # When the process ends another thread may be within a step.
+        weakref.finalize(self, _free, self._library, self._model, os.getpid()).atexit = False
         self._first = [0] * slots
         self._load(source)
 
