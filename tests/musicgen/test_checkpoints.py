@@ -109,6 +109,13 @@ def test_a_configuration_that_is_all_brackets_is_refused(folder):
     refuse(folder, "it is not JSON")
 
 
+def test_a_folder_of_models_that_cannot_be_looked_into_is_said(tmp_path):
+    model = MODELS["musicgen-small"]
+    reason = why_unavailable(model, tmp_path / ("a" * 300))
+    assert reason is not None
+    assert reason.endswith("cannot be read: File name too long.")
+
+
 def test_an_index_that_names_more_than_there_is_is_refused(folder):
     (folder / "model.safetensors").rename(folder / "a.safetensors")
     weight_map = {"some.tensor": "a.safetensors"}

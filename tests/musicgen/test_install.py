@@ -117,6 +117,13 @@ def test_a_model_in_the_cache_of_the_user_is_used_from_there(server, models, mon
     assert (done.outcome, done.folder, server.sent) == ("in the cache", snapshot, [])
 
 
+def test_a_folder_that_a_person_put_there_is_not_called_whole(server, models):
+    shutil.copytree(server.folder, models / "musicgen-tiny")
+    done = put(server, models)
+    assert (done.outcome, done.folder) == ("unverified", models / "musicgen-tiny")
+    assert server.sent == []
+
+
 @pytest.mark.parametrize(
     "damage",
     [

@@ -10,7 +10,13 @@ from pathlib import Path
 import pytest
 
 from services.generation.musicgen.native import build as building
-from services.generation.musicgen.native.build import BuildError, build, find, library_name
+from services.generation.musicgen.native.build import (
+    BuildError,
+    build,
+    can_be_had,
+    find,
+    library_name,
+)
 from services.generation.musicgen.native.cores import physical_cores
 from services.generation.musicgen.native.library import NativeUnavailableError, open_library
 
@@ -88,6 +94,28 @@ def test_without_a_compiler_it_stays_with_one_line(monkeypatch, tmp_path):
         open_library([tmp_path])
     assert str(caught.value).startswith("The native step could not be built: no C compiler")
     assert "\n" not in str(caught.value)
+
+
+@needs_compiler
+def test_a_library_of_other_functions_is_passed_over(monkeypatch, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "other.c").write_text("int other(void) { return 1; }\n")
+    monkeypatch.setattr(building, "SOURCES", tmp_path / "other")
+    other = build([tmp_path]).read_bytes()
+    monkeypatch.undo()
+    (tmp_path / library_name()).write_bytes(other)
+    with pytest.raises(NativeUnavailableError, match="could not be loaded.*musicgen_level"):
+        open_library([tmp_path])
+
+
+@pytest.mark.parametrize(("told", "is_there"), [("  ", True), ("cc 'x", False)])
+def test_a_compiler_that_is_no_command_is_none(monkeypatch, tmp_path, told, is_there):
+    monkeypatch.setenv("CC", told)
+    monkeypatch.setattr(building, "folders", lambda: [tmp_path])
+    assert can_be_had() == (is_there and shutil.which("cc") is not None)
+    if not is_there:
+        with pytest.raises(NativeUnavailableError, match='CC is "cc \'x", which is no command'):
+            open_library([tmp_path])
 
 
 def test_a_compiler_that_fails_is_quoted_in_one_line(monkeypatch, tmp_path):

@@ -89,6 +89,12 @@ def _sentence(model: PublishedModel, done: Installed, revision: str | None) -> s
     commit = "" if done.revision is None else f", revision {done.revision[:12]}"
     if done.outcome == "there already":
         return f"{model.name} is installed and whole{commit}."
+    if done.outcome == "unverified":
+        return (
+            f"{model.name} is there, in a folder of yours that does not say what should be in it: "
+            f"its contents were not checked. To have the published files, move {done.folder} away "
+            "and run this again."
+        )
     if done.outcome == "in the cache":
         return f"{model.name} is in your Hugging Face cache{commit}, and is used from there."
     pinned = "" if revision or model.revision else ", which is the newest: none is pinned"

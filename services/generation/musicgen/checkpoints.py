@@ -59,7 +59,7 @@ def find_checkpoint(model: PublishedModel, models_dir: Path) -> Checkpoint:
     """
     command = f"`dgx-music models install {model.name}`"
     folder = models_dir / model.name
-    if folder.is_dir():
+    if _is_folder(folder):
         return _open_published(model, folder, "models folder", command)
     reason = CheckpointError(f"its weights are not on this machine: {command}")
     for number, cached in enumerate(_cached_folders(model)):
@@ -69,6 +69,13 @@ def find_checkpoint(model: PublishedModel, models_dir: Path) -> Checkpoint:
             # The pinned commit comes first, and what it lacks is what counts.
             reason = error if number == 0 else reason
     raise reason
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 def why_unavailable(model: PublishedModel, models_dir: Path) -> str | None:

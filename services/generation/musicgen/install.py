@@ -59,7 +59,8 @@ class Installed:
 
     folder: Path
     revision: str | None
-    outcome: Literal["installed", "repaired", "there already", "in the cache"]
+    outcome: Literal["installed", "repaired", "there already", "unverified", "in the cache"]
+    """"unverified" is a folder that a person put there: nothing says what should be in it."""
     bytes: int
     """That were downloaded."""
 
@@ -106,15 +107,15 @@ def _already(model: PublishedModel, models_dir: Path, revision: str | None) -> I
         return None
     if found.source == "Hugging Face cache":
         return Installed(found.folder, found.revision, "in the cache", 0)
+    if not (found.folder / RECORD).is_file():
+        return Installed(found.folder, found.revision, "unverified", 0)
     if not _is_as_recorded(found.folder):
         return None
     return Installed(found.folder, found.revision, "there already", 0)
 
 
 def _is_as_recorded(folder: Path) -> bool:
-    """Whether every file has the digest that was written down; what a person put there has none."""
-    if not (folder / RECORD).is_file():
-        return True
+    """Whether every file has the digest that was written down."""
     try:
         files = read_json(folder / RECORD)["files"]
         return all(digest(folder / name) == about["sha256"] for name, about in files.items())

@@ -63,7 +63,8 @@ def load_codec(checkpoint: Checkpoint, weights: SafetensorsWeights) -> EncodecMo
     is_causal = config.use_causal_conv or config.norm_type != "weight_norm"
     if is_causal or config.normalize or config.chunk_length_s or config.audio_channels != 1:
         raise CheckpointError(
-            f"The codec in {checkpoint.folder} is not the one that MusicGen was trained with."
+            f"The codec in {checkpoint.folder} is not the one that MusicGen was trained with. "
+            "Install the model again."
         )
     _fill(model, weights, "audio_encoder.")
     for module in model.modules():
@@ -95,22 +96,24 @@ def _empty(kinds: tuple[Any, Any], checkpoint: Checkpoint, part: str) -> Any:
         with no_init_weights():
             return module(config.from_dict(dict(checkpoint.config[part])))
     except (StrictDataclassError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
+        reason = str(error).strip().splitlines()[-1].strip().removeprefix("TypeError: ")
         raise CheckpointError(
-            f"The {part} that config.json in {checkpoint.folder} describes cannot be: {reason}"
+            f"The {part} that config.json in {checkpoint.folder} describes cannot be: "
+            f"{reason.rstrip('.')}. Install the model again."
         ) from error
 
 
 def _fill(model: nn.Module, weights: SafetensorsWeights, prefix: str) -> None:
     wanted = model.state_dict()
+    for name, value in wanted.items():
+        _check_shape(weights, prefix + name, tuple(value.shape))
     known = {spelling for name in wanted for spelling in spellings(prefix + name)}
     if unexpected := sorted(weights.names(prefix) - known):
         raise CheckpointError(
             f"{weights.path(unexpected[0])} has a tensor {unexpected[0]} that the configuration "
-            "does not have."
+            "does not have. Install the model again."
         )
     for name, value in wanted.items():
-        _check_shape(weights, prefix + name, tuple(value.shape))
         value.copy_(weights.get(prefix + name))
     model.train(mode=False).requires_grad_(False)
 
@@ -119,5 +122,5 @@ def _check_shape(weights: SafetensorsWeights, name: str, wanted: tuple[int, ...]
     if (found := weights.shape(name)) != wanted:
         raise CheckpointError(
             f"{name} in {weights.path(name)} has the shape {list(found)}, and the configuration "
-            f"needs {list(wanted)}."
+            f"needs {list(wanted)}. Install the model again."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -57,12 +58,19 @@ class SafetensorsWeights:
         """One tensor as float32 on the CPU.
 
         Raises:
-            CheckpointError: there is none of that name, or the file is damaged.
+            CheckpointError: there is none of that name, the file is damaged, or what it holds are
+                no numbers.
         """
         stored = self._stored(name)
         raw = torch.empty(stored.bytes, dtype=torch.uint8)
         _fill(raw, stored)
-        return raw.view(_DTYPES[stored.dtype]).view(stored.shape).to(torch.float32)
+        values = raw.view(_DTYPES[stored.dtype]).view(stored.shape).to(torch.float32)
+        # A sum is the least that reads them all, and is no number where one of them is none.
+        if not math.isfinite(float(values.sum())):
+            raise CheckpointError(
+                f"{stored.path} is damaged: {name} holds NaN or infinity. Install the model again."
+            )
+        return values
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Its shape, without reading it; raises as `get`."""
@@ -80,7 +88,9 @@ class SafetensorsWeights:
         for spelling in spellings(name):
             if spelling in self._tensors:
                 return self._tensors[spelling]
-        raise CheckpointError(f"The checkpoint in {self._folder} has no tensor {name}.")
+        raise CheckpointError(
+            f"The checkpoint in {self._folder} has no tensor {name}. Install the model again."
+        )
 
 
 def spellings(name: str) -> Iterator[str]:

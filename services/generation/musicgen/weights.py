@@ -59,6 +59,6 @@ def read(source: WeightSource, name: str, *shape: int) -> Tensor:
     if found != shape:
         raise CheckpointError(
             f"The tensor {name} has the shape {list(found)}; the configuration says {list(shape)}."
-            " The weights and the configuration are not of one checkpoint."
+            " The weights and the configuration are not of one checkpoint. Install the model again."
         )
     return source.get(name)

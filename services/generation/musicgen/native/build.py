@@ -56,11 +56,18 @@ def find(places: Sequence[Path]) -> Path | None:
 
 def can_be_had() -> bool:
     """Whether there is a library, or a compiler to make one with."""
-    return find(folders()) is not None or shutil.which(_compiler()[0]) is not None
+    try:
+        return find(folders()) is not None or shutil.which(_compiler()[0]) is not None
+    except BuildError:
+        return False
 
 
 def _compiler() -> list[str]:
-    return shlex.split(os.environ.get("CC") or "cc")
+    told = os.environ.get("CC", "").strip() or "cc"
+    try:
+        return shlex.split(told)
+    except ValueError as error:
+        raise BuildError(f"CC is {told!r}, which is no command: {error}") from error
 
 
 def build(places: Sequence[Path]) -> Path:

@@ -114,7 +114,7 @@ def open_library(places: Sequence[Path]) -> ctypes.CDLL:
         return _load(build(places))
     except BuildError as error:
         raise NativeUnavailableError(f"The native step could not be built: {error}.") from error
-    except OSError as error:
+    except (AttributeError, OSError) as error:
         raise NativeUnavailableError(f"The native step could not be loaded: {error}.") from error
 
 
