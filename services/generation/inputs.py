@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from services.generation.service import MusicService
     from services.generation.store import FileStore
 
+SHORTEST_SECONDS = 1.0
+"""Of a file that is to tell an engine anything."""
+SILENT_PEAK = 1e-4
+"""-80 dBFS."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PIECE = 1 << 20
 _MIB = 1 << 20
@@ -108,7 +112,11 @@ class Inputs:
             InvalidRequestError: there is no such file, or it is not audio, too large or too long.
             OutputError: it cannot be kept.
         """
-        if not path.is_file():
+        try:
+            is_file = path.is_file()
+        except OSError as error:
+            raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from error
+        if not is_file:
             raise InvalidRequestError(f"There is no audio file {path}.")
         with self.draft() as draft:
             self._copy(path, draft)
@@ -214,22 +222,35 @@ class Inputs:
             raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from error
 
     def _examined(self, draft: Draft, shown: str) -> Input:
-        """Decode the file to its end: a header may claim anything."""
+        """Decode the file to its end: a header may claim anything.
+
+        What no engine could use is refused here, by the name that its sender knows.
+        """
         from services.audio.reading import UnreadableAudioError, open_audio
 
         longest = self._settings.input_max_seconds
         try:
             audio = open_audio(draft.path)
-            frames = 0
+            frames, peak = 0, 0.0
             for block in audio.blocks():
                 frames += block.shape[1]
+                peak = max(peak, float(abs(block).max(initial=0.0)))
                 if frames > longest * audio.sample_rate:
                     raise InvalidRequestError(
                         f"{shown} is longer than {longest:g} s. Cut out the part that matters."
                     )
         except UnreadableAudioError as error:
             message = str(error).replace(str(draft.path), shown)
-            raise InvalidRequestError(message.rstrip(".") + ".") from error
+            raise InvalidRequestError(
+                f"{message.rstrip('.')}. Give a WAV, FLAC, MP3 or Ogg file that plays elsewhere."
+            ) from error
+        if frames < SHORTEST_SECONDS * audio.sample_rate:
+            raise InvalidRequestError(
+                f"{shown} lasts {frames / audio.sample_rate:.2f} s, and at least "
+                f"{SHORTEST_SECONDS:g} s are needed. Give a longer file."
+            )
+        if peak < SILENT_PEAK:
+            raise InvalidRequestError(f"{shown} is silent. Give a file with music in it.")
         return Input(
             id=draft.sha256,
             bytes=audio.bytes,

@@ -7,7 +7,7 @@ publish it; whatever ends the job early leaves no file and a row that says why.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -89,13 +89,16 @@ def task_of(generation: storage.Generation) -> Task:
 
 def run_job(
     task: Task,
-    engine: Engine,
+    model: str,
+    load: Callable[[], Engine],
     delivery: Delivery,
     store: FileStore,
     progress: Progress,
     should_stop: ShouldStop,
 ) -> None:
     """Run one pending job to its end; afterwards its row is completed, failed or cancelled.
+
+    An engine that cannot be loaded has failed the job, too.
 
     Raises:
         CancelledError: it was cancelled, here or by someone else.
@@ -108,7 +111,7 @@ def run_job(
                 f"The generation {task.generation_id} is not waiting to be run."
             )
     try:
-        _produce(task, engine, delivery, store, token, progress, should_stop)
+        _produce(task, load(), delivery, store, token, progress, should_stop)
     except (CancelledError, KeyboardInterrupt):
         cancel_job(task)
         raise
@@ -117,7 +120,7 @@ def run_job(
         raise
     except Exception as error:
         # The outer edge of a job: whatever an engine raises must not leave a row `processing`.
-        message = f"The engine {engine.facts.name} failed: {type(error).__name__}: {error}"
+        message = f"The engine {model} failed: {type(error).__name__}: {error}"
         _fail(task, token, message)
         raise EngineError(message) from error
 

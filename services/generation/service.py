@@ -254,8 +254,11 @@ class MusicService:
         """
         with storage_errors():
             job = self.get(task.generation_id)
-            engine = self.engine(self.registry.resolve(job.model))
-            run_job(task, engine, self.delivery, self.store, progress, should_stop)
+
+            def load() -> Engine:
+                return self.engine(self.registry.resolve(job.model))
+
+            run_job(task, job.model, load, self.delivery, self.store, progress, should_stop)
             return self.get(task.generation_id)
 
     def engine(self, entry: EngineEntry) -> Engine:

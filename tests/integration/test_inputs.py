@@ -32,6 +32,11 @@ def tone(path: Path, seconds: float = 1.0, **how: object) -> Path:
     return path
 
 
+def silence(path: Path) -> Path:
+    sf.write(path, np.zeros(32_000), 16_000)
+    return path
+
+
 def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
@@ -147,6 +152,9 @@ def test_what_is_no_audio_too_long_or_too_large_is_refused(make_service, tmp_pat
         (tone(tmp_path / "large.wav", 2.5), "over 0.0625 MiB"),
         (tmp_path / "nothing.wav", "There is no audio file"),
         (tmp_path, "There is no audio file"),
+        (tone(tmp_path / "short.wav", 0.9), "lasts 0.90 s, and at least 1 s are needed"),
+        (silence(tmp_path / "silent.wav"), "is silent"),
+        (tmp_path / ("a" * 300), "File name too long"),
     ):
         with pytest.raises(InvalidRequestError, match=said) as caught:
             service.inputs.add(path)

@@ -162,6 +162,19 @@ def test_a_duration_past_the_engine_s_longest_is_refused_before_a_row(service, s
     assert service.history().jobs == []
 
 
+def test_an_engine_that_cannot_be_loaded_leaves_a_failed_row_with_the_reason(service, monkeypatch):
+    task = service.prepare(parse_request(prompt="a tone"))
+
+    def load(_entry):
+        raise EngineUnavailableError("Its weights are damaged.")
+
+    monkeypatch.setattr(service, "engine", load)
+    with pytest.raises(EngineUnavailableError, match="damaged"):
+        service.make_here(task, silent, never)
+    job = service.get(task.generation_id)
+    assert (job.status, job.error_message) == ("failed", "Its weights are damaged.")
+
+
 def test_an_engine_that_fails_leaves_a_failed_row_with_the_reason(service, engine):
     engine.meanwhile = lambda: (_ for _ in ()).throw(ZeroDivisionError("no wave"))
     task = service.prepare(parse_request(prompt="a tone"))

@@ -129,7 +129,7 @@ def test_a_model_without_melody_says_which_one_has_it(engine_of, tmp_path):
 @pytest.mark.parametrize("field", ["melody", "continue_from"])
 def test_a_file_that_is_not_audio_is_refused(engine_of, tmp_path, field):
     (tmp_path / "text.wav").write_text("not audio")
-    with pytest.raises(InvalidRequestError, match=r"text\.wav"):
+    with pytest.raises(InvalidRequestError, match=r"The file (of the melody|to continue)"):
         _render(engine_of("melody"), replace(ASKED, **{field: tmp_path / "text.wav"}))
 
 

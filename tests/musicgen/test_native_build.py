@@ -104,7 +104,7 @@ def test_a_library_of_other_functions_is_passed_over(monkeypatch, tmp_path):
     other = build([tmp_path]).read_bytes()
     monkeypatch.undo()
     (tmp_path / library_name()).write_bytes(other)
-    with pytest.raises(NativeUnavailableError, match="could not be loaded.*musicgen_level"):
+    with pytest.raises(NativeUnavailableError, match=r"could not be loaded.*musicgen_level"):
         open_library([tmp_path])
 
 

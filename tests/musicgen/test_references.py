@@ -106,14 +106,18 @@ def test_stereo_that_cancels_out_in_mono_is_silent_and_said_so(tmp_path):
 )
 class TestRefusals:
     def test_no_file(self, tmp_path, read):
-        with pytest.raises(InvalidRequestError, match=r"No such file.*none\.wav"):
+        with pytest.raises(
+            InvalidRequestError, match=r"No such file.*: The file (of the melody|to cont)"
+        ):
             read(tmp_path / "none.wav", RATE)
 
     @pytest.mark.parametrize("content", [b"", b"These are words. " * 500, b"RIFF\x10\0\0\0WAVE"])
     def test_not_audio(self, tmp_path, read, content):
         path = tmp_path / "words.wav"
         path.write_bytes(content)
-        with pytest.raises(InvalidRequestError, match=r"words\.wav"):
+        with pytest.raises(
+            InvalidRequestError, match=r"The file (of the melody|to continue).*\. Give a"
+        ):
             read(path, RATE)
 
     def test_a_folder(self, tmp_path, read):

@@ -1,6 +1,8 @@
 """How the command line speaks."""
 
 import signal
+import subprocess
+import sys
 from datetime import UTC, datetime
 
 import pytest
@@ -95,6 +97,25 @@ def test_facts_mark_what_the_prompt_did_not_say():
 
 def test_facts_of_an_engine_that_knows_little_are_short():
     assert facts(job(seed=7)) == ["16 s", "seed 7 · composer · made in 1.2 s · id 1a2b3c4d"]
+
+
+BUSY = """
+import sys, time
+from concurrent.futures import ThreadPoolExecutor
+from services.generation import cli
+
+ThreadPoolExecutor(1).submit(time.sleep, 60)
+print("said")
+cli.app = lambda: sys.exit(130)
+cli.main()
+"""
+
+
+def test_a_cancelled_command_ends_whatever_its_threads_are_at():
+    ended = subprocess.run(
+        [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=30, check=False
+    )
+    assert (ended.returncode, ended.stdout) == (130, "said\n")
 
 
 def test_the_first_signal_asks_and_the_second_stops(capsys):

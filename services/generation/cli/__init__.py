@@ -6,9 +6,12 @@ Commands import what they need when they run, so that `--help` is there at once.
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
+import threading
 import traceback
+from contextlib import suppress
 from typing import Annotated
 
 import typer
@@ -92,6 +95,20 @@ def main() -> None:
         # As Ctrl-C: no temporary file stays. nohup has the hang-up ignored.
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
+    try:
+        _run()
+    except SystemExit as end:
+        others = (thread for thread in threading.enumerate() if thread != threading.main_thread())
+        if end.code == CancelledError.exit_code and not all(thread.daemon for thread in others):
+            # Python would wait for them, and one may have gigabytes to load yet.
+            with suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(CancelledError.exit_code)
+        raise
+
+
+def _run() -> None:
     try:
         app()
     except DGXMusicError as error:

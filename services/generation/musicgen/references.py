@@ -10,6 +10,7 @@ import numpy as np
 
 from services.audio.reading import AudioFile, UnreadableAudioError, open_audio
 from services.generation.errors import InvalidRequestError
+from services.generation.inputs import SHORTEST_SECONDS, SILENT_PEAK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,14 +19,15 @@ if TYPE_CHECKING:
 
 LONGEST_FILE_SECONDS = 600.0
 """A longer file is refused: it is a mix or a mistake."""
-SHORTEST_SECONDS = 1.0
 CONTINUED_SECONDS = 12.0
 """Of a file that is continued, its end is heard; as much as a long clip keeps of itself."""
 MELODY_SECONDS = 30.0
 """Of a file whose melody is followed, its beginning is heard: what the models were trained on."""
 
-_SILENT_PEAK = 1e-4
-"""-80 dBFS."""
+# A job's files have names of their own by now, which say nothing to the person who sent them.
+_CONTINUED = "The file to continue"
+_MELODY = "The file of the melody"
+
 _SPARE_SECONDS = 0.5
 """Read before what is kept, so that the resampler has come to rest where that begins."""
 
@@ -42,11 +44,11 @@ def read_for_continuation(path: Path, sample_rate: int, channels: int, frame: in
     Raises:
         InvalidRequestError: no such file, not audio, silent, too short or too long.
     """
-    file = _opened(path)
-    source = _last(file, CONTINUED_SECONDS + _SPARE_SECONDS)
+    file = _opened(path, _CONTINUED)
+    source = _last(file, _CONTINUED, CONTINUED_SECONDS + _SPARE_SECONDS)
     audio = _resampled(source, file.sample_rate, sample_rate)
     count = min(audio.shape[1], round(CONTINUED_SECONDS * sample_rate)) // frame * frame
-    return _checked(path, _with_channels(audio[:, audio.shape[1] - count :], channels))
+    return _checked(_CONTINUED, _with_channels(audio[:, audio.shape[1] - count :], channels))
 
 
 def read_melody(path: Path, sample_rate: int) -> Audio:
@@ -55,33 +57,33 @@ def read_melody(path: Path, sample_rate: int) -> Audio:
     Raises:
         InvalidRequestError: no such file, not audio, silent, too short or too long.
     """
-    file = _opened(path)
-    source = _first(file, MELODY_SECONDS + _SPARE_SECONDS)
+    file = _opened(path, _MELODY)
+    source = _first(file, _MELODY, MELODY_SECONDS + _SPARE_SECONDS)
     audio = _resampled(source, file.sample_rate, sample_rate)
-    return _checked(path, _with_channels(audio[:, : round(MELODY_SECONDS * sample_rate)], 1))
+    return _checked(_MELODY, _with_channels(audio[:, : round(MELODY_SECONDS * sample_rate)], 1))
 
 
-def _opened(path: Path) -> AudioFile:
+def _opened(path: Path, what: str) -> AudioFile:
     try:
         file = open_audio(path)
     except (FileNotFoundError, UnreadableAudioError) as error:
         raise InvalidRequestError(
-            f"{str(error).rstrip('.')}. Give a WAV, FLAC, MP3 or Ogg file."
-        ) from (error)
+            f"{str(error).replace(str(path), what).rstrip('.')}. Give a WAV, FLAC, MP3 or Ogg file."
+        ) from error
     if file.duration_seconds > LONGEST_FILE_SECONDS:
         raise InvalidRequestError(
-            f"{path} lasts {file.duration_seconds / 60:.0f} minutes, and at most "
+            f"{what} lasts {file.duration_seconds / 60:.0f} minutes, and at most "
             f"{LONGEST_FILE_SECONDS / 60:.0f} can be given. Cut out what counts."
         )
     if file.duration_seconds < SHORTEST_SECONDS:
         raise InvalidRequestError(
-            f"{path} lasts {file.duration_seconds:.2f} s, and at least {SHORTEST_SECONDS:g} s are "
+            f"{what} lasts {file.duration_seconds:.2f} s, and at least {SHORTEST_SECONDS:g} s are "
             "needed. Give a longer file."
         )
     return file
 
 
-def _blocks(file: AudioFile) -> Iterator[Audio]:
+def _blocks(file: AudioFile, what: str) -> Iterator[Audio]:
     """The blocks as far as the limit: a header may say less than there is."""
     left = round(LONGEST_FILE_SECONDS * file.sample_rate)
     try:
@@ -89,18 +91,18 @@ def _blocks(file: AudioFile) -> Iterator[Audio]:
             left -= block.shape[1]
             if left < 0:
                 raise InvalidRequestError(
-                    f"{file.path} lasts over {LONGEST_FILE_SECONDS / 60:.0f} minutes. Cut out what "
+                    f"{what} lasts over {LONGEST_FILE_SECONDS / 60:.0f} minutes. Cut out what "
                     "counts."
                 )
             yield block
     except UnreadableAudioError as error:
-        raise InvalidRequestError(str(error)) from error
+        raise InvalidRequestError(str(error).replace(str(file.path), what)) from error
 
 
-def _first(file: AudioFile, seconds: float) -> Audio:
+def _first(file: AudioFile, what: str, seconds: float) -> Audio:
     wanted = round(seconds * file.sample_rate)
     kept, count = [], 0
-    for block in _blocks(file):
+    for block in _blocks(file, what):
         kept.append(block)
         count += block.shape[1]
         if count >= wanted:
@@ -108,11 +110,11 @@ def _first(file: AudioFile, seconds: float) -> Audio:
     return np.concatenate(kept, axis=1)[:, :wanted]
 
 
-def _last(file: AudioFile, seconds: float) -> Audio:
+def _last(file: AudioFile, what: str, seconds: float) -> Audio:
     wanted = round(seconds * file.sample_rate)
     kept: deque[Audio] = deque()
     count = 0
-    for block in _blocks(file):
+    for block in _blocks(file, what):
         kept.append(block)
         count += block.shape[1]
         while count - kept[0].shape[1] >= wanted:
@@ -138,9 +140,10 @@ def _with_channels(audio: Audio, channels: int) -> Audio:
     return np.repeat(audio, channels, axis=0)
 
 
-def _checked(path: Path, audio: Audio) -> Audio:
-    if not audio.size or np.abs(audio).max() < _SILENT_PEAK:
+def _checked(what: str, audio: Audio) -> Audio:
+    if not audio.size or np.abs(audio).max() < SILENT_PEAK:
         raise InvalidRequestError(
-            f"What is heard of {path} is silent. Give another file, or cut the silence off."
+            f"{what} is silent where it is heard, or its channels cancel one another out. Give "
+            "another file, or cut the silence off."
         )
     return audio
