@@ -20,6 +20,7 @@ from services.generation import errors
 from services.generation.config import variable_of
 from services.generation.engine_wire import Lines, read_takes, written, written_orders
 from services.generation.errors import CancelledError, DGXMusicError, EngineError
+from services.generation.logs import format_in_use
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,7 +94,11 @@ class EngineHost:
             ],
             pass_fds=[theirs.fileno()],
             # It makes room for as many as will come, whatever the settings of its folder say.
-            env=os.environ | {variable_of("worker_concurrency"): str(seats)},
+            env=os.environ
+            | {
+                variable_of("worker_concurrency"): str(seats),
+                variable_of("log_format"): format_in_use(),
+            },
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

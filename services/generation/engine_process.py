@@ -20,8 +20,10 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from services.generation.config import load_settings
 from services.generation.engine_wire import read_orders, written, written_takes
 from services.generation.errors import CancelledError, DGXMusicError, EngineError
+from services.generation.logs import configure_logging
 from services.generation.takes import make_takes
 
 if TYPE_CHECKING:
@@ -158,6 +160,8 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     # What an engine prints belongs to the log, not to anybody's answer.
     os.dup2(2, 1)
+    settings = load_settings()
+    configure_logging(settings, as_json=settings.log_format == "json")
     _Server(channel, load_registry(sys.argv[2]), int(sys.argv[3])).serve()
 
 

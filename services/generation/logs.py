@@ -11,7 +11,7 @@ import re
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -150,6 +150,12 @@ def configure_logging(settings: Settings, *, as_json: bool, stream: TextIO | Non
         level=logging.DEBUG if debug else logging.WARNING, handlers=[handler], force=True
     )
     logging.getLogger("services").setLevel(logging.DEBUG if debug else level)
+
+
+def format_in_use() -> Literal["json", "text"]:
+    """How this process logs, for a process that it starts to do the same."""
+    handlers = logging.getLogger().handlers
+    return "json" if any(isinstance(each.formatter, JsonLines) for each in handlers) else "text"
 
 
 def wants_json(settings: Settings, stream: TextIO | None) -> bool:

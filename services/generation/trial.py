@@ -37,6 +37,8 @@ RTF = (
 class Trial:
     """One short take, looked at."""
 
+    version: str
+    """Of the engine, which names the commit of its weights where they do."""
     load_seconds: float
     render_seconds: float
     audio_seconds: float
@@ -79,6 +81,7 @@ def try_engine(entry: EngineEntry, progress: Progress) -> Trial:
     ended = time.perf_counter()
     peak = float(np.max(np.abs(rendered.audio), initial=0.0))
     return Trial(
+        version=facts.version,
         load_seconds=loaded - began,
         render_seconds=ended - loaded,
         audio_seconds=rendered.audio.shape[-1] / rendered.sample_rate,

@@ -3,15 +3,16 @@
 "sleep 0.5" renders for that long. "die 2" ends the process in its first two attempts and succeeds
 then; so do `kill` (as the system does without memory), `segfault`, `raise`, `cancel`, `hang`,
 `noise` (nonsense to the worker) and `poison` (takes the worker with it). "refuse" cannot succeed.
-"deaf 2" is as "sleep 2" without an ear for a stop. "meet 3" waits until three requests are in the
-process at once, which only `choir` can do; it also notes the files that a request names. `slow` is
-a choir that takes a second to load.
+"deaf 2" is as "sleep 2" without an ear for a stop. "log" writes a line to the log. "meet 3" waits
+until three requests are in the process at once, which only `choir` can do; it also notes the files
+that a request names. `slow` is a choir that takes a second to load.
 """
 
 from __future__ import annotations
 
 import ctypes
 import hashlib
+import logging
 import os
 import signal
 import sys
@@ -117,6 +118,8 @@ class PuppetEngine:
             raise InvalidRequestError("The puppet refuses.")
         if verb in MISDEEDS and attempt <= int(number):
             MISDEEDS[verb]()
+        if verb == "log":
+            logging.getLogger("services.puppet").info("seed=%d is logged", params.seed)
         if verb == "meet":
             self._meet(int(number))
         end = time.monotonic() + (float(number) if verb in {"sleep", "deaf"} else 0.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import select
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from services.generation import engine_host
 from services.generation.engine import GenerationParams
 from services.generation.engine_host import EngineHost, Limits
 from services.generation.engine_pool import HostPool
@@ -67,6 +69,19 @@ def test_one_process_makes_several_orders_at_once_and_then_others(tmp_path):
     assert len(render(host, tmp_path, "sleep 0")) == 1
     host.kill()
     assert not host.alive
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_process_logs_as_its_worker_does(tmp_path, monkeypatch, capfd, form):
+    monkeypatch.setattr(engine_host, "format_in_use", lambda: form)
+    host = EngineHost("puppet", SOURCE, LIMITS)
+    render(host, tmp_path, "log")
+    host.kill()
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "is logged" in line]
+    if form == "json":
+        assert json.loads(line)["seed"] == 0
+    else:
+        assert line.endswith("INFO seed=0 is logged")
 
 
 def test_a_stop_is_heard_and_the_engine_stays(tmp_path):

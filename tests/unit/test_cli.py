@@ -4,15 +4,19 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 
 from services.generation import cli
 from services.generation.cli import console, doctor
-from services.generation.cli.generate import facts
+from services.generation.cli.generate import _passed_over, facts
 from services.generation.cli.running import StopFlag
 from services.generation.errors import CancelledError, InvalidRequestError
 from services.generation.models import Job
+from services.generation.musicgen import checkpoints
+from services.generation.musicgen.checkpoints import ABSENT
+from services.generation.registry import Registry
 
 
 def job(**metadata: object) -> Job:
@@ -93,6 +97,27 @@ def test_facts_mark_what_the_prompt_did_not_say():
         "seed 7 · composer · licence CC0-1.0 · made in 1.2 s · id 1a2b3c4d",
         "drill is played as a kind of trap.",
     ]
+
+
+@pytest.mark.parametrize(
+    ("reasons", "said"),
+    [
+        ([ABSENT + ": do", ABSENT + ": this"], ["No MusicGen weights here: the built-in composer"]),
+        ([ABSENT + ": do", "it is damaged."], ["one was passed over: it is damaged."]),
+    ],
+)
+def test_the_composer_says_why_it_played(monkeypatch, reasons, said):
+    monkeypatch.setattr(checkpoints, "missing_package", lambda: None)
+    entries = {
+        name: SimpleNamespace(
+            facts=SimpleNamespace(name=name),
+            is_installed_apart=name != "composer",
+            why_unavailable=lambda reason=reason: reason,
+        )
+        for name, reason in zip(["zero", "one", "composer"], [*reasons, None], strict=True)
+    }
+    told = _passed_over(Registry(entries))
+    assert [line.startswith(word) for line, word in zip(told, said, strict=True)] == [True]
 
 
 def test_facts_of_an_engine_that_knows_little_are_short():

@@ -14,6 +14,7 @@ from services.generation.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from services.generation.models import Job
+    from services.generation.registry import Registry
 
 DEFAULT = 16.0
 """Seconds; a test holds it equal to the request's own default, whose module is slow to import."""
@@ -116,13 +117,26 @@ def generate(
         for line in facts(job):
             note(line)
         if (request.model or settings.model_name) == AUTO and job.model == FACTS.name:
-            note("No MusicGen weights here: the built-in composer played (./just install-models).")
+            for reason in _passed_over(service.registry):
+                note(reason)
     if output == STDOUT:
         return
     if as_json:
         answer_json(job.model_dump(mode="json") | {"file": str(made)})
     else:
         answer(str(made))
+
+
+def _passed_over(registry: Registry) -> list[str]:
+    """Why the composer played: what is damaged of the models, or that there are none."""
+    from services.generation.musicgen.checkpoints import ABSENT, missing_package
+
+    apart = [entry for entry in registry if entry.is_installed_apart]
+    reasons = {entry.facts.name: entry.why_unavailable() or "" for entry in apart}
+    damaged = {name: reason for name, reason in reasons.items() if not reason.startswith(ABSENT)}
+    if missing_package() is not None or not damaged:
+        return ["No MusicGen weights here: the built-in composer played (./just install-models)."]
+    return [f"{name} was passed over: {reason}" for name, reason in damaged.items()]
 
 
 def facts(job: Job) -> list[str]:

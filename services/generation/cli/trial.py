@@ -49,7 +49,6 @@ def try_model(
     facts = entry.facts
     shown = {
         "model": facts.name,
-        "version": facts.version,
         "licence_of_outputs": facts.output_licence,
         "sample_rate": facts.sample_rate,
         "channels": facts.channels,

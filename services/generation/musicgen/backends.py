@@ -88,6 +88,7 @@ def choose_backend(
             refused.append(str(error))  # the error itself holds on to the decoder
             log.warning("passed over %s: %s", label, refused[-1])
             continue
+        log.info("MusicGen plays by %s", label)
         sampled = SampledDecoder(model, _sampler())
         return Backend(model=sampled, label=label, device=torch.device("cpu"))
     raise EngineUnavailableError(" ".join(refused))
@@ -120,9 +121,9 @@ def on_gpu(source: WeightSource, geometry: Geometry, slots: int) -> Backend:
             continue
         if count < slots:
             log.warning("the GPU's memory holds %d requests at once, not %d", count, slots)
-        return Backend(
-            model=GraphedDecoder(decoder), label=f"bfloat16, {properties.name}", device=device
-        )
+        label = f"bfloat16, {properties.name}"
+        log.info("MusicGen plays by %s", label)
+        return Backend(model=GraphedDecoder(decoder), label=label, device=device)
     raise EngineUnavailableError(
         "The GPU's memory does not hold this model. End what else uses it, take a smaller model, "
         "or set DGX_MUSIC_USE_GPU=false."

@@ -51,6 +51,10 @@ class Checkpoint:
     """Where each tensor lies, by its name in the files."""
 
 
+ABSENT = "its weights are not on this machine"
+"""What is said of a model that nobody installed."""
+
+
 def find_checkpoint(model: PublishedModel, models_dir: Path) -> Checkpoint:
     """The checkpoint of a published model.
 
@@ -61,7 +65,7 @@ def find_checkpoint(model: PublishedModel, models_dir: Path) -> Checkpoint:
     folder = models_dir / model.name
     if _is_folder(folder):
         return _open_published(model, folder, "models folder", command)
-    reason = CheckpointError(f"its weights are not on this machine: {command}")
+    reason = CheckpointError(f"{ABSENT}: {command}")
     for number, cached in enumerate(_cached_folders(model)):
         try:
             return _open_published(model, cached, "Hugging Face cache", command)
