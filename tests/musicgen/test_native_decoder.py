@@ -326,10 +326,12 @@ geometry = Geometry(layers=8, hidden=512, heads=8, ffn=2048, codebooks=4, codebo
 decoder = NativeDecoder(RandomWeights(geometry), geometry, 1, 1504, "fp32")
 decoder.admit(0, torch.randn(5, 512))
 tokens, begun = torch.zeros(1, 4, dtype=torch.int64), threading.Event()
+logits = torch.empty(2, 1, 4, 2048)
 
 def step():
+    # Nothing of torch that takes the interpreter's lock again: that aborts at the end by itself.
     while True:
-        decoder.step([0], tokens, [1500])
+        decoder._forward([0], [1500], tokens=tokens, logits=logits)
         begun.set()
 
 threading.Thread(target=step, daemon=True).start()
