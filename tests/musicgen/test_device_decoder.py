@@ -150,6 +150,16 @@ def test_kernels_that_do_not_run_are_passed_over_with_one_line(monkeypatch, capl
     assert "\n" not in line
 
 
+def test_kernels_without_room_are_for_the_caller_who_takes_fewer_slots(monkeypatch):
+    def make(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    module = SimpleNamespace(TritonAttention=make)
+    monkeypatch.setitem(sys.modules, "services.generation.musicgen.slot_attention", module)
+    with pytest.raises(torch.OutOfMemoryError):
+        kernels_that_run(2, GEOMETRY, 40, CPU, torch.float32)
+
+
 def test_kernels_run_once_before_they_are_taken(monkeypatch):
     attention = triton_attention(rows=2, positions=40)
     module = SimpleNamespace(TritonAttention=lambda *_: attention)

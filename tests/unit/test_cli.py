@@ -125,11 +125,12 @@ def test_facts_of_an_engine_that_knows_little_are_short():
 
 
 BUSY = """
-import sys, time
+import atexit, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from services.generation import cli
 
 ThreadPoolExecutor(1).submit(time.sleep, 60)
+atexit.register(print, "tidied")
 print("said")
 cli.app = lambda: sys.exit(130)
 cli.main()
@@ -140,7 +141,7 @@ def test_a_cancelled_command_ends_whatever_its_threads_are_at():
     ended = subprocess.run(
         [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=30, check=False
     )
-    assert (ended.returncode, ended.stdout) == (130, "said\n")
+    assert (ended.returncode, ended.stdout) == (130, "said\ntidied\n")
 
 
 def test_the_first_signal_asks_and_the_second_stops(capsys):

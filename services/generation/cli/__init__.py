@@ -5,6 +5,7 @@ Commands import what they need when they run, so that `--help` is there at once.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import signal
@@ -101,6 +102,7 @@ def main() -> None:
         others = (thread for thread in threading.enumerate() if thread != threading.main_thread())
         if end.code == CancelledError.exit_code and not all(thread.daemon for thread in others):
             # Python would wait for them, and one may have gigabytes to load yet.
+            atexit._run_exitfuncs()
             with suppress(OSError):
                 sys.stdout.flush()
                 sys.stderr.flush()

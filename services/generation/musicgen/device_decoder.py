@@ -129,6 +129,9 @@ def kernels_that_run(
     """Triton's attention, which reads only what is there; None where it does not run.
 
     It is run once: only then is it compiled, which takes a C compiler as well.
+
+    Raises:
+        torch.OutOfMemoryError: the device has too little room for it.
     """
     try:
         from services.generation.musicgen.slot_attention import TritonAttention
@@ -139,6 +142,8 @@ def kernels_that_run(
         first = torch.zeros(1, dtype=torch.int64, device=device)
         attention.attend_self(hidden.repeat(1, 3), cache, cache.clone(), first, first)
         attention.attend_cross(hidden, cache, cache, first, first + 1)
+    except torch.OutOfMemoryError:
+        raise
     # Triton and its compilers have any number of ways to fail, each with errors of its own.
     except Exception as error:  # noqa: BLE001
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
