@@ -128,14 +128,17 @@ def generate(
 
 
 def _passed_over(registry: Registry) -> list[str]:
-    """Why the composer played: what is damaged of the models, or that there are none."""
+    """Why the composer played: what is damaged of the models, or what is missing of all."""
     from services.generation.musicgen.checkpoints import ABSENT, missing_package
 
+    played = "the built-in composer played (./just install-models)."
+    if missing_package() is not None:
+        return [f"MusicGen is not installed here: {played}"]
     apart = [entry for entry in registry if entry.is_installed_apart]
     reasons = {entry.facts.name: entry.why_unavailable() or "" for entry in apart}
     damaged = {name: reason for name, reason in reasons.items() if not reason.startswith(ABSENT)}
-    if missing_package() is not None or not damaged:
-        return ["No MusicGen weights here: the built-in composer played (./just install-models)."]
+    if not damaged:
+        return [f"No MusicGen weights here: {played}"]
     return [f"{name} was passed over: {reason}" for name, reason in damaged.items()]
 
 
