@@ -47,11 +47,11 @@ test *OPTIONS: _dev
 
 # Tests that need no database server and no other process.
 test-unit *OPTIONS: _dev
-    @"{{ bin }}/pytest" tests/unit "$@"
+    @"{{ bin }}/pytest" -m "not (nightly or integration or postgres)" "$@"
 
 # Tests against real databases, files and processes.
 test-integration *OPTIONS: _dev
-    @"{{ bin }}/pytest" tests/integration tests/migration tests/queue tests/acceptance "$@"
+    @"{{ bin }}/pytest" -m "(integration or postgres) and not nightly" "$@"
 
 # All tests, with branch coverage.
 test-coverage *OPTIONS: _dev
@@ -63,7 +63,7 @@ test-nightly *OPTIONS: _dev
 
 # Kill, freeze and cancel workers, engines and jobs at random, on both databases: just chaos 300
 chaos SECONDS="60": _dev
-    @DGX_MUSIC_TEST_CHAOS_SECONDS="{{ SECONDS }}" "{{ bin }}/pytest" -m nightly -s tests/queue/test_chaos.py
+    @DGX_MUSIC_TEST_CHAOS_SECONDS="{{ SECONDS }}" "{{ bin }}/pytest" -m nightly -s tests/worker/test_chaos.py
 
 # Put the code in its standard form.
 format: _dev

@@ -33,11 +33,11 @@ from benchmarks.http_load import (
 )
 from benchmarks.queue import TTL, registry
 from services import storage
-from services.generation.config import Settings, load_settings
-from services.generation.errors import JobFinishedError
-from services.generation.memory import keep_memory_level
-from services.generation.models import GenerationRequest
-from services.generation.service import MusicService
+from services.config import Settings, load_settings
+from services.errors import JobFinishedError
+from services.jobs.models import GenerationRequest
+from services.jobs.service import MusicService
+from services.machine.memory import keep_memory_level
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300.0
@@ -50,8 +50,8 @@ def serve() -> None:
     """The server's process."""
     import logging
 
-    from services.generation.api.server import serve as run
-    from services.generation.worker import Worker
+    from services.api.server import serve as run
+    from services.worker.worker import Worker
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     let_many_files_be_open()

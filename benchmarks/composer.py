@@ -16,8 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from services.generation.composer.score import Key, Note, Part, Role, Score
 from services.generation.composer.synth import PATCHES, render_score
+from services.generation.score import Key, Note, Part, Role, Score
 
 SAMPLE_RATE = 48_000
 TEMPO_BPM = 120.0

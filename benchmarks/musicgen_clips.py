@@ -23,19 +23,19 @@ from multiprocessing import get_context
 from pathlib import Path
 from unittest.mock import patch
 
-from services.generation.config import Settings
+from services.config import Settings
 from services.generation.engine import Engine, GenerationParams
 from services.generation.musicgen.catalogue import published_model
-from services.generation.musicgen.checkpoints import open_checkpoint
+from services.generation.musicgen.checkpoint.checkpoints import open_checkpoint
+from services.generation.musicgen.checkpoint.random_model import write_random_checkpoint
+from services.generation.musicgen.decoders.native.library import NativeUnavailableError
 from services.generation.musicgen.engine import MusicGenEngine
-from services.generation.musicgen.native.library import NativeUnavailableError
 from services.generation.musicgen.oracle import TransformersEngine
-from services.generation.musicgen.random_model import write_random_checkpoint
 
 MODEL = "musicgen-small"
 WARM_UP_SECONDS = 5.0
 PROMPT = "lo-fi beat with a warm piano and brushed drums at 82 BPM"
-NATIVE = "services.generation.musicgen.native"
+NATIVE = "services.generation.musicgen.decoders.native"
 
 
 def ours(folder: Path, precision: str, *, native: bool) -> MusicGenEngine:

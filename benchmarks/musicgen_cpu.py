@@ -26,14 +26,14 @@ from transformers import MusicgenForCausalLM
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from services.generation.musicgen.catalogue import MODELS
-from services.generation.musicgen.decoder import TorchDecoder
-from services.generation.musicgen.native.decoder import NativeDecoder
-from services.generation.musicgen.random_model import decoder_config
-from services.generation.musicgen.self_check import self_check
-from services.generation.musicgen.weights import StateDictWeights
+from services.generation.musicgen.checkpoint.random_model import decoder_config
+from services.generation.musicgen.decoders.native.decoder import NativeDecoder
+from services.generation.musicgen.decoders.self_check import self_check
+from services.generation.musicgen.decoders.torch_decoder import TorchDecoder
+from services.generation.weights.weights import StateDictWeights
 
 if TYPE_CHECKING:
-    from services.generation.musicgen.step_model import StepModel
+    from services.generation.musicgen.loop.step_model import StepModel
 
 SMALL = MODELS["musicgen-small"].geometry
 POSITIONS = (20, 250, 750, 1400)

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 
 from services.generation.musicgen.catalogue import MODELS
-from services.generation.musicgen.device_decoder import DeviceDecoder
+from services.generation.musicgen.checkpoint.random_model import random_model
+from services.generation.musicgen.checkpoint.random_weights import RandomWeights
+from services.generation.musicgen.decoders.device_decoder import DeviceDecoder
+from services.generation.musicgen.decoders.graphed_decoder import GraphedDecoder
+from services.generation.musicgen.decoders.memory_plan import slot_bytes, weight_bytes
 from services.generation.musicgen.geometry import FRAME_RATE, Geometry
-from services.generation.musicgen.graphed_decoder import GraphedDecoder
-from services.generation.musicgen.memory_plan import slot_bytes, weight_bytes
-from services.generation.musicgen.random_model import random_model
-from services.generation.musicgen.random_weights import RandomWeights
-from services.generation.musicgen.request import Conditioning, Sampling
-from services.generation.musicgen.sequence import Turn
+from services.generation.musicgen.loop.request import Conditioning, Sampling
+from services.generation.musicgen.loop.sequence import Turn
 
 STATES = 16
 POSITIONS = 1536

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from services import storage
-from services.generation.config import Settings, load_settings
+from services.config import Settings, load_settings
+from services.errors import CancelledError
 from services.generation.engine import (
     EngineFacts,
     GenerationParams,
@@ -27,11 +28,10 @@ from services.generation.engine import (
     Rendered,
     ShouldStop,
 )
-from services.generation.errors import CancelledError
-from services.generation.liveness import living_workers
-from services.generation.models import GenerationRequest
 from services.generation.registry import EngineEntry, Registry
-from services.generation.service import MusicService
+from services.jobs.models import GenerationRequest
+from services.jobs.service import MusicService
+from services.worker.liveness import living_workers
 
 TTL = 5.0
 PATIENCE = 120.0
@@ -78,7 +78,7 @@ def registry() -> Registry:
 
 def work() -> None:
     """The worker's process."""
-    from services.generation.worker import Worker, run_worker
+    from services.worker.worker import Worker, run_worker
 
     settings = load_settings(None)
     worker = Worker(settings, registry(), registry_source="benchmarks.queue:registry")

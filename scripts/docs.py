@@ -18,15 +18,15 @@ os.environ |= {"COLUMNS": "96", "NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH
 
 from typer.testing import CliRunner
 
-from services.generation.api.application import create_app
-from services.generation.api.document import operations
-from services.generation.api.problems import TYPES
-from services.generation.cli import app
+from services.api.application import create_app
+from services.api.document import operations
+from services.api.problems import TYPES
+from services.cli import app
+from services.config import Settings, variable_of
 from services.generation.composer.genres import GENRES
 from services.generation.composer.styles import STYLES
 from services.generation.composer.synth import PATCHES
 from services.generation.composer.vocabulary import INSTRUMENTS, MOODS
-from services.generation.config import Settings, variable_of
 from services.generation.registry import default_registry
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -19,8 +19,8 @@ from matplotlib.axes import Axes
 from services.audio import master
 from services.generation.composer.engine import ComposerEngine
 from services.generation.composer.prompt import understand
-from services.generation.composer.score import Score
 from services.generation.engine import GenerationParams, Rendered
+from services.generation.score import Score
 
 SEED = 7
 LONG_SECONDS = 180.0

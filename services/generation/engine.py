@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from services.generation.errors import InvalidRequestError
+from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from services.generation.composer.score import Score
+    from services.generation.score import Score
 
 SEED_LIMIT = 2**32
 """Seeds are 0 <= seed < SEED_LIMIT."""

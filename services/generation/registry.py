@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from services.generation.errors import EngineUnavailableError
+from services.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -87,14 +87,14 @@ def _musicgen(model: PublishedModel, models_dir: Path | None) -> EngineEntry:
     """A model of MusicGen; the folder of the models is that of the settings unless it is given."""
 
     def load() -> Engine:
-        from services.generation.config import load_settings
+        from services.config import load_settings
         from services.generation.musicgen.engine import MusicGenEngine
 
         return MusicGenEngine.load(model, load_settings())
 
     def why_unavailable() -> str | None:
-        from services.generation.config import load_settings
-        from services.generation.musicgen import checkpoints
+        from services.config import load_settings
+        from services.generation.musicgen.checkpoint import checkpoints
 
         return checkpoints.why_unavailable(model, models_dir or load_settings().models_dir)
 

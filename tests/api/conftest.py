@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any
 import httpx2 as httpx
 import pytest
 
-from services.generation.api.application import create_app
-from services.generation.api.caller import Caller
-from services.generation.api.server import make_state
-from services.generation.config import Settings
-from tests.queue.conftest import Rig, load_engines, make_rig  # noqa: F401 - a fixture
+from services.api.application import create_app
+from services.api.caller import Caller
+from services.api.server import make_state
+from services.config import Settings
+from tests.worker.conftest import Rig, load_engines, make_rig  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
 
-    from services.generation.api.state import ApiState
+    from services.api.state import ApiState
 
 HERE = Path(__file__).parent
 EVERYBODY = Caller(owner=None, sees_all=True, name="local", is_exempt=True)

@@ -7,9 +7,9 @@ import sys
 
 import queue_engines
 
-from services.generation.api.server import serve
-from services.generation.config import load_settings
-from services.generation.worker import Worker
+from services.api.server import serve
+from services.config import load_settings
+from services.worker.worker import Worker
 
 logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
 settings = load_settings(None)

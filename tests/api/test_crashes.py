@@ -9,10 +9,12 @@ import httpx2 as httpx
 import pytest
 
 from services import storage
-from services.generation import failpoints
+from services.jobs import failpoints
 
 if TYPE_CHECKING:
     from tests.api.conftest import Served
+
+pytestmark = pytest.mark.integration
 
 KEY = {"Idempotency-Key": "the-same-every-time"}
 ON_BOTH = ("submit-before-commit", "submit-after-commit", "publish-before-commit")

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from services import __version__
-from services.generation.api.application import create_app
-from services.generation.api.document import operations
-from services.generation.api.problems import MEDIA_TYPE
-from services.generation.models import LONGEST_SECONDS
+from services.api.application import create_app
+from services.api.document import operations
+from services.api.problems import MEDIA_TYPE
 from services.generation.registry import default_registry
+from services.jobs.models import LONGEST_SECONDS
 
 DOCS = Path(__file__).parents[2] / "docs"
 DOCUMENT: dict[str, Any] = create_app(None, default_registry()).openapi()

@@ -18,12 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from services import storage
+from services.api.caller import Caller
 from services.audio import write_wav
-from services.generation import renditions
-from services.generation.api.caller import Caller
-from services.generation.errors import StoreAwayError
-from services.generation.outfile import SUFFIXES, encode
-from services.generation.reconcile import FILE_MISSING
+from services.errors import StoreAwayError
+from services.jobs import renditions
+from services.jobs.outfile import SUFFIXES, encode
+from services.library.reconcile import FILE_MISSING
 from tests.api.test_requests import assert_problem
 
 if TYPE_CHECKING:

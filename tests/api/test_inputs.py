@@ -14,10 +14,10 @@ import pytest
 import soundfile as sf
 from starlette.testclient import TestClient
 
-from services.generation.api.application import create_app
-from services.generation.api.caller import Caller
-from services.generation.api.guard.bodies import Bodies
-from services.generation.api.server import guarded
+from services.api.application import create_app
+from services.api.caller import Caller
+from services.api.guard.bodies import Bodies
+from services.api.server import guarded
 from tests.api.conftest import Api, Served
 from tests.api.test_files import finish
 from tests.api.test_requests import GENERATE, assert_problem

@@ -13,15 +13,15 @@ import pytest
 from starlette.testclient import TestClient
 
 from services import storage
-from services.generation.api import feed
-from services.generation.api.application import create_app
-from services.generation.api.routers import events
-from services.generation.api.server import guarded, make_state
-from services.generation.config import Settings
+from services.api import feed
+from services.api.application import create_app
+from services.api.routers import events
+from services.api.server import guarded, make_state
+from services.config import Settings
 from tests.api.conftest import Api, Callers
 from tests.api.test_document import OPERATIONS
 from tests.api.test_files import finish
-from tests.queue.conftest import load_engines
+from tests.worker.conftest import load_engines
 
 OPERATOR = "an-operator-s-key"
 CALLERS = ("owner", "other", "operator", "revoked", "nobody")

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services import storage
-from services.generation.api import feed
-from services.generation.api.caller import Caller
-from services.generation.api.problems import TYPES, problem_of, problem_of_status
-from services.generation.api.routers.generate import _wait_of
-from services.generation.api.schemas import PROMPT_PATTERN, GenerateRequest
-from services.generation.errors import DGXMusicError
+from services.api import feed
+from services.api.caller import Caller
+from services.api.problems import TYPES, problem_of, problem_of_status
+from services.api.routers.generate import _wait_of
+from services.api.schemas import PROMPT_PATTERN, GenerateRequest
+from services.errors import DGXMusicError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,6 +12,8 @@ import pytest
 
 from services import storage
 
+pytestmark = pytest.mark.integration
+
 HERE = Path(__file__).parent
 PROGRAMS = Path(sys.executable).parent
 

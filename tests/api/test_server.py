@@ -14,15 +14,17 @@ from typing import TYPE_CHECKING, Any
 import httpx2 as httpx
 import pytest
 
-from services.generation.api.server import listen, url_of
-from services.generation.api.server import serve as serve_here
-from services.generation.config import Settings
-from services.generation.errors import OutputError, SettingsError
-from services.generation.models import parse_request
-from tests.queue.conftest import load_engines
+from services.api.server import listen, url_of
+from services.api.server import serve as serve_here
+from services.config import Settings
+from services.errors import OutputError, SettingsError
+from services.jobs.models import parse_request
+from tests.worker.conftest import load_engines
 
 if TYPE_CHECKING:
     from tests.api.conftest import Served
+
+pytestmark = pytest.mark.integration
 
 
 @contextmanager

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from services.generation.composer.score import Section
+from services.generation.score import Section
 
 if TYPE_CHECKING:
     from services.generation.composer.genres import Form

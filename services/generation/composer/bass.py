@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from services.generation.composer.dice import Dice
 from services.generation.composer.harmony import BAR
 from services.generation.composer.rhythm import STEP, one_at_a_time
-from services.generation.composer.score import Chord, Key, Note
+from services.generation.score import Chord, Key, Note
 
 if TYPE_CHECKING:
     from services.generation.composer.plan import Plan

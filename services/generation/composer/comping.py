@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 from services.generation.composer.dice import Dice
 from services.generation.composer.harmony import BAR
 from services.generation.composer.rhythm import STEP
-from services.generation.composer.score import Chord, Note
 from services.generation.composer.voicing import Voicer, Voicing, clear_tones
+from services.generation.score import Chord, Note
 
 if TYPE_CHECKING:
     from services.generation.composer.plan import Plan

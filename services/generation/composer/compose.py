@@ -11,8 +11,8 @@ from services.generation.composer.drums import play_drums
 from services.generation.composer.melody import play_lead
 from services.generation.composer.plan import Plan, make_plan
 from services.generation.composer.rhythm import perform
-from services.generation.composer.score import Note, Part, Score
 from services.generation.composer.texture import play_impacts, play_risers, play_texture
+from services.generation.score import Note, Part, Score
 
 if TYPE_CHECKING:
     from services.generation.composer.arrangement import Passage

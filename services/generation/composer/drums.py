@@ -29,7 +29,7 @@ from services.generation.composer.drum_styles import (
     Pattern,
 )
 from services.generation.composer.rhythm import STEP
-from services.generation.composer.score import Note
+from services.generation.score import Note
 
 if TYPE_CHECKING:
     from services.generation.composer.arrangement import Passage

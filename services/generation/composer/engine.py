@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from services.errors import InvalidRequestError
 from services.generation.engine import (
     EngineFacts,
     GenerationParams,
@@ -12,7 +13,6 @@ from services.generation.engine import (
     Rendered,
     ShouldStop,
 )
-from services.generation.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from services.generation.composer.prompt import Understood

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from services.generation.composer.score import Mode
+    from services.generation.score import Mode
 
 SLOWEST, FASTEST = 40.0, 240.0
 """BPM a piece may have."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from services.generation.composer.score import Mode
+    from services.generation.score import Mode
 
 Form = Literal["beat", "dance", "flow"]
 

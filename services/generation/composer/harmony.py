@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from services.generation.composer.dice import Dice
 from services.generation.composer.progressions import progressions
-from services.generation.composer.score import MODE_INTERVALS, PITCH_CLASSES, Chord, Key
+from services.generation.score import MODE_INTERVALS, PITCH_CLASSES, Chord, Key
 
 if TYPE_CHECKING:
     from services.generation.composer.arrangement import Passage

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from services.generation.composer.dice import Dice
 from services.generation.composer.harmony import BAR
 from services.generation.composer.rhythm import one_at_a_time
-from services.generation.composer.score import Chord, Key, Note
 from services.generation.composer.voicing import clear_tones
+from services.generation.score import Chord, Key, Note
 
 if TYPE_CHECKING:
     from services.generation.composer.arrangement import Passage

@@ -20,7 +20,7 @@ from services.generation.composer.voices import Voice, choose_voices
 
 if TYPE_CHECKING:
     from services.generation.composer.prompt import Understood
-    from services.generation.composer.score import Key
+    from services.generation.score import Key
 
 _LOUD = 0.6
 """The energy from which on a section is loud."""

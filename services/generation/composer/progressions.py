@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from services.generation.composer.score import Mode
+    from services.generation.score import Mode
 
 _ANY: dict[Mode, tuple[str, ...]] = {
     "minor": ("i VI III VII", "i iv VI V", "i VII VI VII", "i VI iv V", "i iv i V"),

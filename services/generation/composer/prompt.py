@@ -17,7 +17,6 @@ from services.generation.composer.figures import (
 )
 from services.generation.composer.genres import GENRES
 from services.generation.composer.guess import guess_style
-from services.generation.composer.score import Key, Mode
 from services.generation.composer.styles import STYLE_WORDS, STYLES, Style
 from services.generation.composer.vocabulary import (
     FASTER,
@@ -29,6 +28,7 @@ from services.generation.composer.vocabulary import (
     SWUNG,
 )
 from services.generation.composer.wishes import Wishes, read_wishes
+from services.generation.score import Key, Mode
 
 _STYLE = {name: re.compile(rf"(?<!\w)(?:{words})(?!\w)") for name, words in STYLE_WORDS.items()}
 _MOOD = {name: re.compile(rf"(?<!\w)(?:{mood.words})(?!\w)") for name, mood in MOODS.items()}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from services.generation.composer.score import Note, Role
+from services.generation.score import Note, Role
 
 if TYPE_CHECKING:
     from services.generation.composer.dice import Dice

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from services.generation.composer.score import Mode
+    from services.generation.score import Mode
 
 
 @dataclass(frozen=True, slots=True)

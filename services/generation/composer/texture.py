@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from services.generation.composer.harmony import BAR
-from services.generation.composer.score import Note
+from services.generation.score import Note
 
 if TYPE_CHECKING:
     from services.generation.composer.plan import Plan

@@ -13,8 +13,8 @@ from services.generation.composer.vocabulary import INSTRUMENTS
 
 if TYPE_CHECKING:
     from services.generation.composer.prompt import Understood
-    from services.generation.composer.score import Role
     from services.generation.composer.wishes import Wishes
+    from services.generation.score import Role
 
 SLOTS = ("drums", "bass", "chords", "pad", "lead", "arp", "texture", "riser", "impact")
 """In the order of the parts of a score."""

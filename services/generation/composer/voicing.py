@@ -7,7 +7,7 @@ from itertools import combinations, pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from services.generation.composer.score import Chord
+    from services.generation.score import Chord
 
 Voicing = tuple[int, ...]
 

@@ -5,8 +5,8 @@ python -m services.generation.composer.warm_up
 
 from __future__ import annotations
 
-from services.generation.composer.score import Key, Note, Part, Score
 from services.generation.composer.synth import PATCHES, render_score
+from services.generation.score import Key, Note, Part, Score
 
 SAMPLE_RATE = 48_000
 

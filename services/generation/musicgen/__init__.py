@@ -6,7 +6,7 @@ it uses is ours. Nothing here is imported before a MusicGen model is asked for: 
 
 import os
 
-from services.generation.musicgen.native.build import can_be_had
+from services.generation.musicgen.decoders.native.build import can_be_had
 
 # After an operation the threads of torch's OpenMP spin for milliseconds, in the cores in which the
 # native step then wants to run: it would take twice as long. Torch's own back ends take a tenth

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from services.errors import EngineUnavailableError
 from services.generation.engine import EngineFacts
-from services.generation.errors import EngineUnavailableError
+from services.generation.musicgen.decoders.memory_plan import BUCKETS
 from services.generation.musicgen.geometry import Geometry
-from services.generation.musicgen.memory_plan import BUCKETS
 
 SAMPLE_RATE = 32_000
 """Hz, of all published models."""

@@ -15,31 +15,31 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 import torch
 
+from services.errors import CancelledError, InvalidRequestError
 from services.generation.engine import Rendered
-from services.generation.errors import CancelledError, InvalidRequestError
-from services.generation.musicgen.backends import choose_backend
-from services.generation.musicgen.checkpoints import find_checkpoint
-from services.generation.musicgen.codec import Codec
-from services.generation.musicgen.device_decoder import MOST_STATES
+from services.generation.musicgen.checkpoint.checkpoints import find_checkpoint
+from services.generation.musicgen.checkpoint.parts import weights_of
+from services.generation.musicgen.codec.codec import Codec
+from services.generation.musicgen.conditioning.melody import MelodyConditioner
+from services.generation.musicgen.conditioning.references import read_for_continuation, read_melody
+from services.generation.musicgen.conditioning.text import TextEncoder
+from services.generation.musicgen.decoders.backends import choose_backend
+from services.generation.musicgen.decoders.device_decoder import MOST_STATES
 from services.generation.musicgen.geometry import FRAME_RATE
-from services.generation.musicgen.loop import DecodeLoop
-from services.generation.musicgen.melody import MelodyConditioner
-from services.generation.musicgen.parts import weights_of
-from services.generation.musicgen.processor import Processor
-from services.generation.musicgen.references import read_for_continuation, read_melody
-from services.generation.musicgen.request import Conditioning, DecodeRequest, Sampling
-from services.generation.musicgen.text import TextEncoder
-from services.generation.musicgen.windows import windows
+from services.generation.musicgen.loop.loop import DecodeLoop
+from services.generation.musicgen.loop.processor import Processor
+from services.generation.musicgen.loop.request import Conditioning, DecodeRequest, Sampling
+from services.generation.musicgen.loop.windows import windows
 
 if TYPE_CHECKING:
     from services.audio.arrays import Audio
-    from services.generation.config import Settings
+    from services.config import Settings
     from services.generation.engine import EngineFacts, GenerationParams, Progress, ShouldStop
-    from services.generation.musicgen.backends import Backend
     from services.generation.musicgen.catalogue import PublishedModel
-    from services.generation.musicgen.checkpoints import Checkpoint
-    from services.generation.musicgen.handle import DecodeHandle
-    from services.generation.musicgen.loop import Work
+    from services.generation.musicgen.checkpoint.checkpoints import Checkpoint
+    from services.generation.musicgen.decoders.backends import Backend
+    from services.generation.musicgen.loop.handle import DecodeHandle
+    from services.generation.musicgen.loop.loop import Work
 
 T = TypeVar("T")
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import torch
 
-from services.generation.gpu_verdict import Device, KernelRun, TorchBuild
+from services.machine.gpu_verdict import Device, KernelRun, TorchBuild
 
 _SIZE = 512
 _SEED = 5

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from services.generation.errors import EngineUnavailableError
+from services.errors import EngineUnavailableError
 
 LinearKind = Literal["fp32", "int8"]
 

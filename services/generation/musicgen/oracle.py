@@ -16,17 +16,17 @@ from tokenizers import Tokenizer
 from transformers import MusicgenForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from services.generation.config import load_settings
+from services.config import load_settings
 from services.generation.engine import Rendered
 from services.generation.musicgen.catalogue import published_model
-from services.generation.musicgen.checkpoints import (
+from services.generation.musicgen.checkpoint.checkpoints import (
     TOKENIZER,
     find_checkpoint,
     open_checkpoint,
 )
+from services.generation.musicgen.checkpoint.random_model import write_random_checkpoint
 from services.generation.musicgen.engine import MusicGenEngine
 from services.generation.musicgen.geometry import FRAME_RATE
-from services.generation.musicgen.random_model import write_random_checkpoint
 
 if TYPE_CHECKING:
     from services.generation.engine import EngineFacts, GenerationParams, Progress, ShouldStop

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from services.generation.composer.score import Note, Part
 from services.generation.composer.synth.kernels import CONTROL, Audio, Curve
 from services.generation.composer.synth.oscillators import hertz
+from services.generation.score import Note, Part
 
 REFERENCE_VELOCITY = 0.8
 """The velocity at which patches have the level they are voiced for."""

@@ -23,8 +23,8 @@ from services.generation.composer.synth.filters import low_pass, run
 from services.generation.composer.synth.instrument import Stage, add, loudness
 
 if TYPE_CHECKING:
-    from services.generation.composer.score import Note, Part
     from services.generation.composer.synth.kernels import Audio
+    from services.generation.score import Note, Part
 
 KICKS = frozenset({35, 36})
 HATS = frozenset({42, 44, 46})

@@ -17,8 +17,8 @@ from services.generation.composer.synth.kits import KICKS, answering
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from services.generation.composer.score import Part, Score
     from services.generation.composer.synth.kernels import Audio
+    from services.generation.score import Part, Score
 
 MONO_BELOW_HZ = 120.0
 SUBSONIC_HZ = 24.0

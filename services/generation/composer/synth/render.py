@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from services.errors import CancelledError, EngineError
 from services.generation.composer.synth.instrument import Stage
 from services.generation.composer.synth.mix import (
     Space,
@@ -20,15 +21,14 @@ from services.generation.composer.synth.mix import (
     strip,
 )
 from services.generation.composer.synth.patches import PATCHES
-from services.generation.errors import CancelledError, EngineError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from numpy.typing import NDArray
 
-    from services.generation.composer.score import Part, Score
     from services.generation.composer.synth.kernels import Audio
+    from services.generation.score import Part, Score
 
 WORKERS = 2
 """Threads; the loops release the GIL. The result does not depend on their number."""

@@ -1,0 +1,132 @@
+"""The command line, `dgx-music`: stdout is the answer, stderr the talk.
+
+Commands import what they need when they run, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from typing import Annotated
+
+import typer
+
+from services import __version__
+from services.cli import (
+    audio,
+    db,
+    doctor,
+    files,
+    generate,
+    gpu,
+    install,
+    keys,
+    library,
+    serve,
+    trial,
+    worker,
+)
+from services.cli.console import note
+from services.errors import CancelledError, DGXMusicError
+
+UNEXPECTED_EXIT_CODE = 1
+
+app = typer.Typer(
+    name="dgx-music",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help=(
+        "Turn a sentence into music a producer can drop into a DAW.\n\n"
+        'Example: dgx-music generate "trap beat with heavy 808 bass at 140 BPM"'
+    ),
+    epilog="Settings are environment variables and .env; docs/ has all of them.",
+)
+app.command("generate")(generate.generate)
+app.command("history")(library.history)
+app.command("status")(library.status)
+app.command("serve")(serve.serve)
+app.command("worker")(worker.worker)
+library.models_app.command("install")(install.install)
+library.models_app.command("test")(trial.try_model)
+app.add_typer(library.models_app, name="models")
+app.command("analyze")(audio.analyze)
+app.command("normalize")(audio.normalize)
+app.command("convert")(audio.convert)
+app.add_typer(db.app, name="db")
+app.add_typer(files.app, name="files")
+app.add_typer(keys.app, name="keys")
+app.command("doctor")(doctor.doctor)
+app.command("validate-gpu")(gpu.validate_gpu)
+app.command("benchmark")(trial.benchmark)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dgx-music {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error, and log more.")
+    ] = False,
+    version: Annotated[  # noqa: ARG001  (its callback acts)
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+    ] = False,
+) -> None:
+    """Options of every command."""
+    context.obj = {"debug": debug}
+    if debug:
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+
+
+def main() -> None:
+    """Run the command line and leave with a documented code (docs/cli.md)."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # As Ctrl-C: no temporary file stays. nohup has the hang-up ignored.
+        if signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
+    try:
+        _run()
+    except SystemExit as end:
+        others = (thread for thread in threading.enumerate() if thread != threading.main_thread())
+        if end.code == CancelledError.exit_code and not all(thread.daemon for thread in others):
+            # Python would wait for them, and one may have gigabytes to load yet.
+            atexit._run_exitfuncs()
+            with suppress(OSError):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(CancelledError.exit_code)
+        raise
+
+
+def _run() -> None:
+    try:
+        app()
+    except DGXMusicError as error:
+        _show_traceback_if_asked(error)
+        label = "" if isinstance(error, CancelledError) else "error: "
+        note(f"{label}{error}")
+        sys.exit(error.exit_code)
+    except Exception as error:  # noqa: BLE001  (the outer edge of the process)
+        _show_traceback_if_asked(error)
+        note(
+            f"error: something unexpected happened: {type(error).__name__}: {error}. "
+            "Run it again as `dgx-music --debug ...` and report what it shows."
+        )
+        sys.exit(UNEXPECTED_EXIT_CODE)
+
+
+def _show_traceback_if_asked(error: Exception) -> None:
+    if "--debug" in sys.argv:
+        traceback.print_exception(error)

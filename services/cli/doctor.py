@@ -1,0 +1,161 @@
+"""`dgx-music doctor`: what this machine has, what is wrong, and what to do about it."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from services import __version__
+from services.cli.console import answer, answer_json
+from services.errors import OutputError, SettingsError
+
+if TYPE_CHECKING:
+    from services.config import Settings
+
+Verdict = Literal["ok", "warn", "fail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at."""
+
+    name: str
+    verdict: Verdict
+    detail: str
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+) -> None:
+    """Look at everything the project needs here; exit code 1 when something fails."""
+    findings = examine()
+    if as_json:
+        answer_json([asdict(finding) for finding in findings])
+    else:
+        for finding in findings:
+            answer(f"{finding.verdict:<4}  {finding.name:<16}  {finding.detail}")
+    if any(finding.verdict == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def examine() -> list[Finding]:
+    """All findings, without changing anything."""
+    from services.config import load_settings
+
+    findings = [
+        Finding("dgx-music", "ok", __version__),
+        Finding("python", "ok", f"{platform.python_version()} on {platform.machine()}"),
+    ]
+    try:
+        settings = load_settings()
+    except SettingsError as error:
+        return [*findings, Finding("settings", "fail", str(error))]
+    return [
+        *findings,
+        Finding("settings", "ok", "environment and .env are valid"),
+        *_database(settings),
+        _disk(settings),
+        *_bucket(settings),
+        _gpu(),
+        *_engines(),
+    ]
+
+
+def _database(settings: Settings) -> list[Finding]:
+    from services import storage
+    from services.database import open_database, storage_errors
+    from services.errors import StorageError
+
+    try:
+        with storage_errors():
+            # Opening would make the file; a look should leave nothing behind.
+            file = storage.database_file(settings.database_url)
+            if file is not None and not os.path.lexists(file):
+                detail = f"{file} is not there yet; the first generate makes it"
+                return [_sqlite(), Finding("database", "ok", detail)]
+            open_database(settings)
+            facts = storage.describe_database()
+    except StorageError as error:
+        return [_sqlite(), Finding("database", "fail", str(error))]
+    journal = f", journal {facts['journal_mode']}" if "journal_mode" in facts else ""
+    detail = (
+        f"{facts['name']}: {facts['kind']} {facts['server_version']}{journal}, "
+        f"revision {facts['revision']}, search by {facts['search']}"
+    )
+    return [_sqlite(), Finding("database", "ok", detail)]
+
+
+def _sqlite() -> Finding:
+    from services import storage
+
+    facts = storage.describe_sqlite_library()
+    why = "" if facts["wal_is_safe"] else " (it lacks the WAL-reset fix)"
+    search = "" if facts["fts5"] else "; without FTS5, so search reads every prompt"
+    journal = f"journal mode {facts['journal_mode']}{why}"
+    return Finding("sqlite", "ok", f"{facts['version']} ({facts['library']}), {journal}{search}")
+
+
+def _disk(settings: Settings) -> Finding:
+    from services.machine.space import free_bytes, nearest
+
+    folder = settings.output_dir
+    there = nearest(folder)
+    try:
+        free = free_bytes(folder)
+    except OutputError as error:
+        return Finding("output", "fail", str(error))
+    detail = f"{free / 2**30:.1f} GiB free for {folder}"
+    if not os.access(there, os.W_OK):
+        return Finding("output", "fail", f"{there} cannot be written; set DGX_MUSIC_OUTPUT_DIR")
+    return Finding("output", "ok" if free >= settings.disk_low_bytes else "warn", detail)
+
+
+def _bucket(settings: Settings) -> list[Finding]:
+    from services.errors import OutputError
+    from services.library.store import open_store
+
+    if settings.file_store is None:
+        return []
+    try:
+        open_store(settings).check()
+    except (OutputError, SettingsError) as error:
+        return [Finding("files", "fail", str(error))]
+    return [Finding("files", "ok", f"{settings.file_store} answers")]
+
+
+def _gpu() -> Finding:
+    from services.machine.gpu import look_for_gpus
+
+    report = look_for_gpus()
+    if report.gpus:
+        return Finding("gpu", "ok", "; ".join(gpu.summary for gpu in report.gpus))
+    reason = (report.reason or "").removesuffix(".")
+    if report.is_broken:
+        return Finding("gpu", "warn", reason)
+    return Finding("gpu", "ok", f"{reason[:1].lower()}{reason[1:]}; the composer needs none")
+
+
+def _engines() -> list[Finding]:
+    from services.generation.registry import default_registry
+
+    here, apart, faulty = [], [], []
+    for entry in default_registry():
+        reason = entry.why_unavailable()
+        name = f"engine {entry.facts.name}"
+        if reason is None:
+            here.append(Finding(name, "ok", entry.facts.description))
+        elif entry.is_installed_apart:
+            apart.append(entry.facts.name)
+        else:
+            faulty.append((name, reason))
+    # One engine less is a pity; without any there is no music.
+    bad: Verdict = "warn" if here else "fail"
+    findings = [*here, *(Finding(name, bad, reason) for name, reason in faulty)]
+    if apart:
+        which = f"not here: {', '.join(apart)}; `dgx-music models list` says what each lacks"
+        findings.append(Finding("engines to install", "ok", which))
+    return findings

@@ -1,0 +1,204 @@
+"""`dgx-music files`: what is in the store, making room, agreement with the database."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from services.cli.console import answer, answer_json, answer_table, note, printable
+from services.errors import InvalidRequestError
+
+if TYPE_CHECKING:
+    from services.audio.inventory import FileCleanup
+    from services.config import Settings
+    from services.library.reconcile import Findings, Orphan
+
+app = typer.Typer(no_args_is_help=True, help="Look after the audio files.")
+
+AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
+
+_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+@app.command("stats")
+def stats(as_json: AsJson = False) -> None:
+    """Count what lies in the output folder, or in the bucket of the settings."""
+    from services.audio.files import AudioFileManager
+    from services.audio.inventory import summarise
+    from services.config import load_settings
+    from services.library.store import open_store
+
+    settings = load_settings()
+    store = open_store(settings)
+    is_folder = settings.file_store is None
+    free = AudioFileManager(settings.output_dir).get_info()["free_bytes"] if is_folder else None
+    facts = {"folder": store.where, "free_bytes": free}
+    finished = (file for file in store.list() if not file.is_temporary)
+    found = summarise(finished, lambda file: store.shown(file.relative))
+    if as_json:
+        answer_json(facts | found)
+        return
+    kinds = sorted(found["file_types"].items())
+    shown = {
+        "folder": facts["folder"],
+        "files": found["total_files"],
+        "size": megabytes(found["total_size_bytes"]),
+        "kinds": ", ".join(f"{number} {kind or 'without'}" for kind, number in kinds),
+        "oldest": found["oldest_file"],
+        "newest": found["newest_file"],
+        "free": None if free is None else megabytes(free),
+    }
+    for name, value in shown.items():
+        if value not in {None, ""}:
+            answer(f"{name:<6}  {printable(str(value))}")
+
+
+@app.command("cleanup")
+def cleanup(
+    older_than: Annotated[
+        float | None,
+        typer.Option("--older-than", min=0.0, max=36_500.0, help="Remove what is older, in days."),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option("--max-size", help="Remove the oldest until the rest fits: 10GB, 500MiB."),
+    ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes/--dry-run", "-y", help="Really delete, or only show.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the oldest audio files and, with --yes, delete them; their generations stay.
+
+    `dgx-music db cleanup` forgets generations together with their files.
+    """
+    from services.database import storage_errors
+    from services.library.reconcile import clean_up_files
+    from services.library.store import open_store
+
+    if older_than is None and max_size is None:
+        raise InvalidRequestError("Say what may go: --older-than DAYS, --max-size SIZE, or both.")
+    max_bytes = None if max_size is None else parse_size(max_size)
+    settings = _opened()
+    with storage_errors():
+        found = clean_up_files(
+            open_store(settings), older_than_days=older_than, max_bytes=max_bytes, dry_run=not yes
+        )
+    _show_cleanup(found, as_json=as_json)
+
+
+@app.command("check")
+def check(
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Mend what can be mended; no music is deleted.")
+    ] = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every file and compare its SHA-256.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare the files with the database; exit code 1 if something is left to mend.
+
+    --repair moves unclaimed files to `lost-and-found` in the store, deletes unfinished
+    ones, and has generations say whether their file is gone or back.
+    """
+    from services.database import storage_errors
+    from services.jobs.pipeline import fail_abandoned_jobs
+    from services.library.reconcile import find_orphans, repair_orphans
+    from services.library.store import open_store
+
+    store = open_store(_opened())
+    with storage_errors():
+        fail_abandoned_jobs()
+        found = find_orphans(store, deep=deep)
+        done: list[tuple[Orphan, str | None]] = [(orphan, None) for orphan in found.orphans]
+        if repair:
+            done = repair_orphans(store, found)
+    _show_check(found, done, as_json=as_json)
+    if any(action is None for _, action in done):
+        raise typer.Exit(1)
+
+
+def parse_size(text: str) -> int:
+    """Bytes of `10GB`, `1.5 GiB`, `500m` or a plain number.
+
+    Raises:
+        InvalidRequestError: it is no size.
+    """
+    match = _SIZE.fullmatch(text.strip())
+    if match is None:
+        raise InvalidRequestError(f"{text!r} is no size. Write it as 10GB or 500MiB.")
+    number, unit, binary = match.groups()
+    return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()])
+
+
+def megabytes(size: int) -> str:
+    """A size for people, in units of 10**6 bytes."""
+    return f"{size / 1e6:,.1f} MB"
+
+
+def _opened() -> Settings:
+    from services.config import load_settings
+    from services.database import open_database
+
+    settings = load_settings()
+    open_database(settings)
+    return settings
+
+
+def _show_cleanup(found: FileCleanup, *, as_json: bool) -> None:
+    if as_json:
+        files = [{"file": printable(file.relative), "bytes": file.size} for file in found.files]
+        answer_json(
+            {
+                "deleted": found.deleted,
+                "files": files,
+                "kept_files": found.kept_files,
+                "kept_bytes": found.kept_bytes,
+            }
+        )
+        return
+    rows = [
+        (f"{file.day}", f"{file.size / 1e6:.1f}", printable(file.relative)) for file in found.files
+    ]
+    answer_table(("day", "MB", "file"), rows)
+    done = "Deleted" if found.deleted else "Would delete (--yes does)"
+    note(
+        f"{done} {len(found.files)} files, {megabytes(found.total_bytes)}. "
+        f"{found.kept_files} files, {megabytes(found.kept_bytes)}, stay."
+    )
+
+
+def _show_check(found: Findings, done: list[tuple[Orphan, str | None]], *, as_json: bool) -> None:
+    if as_json:
+        answer_json(
+            {
+                "files": found.files,
+                "generations": found.generations,
+                "problems": [_as_dict(orphan, action) for orphan, action in done],
+            }
+        )
+        return
+    rows = [
+        (orphan.kind, printable(orphan.path), printable(action or orphan.detail))
+        for orphan, action in done
+    ]
+    answer_table(("problem", "file", "description"), rows)
+    left = sum(action is None for _, action in done)
+    looked = f"Files: {found.files}, generations: {found.generations}."
+    outcome = f"Problems mended: {len(done) - left}, left: {left}." if done else "They agree."
+    note(f"{looked} {outcome}")
+
+
+def _as_dict(orphan: Orphan, action: str | None) -> dict[str, Any]:
+    return {
+        "kind": orphan.kind,
+        "file": printable(orphan.path),
+        "bytes": orphan.size_bytes,
+        "job_id": orphan.generation_id,
+        "detail": orphan.detail,
+        "repaired": None if action is None else printable(action),
+    }

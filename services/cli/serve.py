@@ -1,0 +1,59 @@
+"""`dgx-music serve`: the REST API, with a worker inside."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from services.cli.console import note
+from services.cli.worker import Concurrency
+
+Host = Annotated[
+    str | None,
+    typer.Option("--host", help="Address to listen on.", show_default="the setting"),
+]
+Port = Annotated[
+    int | None,
+    typer.Option("--port", "-p", min=0, max=65535, help="Its port.", show_default="the setting"),
+]
+NoWorker = Annotated[
+    bool, typer.Option("--no-worker", help="Leave the jobs to `dgx-music worker` processes.")
+]
+
+
+def serve(
+    host: Host = None,
+    port: Port = None,
+    no_worker: NoWorker = False,
+    concurrency: Concurrency = None,
+) -> None:
+    """Serve the REST API until told to stop (Ctrl-C, SIGTERM), with a worker inside.
+
+    Told to stop, it takes no more jobs, finishes what runs or gives it back, and then leaves.
+
+    Example: dgx-music serve --port 8000
+    """
+    from services.api.server import serve as run
+    from services.config import load_settings
+    from services.generation.registry import default_registry
+    from services.logs import configure_logging, wants_json
+    from services.machine.memory import keep_memory_level
+    from services.worker.worker import Worker
+
+    keep_memory_level()
+    settings = load_settings()
+    as_json = wants_json(settings, sys.stderr)
+    configure_logging(settings, as_json=as_json)
+    registry = default_registry()
+    worker = None if no_worker else Worker(settings, registry, concurrency=concurrency)
+    address = host or settings.api_host
+    chosen = settings.api_port if port is None else port
+
+    def announce(url: str) -> None:
+        # Where lines of JSON are read, the log says the same.
+        if not as_json:
+            note(f"Serving {url}/api/v1/docs; stop it with Ctrl-C.")
+
+    run(settings, registry, host=address, port=chosen, worker=worker, announce=announce)

@@ -1,0 +1,1 @@
+"""Checkpoints of MusicGen: their layout, loading, installation, and random ones for tests."""

@@ -1,0 +1,1 @@
+"""EnCodec: codes to audio and back."""

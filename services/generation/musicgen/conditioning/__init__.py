@@ -1,0 +1,1 @@
+"""What a piece is conditioned on: text, a melody, the end of another piece."""

@@ -1,0 +1,1 @@
+"""The transformer that predicts codes, on each kind of hardware."""

@@ -1,0 +1,1 @@
+"""The loop that steps all running requests together."""

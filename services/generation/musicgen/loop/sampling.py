@@ -1,0 +1,199 @@
+"""From logits to tokens: guidance, temperature, top-k, top-p, and noise that can be made again.
+
+A token is drawn as the greatest of logit + Gumbel noise, which is a draw from the softmax. The
+noise of a token is a function of (seed, step, codebook, token) alone, so it is the same wherever a
+request runs and whoever runs beside it. Everything is a fixed sequence of tensor operations without
+a look at their values, so that a CUDA graph can hold it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from services.generation.musicgen.loop.request import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingTensors:
+    """The sampling of n requests, a tensor `[n]` for each field."""
+
+    seed: Tensor
+    guidance: Tensor
+    temperature: Tensor
+    top_k: Tensor
+    top_p: Tensor
+    greedy: Tensor
+
+    @classmethod
+    def of(cls, requests: Sequence[Sampling], device: str = "cpu") -> SamplingTensors:
+        """The same, for a device."""
+        return cls(
+            seed=torch.tensor([r.seed for r in requests], device=device),
+            guidance=torch.tensor([float(r.guidance) for r in requests], device=device),
+            temperature=torch.tensor([float(r.temperature) for r in requests], device=device),
+            top_k=torch.tensor([r.top_k for r in requests], device=device),
+            top_p=torch.tensor([r.top_p for r in requests], dtype=torch.float64, device=device),
+            greedy=torch.tensor([r.greedy for r in requests], device=device),
+        )
+
+
+_AT_ONCE = 32768
+"""Numbers of noise: PyTorch would share more of them among threads, which takes longer."""
+
+
+class TorchSampler:
+    """A `Sampler` by PyTorch, for logits on the CPU."""
+
+    def __init__(self) -> None:
+        self._samplings: list[Sampling] = []
+        self._tensors = SamplingTensors.of([])
+        self._ahead: dict[tuple[int, int], Tensor] = {}
+        """By seed and number of a run of steps, their noise `[steps, codebooks, tokens]`."""
+
+    def __call__(
+        self, logits: Tensor, samplings: Sequence[Sampling], steps: Sequence[int]
+    ) -> NDArray[np.int64]:
+        """See `Sampler`."""
+        if self._samplings != list(samplings):
+            self._samplings, self._tensors = list(samplings), SamplingTensors.of(samplings)
+        drawn: NDArray[np.int64] = draw(
+            guide(logits, self._tensors.guidance),
+            self._tensors,
+            self._noise([each.seed for each in samplings], steps, *logits.shape[2:]),
+            widest_top_k=max(sampling.top_k for sampling in samplings),
+            any_top_p=any(0 < sampling.top_p < 1 for sampling in samplings),
+        ).numpy()
+        return drawn
+
+    def _noise(
+        self, seeds: Sequence[int], steps: Sequence[int], codebooks: int, vocabulary: int
+    ) -> Tensor:
+        # What takes the time is to begin an operation, and there are forty of them.
+        length = max(1, _AT_ONCE // (codebooks * vocabulary))
+        wanted = [(seed, step // length) for seed, step in zip(seeds, steps, strict=True)]
+        for seed, run in set(wanted) - self._ahead.keys():
+            whole_run = torch.arange(run * length, (run + 1) * length)
+            same_seed = torch.full((length,), seed)
+            self._ahead[seed, run] = gumbel_noise(same_seed, whole_run, codebooks, vocabulary)
+        self._ahead = {key: self._ahead[key] for key in wanted}
+        return torch.stack(
+            [self._ahead[key][step % length] for key, step in zip(wanted, steps, strict=True)]
+        )
+
+
+def guide(logits: Tensor, guidance: Tensor) -> Tensor:
+    """Classifier-free guidance: `[2, n, ...]`, conditional first, and `[n]` -> `[n, ...]`."""
+    conditional, unconditional = logits
+    scale = guidance.view(-1, *[1] * (conditional.dim() - 1))
+    guided: Tensor = unconditional + scale * (conditional - unconditional)
+    return guided
+
+
+def draw(
+    logits: Tensor,
+    sampling: SamplingTensors,
+    noise: Tensor,
+    *,
+    widest_top_k: int | None = None,
+    any_top_p: bool = True,
+) -> Tensor:
+    """Draw a token for each request and codebook.
+
+    Args:
+        logits: float32 `[n, codebooks, vocabulary]`, guided.
+        sampling: of the n requests.
+        noise: of the same shape, from `gumbel_noise`.
+        widest_top_k: no top_k is greater; None is the vocabulary. Smaller is faster.
+        any_top_p: False promises that no top_p is on, which saves a sort.
+
+    Returns:
+        int64 `[n, codebooks]`.
+    """
+    scores = logits / sampling.temperature[:, None, None]
+    scores = keep_top_k(scores, sampling.top_k, widest_top_k)
+    if any_top_p:
+        scores = keep_top_p(scores, sampling.top_p)
+    noisy = scores + torch.where(sampling.greedy[:, None, None], torch.zeros_like(noise), noise)
+    return noisy.argmax(-1)
+
+
+def keep_top_k(scores: Tensor, top_k: Tensor, widest: int | None = None) -> Tensor:
+    """-inf for all that is less than the k-th greatest of the last dimension; k = 0 keeps all.
+
+    Scores that equal the k-th stay, as in transformers, so that no order of equals matters.
+    """
+    vocabulary = scores.shape[-1]
+    widest = vocabulary if widest is None else min(widest, vocabulary)
+    if widest == 0:
+        return scores
+    rank = top_k.clamp(1, widest) - 1
+    greatest = scores.topk(widest, -1).values
+    index = rank[:, None, None].expand(*scores.shape[:-1], 1)
+    least = greatest.gather(-1, index).masked_fill((top_k == 0)[:, None, None], -torch.inf)
+    return scores.masked_fill(scores < least, -torch.inf)
+
+
+def keep_top_p(scores: Tensor, top_p: Tensor) -> Tensor:
+    """-inf for what lies below the likeliest that reach the probability p together.
+
+    p = 0 and p = 1 keep all; the likeliest is always kept. As transformers' `TopPLogitsWarper`.
+    """
+    ascending, order = scores.sort(dim=-1, stable=True)
+    below = ascending.softmax(-1).cumsum(-1)
+    wanted = torch.where(top_p == 0, torch.ones_like(top_p), top_p)[:, None, None]
+    # Rounded after the subtraction, as transformers does.
+    unlikely = (below <= (1 - wanted).float()) & (wanted < 1)
+    unlikely[..., -1] = False
+    return scores.masked_fill(unlikely.scatter(-1, order, unlikely), -torch.inf)
+
+
+def gumbel_noise(seeds: Tensor, steps: Tensor, codebooks: int, vocabulary: int) -> Tensor:
+    """Standard Gumbel noise for n requests, each at its own step.
+
+    Args:
+        seeds: int64 `[n]`.
+        steps: int64 `[n]`, 0 or more.
+        codebooks: how many.
+        vocabulary: how many tokens each.
+
+    Returns:
+        float32 `[n, codebooks, vocabulary]`; from -2.8 to 16.6.
+    """
+    bits = random_bits(seeds, steps, codebooks, vocabulary)
+    # 23 bits and a half: the greatest below 1 that float32 can hold, so no logarithm is of 0.
+    uniform = ((bits >> 41) & 0x7FFFFF).float().add(0.5).mul(2.0**-23)
+    return uniform.log().neg().log().neg()
+
+
+GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64
+
+
+def random_bits(seeds: Tensor, steps: Tensor, codebooks: int, vocabulary: int) -> Tensor:
+    """64 random bits for each (seed, step, codebook, token), int64 `[n, codebooks, vocabulary]`.
+
+    The finaliser of SplitMix64 (Steele, Lea, Flood, 2014) over each part of the counter in turn.
+    Integers only, so that every device gives the same bits.
+    """
+    stream = _mix(_mix(seeds) + steps)[:, None]
+    stream = _mix(stream + torch.arange(codebooks, device=seeds.device) * GOLDEN_GAMMA)[..., None]
+    return _mix(stream + torch.arange(1, vocabulary + 1, device=seeds.device) * GOLDEN_GAMMA)
+
+
+def _mix(bits: Tensor) -> Tensor:
+    bits = (bits ^ _shift(bits, 30)) * (0xBF58476D1CE4E5B9 - 2**64)
+    bits = (bits ^ _shift(bits, 27)) * (0x94D049BB133111EB - 2**64)
+    return bits ^ _shift(bits, 31)
+
+
+def _shift(bits: Tensor, by: int) -> Tensor:
+    # A logical shift: the sign bit of int64 must not spread.
+    return (bits >> by) & ((1 << (64 - by)) - 1)

@@ -1,0 +1,1 @@
+"""Weights files: download from a hub, safetensors headers, tensors."""

@@ -1,0 +1,1 @@
+"""What happens to a request: accepted, queued, made, published, shown."""

@@ -1,0 +1,130 @@
+"""What goes in and what comes out, for every door: CLI, API and Python."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from services.errors import InvalidRequestError
+from services.generation.engine import SEED_LIMIT
+
+PROMPT_MIN = 3
+PROMPT_MAX = 500
+SHORTEST_SECONDS = 1.0
+DEFAULT_SECONDS = 16.0
+LONGEST_SECONDS = 600.0
+"""Of any engine; each has its own limit too."""
+REFERENCE_PATTERN = "^([0-9a-f]{64}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$"
+"""The id of an input, which is a SHA-256, or of a job."""
+
+
+def _clean_prompt(text: str) -> str:
+    trimmed = text.strip()
+    if not PROMPT_MIN <= len(trimmed) <= PROMPT_MAX:
+        raise ValueError(
+            f"Describe the music in {PROMPT_MIN} to {PROMPT_MAX} characters; "
+            f"this prompt has {len(trimmed)}."
+        )
+    prompt = re.sub(r"\s+", " ", trimmed)
+    # Lone surrogates and control characters can be stored by no database as they are.
+    if any(unicodedata.category(character) in {"Cc", "Cs"} for character in prompt):
+        raise ValueError("The prompt has characters that are not text. Type it again without them.")
+    return prompt
+
+
+PromptText = Annotated[str, AfterValidator(_clean_prompt)]
+
+
+class GenerationRequest(BaseModel):
+    """What a person asks for."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+    prompt: PromptText
+    duration: float = Field(
+        DEFAULT_SECONDS, ge=SHORTEST_SECONDS, le=LONGEST_SECONDS, description="Seconds."
+    )
+    temperature: float = Field(1.0, ge=0.1, le=2.0)
+    top_k: int = Field(250, ge=0, le=500)
+    top_p: float = Field(0.0, ge=0.0, le=1.0)
+    cfg_coef: float = Field(3.0, ge=1.0, le=10.0)
+    model: str | None = Field(None, description="Engine; none: the one of the settings.")
+    seed: int | None = Field(None, ge=0, lt=SEED_LIMIT, description="None: one is drawn.")
+    melody: str | None = Field(
+        None,
+        pattern=REFERENCE_PATTERN,
+        description="What the music follows: the id of an input, or of a completed job.",
+    )
+    continue_from: str | None = Field(
+        None,
+        pattern=REFERENCE_PATTERN,
+        description="What the music goes on from: the id of an input, or of a completed job.",
+    )
+
+
+def parse_request(**fields: Any) -> GenerationRequest:
+    """A valid request from loose values.
+
+    Raises:
+        InvalidRequestError: with one sentence a field.
+    """
+    try:
+        return GenerationRequest.model_validate(fields)
+    except ValidationError as error:
+        sentences = []
+        for problem in error.errors(include_url=False):
+            if problem["type"] == "value_error":
+                sentences.append(problem["msg"].removeprefix("Value error, "))
+            else:
+                field = ".".join(str(part) for part in problem["loc"])
+                reason = problem["msg"].removeprefix("Input ")
+                sentences.append(f"The {field} {reason}, not {problem['input']!r}.")
+        raise InvalidRequestError(" ".join(sentences)) from None
+
+
+class Job(BaseModel):
+    """One generation as every door shows it; the names are those of the REST contract."""
+
+    model_config = ConfigDict(frozen=True)
+
+    job_id: str
+    status: str
+    prompt: str
+    model: str
+    duration_seconds: float
+    file: str | None
+    """Path of the finished audio file, as a person on this machine opens it, or its s3:// URL."""
+    metadata: dict[str, Any]
+    generation_time_seconds: float | None
+    error_message: str | None
+    retry_count: int
+    owner: str | None = None
+    """The id of the API key that asked for it."""
+    file_sha256: str | None = None
+    """Of the finished file, hexadecimal."""
+    current_step: str = "queued"
+    """queued, loading_model, encoding_prompt, generating, saving, or the status when finished."""
+    progress: float = 0.0
+    """0 to 1."""
+    queue_position: int | None = None
+    """1 for the next to start; none when it does not wait in the queue."""
+    estimated_time_seconds: float | None = None
+    """Until it is finished, from what the engine needed lately; none when that is not known."""
+    created_at: datetime
+    completed_at: datetime | None
+
+    @property
+    def is_finished(self) -> bool:
+        """Nothing more will happen to it."""
+        return self.completed_at is not None
+
+    @property
+    def seed(self) -> int | None:
+        """The seed that made it, or will."""
+        return self.metadata.get("seed")

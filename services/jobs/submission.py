@@ -1,0 +1,163 @@
+"""From a request to a row: what is checked, what is noted, and what may be sent again."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from services import storage
+from services.errors import (
+    InvalidRequestError,
+    QueueFullError,
+    RequestMismatchError,
+)
+from services.generation.engine import SEED_LIMIT
+from services.jobs.models import GenerationRequest
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from services.generation.registry import EngineEntry, Registry
+
+LARGEST_BATCH = 10
+
+_ABILITIES = (
+    ("melody", "takes_melody", "follow a melody"),
+    ("continue_from", "takes_continuation", "go on from other music"),
+)
+"""Field of a request, the fact that an engine needs for it, and what that is in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeatable:
+    """Marks a submission that its client may send again without making anything twice."""
+
+    key: str
+    """The client's own name for it."""
+    fingerprint: str
+    """SHA-256 of what is asked for, hexadecimal."""
+
+
+def check_batch(
+    requests: Sequence[GenerationRequest], priority: str | Sequence[str]
+) -> list[storage.Priority]:
+    """Refuse a batch that is too large, empty, or of no known priority; give that of each request.
+
+    Raises:
+        InvalidRequestError: it is one of these.
+    """
+    if not 1 <= len(requests) <= LARGEST_BATCH:
+        raise InvalidRequestError(f"A batch has 1 to {LARGEST_BATCH} requests.")
+    priorities = [priority] * len(requests) if isinstance(priority, str) else priority
+    for each in priorities:
+        if each not in list(storage.Priority):
+            raise InvalidRequestError(f"The priority is high, normal or low, not {each!r}.")
+    return [storage.Priority(each) for each in priorities]
+
+
+def check_duration(request: GenerationRequest, entry: EngineEntry) -> None:
+    """Refuse what the engine cannot make in one piece.
+
+    Raises:
+        InvalidRequestError: it is too short or too long.
+    """
+    facts = entry.facts
+    if not facts.shortest_seconds <= request.duration <= facts.longest_seconds:
+        raise InvalidRequestError(
+            f"The duration must be from {facts.shortest_seconds:g} to {facts.longest_seconds:g} "
+            f"seconds with the model {facts.name!r}, not {request.duration}."
+        )
+
+
+def check_files(request: GenerationRequest, entry: EngineEntry, registry: Registry) -> None:
+    """Refuse an audio file that the engine cannot use.
+
+    Raises:
+        InvalidRequestError: it cannot; the message names an engine that can.
+    """
+    for field, fact, ability in _ABILITIES:
+        if getattr(request, field) is None or getattr(entry.facts, fact):
+            continue
+        able = [other for other in registry if getattr(other.facts, fact)]
+        able.sort(key=lambda other: other.why_unavailable() is not None)
+        advice = "No model of this release can."
+        if able:
+            reason = able[0].why_unavailable()
+            rest = "." if reason is None else f", but not here: {reason}"
+            advice = f"The model {able[0].facts.name!r} can{rest}"
+        raise InvalidRequestError(f"The model {entry.facts.name!r} cannot {ability}. {advice}")
+
+
+def require_room(session: Session, jobs: int, limit: int) -> None:
+    """Refuse jobs that would make the queue longer than it may be.
+
+    Raises:
+        QueueFullError: they would.
+    """
+    waiting = storage.count_waiting_up_to(session, limit + 1)
+    if waiting + jobs > limit:
+        raise QueueFullError(
+            f"The queue is full: {waiting} jobs wait, and {limit} may. Try again later, or raise "
+            "DGX_MUSIC_QUEUE_LIMIT."
+        )
+
+
+def add_row(
+    session: Session,
+    request: GenerationRequest,
+    entry: EngineEntry,
+    owner: str | None,
+    inputs: Mapping[str, Any],
+) -> storage.Generation:
+    """Write the row of a request, with the seed that is to make it and the files it names."""
+    seed = secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed
+    generation_id = str(uuid.uuid4())
+    return storage.create_generation(
+        session,
+        prompt=request.prompt,
+        model_name=entry.facts.name,
+        model_version=entry.facts.version,
+        duration_seconds=request.duration,
+        sample_rate=entry.facts.sample_rate,
+        channels=entry.facts.channels,
+        file_path=f"{datetime.now(UTC):%Y/%m/%d}/{generation_id}.wav",
+        metadata={"seed": seed, **_sampling(request), **inputs},
+        generation_id=generation_id,
+        owner=owner,
+    )
+
+
+def sent_before(
+    session: Session, owner: str | None, repeatable: Repeatable
+) -> list[storage.Generation]:
+    """Give what the same submission made when it came first; nothing if it did not.
+
+    Raises:
+        RequestMismatchError: the key was used for something else.
+    """
+    before = storage.find_idempotency_key(session, owner or "", repeatable.key)
+    if before is None:
+        return []
+    if before.fingerprint != repeatable.fingerprint:
+        raise RequestMismatchError(
+            f"The Idempotency-Key {repeatable.key!r} was used for another request. Send a new key "
+            "with each new request."
+        )
+    rows = [storage.get_generation(session, job_id) for job_id in json.loads(before.job_ids)]
+    # What was deleted since cannot be answered with; then it is made anew.
+    return [row for row in rows if row is not None] if all(rows) else []
+
+
+def _sampling(request: GenerationRequest) -> dict[str, Any]:
+    """The sampling fields that differ from their defaults: enough to ask for the same again."""
+    fields = request.model_dump(include={"temperature", "top_k", "top_p", "cfg_coef"})
+    return {
+        name: value
+        for name, value in fields.items()
+        if value != GenerationRequest.model_fields[name].default
+    }

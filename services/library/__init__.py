@@ -1,0 +1,1 @@
+"""Takes on disk: made, labelled, kept with their inputs, and held against the rows."""

@@ -1,0 +1,351 @@
+"""Audio files that requests name: taken in, kept under their SHA-256, and brought to engines.
+
+An input is in the store as `inputs/<first two of its SHA-256>/<SHA-256>`, as it came. So it is kept
+once however often it is sent, and a row that names it can be made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from services import storage
+from services.errors import (
+    FileGoneError,
+    InvalidRequestError,
+    OutputError,
+    UnknownInputError,
+)
+from services.library.drafts import draft_path
+from services.library.input_names import FIELDS, INPUTS, key_of, name_of
+from services.library.reconcile import has_file
+from services.machine.space import require_floor
+
+if TYPE_CHECKING:
+    from services.config import Settings
+    from services.jobs.models import GenerationRequest
+    from services.jobs.service import MusicService
+    from services.library.store import FileStore
+
+SHORTEST_SECONDS = 1.0
+"""Of a file that is to tell an engine anything."""
+SILENT_PEAK = 1e-4
+"""-80 dBFS."""
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_PIECE = 1 << 20
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Input:
+    """An audio file that requests may name."""
+
+    id: str
+    """The SHA-256 of its bytes, hexadecimal."""
+    bytes: int
+    seconds: float
+    sample_rate: int
+    """Hz."""
+    channels: int
+    container: str
+    """libsndfile's short name: WAV, FLAC, MP3, OGG, ..."""
+    is_new: bool
+    """Whether the store did not have it."""
+
+
+class Draft:
+    """A file that comes in, piece by piece."""
+
+    def __init__(self, path: Path, max_bytes: int | None) -> None:
+        self.path = path
+        self._max_bytes = max_bytes
+        self._digest = hashlib.sha256()
+        self._bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        """Of what has come."""
+        return self._digest.hexdigest()
+
+    def write(self, pieces: Iterable[bytes]) -> None:
+        """Add to it.
+
+        Raises:
+            InvalidRequestError: it is longer than a file may be.
+            OutputError: the disk says no.
+        """
+        try:
+            with self.path.open("ab") as out:
+                for piece in pieces:
+                    self._bytes += len(piece)
+                    if self._max_bytes is not None and self._bytes > self._max_bytes:
+                        raise InvalidRequestError(
+                            f"The audio file has over {self._max_bytes / _MIB:g} MiB. Cut it, send "
+                            "it as FLAC or MP3, or raise DGX_MUSIC_INPUT_MAX_BYTES."
+                        )
+                    self._digest.update(piece)
+                    out.write(piece)
+        except OSError as error:
+            raise OutputError(f"Could not write {self.path}: {error.strerror}.") from error
+
+
+class Inputs:
+    """The audio files of requests, in the store of the settings."""
+
+    def __init__(self, settings: Settings, store: FileStore) -> None:
+        self._settings = settings
+        self._store = store
+
+    def add(self, path: Path) -> Input:
+        """Take in a copy of a file of this machine.
+
+        Raises:
+            InvalidRequestError: there is no such file, or it is not audio, too large or too long.
+            OutputError: it cannot be kept.
+        """
+        try:
+            is_file = path.is_file()
+        except OSError as error:
+            raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from error
+        if not is_file:
+            raise InvalidRequestError(f"There is no audio file {path}.")
+        with self.draft() as draft:
+            self._copy(path, draft)
+            return self.keep(draft, shown=str(path))
+
+    @contextmanager
+    def draft(self, *, is_own: bool = False) -> Iterator[Draft]:
+        """Give a file to write what comes in to; it is gone at the end.
+
+        Args:
+            is_own: whether it is a take of this project, which may have any size.
+
+        Raises:
+            OutputError: too little space is free, or the folder cannot be written.
+        """
+        require_floor(self._settings)
+        nonce = uuid.uuid4().hex
+        path = Path(draft_path(self._settings.output_dir / INPUTS / "new", nonce))
+        _make_folder(path.parent)
+        try:
+            yield Draft(path, None if is_own else self._settings.input_max_bytes)
+        finally:
+            shutil.rmtree(path.parent, ignore_errors=True)
+
+    def keep(self, draft: Draft, *, shown: str) -> Input:
+        """Put what came in into the store, if it is audio.
+
+        Args:
+            draft: whole.
+            shown: what the person calls the file.
+
+        Raises:
+            InvalidRequestError: it is not audio, or too long.
+            OutputError: it cannot be kept.
+        """
+        found = self._examined(draft, shown)
+        name = name_of(found.id)
+        if not found.is_new:
+            return found
+        # The draft has to lie in the folder that the store may take it from.
+        here = Path(draft_path(self._settings.output_dir / name, uuid.uuid4().hex))
+        _make_folder(here.parent)
+        try:
+            draft.path.replace(here)
+            _flush(here)
+            self._store.bring(here, name, found.id)
+            self._store.publish(here, name)
+        except OSError as error:
+            raise OutputError(f"Could not write {here}: {error.strerror}.") from error
+        finally:
+            shutil.rmtree(here.parent, ignore_errors=True)
+        return found
+
+    def named_in(self, request: GenerationRequest, owner: str | None) -> dict[str, Any]:
+        """Give what a row notes of the files that its request names.
+
+        Args:
+            request: names inputs, or completed jobs, whose takes become inputs.
+            owner: whose jobs they may be; None is everybody's.
+
+        Raises:
+            UnknownInputError: there is no such input or job for this owner.
+            OutputError: the store cannot be used.
+        """
+        noted: dict[str, Any] = {}
+        for field in FIELDS:
+            reference = getattr(request, field)
+            if reference is None:
+                continue
+            if _SHA256.fullmatch(reference):
+                if not self._store.exists(name_of(reference)):
+                    raise unknown_input(field, reference)
+                noted[key_of(field)] = reference
+            else:
+                noted[key_of(field)] = self._of_job(field, reference, owner)
+                noted[f"{field}_job"] = reference
+        return noted
+
+    def _of_job(self, field: str, job_id: str, owner: str | None) -> str:
+        with storage.get_session(read_only=True) as session:
+            row = storage.get_generation(session, job_id)
+        if row is None or (owner is not None and row.owner != owner):
+            raise unknown_input(field, job_id)
+        if not has_file(row):
+            raise UnknownInputError(
+                f"{field}: the job {job_id!r} is {row.status} and has no audio to work from.", field
+            )
+        if row.file_sha256 is not None and self._store.exists(name_of(row.file_sha256)):
+            return row.file_sha256
+        try:
+            local = self._store.local_copy(row.file_path, row.file_sha256)
+        except FileNotFoundError as error:
+            raise FileGoneError(f"{field}: the audio of the job {job_id!r} is gone.") from error
+        with self.draft(is_own=True) as draft:
+            self._copy(local, draft)
+            return self.keep(draft, shown=f"the job {job_id}").id
+
+    def _copy(self, path: Path, draft: Draft) -> None:
+        try:
+            with path.open("rb") as file:
+                draft.write(iter(partial(file.read, _PIECE), b""))
+        except OSError as error:
+            raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from error
+
+    def _examined(self, draft: Draft, shown: str) -> Input:
+        """Decode the file to its end: a header may claim anything.
+
+        What no engine could use is refused here, by the name that its sender knows.
+        """
+        from services.audio.reading import UnreadableAudioError, open_audio
+
+        longest = self._settings.input_max_seconds
+        try:
+            audio = open_audio(draft.path)
+            frames, peak = 0, 0.0
+            for block in audio.blocks():
+                frames += block.shape[1]
+                peak = max(peak, float(abs(block).max(initial=0.0)))
+                if frames > longest * audio.sample_rate:
+                    raise InvalidRequestError(
+                        f"{shown} is longer than {longest:g} s. Cut out the part that matters."
+                    )
+        except UnreadableAudioError as error:
+            message = str(error).replace(str(draft.path), shown)
+            raise InvalidRequestError(
+                f"{message.rstrip('.')}. Give a WAV, FLAC, MP3 or Ogg file that plays elsewhere."
+            ) from error
+        if frames < SHORTEST_SECONDS * audio.sample_rate:
+            raise InvalidRequestError(
+                f"{shown} lasts {frames / audio.sample_rate:.2f} s, and at least "
+                f"{SHORTEST_SECONDS:g} s are needed. Give a longer file."
+            )
+        if peak < SILENT_PEAK:
+            raise InvalidRequestError(f"{shown} is silent. Give a file with music in it.")
+        return Input(
+            id=draft.sha256,
+            bytes=audio.bytes,
+            seconds=round(frames / audio.sample_rate, 3),
+            sample_rate=audio.sample_rate,
+            channels=audio.channels,
+            container=audio.container,
+            is_new=not self._store.exists(name_of(draft.sha256)),
+        )
+
+
+def with_files(
+    service: MusicService, request: GenerationRequest, **files: Path | None
+) -> GenerationRequest:
+    """Give the request with files of this machine, which become inputs.
+
+    Args:
+        service: that is to make it.
+        request: without them.
+        files: for `melody` and `continue_from`; None is none.
+
+    Raises:
+        InvalidRequestError: the engine cannot use one, or it is not audio, or too long.
+        EngineUnavailableError: no such engine, or not here.
+        OutputError: it cannot be kept.
+    """
+    named = {field: path for field, path in files.items() if path is not None}
+    # Whether the engine could use them at all is known before any is copied.
+    service.check(request.model_copy(update=dict.fromkeys(named, "")))
+    kept = {field: service.inputs.add(path).id for field, path in named.items()}
+    return request.model_copy(update=kept)
+
+
+def bring_inputs(inputs: Mapping[str, str], store: FileStore, folder: Path) -> dict[str, Path]:
+    """Have the files of a job in a folder of its attempt, where they stay as long as that lasts.
+
+    Args:
+        inputs: field -> SHA-256.
+        store: that has them.
+        folder: of the attempt's drafts; made if it is not there.
+
+    Raises:
+        FileGoneError: one is not in the store any more.
+        OutputError: the store or the disk says no.
+    """
+    brought = {}
+    for field, sha256 in inputs.items():
+        # As the name of a draft, so that who clears up after a killed attempt knows it.
+        target = folder / f".dgx-{field}.part"
+        try:
+            local = store.local_copy(name_of(sha256), sha256)
+            _make_folder(folder)
+            target.unlink(missing_ok=True)
+            _link_or_copy(local, target)
+        except FileNotFoundError as error:
+            raise FileGoneError(
+                f"The audio file that the job names as its {field} is gone. Send it again, with "
+                "the same request."
+            ) from error
+        except OSError as error:
+            raise OutputError(f"Could not write {target}: {error.strerror}.") from error
+        brought[field] = target
+    return brought
+
+
+def unknown_input(field: str, reference: str) -> UnknownInputError:
+    """Say that there is no such file; of what belongs to another, nothing else is said."""
+    return UnknownInputError(
+        f"{field}: there is no input and no completed job {reference!r}. Send the file with "
+        "POST /api/v1/inputs, and name the id that it gets.",
+        field,
+    )
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        # Another disk, or one that has no links.
+        shutil.copyfile(source, target)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The output folder {folder} cannot be used: {error.strerror}. Give another one in "
+            "DGX_MUSIC_OUTPUT_DIR."
+        ) from error

@@ -1,0 +1,187 @@
+"""From parameters to a mastered file on the disk, and what is known about it.
+
+Knows nothing of rows or queues, so that it runs in the process of a worker's engine too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from services.errors import CancelledError, OutputError
+from services.library.labels import file_facts, row_metadata
+from services.machine.space import free_bytes
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from services.audio import Analysis, Mastered, TakeFacts, WrittenFile
+    from services.generation.engine import (
+        Engine,
+        EngineFacts,
+        GenerationParams,
+        Progress,
+        Rendered,
+        ShouldStop,
+    )
+    from services.library.drafts import StrPath
+
+RENDER_SHARE = 0.85
+"""Part of the progress that belongs to the engine."""
+
+SPARE_BYTES = 8 * 2**20
+"""Free space that a new file must leave for the database and everyone else."""
+
+BYTES_A_SAMPLE = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delivery:
+    """How a take is to be delivered."""
+
+    output_dir: Path
+    target_lufs: float | None
+    true_peak_dbtp: float
+    bit_depth: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A take to make, and the file to write it to."""
+
+    generation_id: str
+    created_at: datetime
+    """When it was asked for, with a time zone."""
+    params: GenerationParams
+    path: StrPath
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Take:
+    """A finished file, on the disk under the path of its order."""
+
+    path: StrPath
+    bytes: int
+    sha256: str
+    seconds: float
+    """What it took to make."""
+    metadata: dict[str, Any]
+
+
+def make_takes(
+    orders: Sequence[Order],
+    engine: Engine,
+    delivery: Delivery,
+    progress: Progress,
+    should_stop: ShouldStop,
+) -> list[Take]:
+    """Render the orders at once, master each and write it.
+
+    Raises:
+        CancelledError: `should_stop` said so; files of orders before may be there.
+        DGXMusicError: the engine or the disk failed.
+    """
+    started = time.perf_counter()
+
+    def engine_progress(stage: str, fraction: float) -> None:
+        progress(stage, RENDER_SHARE * fraction)
+
+    seconds = sum(order.params.duration_seconds for order in orders)
+    require_space(delivery, seconds, engine.facts)
+    results = engine.render([order.params for order in orders], engine_progress, should_stop)
+    takes = []
+    for order, rendered in zip(orders, results, strict=True):
+        _stop_if_asked(should_stop)
+        progress("mastering", RENDER_SHARE)
+        mastered = _master(rendered, delivery)
+        _stop_if_asked(should_stop)
+        progress("measuring", 0.92)
+        measured = _measure(rendered, mastered)
+        _stop_if_asked(should_stop)
+        progress("writing", 0.95)
+        facts = file_facts(
+            generation_id=order.generation_id,
+            prompt=order.params.prompt,
+            created_at=order.created_at,
+            engine=engine.facts,
+            rendered=rendered,
+            mastered=mastered,
+        )
+        written = _write(order.path, mastered, rendered.sample_rate, delivery.bit_depth, facts)
+        takes.append(
+            Take(
+                path=written.path,
+                bytes=written.bytes,
+                sha256=written.sha256,
+                seconds=round(time.perf_counter() - started, 3),
+                metadata=row_metadata(
+                    engine.facts, rendered, mastered, measured, delivery.target_lufs
+                ),
+            )
+        )
+    return takes
+
+
+def require_space(delivery: Delivery, seconds: float, facts: EngineFacts) -> None:
+    """Refuse before rendering what the disk could not hold after it.
+
+    Raises:
+        OutputError: too little is free, or the folder cannot be made.
+    """
+    need = int(seconds * facts.sample_rate) * facts.channels * BYTES_A_SAMPLE[delivery.bit_depth]
+    try:
+        delivery.output_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"The output folder {delivery.output_dir} cannot be used: {error.strerror}. "
+            "Give another one in DGX_MUSIC_OUTPUT_DIR."
+        ) from error
+    free = free_bytes(delivery.output_dir)
+    if free < need + SPARE_BYTES:
+        raise OutputError(
+            f"The disk of {delivery.output_dir} has {free / 2**20:.0f} MiB free and this take "
+            f"needs {(need + SPARE_BYTES) / 2**20:.0f} MiB. Free some space, or give a folder on "
+            "another disk in DGX_MUSIC_OUTPUT_DIR."
+        )
+
+
+def _master(rendered: Rendered, delivery: Delivery) -> Mastered:
+    from services.audio import master
+
+    return master(
+        rendered.audio,
+        rendered.sample_rate,
+        target_lufs=delivery.target_lufs,
+        true_peak_dbtp=delivery.true_peak_dbtp,
+    )
+
+
+def _measure(rendered: Rendered, mastered: Mastered) -> Analysis:
+    """Tempo and key as they can be heard, with the tempo the engine worked to as a hint."""
+    from services.audio import analyse
+
+    return analyse(
+        mastered.audio,
+        rendered.sample_rate,
+        hint_bpm=rendered.tempo_bpm,
+        loudness=mastered.loudness,
+    )
+
+
+def _write(
+    path: StrPath, mastered: Mastered, sample_rate: int, bit_depth: str, facts: TakeFacts
+) -> WrittenFile:
+    from services.audio import write_wav
+
+    try:
+        return write_wav(path, mastered.audio, sample_rate, bit_depth=bit_depth, facts=facts)
+    except RuntimeError as error:
+        raise OutputError(str(error)) from error
+
+
+def _stop_if_asked(should_stop: ShouldStop) -> None:
+    if should_stop():
+        raise CancelledError("Cancelled.")

@@ -1,0 +1,1 @@
+"""The machine: its GPU, free disk space, memory and processes."""

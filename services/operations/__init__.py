@@ -1,0 +1,1 @@
+"""What an operator needs: health, figures, and moving to another database."""

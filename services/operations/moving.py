@@ -1,0 +1,89 @@
+"""Moving the database of the settings to another one, when nobody works on it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from services import storage
+from services.database import storage_errors
+from services.errors import InvalidRequestError, StorageError
+from services.jobs.failpoints import reach
+from services.machine.process_identity import is_abandoned
+from services.worker.liveness import is_living
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from services.config import Settings
+    from services.generation.engine import Progress
+
+_OWN_TOKEN_SLASHES = 5
+
+
+def move_database(
+    settings: Settings, target_url: str, *, progress: Progress, dry_run: bool = False
+) -> storage.Move:
+    """Move every row of the database of the settings to another that holds none.
+
+    Args:
+        settings: of the process.
+        target_url: sqlite:/// or postgresql://.
+        progress: hears how far it is.
+        dry_run: check everything, and move nothing.
+
+    Raises:
+        InvalidRequestError: the target's URL cannot be read.
+        StorageError: somebody works on the source, or it cannot be moved there.
+    """
+    if not target_url.strip():
+        raise InvalidRequestError("--to: Name a database, as postgresql://user@host/music.")
+    try:
+        storage.database_file(target_url)
+    except storage.InvalidDatabaseURLError as error:
+        raise InvalidRequestError(f"--to: {error}") from error
+
+    def refuse_in_use(session: Session) -> None:
+        _refuse_workers(session, settings.worker_ttl_seconds)
+        _refuse_jobs_at_work(session)
+
+    def report(stage: str, table: str, share: float) -> None:
+        progress(f"{stage} {table}".strip(), share)
+        reach(f"move-{stage}")
+
+    with storage_errors():
+        return storage.move_database(
+            target_url,
+            settings.database_url,
+            refuse_in_use=refuse_in_use,
+            report=report,
+            dry_run=dry_run,
+            busy_timeout_seconds=settings.database_timeout_seconds,
+        )
+
+
+def _refuse_workers(session: Session, ttl: float) -> None:
+    living = [state for state in storage.list_workers(session) if is_living(state, ttl)]
+    if living:
+        named = ", ".join(f"{state.host} (process {state.pid})" for state in living)
+        raise StorageError(
+            f"Workers live on this database: {named}. Stop them and the servers with SIGTERM, "
+            "wait until they have ended, then move."
+        )
+
+
+def _refuse_jobs_at_work(session: Session) -> None:
+    """Refuse jobs that a process without a beat may be making; those of dead workers go along."""
+    for generation_id, token in storage.attempts_at_work(session).items():
+        if _may_be_made(token):
+            raise StorageError(
+                f"The job {generation_id} is being made by 'dgx-music generate', perhaps on "
+                "another machine. Wait until it is finished, then move."
+            )
+
+
+def _may_be_made(token: str) -> bool:
+    """Whether the attempt is of a process outside the queue that is not certainly gone.
+
+    Workers have tokens of another form; of those none lives at this point.
+    """
+    return token.count("/") == _OWN_TOKEN_SLASHES and not is_abandoned(token)

@@ -1,0 +1,1 @@
+"""A process that makes the jobs of the queue."""

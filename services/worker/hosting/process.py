@@ -1,0 +1,169 @@
+"""The process that an engine lives in: orders in, takes out, over one socket.
+
+A worker starts it as `python -m services.worker.hosting.process SOCKET REGISTRY SEATS`. It dies
+with its worker, and takes nothing but the attempts in it with it when an engine kills it.
+engine_wire.py has the messages.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import queue
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from services.config import load_settings
+from services.errors import CancelledError, DGXMusicError, EngineError
+from services.library.takes import make_takes
+from services.logs import configure_logging
+from services.worker.hosting.wire import read_orders, written, written_takes
+
+if TYPE_CHECKING:
+    from services.generation.engine import Engine, ShouldStop
+    from services.generation.registry import Registry
+
+STEP_OF_STAGE = {
+    "encoding_prompt": "encoding_prompt",
+    "mastering": "saving",
+    "measuring": "saving",
+    "writing": "saving",
+}
+"""Stage -> the step that people see; any other stage is the engine's `generating`."""
+
+_FAULT_EXIT_CODE = 70
+_LOOK_SECONDS = 0.1
+
+
+def load_registry(source: str) -> Registry:
+    """Call the function behind "module:function"."""
+    module, _, function = source.partition(":")
+    registry: Registry = getattr(importlib.import_module(module), function)()
+    return registry
+
+
+class _Server:
+    """Takes as many orders at once as it has seats."""
+
+    def __init__(self, channel: socket.socket, registry: Registry, seats: int) -> None:
+        self._channel = channel
+        self._registry = registry
+        self._seats = seats
+        self._orders: queue.Queue[dict[str, Any]] = queue.Queue()
+        self._stops: dict[int, threading.Event] = {}
+        self._engines: dict[str, Engine] = {}
+        self._loading = threading.Lock()
+        self._sending = threading.Lock()
+
+    def serve(self) -> None:
+        threading.Thread(target=self._listen, name="orders", daemon=True).start()
+        if self._seats == 1:
+            while True:
+                self._do(self._orders.get())
+        with ThreadPoolExecutor(self._seats, thread_name_prefix="order") as threads:
+            while True:
+                threads.submit(self._do, self._orders.get())
+
+    def _listen(self) -> None:
+        try:
+            self._take_orders()
+        finally:
+            # The worker is gone. Nobody would take the result, and other threads may be busy for
+            # long.
+            os._exit(0)
+
+    def _take_orders(self) -> None:
+        # Reading fails, and does not end, where the worker left something of ours unread.
+        with suppress(ConnectionError), self._channel.makefile("r", encoding="utf-8") as lines:
+            for line in lines:
+                message = json.loads(line)
+                if message["do"] != "stop":
+                    self._stops[message["id"]] = threading.Event()
+                    self._orders.put(message)
+                elif (stop := self._stops.get(message["id"])) is not None:
+                    stop.set()
+
+    def _do(self, order: dict[str, Any]) -> None:
+        try:
+            self._answer(order, self._load if order["do"] == "load" else self._render)
+        except BaseException:  # noqa: BLE001  (a thread that ends in silence is never missed)
+            traceback.print_exc()
+            os._exit(_FAULT_EXIT_CODE)
+
+    def _answer(self, order: dict[str, Any], do: Callable[..., dict[str, Any]]) -> None:
+        number = order["id"]
+        try:
+            reply = do(order, self._stops[number].is_set)
+        except CancelledError:
+            reply = {"event": "cancelled"}
+        except DGXMusicError as error:
+            reply = {
+                "event": "failed",
+                "kind": type(error).__name__,
+                "message": str(error),
+                "broken": isinstance(error, EngineError),
+            }
+        except Exception as error:  # noqa: BLE001  (the outer edge: any engine may raise anything)
+            text = f"The engine {order['model']} failed: {type(error).__name__}: {error}"
+            reply = {"event": "failed", "kind": "EngineError", "message": text, "broken": True}
+        del self._stops[number]
+        self._send(id=number, **reply)
+
+    def _load(self, order: dict[str, Any], should_stop: ShouldStop) -> dict[str, Any]:
+        self._engine(order, should_stop)
+        return {"event": "loaded"}
+
+    def _engine(self, order: dict[str, Any], should_stop: ShouldStop) -> Engine:
+        model = order["model"]
+        if model not in self._engines:
+            self._send(id=order["id"], event="progress", step="loading_model", fraction=0.0)
+            # One loads, and the others wait with an ear for who cancels them.
+            while not self._loading.acquire(timeout=_LOOK_SECONDS):
+                if should_stop():
+                    raise CancelledError("Cancelled.")
+            try:
+                if model not in self._engines:
+                    self._engines[model] = self._registry.resolve(model).load()
+            finally:
+                self._loading.release()
+        return self._engines[model]
+
+    def _render(self, order: dict[str, Any], should_stop: ShouldStop) -> dict[str, Any]:
+        engine = self._engine(order, should_stop)
+        orders, delivery = read_orders(order)
+
+        def progress(stage: str, fraction: float) -> None:
+            step = STEP_OF_STAGE.get(stage, "generating")
+            self._send(id=order["id"], event="progress", step=step, fraction=round(fraction, 4))
+
+        progress("started", 0.0)
+        takes = make_takes(orders, engine, delivery, progress, should_stop)
+        return {"event": "made", "takes": written_takes(takes)}
+
+    def _send(self, **message: Any) -> None:
+        try:
+            with self._sending:
+                self._channel.sendall(written(message))
+        except OSError:
+            os._exit(0)
+
+
+def main() -> None:
+    """Serve the worker at the other end of the socket until it hangs up."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    # What an engine prints belongs to the log, not to anybody's answer.
+    os.dup2(2, 1)
+    settings = load_settings()
+    configure_logging(settings, as_json=settings.log_format == "json")
+    _Server(channel, load_registry(sys.argv[2]), int(sys.argv[3])).serve()
+
+
+if __name__ == "__main__":
+    main()

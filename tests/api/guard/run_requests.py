@@ -1,0 +1,37 @@
+"""POSTs from one address, all at once: run_requests.py COUNT.
+
+Says when it is ready, waits for a line, and prints how many were let through.
+"""
+
+import asyncio
+import sys
+
+import guarded_app
+import httpx2 as httpx
+
+from services.api.guard import assemble
+from services.api.route_names import RouteNames
+from services.config import load_settings
+from services.database import open_database
+
+
+async def send(count: int) -> int:
+    app, made = guarded_app.make()
+    guarded = assemble(app, load_settings(None), RouteNames(app))
+    transport = httpx.ASGITransport(guarded, client=("203.0.113.7", 40000))
+    headers = {"X-API-Key": "the-operators-key"}
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://localhost", headers=headers
+    ) as client:
+        sent = (client.post("/api/v1/generate", json={}) for _ in range(count))
+        statuses = [answer.status_code for answer in await asyncio.gather(*sent)]
+    assert statuses.count(202) == len(made)
+    assert statuses.count(429) == count - len(made)
+    return len(made)
+
+
+open_database(load_settings(None))
+sys.stdout.write("ready\n")
+sys.stdout.flush()
+sys.stdin.readline()
+sys.stdout.write(f"{asyncio.run(send(int(sys.argv[1])))}\n")

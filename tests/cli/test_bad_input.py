@@ -1,0 +1,229 @@
+"""Whatever goes wrong: a sentence that helps, a documented exit code, nothing half done."""
+
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+GOOD = "house at 120 BPM"
+SHORT = ("--duration", "1")
+
+
+def assert_refused(home, result, code: int, *words: str) -> None:
+    """One clear sentence on stderr, nothing on stdout, no traceback, no file, no open row."""
+    assert result.returncode == code, (result.returncode, result.stderr)
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word.lower() in result.stderr.lower(), result.stderr
+    assert home.files() == []
+    assert all(status not in {"pending", "processing"} for (status,) in home.rows())
+
+
+@pytest.mark.parametrize("prompt", ["", "   ", "ab", "\n\t ", "x" * 501])
+def test_a_prompt_outside_3_to_500_characters_is_refused(home, prompt):
+    assert_refused(home, home.run("generate", prompt, *SHORT), 2, "3 to 500 characters")
+
+
+def test_a_prompt_that_is_not_text_is_refused(home):
+    result = subprocess.run(
+        [*home.command("generate"), b"caf\xff\xfe beat", *SHORT],
+        cwd=home.path,
+        env=home.full_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert_refused(home, result, 2, "not text")
+
+
+@pytest.mark.parametrize("prompt", ["lo-", "x" * 500, "🎹🔥🎧", "موسيقى هادئة مع بيانو"])
+def test_a_prompt_at_the_edges_makes_music(home, prompt):
+    result = home.run("generate", prompt, *SHORT)
+    assert result.returncode == 0, result.stderr
+    assert (home.path / result.stdout.strip()).is_file()
+    assert home.rows() == [("completed",)]
+
+
+@pytest.mark.parametrize("duration", ["0", "-1", "nan", "inf", "0.5", "601", "1e308"])
+def test_an_impossible_duration_is_refused(home, duration):
+    assert_refused(home, home.run("generate", GOOD, f"--duration={duration}"), 2, "duration")
+
+
+def test_a_duration_that_is_no_number_is_refused(home):
+    assert_refused(home, home.run("generate", GOOD, "--duration", "long"), 2, "--duration")
+
+
+@pytest.mark.parametrize("seed", ["-1", str(2**32)])
+def test_an_impossible_seed_is_refused(home, seed):
+    assert_refused(home, home.run("generate", GOOD, f"--seed={seed}", *SHORT), 2, "seed")
+
+
+def test_an_unknown_model_is_refused_with_the_nearest_name(home):
+    result = home.run("generate", GOOD, "--model", "composr", *SHORT)
+    assert_refused(home, result, 4, "composr", "Did you mean 'composer'", "models list")
+
+
+@pytest.mark.parametrize("option", ["--melody", "--continue-from"])
+def test_a_file_that_the_model_cannot_use_is_refused(home, option):
+    song = home.path / "song.wav"
+    song.write_bytes(b"RIFF")
+    result = home.run("generate", GOOD, "--model", "composer", option, str(song), *SHORT)
+    assert_refused(home, result, 2, "'composer' cannot", "model")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DGX_MUSIC_TARGET_LUFS", "loud"),
+        ("DGX_MUSIC_TARGET_LUFS", "nan"),
+        ("DGX_MUSIC_API_PORT", "70000"),
+        ("DGX_MUSIC_BIT_DEPTH", "PCM_8"),
+        ("DGX_MUSIC_TARGET_LUF", "-14"),
+        ("DATABASE_URL", "not a url"),
+        ("DATABASE_URL", "oracle://somewhere/db"),
+    ],
+)
+def test_an_impossible_setting_is_refused_by_its_name(home, name, value):
+    home.environment[name] = value
+    result = home.run("generate", GOOD, *SHORT)
+    assert_refused(home, result, 6 if name == "DATABASE_URL" else 2, name)
+
+
+def test_an_output_folder_that_is_a_file_is_refused(home):
+    (home.path / "taken").write_text("mine")
+    home.environment["DGX_MUSIC_OUTPUT_DIR"] = "taken"
+    assert_refused(home, home.run("generate", GOOD, *SHORT), 7, "taken", "DGX_MUSIC_OUTPUT_DIR")
+    assert (home.path / "taken").read_text() == "mine"
+
+
+def test_an_output_folder_without_write_permission_is_refused(home):
+    folder = home.path / "closed"
+    folder.mkdir(mode=0o555)
+    home.environment["DGX_MUSIC_OUTPUT_DIR"] = "closed"
+    result = home.without_root_powers().run("generate", GOOD, *SHORT)
+    assert_refused(home, result, 7, "closed", "permission")
+    assert list(folder.iterdir()) == []
+
+
+def test_an_existing_output_file_is_replaced_only_by_force(home):
+    target = home.path / "mine.wav"
+    target.write_text("dear")
+    assert_refused(home, home.run("generate", GOOD, *SHORT, "-o", "mine.wav"), 7, "--force")
+    assert target.read_text() == "dear"
+    assert home.run("generate", GOOD, *SHORT, "-o", "mine.wav", "--force").returncode == 0
+    assert target.read_bytes()[:4] == b"RIFF"
+
+
+def test_an_output_of_another_format_is_refused_before_anything_is_made(home):
+    assert_refused(home, home.run("generate", GOOD, *SHORT, "-o", "a.aac"), 2, ".wav")
+    assert home.rows() == []
+
+
+@pytest.fixture
+def small_disk(home) -> Iterator[Path]:
+    """The `data` folder of the home on a disk of its own, 12 MiB."""
+    data = home.path / "data"
+    data.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(data)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield data
+    subprocess.run(["umount", str(data)], check=True)
+
+
+def fill(folder: Path, leaving: int) -> None:
+    free = shutil.disk_usage(folder).free
+    with (folder / "ballast").open("wb") as ballast:
+        ballast.write(b"\0" * max(0, free - leaving))
+
+
+@pytest.mark.parametrize("leaving", [0, 64 * 1024, 1024 * 1024])
+def test_a_full_disk_is_said_and_leaves_nothing_half_done(home, small_disk, leaving):
+    assert home.run("db", "init").returncode == 0
+    fill(small_disk, leaving)
+    result = home.run("generate", GOOD, "--duration", "16")
+    assert result.returncode in {6, 7}, result.stderr
+    assert "Traceback" not in result.stderr
+    assert re.search(r"free|full|space", result.stderr, re.IGNORECASE), result.stderr
+    assert home.files() == []
+    # Even reading a database in WAL mode takes a little room.
+    (small_disk / "ballast").unlink()
+    assert all(status not in {"pending", "processing"} for (status,) in home.rows())
+
+
+def test_after_a_full_disk_has_room_again_music_is_made(home, small_disk):
+    fill(small_disk, 0)
+    assert home.run("generate", GOOD, *SHORT).returncode in {6, 7}
+    (small_disk / "ballast").unlink()
+    assert home.run("generate", GOOD, *SHORT).returncode == 0
+
+
+def test_a_database_that_is_not_one_is_refused_and_left_alone(home):
+    home.database.parent.mkdir()
+    home.database.write_bytes(b"These are my notes, not a database. " * 100)
+    before = home.database.read_bytes()
+    result = home.run("generate", GOOD, *SHORT)
+    assert result.returncode == 6
+    assert "Traceback" not in result.stderr
+    assert "database" in result.stderr
+    assert home.database.read_bytes() == before
+    assert home.files() == []
+
+
+def test_a_read_only_database_is_refused(home):
+    assert home.run("db", "init").returncode == 0
+    home.database.chmod(0o444)
+    home.database.parent.chmod(0o555)
+    try:
+        result = home.without_root_powers().run("generate", GOOD, *SHORT)
+        assert result.returncode in {6, 7}, result.stderr
+        assert "Traceback" not in result.stderr
+    finally:
+        home.database.parent.chmod(0o755)
+    assert home.rows() == []
+
+
+def test_a_read_only_database_file_is_named(home):
+    assert home.run("db", "init").returncode == 0
+    home.database.chmod(0o444)
+    home.environment["DGX_MUSIC_OUTPUT_DIR"] = "elsewhere"
+    result = home.without_root_powers().run("generate", GOOD, *SHORT)
+    assert_refused(home, result, 6, "database", "writ")
+
+
+def test_a_locked_database_is_waited_for_and_then_said(home):
+    assert home.run("db", "init").returncode == 0
+    holder = sqlite3.connect(home.database, isolation_level=None)
+    holder.execute("BEGIN EXCLUSIVE")
+    home.environment["DGX_MUSIC_DATABASE_TIMEOUT_SECONDS"] = "0.5"
+    try:
+        result = home.run("generate", GOOD, *SHORT)
+    finally:
+        holder.execute("ROLLBACK")
+        holder.close()
+    assert_refused(home, result, 6, "database", "locked")
+
+
+def test_a_database_from_a_newer_version_is_refused_and_left_alone(home):
+    assert home.run("db", "init").returncode == 0
+    with closing(sqlite3.connect(home.database)) as connection, connection:
+        connection.execute("UPDATE alembic_version SET version_num = '999'")
+    assert_refused(home, home.run("generate", GOOD, *SHORT), 6, "newer")
+    with closing(sqlite3.connect(home.database)) as connection:
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("999",)
+
+
+def test_an_unknown_id_and_an_ambiguous_one_are_told_apart(home):
+    assert home.run("status", "00000000").returncode == 3
+    result = home.run("status", "%")
+    assert result.returncode == 3
+    assert "Traceback" not in result.stderr

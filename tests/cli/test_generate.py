@@ -1,0 +1,275 @@
+"""What a person gets from `dgx-music generate`, and can do with it afterwards."""
+
+import fcntl
+import hashlib
+import io
+import json
+import os
+import pty
+import shlex
+import signal
+import subprocess
+import termios
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from pyebur128 import MeasurementMode, R128State, get_loudness_global, get_true_peak
+
+pytestmark = pytest.mark.integration
+
+TRAP = "trap beat with heavy 808 bass at 140 BPM"
+HOUSE = "house at 120 BPM in A minor"
+SHORT = ("--duration", "2")
+
+
+def made(home, *arguments: str) -> dict:
+    result = home.run("generate", *arguments, "--json")
+    assert result.returncode == 0, result.stderr
+    job = json.loads(result.stdout)
+    return job | {"path": home.path / job["file"]}
+
+
+def independent_meter(path: Path) -> tuple[float, float]:
+    """Integrated LUFS and dBTP by libebur128."""
+    audio, rate = sf.read(path, dtype="float32", always_2d=True)
+    state = R128State(2, rate, MeasurementMode.MODE_I | MeasurementMode.MODE_TRUE_PEAK)
+    state.add_frames(audio.ravel(), len(audio))
+    peak = max(get_true_peak(state, channel) for channel in (0, 1))
+    return get_loudness_global(state), 20 * np.log10(peak)
+
+
+def strongest_period_bpm(audio: np.ndarray, rate: int, near: float) -> float:
+    """Tempo of the onset envelope, searched within 20 % of `near`, by its autocorrelation."""
+    hop = 240
+    mono = audio.mean(axis=1)
+    frames = np.lib.stride_tricks.sliding_window_view(mono, 1024)[::hop]
+    spectra = np.log1p(100 * np.abs(np.fft.rfft(frames * np.hanning(1024), axis=1)))
+    onsets = np.maximum(0, np.diff(spectra, axis=0)).sum(axis=1)
+    onsets -= onsets.mean()
+    correlation = np.correlate(onsets, onsets, "full")[len(onsets) - 1 :]
+    beats = 8
+    tempi = np.arange(near * 0.8, near * 1.2, 0.05)
+    lags = beats * 60 / tempi * rate / hop
+    return float(tempi[np.argmax(np.interp(lags, np.arange(len(correlation)), correlation))])
+
+
+def test_one_sentence_makes_a_mastered_take_with_its_row(home):
+    job = made(home, TRAP, "--seed", "7")
+    info = sf.info(job["path"])
+    assert (info.samplerate, info.channels, info.frames) == (48_000, 2, 16 * 48_000)
+    loudness, peak = independent_meter(job["path"])
+    assert abs(loudness + 16.0) <= 0.1
+    assert peak <= -1.0
+    about = job["metadata"]
+    assert about["bpm"] == 140.0
+    assert about["genre"] == "trap"
+    assert about["seed"] == 7
+    assert about["engine"] == "composer"
+    assert about["licence"]
+    assert about["engine_version"]
+    assert abs(about["integrated_lufs"] - loudness) <= 0.1
+    assert home.rows("id, status, prompt, file_path") == [
+        (job["job_id"], "completed", TRAP, str(job["path"].relative_to(home.path / "data/outputs")))
+    ]
+    assert job["path"].match(f"data/outputs/2*/*/*/{job['job_id']}.wav")
+    assert home.files() == [job["path"]]
+
+
+def test_the_audio_has_the_tempo_that_was_asked_for(home):
+    job = made(home, TRAP, "--seed", "11")
+    audio, rate = sf.read(job["path"])
+    assert abs(strongest_period_bpm(audio, rate, near=140) - 140) <= 0.5
+
+
+def test_the_same_seed_gives_the_same_music_and_another_seed_other(home):
+    jobs = [made(home, HOUSE, *SHORT, "--seed", seed) for seed in ("5", "5", "6")]
+    first, again, other = (sf.read(job["path"], dtype="int16")[0].tobytes() for job in jobs)
+    assert first == again != other
+    stored = {digest for (digest,) in home.rows("lower(hex(file_sha256))")}
+    assert stored == {hashlib.sha256(job["path"].read_bytes()).hexdigest() for job in jobs}
+
+
+def test_stdout_is_the_path_and_stderr_the_facts(home):
+    result = home.run("generate", HOUSE, *SHORT, "--seed", "3")
+    assert result.returncode == 0
+    (path,) = result.stdout.splitlines()
+    assert (home.path / path).is_file()
+    for fact in ("120 BPM", "A minor", "seed 3", "LUFS", "dBTP", "CC0"):
+        assert fact in result.stderr
+    assert "\x1b" not in result.stderr + result.stdout
+    assert home.run("generate", HOUSE, *SHORT, "--quiet").stderr == ""
+
+
+def test_output_goes_to_a_file_a_folder_or_stdout(home):
+    job = made(home, HOUSE, *SHORT, "-o", "new/loop.wav")
+    assert job["file"] == "new/loop.wav"
+    (home.path / "takes").mkdir()
+    named = Path(made(home, HOUSE, *SHORT, "-o", "takes")["file"]).name
+    assert named.startswith("house-at-120-bpm-in-a-minor_120bpm_A-minor_")
+    piped = subprocess.run(
+        home.command("generate", HOUSE, *SHORT, "-o", "-"),
+        cwd=home.path, env=home.full_environment(), capture_output=True, check=True,
+    )  # fmt: skip
+    assert piped.stdout[:4] == b"RIFF"
+    frames, rate = sf.read(io.BytesIO(piped.stdout))
+    assert (len(frames), rate) == (96_000, 48_000)
+    assert len([status for (status,) in home.rows() if status == "completed"]) == 3
+
+
+def test_history_and_status_find_what_was_made(home):
+    house, trap = made(home, HOUSE, *SHORT), made(home, TRAP, *SHORT)
+    listed = [line.split("\t") for line in home.run("history").stdout.splitlines()]
+    assert [line[0] for line in listed] == [trap["job_id"], house["job_id"]]
+    found = json.loads(home.run("history", "--search", "808 Bass", "--json").stdout)
+    assert [job["job_id"] for job in found["generations"]] == [trap["job_id"]]
+    first = json.loads(home.run("history", "--limit", "1", "--json").stdout)
+    second = home.run("history", "--limit", "1", "--json", "--cursor", first["next_cursor"])
+    assert json.loads(second.stdout)["generations"][0]["job_id"] == house["job_id"]
+    shown = home.run("status", house["job_id"][:8])
+    assert shown.returncode == 0
+    assert "120.0" in shown.stdout
+    assert json.loads(home.run("status", house["job_id"], "--json").stdout)["status"] == "completed"
+    assert home.run("history", "--status", "perfect").returncode == 2
+
+
+def test_models_and_doctor_say_what_there_is(home):
+    *others, composer = json.loads(home.run("models", "list", "--json").stdout)
+    assert composer["name"] == "composer"
+    assert composer["available"] is True
+    assert {one["name"].partition("-")[0] for one in others} == {"musicgen"}
+    findings = {
+        finding["name"]: finding for finding in json.loads(home.run("doctor", "--json").stdout)
+    }
+    assert {"python", "settings", "sqlite", "database", "output", "gpu"} <= set(findings)
+    assert not home.database.exists()
+    home.database.parent.mkdir()
+    home.database.write_bytes(b"no database" * 1000)
+    broken = home.run("doctor")
+    assert broken.returncode == 1
+    assert "fail  database" in broken.stdout
+
+
+def interrupted(home, number: int, when: str) -> subprocess.CompletedProcess[bytes]:
+    """Run a long take on a terminal and send the signal once `when` is on the screen."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        home.command("generate", TRAP, "--duration", "600"),
+        cwd=home.path,
+        env=home.full_environment() | {"TERM": "xterm", "COLUMNS": "100"},
+        stdout=subprocess.PIPE,
+        stderr=follower,
+        stdin=subprocess.DEVNULL,
+    )
+    os.close(follower)
+    screen = b""
+    deadline = time.monotonic() + 60
+    while when.encode() not in screen and time.monotonic() < deadline:
+        screen += os.read(leader, 4096)
+    process.send_signal(number)
+    try:
+        while block := os.read(leader, 4096):
+            screen += block
+    except OSError:  # the other end is closed: the process has ended
+        pass
+    os.close(leader)
+    stdout, _ = process.communicate(timeout=60)
+    return subprocess.CompletedProcess(process.args, process.returncode, stdout, screen)
+
+
+def test_ctrl_c_leaves_no_half_file_and_a_cancelled_row(home):
+    result = interrupted(home, signal.SIGINT, when="composing")
+    assert result.returncode == 130, result.stderr
+    assert result.stdout == b""
+    assert b"Traceback" not in result.stderr
+    assert home.rows() == [("cancelled",)]
+    assert home.files() == []
+
+
+def test_sigterm_is_a_cancellation_too(home):
+    result = interrupted(home, signal.SIGTERM, when="composing")
+    assert result.returncode == 130
+    assert home.rows() == [("cancelled",)]
+    assert home.files() == []
+
+
+def composing(home, **options) -> tuple[subprocess.Popen[bytes], int]:
+    """A long take that has begun, and the leading end of its terminal."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        home.command("generate", TRAP, "--duration", "600"),
+        cwd=home.path,
+        env=home.full_environment() | {"TERM": "xterm"},
+        stdin=follower,
+        stdout=subprocess.DEVNULL,
+        stderr=follower,
+        **options,
+    )
+    os.close(follower)
+    while b"composing" not in os.read(leader, 4096):
+        pass
+    return process, leader
+
+
+def test_a_closed_terminal_cancels_the_job(home):
+    # A terminal hangs up on the session it controls.
+    process, leader = composing(
+        home, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    )
+    os.close(leader)
+    assert process.wait(timeout=60) == 130
+    assert home.rows() == [("cancelled",)]
+    assert home.files() == []
+
+
+def test_a_killed_job_is_failed_by_the_next_command(home):
+    process, leader = composing(home)
+    process.kill()
+    process.wait(timeout=60)
+    os.close(leader)
+    assert home.rows() == [("processing",)]
+    (job,) = json.loads(home.run("history", "--json").stdout)["generations"]
+    assert job["status"] == "failed"
+    assert "killed" in job["error_message"]
+
+
+@pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
+def test_closed_streams_are_no_reason_to_fail(home, closed):
+    command = shlex.join(home.command("generate", HOUSE, "--duration", "1"))
+    ran = subprocess.run(
+        ["sh", "-c", f"{command} {closed}"],
+        cwd=home.path, env=home.full_environment(), capture_output=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0
+    assert home.rows() == [("completed",)]
+
+
+def test_many_at_once_on_one_new_database_all_succeed(home):
+    command = home.command("generate", HOUSE, "--duration", "1", "--quiet")
+    running = [
+        subprocess.Popen(
+            command, cwd=home.path, env=home.full_environment(), stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(6)
+    ]  # fmt: skip
+    results = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0] * 6, results
+    assert home.rows() == [("completed",)] * 6
+    assert len(home.files()) == 6
+
+
+def test_a_wav_and_json_do_not_share_stdout(home):
+    result = home.run("generate", HOUSE, "--json", "-o", "-")
+    assert result.returncode == 2
+    assert home.rows() == []
+
+
+def test_a_run_without_arguments_and_help_are_short_and_have_examples(home):
+    assert "Example:" in home.run("--help").stdout
+    assert "Example:" in home.run("generate", "--help").stdout
+    assert home.run("--version").stdout == "dgx-music 0.1.0\n"
+    assert home.run("generate").returncode == 2
+    assert home.run("history", "--limit", "0").returncode == 2

@@ -1,0 +1,134 @@
+"""`models test`, `benchmark` and `validate-gpu`: what they answer, and what they leave with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+import typer
+
+from services.cli import gpu, trial
+from services.errors import (
+    EngineError,
+    EngineUnavailableError,
+    InvalidRequestError,
+)
+from services.generation import registry
+from services.generation.registry import EngineEntry, Registry
+from services.machine.gpu import GpuReport
+from tests.generation.test_trial import FACTS, Tone
+from tests.machine.test_gpu_verdict import GOOD
+
+if TYPE_CHECKING:
+    from services.machine.gpu_verdict import GpuFacts
+
+NEURAL = replace(FACTS, name="musicgen-tone")
+MISSING = "Its weights are not here."
+
+
+@pytest.fixture(autouse=True)
+def _engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = {
+        "tone": EngineEntry(FACTS, Tone, lambda: None),
+        "mute": EngineEntry(replace(FACTS, name="mute"), lambda: Tone(level=0.0), lambda: None),
+        "musicgen-tone": EngineEntry(NEURAL, lambda: Tone(NEURAL), lambda: MISSING),
+    }
+    monkeypatch.setattr(registry, "default_registry", lambda: Registry(entries))
+
+
+@pytest.fixture
+def _oracle(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = ModuleType(trial.ORACLE)
+    module.random_engine = lambda _name: Tone(NEURAL)
+    module.transformers_engine = lambda _name, **_how: Tone(NEURAL)
+    monkeypatch.setitem(sys.modules, trial.ORACLE, module)
+
+
+def timed(capsys: pytest.CaptureFixture[str], **options: object) -> list[dict[str, object]]:
+    trial.benchmark(**({"seconds": "1", "requests": 1, "as_json": True} | options))
+    return list(json.loads(capsys.readouterr().out)["measurements"])
+
+
+def test_a_model_that_works_is_shown_with_its_facts(capsys: pytest.CaptureFixture[str]) -> None:
+    trial.try_model("tone", as_json=True)
+    shown = json.loads(capsys.readouterr().out)
+    assert (shown["model"], shown["audio_seconds"], shown["problems"]) == ("tone", 2.0, [])
+    trial.try_model("tone")
+    said = capsys.readouterr()
+    assert "sample rate         8000" in said.out
+    assert "The model 'tone' works." in said.err
+
+
+def test_a_model_that_makes_silence_fails() -> None:
+    with pytest.raises(EngineError, match="'mute' makes no sound music: it is silent"):
+        trial.try_model("mute")
+
+
+def test_a_benchmark_has_a_row_for_each_length(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = timed(capsys, model="tone", seconds="1,2.5", requests=3)
+    assert [(row["engine"], row["seconds"], row["requests"]) for row in rows] == [
+        ("tone", 1.0, 3),
+        ("tone", 2.5, 3),
+    ]
+    trial.benchmark(model="tone", seconds="2")
+    assert capsys.readouterr().out.startswith("tone\t2 s\t1\t")
+
+
+@pytest.mark.usefixtures("_oracle")
+def test_transformers_takes_turns_with_the_model(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = timed(
+        capsys, model="musicgen-tone", seconds="1,2", random_weights=True, against_transformers=True
+    )
+    names = ["musicgen-tone", "musicgen-tone in transformers"]
+    assert [row["engine"] for row in rows] == names * 2
+
+
+@pytest.mark.parametrize("seconds", ["", "5,", "5;30", "nan", "inf", "0", "-1", "0.5", "31"])
+def test_lengths_that_cannot_be_are_refused(seconds: str) -> None:
+    with pytest.raises(InvalidRequestError, match="--seconds"):
+        trial.benchmark(model="tone", seconds=seconds)
+
+
+def test_what_a_model_lacks_is_said() -> None:
+    with pytest.raises(InvalidRequestError, match="'tone' has no weights"):
+        trial.benchmark(model="tone", random_weights=True)
+    with pytest.raises(EngineUnavailableError, match="weights are not here"):
+        trial.benchmark(model="musicgen-tone")
+
+
+def seeing(monkeypatch: pytest.MonkeyPatch, facts: GpuFacts) -> None:
+    monkeypatch.setattr(gpu, "look", lambda: facts)
+
+
+def test_a_usable_gpu_leaves_with_0(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeing(monkeypatch, GOOD)
+    gpu.validate_gpu(as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["usable"], answer["instead"]) == (True, None)
+
+
+def test_a_machine_without_gpu_leaves_with_9_and_says_what_runs_instead(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seeing(monkeypatch, replace(GOOD, driver=GpuReport((), "No driver."), torch=None))
+    with pytest.raises(typer.Exit) as left:
+        gpu.validate_gpu()
+    assert left.value.exit_code == gpu.NO_GPU_EXIT_CODE
+    said = capsys.readouterr()
+    assert "fail  driver" in said.out
+    assert "scripts/setup musicgen" in said.out
+    assert "the composer needs no GPU" in said.err
+
+
+def test_looking_needs_no_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    monkeypatch.delitem(sys.modules, "services.generation.musicgen.gpu_probe", raising=False)
+    facts = gpu.look()
+    assert facts.torch is None
+    assert "does not load" in str(facts.torch_problem)

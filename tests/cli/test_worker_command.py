@@ -1,0 +1,80 @@
+"""`dgx-music worker` beside the other commands."""
+
+import json
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import soundfile as sf
+
+pytestmark = pytest.mark.integration
+
+PATIENCE = 40.0
+
+
+def until(condition: Callable[[], object]) -> None:
+    end = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.fixture
+def worker(home):
+    """A worker in the folder of `home`, ready; its lines are in worker.log."""
+    assert home.run("db", "init").returncode == 0
+    log = home.path / "worker.log"
+    with log.open("w") as lines:
+        process = subprocess.Popen(
+            home.command("worker", "--concurrency", "2"),
+            cwd=home.path,
+            env=home.full_environment(),
+            stderr=lines,
+        )
+    until(lambda: "ready worker" in log.read_text() or process.poll() is not None)
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_generate_has_a_worker_make_the_music(home, worker):
+    made = home.run("generate", "house at 120 BPM", "--duration", "2", "--json", "--seed", "7")
+    assert made.returncode == 0, made.stderr
+    job = json.loads(made.stdout)
+    assert sf.info(home.path / job["file"]).duration == 2.0
+    assert job["metadata"]["bpm"] == 120.0
+    log = (home.path / "worker.log").read_text()
+    assert f"completed job={job['job_id']}" in log
+    assert "house" not in log
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(timeout=20) == 0
+    again = home.run("generate", "house at 120 BPM", "--duration", "2", "--json", "--seed", "7")
+    here, there = (sf.read(home.path / json.loads(ran.stdout)["file"]) for ran in (again, made))
+    assert np.array_equal(here[0], there[0])
+
+
+def test_ctrl_c_cancels_what_a_worker_makes(home, worker):
+    asking = subprocess.Popen(
+        home.command("generate", "house", "--duration", "600"),
+        cwd=home.path,
+        env=home.full_environment(),
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    log = home.path / "worker.log"
+    until(lambda: "started job" in log.read_text())
+    asking.send_signal(signal.SIGINT)
+    _, said = asking.communicate(timeout=20)
+    assert asking.returncode == 130
+    assert b"Cancelled." in said
+    until(lambda: "no longer ours" in log.read_text())
+    assert home.rows() == [("cancelled",)]
+
+
+def test_a_model_that_is_not_here_is_said_at_the_start(home):
+    ran = home.run("worker", "--models", "compose")
+    assert ran.returncode == 4
+    assert "Did you mean 'composer'?" in ran.stderr

@@ -1,0 +1,447 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from services.errors import CheckpointError, OutputError
+from services.generation.musicgen.checkpoint.checkpoints import find_checkpoint, open_checkpoint
+from services.generation.musicgen.checkpoint.install import install
+from services.generation.weights.hub import Hub
+from tests.generation.musicgen.checkpoints import write_checkpoint
+from tests.generation.musicgen.hub_server import REPOSITORY, REVISION, HubServer
+from tests.generation.musicgen.run_install import TINY
+
+ROOT = Path(__file__).parents[4]
+NO_WAITS = (0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory) -> Path:
+    """What the repository holds: more than is wanted."""
+    folder: Path = tmp_path_factory.mktemp("published")
+    write_checkpoint(folder)
+    (folder / "README.md").write_text("# MusicGen\n")
+    (folder / "pytorch_model.bin").write_bytes(b"pickled" * 20_000)
+    (folder / "spiece.model").write_bytes(b"sentences")
+    return folder
+
+
+@pytest.fixture
+def server(published, tmp_path) -> Iterator[HubServer]:
+    server = HubServer(Path(shutil.copytree(published, tmp_path / "repository")))
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def models(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "no cache"))
+    return tmp_path / "models"
+
+
+def hub(server: HubServer) -> Hub:
+    return Hub(server.url, NO_WAITS)
+
+
+def put(server: HubServer, models: Path, **more: object):
+    return install(TINY, models, hub=hub(server), **more)
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+WANTED = {
+    "config.json",
+    "generation_config.json",
+    "installed.json",
+    "model.safetensors",
+    "preprocessor_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+}
+
+
+def test_what_is_needed_is_installed_and_nothing_pickled(server, models):
+    heard: list[tuple[int, int]] = []
+    done = install(TINY, models, lambda *heard_now: heard.append(heard_now), hub=hub(server))
+    assert (done.outcome, done.folder) == ("installed", models / "musicgen-tiny")
+    assert names(done.folder) == WANTED
+    assert names(models) == {"musicgen-tiny", ".musicgen-tiny.lock"}
+    for name in WANTED - {"installed.json"}:
+        assert (done.folder / name).read_bytes() == (server.folder / name).read_bytes()
+    found = find_checkpoint(TINY, models)
+    assert (found.source, found.revision) == ("models folder", REVISION)
+    have, total = zip(*heard, strict=True)
+    assert list(have) == sorted(have)
+    assert (
+        have[-1]
+        == total[-1]
+        == sum((done.folder / n).stat().st_size for n in WANTED - {"installed.json"})
+    )
+
+
+def test_shards_come_with_their_index(server, models):
+    for path in server.folder.glob("*.safetensors"):
+        path.unlink()
+    write_checkpoint(server.folder, shards=3)
+    (server.folder / "model.safetensors").unlink(missing_ok=True)
+    done = put(server, models)
+    assert len(list(done.folder.glob("model-*.safetensors"))) == 3
+    assert open_checkpoint(done.folder).geometry == TINY.geometry
+
+
+def test_a_second_installation_downloads_nothing(server, models):
+    put(server, models)
+    server.sent.clear()
+    done = put(server, models)
+    assert (done.outcome, done.bytes, server.sent) == ("there already", 0, [])
+
+
+def test_a_model_in_the_cache_of_the_user_is_used_from_there(server, models, monkeypatch, tmp_path):
+    snapshot = tmp_path / "hub" / "models--nobody--musicgen-tiny" / "snapshots" / REVISION
+    shutil.copytree(server.folder, snapshot)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    done = put(server, models)
+    assert (done.outcome, done.folder, server.sent) == ("in the cache", snapshot, [])
+
+
+def test_a_folder_that_a_person_put_there_is_not_called_whole(server, models):
+    shutil.copytree(server.folder, models / "musicgen-tiny")
+    done = put(server, models)
+    assert (done.outcome, done.folder) == ("unverified", models / "musicgen-tiny")
+    assert server.sent == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_bytes(path.read_bytes()[:-1] + b"!"),
+        lambda path: path.write_bytes(path.read_bytes()[:1000]),
+        lambda path: path.unlink(),
+    ],
+    ids=["a bit", "cut off", "gone"],
+)
+def test_a_damaged_model_is_mended_by_what_is_damaged(server, models, damage):
+    folder = put(server, models).folder
+    damage(folder / "model.safetensors")
+    server.sent.clear()
+    done = put(server, models)
+    assert done.outcome == "repaired"
+    assert server.sent == [("model.safetensors", 0)]
+    assert (folder / "model.safetensors").read_bytes() == (
+        server.folder / "model.safetensors"
+    ).read_bytes()
+    assert names(models) == {"musicgen-tiny", ".musicgen-tiny.lock"}
+
+
+@pytest.mark.parametrize("record", ["", "{}", '{"files": [1]}', '{"files": {"a": 1}}'])
+def test_a_damaged_record_is_written_anew(server, models, record):
+    folder = put(server, models).folder
+    (folder / "installed.json").write_text(record)
+    assert put(server, models).outcome == "repaired"
+    assert json.loads((folder / "installed.json").read_text())["revision"] == REVISION
+
+
+def test_a_link_that_a_person_made_is_replaced_and_what_it_leads_to_stays(server, models, tmp_path):
+    models.mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes").write_text("dear")
+    (models / "musicgen-tiny").symlink_to(tmp_path / "mine")
+    done = put(server, models)
+    assert not done.folder.is_symlink()
+    assert names(tmp_path / "mine") == {"notes"}
+
+
+def test_a_link_to_files_that_are_links_is_replaced_by_the_files(server, models, tmp_path):
+    # As the Hugging Face cache keeps them.
+    snapshot, blobs = tmp_path / "cache" / "snapshots", tmp_path / "cache" / "blobs"
+    snapshot.mkdir(parents=True)
+    blobs.mkdir()
+    for name in WANTED - {"installed.json", "tokenizer.json"}:
+        shutil.copy(server.folder / name, blobs / name)
+        (snapshot / name).symlink_to(Path("..", "blobs", name))
+    models.mkdir()
+    (models / "musicgen-tiny").symlink_to(snapshot)
+    done = put(server, models)
+    assert done.outcome == "repaired"
+    assert done.bytes == (server.folder / "tokenizer.json").stat().st_size
+    shutil.rmtree(tmp_path / "cache")
+    open_checkpoint(done.folder)
+
+
+@pytest.mark.parametrize("damage", [True, False])
+def test_a_stop_while_the_replaced_model_is_deleted_is_made_up_for(server, models, damage):
+    folder = put(server, models).folder
+    shutil.copytree(folder, models / ".musicgen-tiny.replaced.part")
+    if damage:
+        (folder / "model.safetensors").write_bytes(b"damaged")
+    assert put(server, models).outcome == ("repaired" if damage else "there already")
+    assert names(models) == {"musicgen-tiny", ".musicgen-tiny.lock"}
+
+
+def test_the_download_of_a_model_with_a_longer_name_stays(server, models):
+    large = replace(TINY, name=f"{TINY.name}-large")
+    server.stop_at = threading.Event()
+    outcomes = []
+    one = threading.Thread(
+        target=lambda: outcomes.append(install(large, models, hub=hub(server)).outcome)
+    )
+    one.start()
+    assert server.stop_at.wait(30)
+    server.stop_at = None
+    assert put(server, models).outcome == "installed"
+    server.go_on.set()
+    one.join(30)
+    assert outcomes == ["installed"]
+
+
+def test_a_connection_that_is_cut_is_gone_on_with(server, models):
+    server.faults.cut_after = [1_000_000, 0, 2_000_000]
+    put(server, models)
+    starts = [start for name, start in server.sent if name == "model.safetensors"]
+    assert starts == [0, 1_000_000, 1_000_000, 3_000_000]
+
+
+def test_an_installation_that_failed_is_gone_on_with(server, models):
+    server.faults.cut_after = [1_500_000, 0, 0, 0]
+    with pytest.raises(CheckpointError, match="try again"):
+        put(server, models)
+    assert names(models) == {".musicgen-tiny.lock", ".musicgen-tiny.0123456789ab.part"}
+    with pytest.raises(CheckpointError, match="models install"):
+        find_checkpoint(TINY, models)
+    server.sent.clear()
+    heard: list[int] = []
+    done = install(TINY, models, lambda have, _total: heard.append(have), hub=hub(server))
+    assert server.sent == [("model.safetensors", 1_500_000)]
+    assert heard[0] > 1_500_000
+    assert done.bytes == (server.folder / "model.safetensors").stat().st_size - 1_500_000
+
+
+def test_what_was_left_in_another_state_than_it_was_sent_comes_anew(server, models):
+    server.faults.cut_after = [1_500_000, 0, 0, 0]
+    with pytest.raises(CheckpointError):
+        put(server, models)
+    (partial,) = models.rglob("*.partial")
+    partial.write_bytes(b"\0" * 1_500_000)
+    heard: list[int] = []
+    done = install(TINY, models, lambda have, _total: heard.append(have), hub=hub(server))
+    assert open_checkpoint(done.folder)
+    assert heard[-1] == max(heard)
+
+
+def test_a_server_without_ranges_sends_all_of_it_again(server, models):
+    server.faults.cut_after = [1_000_000]
+    server.faults.no_ranges = True
+    heard: list[int] = []
+    done = install(TINY, models, lambda have, _total: heard.append(have), hub=hub(server))
+    assert open_checkpoint(done.folder)
+    wanted = sum((done.folder / name).stat().st_size for name in WANTED - {"installed.json"})
+    assert heard[-1] == wanted
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
+def test_wrong_bytes_are_found_out(server, models, name):
+    server.faults.wrong_byte_in = {name}
+    with pytest.raises(CheckpointError, match=f"{name} .* not what it describes"):
+        put(server, models)
+    assert "musicgen-tiny" not in names(models)
+    assert not list(models.rglob(name))
+    assert not list(models.rglob("*.partial"))
+    server.faults.wrong_byte_in = set()
+    assert put(server, models).outcome == "installed"
+
+
+@pytest.mark.parametrize("status", [404, 403, 500, 503])
+def test_an_answer_that_is_an_error_is_said(server, models, status):
+    server.faults.status = [status] * 20
+    with pytest.raises(CheckpointError, match=str(status)):
+        put(server, models)
+
+
+def test_a_page_that_asks_for_a_login_is_said(server, models):
+    server.faults.html = True
+    with pytest.raises(CheckpointError, match="login"):
+        put(server, models)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"revision": "f" * 40}, "no revision ffff"),
+        ({"repository": "nobody/nothing"}, "no repository nobody/nothing"),
+    ],
+)
+def test_what_the_hub_does_not_have_is_named(server, models, change, word):
+    with pytest.raises(CheckpointError, match=word):
+        install(replace(TINY, **change), models, hub=hub(server))
+
+
+def test_another_commit_may_be_asked_for(server, models):
+    lost = replace(TINY, revision="f" * 40)
+    done = install(lost, models, hub=hub(server), revision="main")
+    assert done.revision == REVISION
+
+
+def test_without_a_pinned_commit_the_newest_is_taken_and_written_down(server, models):
+    done = install(replace(TINY, revision=None), models, hub=hub(server))
+    assert done.revision == REVISION
+    record = json.loads((done.folder / "installed.json").read_text())
+    assert (record["repository"], record["revision"]) == (REPOSITORY, REVISION)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_repository_without_what_is_needed_is_refused(server, models, name):
+    (server.folder / name).unlink()
+    with pytest.raises(CheckpointError, match=f"no {name}"):
+        put(server, models)
+
+
+def test_a_repository_of_another_model_is_refused_before_its_weights_come(server, models):
+    other = replace(TINY, geometry=replace(TINY.geometry, layers=3))
+    with pytest.raises(CheckpointError, match="another model"):
+        install(other, models, hub=hub(server))
+    assert not any(name == "model.safetensors" for name, _ in server.sent)
+
+
+def test_a_hub_that_is_not_there_is_said(models):
+    with pytest.raises(CheckpointError, match="cannot be reached"):
+        install(TINY, models, hub=Hub("http://127.0.0.1:9", ()))
+
+
+def test_two_installations_at_once_do_not_meet(server, models):
+    server.stop_at = threading.Event()
+    first = threading.Thread(target=lambda: put(server, models))
+    first.start()
+    assert server.stop_at.wait(30)
+    with pytest.raises(CheckpointError, match="another process"):
+        put(server, models)
+    server.stop_at = None
+    server.go_on.set()
+    first.join()
+    assert find_checkpoint(TINY, models)
+
+
+@pytest.fixture
+def small_disk(models) -> Iterator[Path]:
+    """The folder of the models on a disk of its own, 8 MiB."""
+    models.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(models)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    yield models
+    subprocess.run(["umount", str(models)], check=True)
+
+
+def test_a_disk_without_room_is_said_before_the_weights_come(server, small_disk):
+    with pytest.raises(OutputError, match=r"GiB free.*DGX_MUSIC_MODELS_DIR"):
+        put(server, small_disk)
+    assert not any(name == "model.safetensors" for name, _ in server.sent)
+
+
+def test_a_disk_that_fills_up_on_the_way_is_said_and_gone_on_with(server, small_disk, monkeypatch):
+    """Others write as well, so that what was free is free no longer."""
+    monkeypatch.setattr("services.generation.musicgen.checkpoint.install._SPARE_BYTES", 0)
+    monkeypatch.setattr(
+        "services.generation.musicgen.checkpoint.install.free_bytes", lambda _folder: 1 << 40
+    )
+    ballast = small_disk / "ballast"
+    ballast.write_bytes(b"\0" * (5 << 20))
+    with pytest.raises(OutputError, match="No space left on device"):
+        put(server, small_disk)
+    assert not (small_disk / "musicgen-tiny").exists()
+    ballast.unlink()
+    assert put(server, small_disk).outcome == "installed"
+    assert [start for name, start in server.sent if name == "model.safetensors"][-1] > 0
+
+
+class Command:
+    """`dgx-music models ...` in a process of its own, in an empty folder."""
+
+    def __init__(self, folder: Path, server: HubServer) -> None:
+        self.folder = folder
+        self.environment = {
+            name: value for name, value in os.environ.items() if not name.startswith("DGX_MUSIC_")
+        } | {"HF_ENDPOINT": server.url, "HF_HOME": str(folder / "hf"), "PYTHONPATH": str(ROOT)}
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "tests.generation.musicgen.run_install", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, *arguments: str) -> tuple[int, str, str]:
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+
+@pytest.fixture
+def command(tmp_path, server) -> Command:
+    (tmp_path / "home").mkdir()
+    return Command(tmp_path / "home", server)
+
+
+def test_the_command_says_the_licence_and_prints_the_folder(command):
+    code, out, err = command.run("models", "install", "tiny")
+    assert (code, out) == (0, "data/models/musicgen-tiny\n")
+    assert "CC-BY-NC-4.0" in err
+    assert "non-commercial" in err
+    assert REVISION[:12] in err
+    code, out, err = command.run("models", "install", "musicgen-tiny", "--json")
+    assert code == 0
+    assert "CC-BY-NC-4.0" in err
+    assert json.loads(out)[0]["outcome"] == "there already"
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_stopped_leaves_what_the_next_goes_on_with(command, server, stop):
+    server.stop_at = threading.Event()
+    process = command.start("models", "install", "musicgen-tiny")
+    assert server.stop_at.wait(60)
+    models = command.folder / "data" / "models"
+    while not any(path.stat().st_size > 1 << 20 for path in models.rglob("*.partial")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(stop)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "goes on where this ended" in err
+    assert "Traceback" not in err
+    assert not (models / "musicgen-tiny").exists()
+    server.stop_at = None
+    server.go_on.set()
+    server.sent.clear()
+    assert put(server, models).outcome == "installed"
+    ((name, start),) = server.sent
+    assert name == "model.safetensors"
+    assert start >= 1 << 20
+
+
+def test_a_name_that_is_none_is_refused_with_the_nearest(command, server):
+    code, out, err = command.run("models", "install", "musicgen-tinny")
+    assert (code, out, server.sent) == (4, "", [])
+    assert "'musicgen-tiny'" in err
+
+
+def test_offline_nothing_is_asked_for(command, server):
+    command.environment["HF_HUB_OFFLINE"] = "1"
+    code, _, err = command.run("models", "install", "musicgen-tiny")
+    assert code == 4
+    assert "HF_HUB_OFFLINE" in err
+    assert server.sent == []

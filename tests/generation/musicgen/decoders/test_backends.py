@@ -1,0 +1,119 @@
+"""Which decoder is taken, and what is said of those that are not."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from services.errors import EngineUnavailableError
+from services.generation.musicgen.checkpoint.random_weights import RandomWeights
+from services.generation.musicgen.decoders import backends
+from services.generation.musicgen.decoders import torch_decoder as decoder
+from services.generation.musicgen.decoders.native import library
+from services.generation.musicgen.decoders.self_check import QuantisationError
+from tests.generation.musicgen.decoders.test_device_decoder import GEOMETRY
+
+
+def choose(precision: Any = "auto") -> backends.Backend:
+    return backends.choose_backend(
+        RandomWeights(GEOMETRY), GEOMETRY, slots=1, use_gpu=False, cpu_precision=precision
+    )
+
+
+def raising(error: Exception) -> Any:
+    def make(*_: Any, **__: Any) -> None:
+        raise error
+
+    return make
+
+
+@pytest.fixture
+def without_compiler(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A machine on which nothing was built, and nothing can be."""
+    monkeypatch.setenv("CC", "no-such-compiler")
+    monkeypatch.setattr(library, "folders", lambda: [tmp_path])
+    library.library.cache_clear()
+    yield
+    library.library.cache_clear()
+
+
+@pytest.mark.parametrize(("precision", "label"), [("int8", "int8"), ("fp32", "float32")])
+@pytest.mark.usefixtures("without_compiler")
+def test_without_a_compiler_pytorch_plays_and_one_line_says_why(caplog, precision, label) -> None:
+    assert choose(precision).label == f"{label}, PyTorch"
+    (line,) = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert line.startswith(f"passed over {label}, native: The native step could not be built: no C")
+    assert "\n" not in line
+
+
+def test_a_decoder_too_far_from_its_checkpoint_is_gone_before_the_next_is_made(
+    monkeypatch, caplog
+) -> None:
+    refused = []
+
+    def check(model: Any, *_: Any) -> None:
+        refused.append(weakref.ref(model))
+        raise QuantisationError("too far")
+
+    def make(*arguments: Any) -> Any:
+        assert all(reference() is None for reference in refused)
+        return whole(*arguments)
+
+    whole = decoder.TorchDecoder
+    monkeypatch.setattr(backends, "self_check", check)
+    monkeypatch.setattr(decoder, "TorchDecoder", make)
+    assert choose().label.startswith("float32")
+    assert len(refused) >= 1
+    assert caplog.text.count("too far") == len(refused)
+
+
+def test_a_precision_that_cannot_run_is_an_error_that_says_why(monkeypatch) -> None:
+    monkeypatch.setattr(backends, "self_check", raising(QuantisationError("Too far. Use float32.")))
+    with pytest.raises(EngineUnavailableError, match=r"Too far\. Use float32\."):
+        choose("int8")
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """A GPU of 139 GiB whose decoders are noted, with room for `room` slots in truth."""
+    seen = SimpleNamespace(room=64, tried=[])
+
+    def make(_source: Any, _geometry: Any, slots: int, *_: Any, **__: Any) -> None:
+        seen.tried.append(slots)
+        if slots > seen.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    about = SimpleNamespace(name="a GPU", is_integrated=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (139 * 2**30,) * 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _device: about)
+    monkeypatch.setattr(backends, "DeviceDecoder", make)
+    monkeypatch.setattr(backends, "GraphedDecoder", lambda made: made)
+    return seen
+
+
+@pytest.mark.parametrize("slots", [1, 3, 64])
+def test_a_gpu_with_room_takes_as_many_requests_as_it_is_asked_for(gpu, caplog, slots) -> None:
+    assert backends.on_gpu(RandomWeights(GEOMETRY), GEOMETRY, slots).label == "bfloat16, a GPU"
+    assert gpu.tried == [slots]
+    assert not caplog.records
+
+
+def test_a_gpu_that_runs_out_of_memory_takes_fewer_and_says_so(gpu, caplog) -> None:
+    gpu.room = 2
+    backends.on_gpu(RandomWeights(GEOMETRY), GEOMETRY, 6)
+    assert gpu.tried == [6, 4, 2]
+    assert "holds 2 requests at once, not 6" in caplog.text
+
+
+def test_a_gpu_without_room_for_one_request_is_an_error_that_says_what_to_do(gpu) -> None:
+    gpu.room = 0
+    with pytest.raises(EngineUnavailableError, match="DGX_MUSIC_USE_GPU=false"):
+        backends.on_gpu(RandomWeights(GEOMETRY), GEOMETRY, 2)
+    assert gpu.tried == [2, 1]

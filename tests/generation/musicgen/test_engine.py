@@ -1,0 +1,182 @@
+import json
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import soundfile
+
+from services.config import Settings
+from services.errors import CancelledError, InvalidRequestError
+from services.generation.engine import EngineFacts, GenerationParams
+from services.generation.musicgen.catalogue import MODELS
+from services.generation.musicgen.checkpoint.checkpoints import RECORD, open_checkpoint
+from services.generation.musicgen.engine import MusicGenEngine
+from tests.generation.musicgen.checkpoints import write_checkpoint
+
+RATE = 32_000
+ASKED = GenerationParams(prompt="a beat with bass", duration_seconds=1.3, seed=7)
+
+
+def _facts(channels):
+    return EngineFacts(
+        name="musicgen-tiny",
+        version="1",
+        description="",
+        output_licence="CC-BY-NC-4.0",
+        sample_rate=RATE,
+        channels=channels,
+        shortest_seconds=1.0,
+        longest_seconds=300.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def engine_of(tmp_path_factory):
+    engines = {}
+
+    def make(kind):
+        if kind not in engines:
+            folder = tmp_path_factory.mktemp(kind)
+            write_checkpoint(folder, kind)
+            settings = Settings(use_gpu=False, worker_concurrency=4, cpu_precision="fp32")
+            channels = 2 if "stereo" in kind else 1
+            engines[kind] = MusicGenEngine.of_checkpoint(
+                open_checkpoint(folder), _facts(channels), settings
+            )
+        return engines[kind]
+
+    yield make
+    for engine in engines.values():
+        engine.close()
+
+
+def _render(engine, *requests, should_stop=lambda: False):
+    told = []
+    rendered = engine.render(requests, lambda *word: told.append(word), should_stop)
+    return rendered, told
+
+
+@pytest.mark.parametrize(("kind", "channels"), [("mono", 1), ("stereo", 2), ("melody", 1)])
+def test_audio_is_as_long_as_asked_for_and_finite(engine_of, kind, channels):
+    (rendered,), told = _render(engine_of(kind), ASKED)
+    assert rendered.audio.shape == (channels, round(1.3 * RATE))
+    assert rendered.audio.dtype == np.float32
+    assert np.isfinite(rendered.audio).all()
+    assert np.abs(rendered.audio).max() > 0
+    assert rendered.seed == 7
+    stages = [stage for stage, _ in told]
+    fractions = [fraction for stage, fraction in told if stage == "generating"]
+    assert stages[0] == "encoding_prompt"
+    assert fractions == sorted(fractions)
+    assert 0.9 < fractions[-1] <= 1
+
+
+def test_the_same_seed_gives_the_same_audio_whatever_else_runs(engine_of):
+    engine = engine_of("mono")
+    (alone,), _ = _render(engine, ASKED)
+    others = [replace(ASKED, seed=seed, duration_seconds=1.0 + seed / 10) for seed in range(3)]
+    found = {}
+
+    def render(name, request):
+        (found[name],), _ = _render(engine, request)
+
+    threads = [
+        threading.Thread(target=render, args=(number, request))
+        for number, request in enumerate([*others, ASKED])
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert np.array_equal(found[3].audio, alone.audio)
+    assert not np.array_equal(found[0].audio[:, :RATE], alone.audio[:, :RATE])
+
+
+def test_requests_given_together_come_back_in_their_order(engine_of):
+    asked = [replace(ASKED, seed=seed, duration_seconds=1.0 + seed / 5) for seed in (3, 0, 2)]
+    rendered, _ = _render(engine_of("mono"), *asked)
+    assert [one.seed for one in rendered] == [3, 0, 2]
+    assert [one.audio.shape[1] for one in rendered] == [
+        round(one.duration_seconds * RATE) for one in asked
+    ]
+
+
+def test_a_continued_file_shapes_what_follows_and_is_not_in_it(engine_of, tmp_path):
+    engine = engine_of("mono")
+    noise = np.random.default_rng(0).normal(0, 0.1, RATE * 2)
+    soundfile.write(tmp_path / "take.wav", noise, RATE)
+    (plain,), _ = _render(engine, ASKED)
+    (after,), _ = _render(engine, replace(ASKED, continue_from=tmp_path / "take.wav"))
+    assert after.audio.shape == plain.audio.shape
+    assert not np.array_equal(after.audio, plain.audio)
+
+
+def test_a_melody_shapes_what_is_made(engine_of, tmp_path):
+    engine = engine_of("melody")
+    time = np.arange(2 * RATE) / RATE
+    soundfile.write(tmp_path / "tune.wav", np.sin(2 * np.pi * 440 * time) / 2, RATE)
+    (plain,), _ = _render(engine, ASKED)
+    (led,), _ = _render(engine, replace(ASKED, melody=tmp_path / "tune.wav"))
+    assert not np.array_equal(led.audio, plain.audio)
+
+
+def test_a_model_without_melody_says_which_one_has_it(engine_of, tmp_path):
+    with pytest.raises(InvalidRequestError, match="musicgen-melody can"):
+        _render(engine_of("mono"), replace(ASKED, melody=tmp_path / "tune.wav"))
+
+
+@pytest.mark.parametrize("field", ["melody", "continue_from"])
+def test_a_file_that_is_not_audio_is_refused(engine_of, tmp_path, field):
+    (tmp_path / "text.wav").write_text("not audio")
+    with pytest.raises(InvalidRequestError, match=r"The file (of the melody|to continue)"):
+        _render(engine_of("melody"), replace(ASKED, **{field: tmp_path / "text.wav"}))
+
+
+@pytest.mark.parametrize(("kind", "room"), [("mono", 512), ("melody", 492)])
+def test_a_prompt_that_no_slot_has_room_for_is_refused_and_the_engine_goes_on(
+    engine_of, kind, room
+):
+    engine = engine_of(kind)
+    for words in (room, 2 * room):
+        with pytest.raises(InvalidRequestError, match=rf"takes {room} at most. Use fewer words"):
+            _render(engine, replace(ASKED, prompt="beat " * words))
+    (made,), _ = _render(engine, replace(ASKED, prompt="beat " * (room - 1)))
+    assert np.isfinite(made.audio).all()
+
+
+@pytest.mark.parametrize("seconds", [0.5, 301.0])
+def test_a_length_outside_of_what_it_makes_is_refused(engine_of, seconds):
+    with pytest.raises(InvalidRequestError, match="1 to 300 seconds"):
+        _render(engine_of("mono"), replace(ASKED, duration_seconds=seconds))
+
+
+@pytest.mark.parametrize("after", [0, 1, 5])
+def test_a_cancelled_request_ends_and_leaves_the_others_alone(engine_of, after):
+    engine = engine_of("mono")
+    asked = iter(range(10**6))
+    with pytest.raises(CancelledError):
+        _render(
+            engine,
+            replace(ASKED, duration_seconds=60.0),
+            should_stop=lambda: next(asked) >= after,
+        )
+    (again,), _ = _render(engine, ASKED)
+    (alone,), _ = _render(engine, ASKED)
+    assert np.array_equal(again.audio, alone.audio)
+
+
+@pytest.mark.parametrize(("revision", "version"), [("ab12cd34ef" * 4, "1+ab12cd34"), (None, "1")])
+def test_a_take_says_which_commit_was_installed_not_which_is_pinned(
+    tmp_path, monkeypatch, revision, version
+):
+    write_checkpoint(tmp_path, "mono")
+    if revision is not None:
+        (tmp_path / RECORD).write_text(json.dumps({"revision": revision}))
+    monkeypatch.setattr(
+        "services.generation.musicgen.engine.find_checkpoint", lambda *_: open_checkpoint(tmp_path)
+    )
+    settings = Settings(use_gpu=False, worker_concurrency=1, cpu_precision="fp32")
+    loaded = MusicGenEngine.load(MODELS["musicgen-small"], settings)
+    loaded.close()
+    assert loaded.facts.version == version

@@ -1,0 +1,145 @@
+"""The copy of a take that a person asked for."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.audio import FORMATS, AudioExporter, TakeFacts, open_audio, read_facts, write_wav
+from services.errors import InvalidRequestError, OutputError
+from services.jobs.models import Job
+from services.jobs.outfile import SUFFIXES, Destination, copy_whole, suggested_name
+
+
+def job(prompt: str = "lo-fi beat", **metadata: object) -> Job:
+    return Job(
+        job_id="1a2b3c4d-0000-4000-8000-000000000000",
+        status="completed",
+        prompt=prompt,
+        model="composer",
+        duration_seconds=16.0,
+        file=None,
+        metadata=dict(metadata),
+        generation_time_seconds=1.0,
+        error_message=None,
+        retry_count=0,
+        created_at=datetime.now(UTC),
+        completed_at=None,
+    )
+
+
+def test_the_suggested_name_tells_words_tempo_key_and_id():
+    name = suggested_name(job("Trap beat, 808!", bpm=140.0, key="C# minor"))
+    assert name == "trap-beat-808_140bpm_C#-minor_1a2b3c4d.wav"
+
+
+@given(st.text(min_size=1, max_size=500))
+def test_the_suggested_name_is_one_safe_file_name_for_any_prompt(prompt):
+    name = suggested_name(job(prompt, bpm=92.5, key="A minor"))
+    assert Path(name).name == name
+    assert not name.startswith((".", "-"))
+    assert len(name) < 100
+    assert name.isascii()
+
+
+def test_a_copy_is_whole_and_leaves_nothing_beside_it(tmp_path):
+    source = tmp_path / "source.wav"
+    source.write_bytes(b"RIFF" * 1000)
+    copy_whole(source, tmp_path / "new" / "copy.wav")
+    assert (tmp_path / "new" / "copy.wav").read_bytes() == source.read_bytes()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["copy.wav"]
+
+
+def test_a_copy_that_fails_keeps_the_old_file(tmp_path):
+    target = tmp_path / "copy.wav"
+    target.write_bytes(b"old")
+    with pytest.raises(FileNotFoundError):
+        copy_whole(tmp_path / "missing.wav", target)
+    assert target.read_bytes() == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["copy.wav"]
+
+
+def test_a_failed_delivery_says_where_the_take_is(tmp_path):
+    target = tmp_path / "out.wav"
+    destination = Destination.check(str(target), force=False)
+    target.mkdir()
+    made = tmp_path / "made.wav"
+    made.write_bytes(b"RIFF")
+    with pytest.raises(OutputError, match=r"kept as .*made\.wav"):
+        destination.deliver(job(), made, AudioExporter())
+
+
+def test_a_destination_below_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(OutputError, match="not a folder"):
+        Destination.check(str(tmp_path / "file" / "a.wav"), force=False)
+
+
+@pytest.mark.parametrize("name", ["a.aac", "a", "wav"])
+def test_another_format_is_refused(tmp_path, name):
+    with pytest.raises(InvalidRequestError, match=r"\.wav"):
+        Destination.check(str(tmp_path / name), force=True)
+
+
+def test_a_file_that_came_meanwhile_is_not_replaced_without_force(tmp_path):
+    destination = Destination.check(str(tmp_path / "loop.wav"), force=False)
+    (tmp_path / "loop.wav").write_text("dear")
+    made = tmp_path / "made.wav"
+    made.write_bytes(b"RIFF")
+    with pytest.raises(OutputError, match=r"exists.*kept as"):
+        destination.deliver(job(), made, AudioExporter())
+    assert (tmp_path / "loop.wav").read_text() == "dear"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["loop.wav", "made.wav"]
+
+
+def test_a_link_that_leads_nowhere_is_somebodys(tmp_path):
+    (tmp_path / "loop.wav").symlink_to(tmp_path / "nowhere.wav")
+    with pytest.raises(OutputError, match="exists"):
+        Destination.check(str(tmp_path / "loop.wav"), force=False)
+
+
+def test_a_name_that_is_too_long_is_refused_before_anything_is_made(tmp_path):
+    with pytest.raises(OutputError, match="too long"):
+        Destination.check(str(tmp_path / ("x" * 260 + ".wav")), force=False)
+
+
+def test_the_longest_name_there_may_be_can_be_written(tmp_path):
+    made = tmp_path / "made.wav"
+    made.write_bytes(b"RIFF")
+    target = tmp_path / ("x" * 251 + ".wav")
+    assert (
+        Destination.check(str(target), force=False).deliver(job(), made, AudioExporter()) == target
+    )
+    assert target.read_bytes() == b"RIFF"
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_an_output_without_a_name_is_refused(name):
+    with pytest.raises(InvalidRequestError, match="needs a name"):
+        Destination.check(name, force=False)
+
+
+def test_a_closed_stdout_is_no_destination(monkeypatch):
+    monkeypatch.setattr("sys.stdout", None)
+    with pytest.raises(InvalidRequestError, match="Pipe it on"):
+        Destination.check("-", force=False)
+
+
+def test_the_suffixes_are_those_of_the_formats():
+    assert tuple(one.suffix for one in FORMATS.values()) == SUFFIXES
+
+
+@pytest.mark.parametrize("suffix", [".flac", ".MP3", ".ogg", ".opus"])
+def test_another_format_is_written_with_what_the_take_says_of_itself(tmp_path, suffix):
+    made = tmp_path / "made.wav"
+    audio = np.random.default_rng(0).uniform(-0.3, 0.3, (2, 24_000)).astype(np.float32)
+    write_wav(made, audio, 48_000, facts=TakeFacts(prompt="hiss", seed=7, bpm=90.0))
+    target = tmp_path / f"loop{suffix}"
+    Destination.check(str(target), force=False).deliver(job(), made, AudioExporter())
+    assert open_audio(target).read().shape == audio.shape
+    told = read_facts(target)
+    assert (told.prompt, told.seed, told.bpm) == ("hiss", 7, 90.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [target.name, "made.wav"]

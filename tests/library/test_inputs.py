@@ -1,0 +1,220 @@
+"""Audio files that requests name: taken in, noted, brought to the engine, looked after."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile as sf
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from services import storage
+from services.config import Settings
+from services.errors import FileGoneError, InvalidRequestError, UnknownInputError
+from services.jobs.models import GenerationRequest, parse_request
+from services.jobs.pipeline import task_of
+from services.jobs.service import MusicService
+from services.library.inputs import name_of, with_files
+from services.library.reconcile import Kind, find_orphans, repair_orphans
+from services.library.store import FolderStore
+from tests.worker.conftest import load_engines
+
+pytestmark = pytest.mark.integration
+
+
+def tone(path: Path, seconds: float = 1.0, **how: object) -> Path:
+    wave = 0.3 * np.sin(np.arange(round(seconds * 16_000)) * 0.1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sf.write(path, wave, 16_000, **how)
+    return path
+
+
+def silence(path: Path) -> Path:
+    sf.write(path, np.zeros(32_000), 16_000)
+    return path
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def wish(**fields: object) -> GenerationRequest:
+    return parse_request(prompt="sleep 0", duration=1, **({"model": "choir"} | fields))
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.fixture
+def make_service(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("DGX_MUSIC_TEST_LEDGER", str(tmp_path / "ledger"))
+
+    def make(**limits: object) -> MusicService:
+        given = {"DATABASE_URL": sqlite_url, "output_dir": tmp_path / "outputs"}
+        return MusicService(Settings(**given, **limits), load_engines().registry())
+
+    return make
+
+
+@pytest.fixture
+def service(make_service) -> MusicService:
+    return make_service()
+
+
+def make(service: MusicService, request: GenerationRequest):
+    return service.make(request, lambda _stage, _done: None, never)
+
+
+def test_an_input_is_kept_once_under_its_sha256_as_it_came(service, tmp_path):
+    song = tone(tmp_path / "song.flac", 2.5)
+    first = service.inputs.add(song)
+    assert (first.id, first.bytes) == (sha256(song), song.stat().st_size)
+    assert (first.seconds, first.sample_rate, first.channels) == (2.5, 16_000, 1)
+    assert (first.container, first.is_new) == ("FLAC", True)
+    assert not service.inputs.add(song).is_new
+    kept = [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
+    assert kept == [tmp_path / "outputs" / name_of(first.id)]
+    assert kept[0].read_bytes() == song.read_bytes()
+
+
+def test_the_engine_gets_the_files_and_the_row_names_them(service, tmp_path):
+    song, before = tone(tmp_path / "song.wav"), tone(tmp_path / "before.wav", 2)
+    job = make(service, with_files(service, wish(seed=5), melody=song, continue_from=before))
+    assert job.metadata["melody_sha256"] == sha256(song)
+    assert job.metadata["continue_from_sha256"] == sha256(before)
+    noted = (tmp_path / "ledger").read_text().split()
+    assert {f"melody-{sha256(song)}", f"before-{sha256(before)}"} <= set(noted)
+    assert not list((tmp_path / "outputs").rglob(".dgx-*.part"))
+
+
+def test_a_completed_job_can_be_gone_on_from(service, tmp_path):
+    first = make(service, wish())
+    second = make(service, wish(continue_from=first.job_id))
+    assert second.metadata["continue_from_job"] == first.job_id
+    assert second.metadata["continue_from_sha256"] == first.file_sha256
+    assert f"before-{first.file_sha256}" in (tmp_path / "ledger").read_text()
+    with storage.get_session() as session:
+        storage.delete_generation(session, first.job_id)
+    assert make(service, wish(melody=first.file_sha256)).status == "completed"
+
+
+def test_a_job_of_another_is_as_one_that_is_not_there(service):
+    theirs = make(service, wish()).job_id
+    with storage.get_session() as session:
+        storage.get_generation(session, theirs).owner = "theirs"
+    missing = "0d5e5a3c-8a8c-4c9b-9a55-3f0d6a2f7a11"
+    said = []
+    for reference in (theirs, missing):
+        with pytest.raises(UnknownInputError) as caught:
+            service.submit(wish(melody=reference), owner="mine")
+        said.append(str(caught.value).replace(reference, "ID"))
+    assert said[0] == said[1]
+    assert service.submit(wish(melody=theirs), owner="theirs").status == "pending"
+
+
+def test_a_job_without_audio_is_refused(service):
+    waiting = service.submit(wish()).job_id
+    with pytest.raises(UnknownInputError, match="is pending and has no audio"):
+        service.submit(wish(continue_from=waiting))
+
+
+def test_an_unknown_input_is_refused_before_anything_is_written(service):
+    with pytest.raises(UnknownInputError, match="there is no input") as caught:
+        service.submit_batch([wish(), wish(continue_from="0" * 64)])
+    assert caught.value.field == "continue_from"
+    assert service.history(count=True).total == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "said"), [("melody", "cannot follow a melody"), ("continue_from", "cannot go on")]
+)
+def test_a_model_that_cannot_use_a_file_names_one_that_can(service, tmp_path, field, said):
+    song = tone(tmp_path / "song.wav")
+    with pytest.raises(InvalidRequestError, match=f"'puppet' {said}.*The model 'choir' can"):
+        with_files(service, wish(model="puppet"), **{field: song})
+    assert not (tmp_path / "outputs" / "inputs").exists()
+
+
+def test_what_is_no_audio_too_long_or_too_large_is_refused(make_service, tmp_path):
+    service = make_service(input_max_seconds=3, input_max_bytes=65_536)
+    text = tmp_path / "song.mp3"
+    text.write_text("la la la")
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    for path, said in (
+        (text, "not audio"),
+        (empty, "not audio"),
+        (tone(tmp_path / "long.ogg", 3.5), "longer than 3 s"),
+        (tone(tmp_path / "large.wav", 2.5), "over 0.0625 MiB"),
+        (tmp_path / "nothing.wav", "There is no audio file"),
+        (tmp_path, "There is no audio file"),
+        (tone(tmp_path / "short.wav", 0.9), "lasts 0.90 s, and at least 1 s are needed"),
+        (silence(tmp_path / "silent.wav"), "is silent"),
+        (tmp_path / ("a" * 300), "File name too long"),
+    ):
+        with pytest.raises(InvalidRequestError, match=said) as caught:
+            service.inputs.add(path)
+        assert str(path) in str(caught.value) or "MiB" in said
+        assert ".dgx" not in str(caught.value)
+    assert not [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
+
+
+@given(data=st.binary(max_size=4096))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_bytes_are_kept_or_refused_in_a_sentence(make_service, tmp_path, data):
+    service = make_service()
+    for start in (b"", b"RIFF\x24\x00\x00\x00WAVEfmt ", b"fLaC\x00\x00\x00\x22", b"OggS\x00\x02"):
+        path = tmp_path / "song"
+        path.write_bytes(start + data)
+        try:
+            kept = service.inputs.add(path)
+        except InvalidRequestError as error:
+            assert str(error).endswith(".")  # noqa: PT017
+        else:
+            assert service.store.exists(name_of(kept.id))
+
+
+def test_a_bucket_keeps_inputs_too(make_service, bucket_url, tmp_path):
+    service = make_service(file_store=bucket_url)
+    song = tone(tmp_path / "song.flac")
+    job = make(service, with_files(service, wish(), melody=song))
+    assert f"melody-{sha256(song)}" in (tmp_path / "ledger").read_text()
+    assert {file.relative for file in service.store.list()} >= {name_of(sha256(song))}
+    again = make(service, wish(melody=job.metadata["melody_sha256"], continue_from=job.job_id))
+    assert f"before-{job.file_sha256}" in (tmp_path / "ledger").read_text()
+    assert again.status == "completed"
+
+
+def test_a_job_whose_input_is_gone_fails_and_says_so(service, tmp_path):
+    song = service.inputs.add(tone(tmp_path / "song.wav"))
+    job = service.submit(wish(melody=song.id))
+    service.store.delete(name_of(song.id))
+    with storage.get_session(read_only=True) as session:
+        task = task_of(storage.get_generation(session, job.job_id))
+    with pytest.raises(FileGoneError, match="names as its melody is gone"):
+        task.order(tmp_path / "draft" / "take.part", service.store)
+
+
+def test_an_input_belongs_to_the_rows_that_name_it(service, tmp_path):
+    used, unused, young = (service.inputs.add(tone(tmp_path / f"{n}.wav", n)).id for n in (1, 2, 3))
+    make(service, wish(melody=used))
+    theirs = tone(tmp_path / "outputs" / "inputs" / "song.wav")
+    then = time.time() - 2 * 86_400
+    for name in (name_of(used), name_of(unused), "inputs/song.wav"):
+        os.utime(tmp_path / "outputs" / name, (then, then))
+    store = FolderStore(tmp_path / "outputs")
+    found = find_orphans(store)
+    assert [(one.kind, one.path) for one in found.orphans] == [(Kind.UNCLAIMED, name_of(unused))]
+    repair_orphans(store, found)
+    assert store.exists(f"lost-and-found/{name_of(unused)}")
+    assert store.exists(name_of(used))
+    assert store.exists(name_of(young))
+    assert theirs.exists()
+    with pytest.raises(UnknownInputError):
+        service.submit(wish(melody=unused))

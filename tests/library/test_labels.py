@@ -1,0 +1,89 @@
+"""What is said of a take in its file and in its row."""
+
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from services.audio import analyse, master
+from services.generation.engine import EngineFacts, Rendered
+from services.library.labels import file_facts, row_metadata
+
+RATE = 8_000
+NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+
+
+def clicks(bpm, seconds):
+    at = np.arange(round(seconds * RATE)) / RATE
+    return (0.5 * np.exp(-40 * (at % (60 / bpm))) * np.sin(2 * np.pi * 150 * at))[None]
+
+
+def engine():
+    return EngineFacts(
+        name="test",
+        version="3",
+        description="",
+        output_licence="CC0-1.0",
+        sample_rate=RATE,
+        channels=1,
+        shortest_seconds=0.5,
+        longest_seconds=60.0,
+    )
+
+
+def labels(rendered):
+    mastered = master(rendered.audio, RATE)
+    measured = analyse(mastered.audio, RATE, rendered.tempo_bpm, mastered.loudness)
+    facts = file_facts(
+        generation_id="an-id",
+        prompt="clicks",
+        created_at=NOW,
+        engine=engine(),
+        rendered=rendered,
+        mastered=mastered,
+    )
+    return facts, row_metadata(engine(), rendered, mastered, measured, -16.0)
+
+
+def take(bpm=120.0, seconds=8.0, **known):
+    audio = clicks(bpm, seconds).astype(np.float32)
+    return Rendered(audio=audio, sample_rate=RATE, seed=7, **known)
+
+
+def test_the_file_has_what_finds_and_repeats_the_take():
+    facts, _ = labels(take(tempo_bpm=120.0, key="C minor", bars=4))
+    assert (facts.prompt, facts.generation_id, facts.seed) == ("clicks", "an-id", 7)
+    assert (facts.engine, facts.engine_version, facts.licence) == ("test", "3", "CC0-1.0")
+    assert (facts.bpm, facts.key, facts.bars, facts.created_at) == (120.0, "C minor", 4, NOW)
+    assert facts.loudness == master(clicks(120.0, 8.0), RATE).loudness
+
+
+@pytest.mark.parametrize(("seconds", "is_loop"), [(8.0, True), (8.5, False)])
+def test_whole_bars_and_nothing_after_them_are_a_loop(seconds, is_loop):
+    facts, _ = labels(take(seconds=seconds, tempo_bpm=120.0, bars=4))
+    assert facts.is_loop is is_loop
+
+
+def test_a_tempo_that_was_worked_to_and_is_heard_needs_no_more_words():
+    _, kept = labels(take(tempo_bpm=120.0))
+    assert kept["bpm"] == 120.0
+    assert not {"measured_bpm", "bpm_confidence"} & set(kept)
+
+
+def test_a_tempo_nobody_stated_is_the_one_that_was_measured():
+    _, kept = labels(take())
+    assert kept["bpm"] == pytest.approx(120.0, abs=0.1)
+    assert kept["bpm_confidence"] > 0.5
+
+
+def test_music_at_another_tempo_than_the_stated_one_is_told():
+    _, kept = labels(take(bpm=97.0, tempo_bpm=120.0))
+    assert kept["bpm"] == 120.0
+    assert kept["measured_bpm"] == pytest.approx(97.0, abs=0.2)
+    assert 0.0 < kept["bpm_confidence"] <= 1.0
+
+
+def test_what_is_not_known_takes_no_room():
+    _, kept = labels(Rendered(audio=np.zeros((1, RATE), np.float32), sample_rate=RATE, seed=7))
+    assert not {"bpm", "key", "bars", "integrated_lufs", "measured_bpm"} & set(kept)
+    assert kept["flags"] == ["silent"]

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+COUNT_MAPPED = """
+import ctypes
+from services.machine.memory import MAPPED_BYTES
+from services.machine.memory import keep_memory_level
+
+class Facts(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_size_t) for name in (
+        "arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks",
+        "fordblks", "keepcost")]
+
+library = ctypes.CDLL(None)
+library.mallinfo2.restype = Facts
+
+def mapped():
+    return library.mallinfo2().hblks
+
+{settle}
+bytearray(8 * MAPPED_BYTES)  # Freed at once: glibc takes its size for the new bound.
+before = mapped()
+block = bytearray(2 * MAPPED_BYTES)
+during = mapped()
+del block
+print(during - before, mapped() - before)
+"""
+
+LEAVE_HOLES = """
+import os, time
+from pathlib import Path
+from services.machine import memory
+
+def resident():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+memory.GIVE_BACK_SECONDS = 0.05
+{settle}
+blocks = [bytearray(8000) for _ in range(10_000)]
+full = resident()
+del blocks[::2], blocks[::2], blocks[::2]  # What is left keeps the pool from shrinking.
+ends = time.monotonic() + {patience}
+while resident() > full - 40_000_000 and time.monotonic() < ends:
+    time.sleep(0.01)
+print(resident() < full - 40_000_000)
+"""
+
+of_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
+
+
+def told_by(program: str) -> str:
+    return subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    ).stdout
+
+
+@of_glibc
+@pytest.mark.parametrize(("settle", "mapped"), [("keep_memory_level()", "1 0"), ("", "0 0")])
+def test_a_large_block_goes_back_to_the_system_whatever_was_freed_before(
+    settle: str, mapped: str
+) -> None:
+    assert told_by(COUNT_MAPPED.format(settle=settle)).split() == mapped.split()
+
+
+@of_glibc
+@pytest.mark.parametrize(
+    ("settle", "patience", "smaller"),
+    [("memory.keep_memory_level()", 20, "True"), ("", 0.3, "False")],
+)
+def test_free_pages_between_used_ones_go_back_to_the_system(
+    settle: str, patience: float, smaller: str
+) -> None:
+    told = told_by(LEAVE_HOLES.format(settle=settle, patience=patience))
+    assert told.strip() == smaller

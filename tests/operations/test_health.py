@@ -1,0 +1,212 @@
+"""What /health, /health/ready and /health/live say, and when."""
+
+from __future__ import annotations
+
+import threading
+import time
+from datetime import datetime
+from types import SimpleNamespace
+
+import psycopg
+import pytest
+
+from services import storage
+from services.errors import OutputError
+from services.jobs.models import parse_request
+from services.machine import gpu
+from services.machine.gpu import look_for_gpus
+from services.operations.health import Health, check_gpus
+from services.worker.hosting.host import DEFAULT_REGISTRY, Limits
+from services.worker.hosting.pool import HostPool
+
+TOO_MUCH = 2**60
+
+
+def checks_of(answer):
+    return {name: check["status"] for name, check in answer.json()["checks"].items()}
+
+
+def test_a_server_at_rest_is_healthy_and_ready(rig):
+    answer = rig.get("/health")
+    report = answer.json()
+    assert (answer.status_code, report["status"]) == (200, "healthy")
+    assert set(report) == {"status", "checks", "version", "uptime_seconds", "timestamp"}
+    assert set(report["checks"]) == {"database", "gpu", "queue", "disk_space"}
+    assert report["checks"]["database"]["revision"] == storage.HEAD_REVISION
+    assert report["uptime_seconds"] >= 0
+    assert datetime.fromisoformat(report["timestamp"]).tzinfo is not None
+    ready, live = rig.get("/health/ready"), rig.get("/health/live")
+    assert (ready.status_code, ready.json()["ready"]) == (200, True)
+    assert (live.status_code, live.json()["status"]) == (200, "alive")
+    assert {one.headers["cache-control"] for one in (answer, ready, live)} == {"no-store"}
+
+
+def test_jobs_that_no_living_worker_takes_degrade_the_queue(rig):
+    rig.queue_up("here")
+    rig.start_worker("another", "other")
+    queue = rig.get("/health").json()["checks"]["queue"]
+    assert (queue["status"], queue["unserved_models"]) == ("degraded", ["here"])
+    assert rig.get("/health").status_code == 200
+    rig.start_worker("w", "here", "other")
+    queue = rig.get("/health").json()["checks"]["queue"]
+    assert (queue["status"], queue["waiting_jobs"], queue["workers"]) == ("healthy", 1, 2)
+    with storage.get_session() as session:
+        storage.beat(session, "w", draining=True)
+    queue = rig.get("/health").json()["checks"]["queue"]
+    assert (queue["status"], queue["draining_workers"]) == ("degraded", 1)
+
+
+def test_a_job_that_waits_for_long_degrades_the_queue(sqlite_url, make_rig):
+    rig = make_rig(sqlite_url, queue_slow_seconds=1e-6)
+    rig.start_worker("w", "here")
+    rig.queue_up()
+    queue = rig.get("/health").json()["checks"]["queue"]
+    assert queue["status"] == "degraded"
+    assert queue["oldest_waiting_seconds"] > 0
+
+
+def test_a_full_queue_is_not_ready(sqlite_url, make_rig):
+    rig = make_rig(sqlite_url, queue_limit=2)
+    rig.start_worker("w", "here")
+    rig.queue_up()
+    assert rig.get("/health/ready").status_code == 200
+    rig.queue_up()
+    answer = rig.get("/health/ready")
+    assert (answer.status_code, checks_of(answer)["queue"]) == (503, "unhealthy")
+    assert rig.get("/health").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("setting", "status", "code"),
+    [("disk_low_bytes", "degraded", 200), ("disk_floor_bytes", "unhealthy", 503)],
+)
+def test_little_free_space_degrades_and_too_little_stops(
+    sqlite_url, make_rig, setting, status, code
+):
+    rig = make_rig(sqlite_url, **{setting: TOO_MUCH})
+    answer = rig.get("/health")
+    assert (answer.status_code, checks_of(answer)["disk_space"]) == (code, status)
+    assert rig.get("/health/ready").status_code == code
+
+
+def test_no_job_is_taken_under_the_floor(sqlite_url, make_rig):
+    rig = make_rig(sqlite_url, disk_floor_bytes=TOO_MUCH)
+    with pytest.raises(OutputError, match=r"GiB free, and new jobs need .*DGX_MUSIC_OUTPUT_DIR"):
+        rig.state.service.submit(parse_request(prompt="a tone"))
+    assert rig.state.service.history().jobs == []
+
+
+@pytest.mark.parametrize("revision", ["002", "999"])
+def test_tables_of_another_release_are_unhealthy(rig, revision):
+    with storage.get_session() as session:
+        session.connection().exec_driver_sql(f"UPDATE alembic_version SET version_num='{revision}'")
+    answer = rig.get("/health")
+    database = answer.json()["checks"]["database"]
+    assert (answer.status_code, database["status"]) == (503, "unhealthy")
+    assert database["revision"] == revision
+    assert rig.get("/health/ready").status_code == 503
+
+
+def test_a_database_that_is_away_is_unhealthy_and_no_reason_gets_out(rig):
+    storage.close_db()
+    answer = rig.get("/health")
+    assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+    assert checks_of(answer) | {"gpu": "", "disk_space": ""} == {
+        "database": "unhealthy",
+        "gpu": "",
+        "queue": "unhealthy",
+        "disk_space": "",
+    }
+    assert "Error" not in answer.text
+    assert "init_db" not in answer.text
+    assert rig.get("/health/live").status_code == 200
+
+
+@pytest.mark.postgres
+def test_a_database_that_hangs_does_not_hang_the_check(postgres_url, make_rig):
+    rig = make_rig(postgres_url)
+    rig.state.health = Health(rig.state.settings, rig.state.service.registry, limit_seconds=1.0)
+    until_healthy(rig)
+    with psycopg.connect(postgres_url) as other:
+        other.execute("LOCK TABLE alembic_version, workers IN ACCESS EXCLUSIVE MODE")
+        answers = [rig.get("/health") for _ in range(3)]
+        assert {answer.status_code for answer in answers} == {503}
+        assert checks_of(answers[-1])["disk_space"] == "healthy"
+        names = [thread.name for thread in threading.enumerate()]
+        assert names.count("look-database") == names.count("look-queue") == 1
+        other.rollback()
+    until_healthy(rig)
+
+
+def until_healthy(rig):
+    deadline = time.monotonic() + 20
+    while rig.get("/health").status_code != 200:
+        assert time.monotonic() < deadline
+
+
+def test_a_server_that_leaves_is_not_ready_at_once(rig):
+    rig.state.draining = True
+    storage.close_db()
+    answer = rig.get("/health/ready")
+    assert (answer.status_code, answer.json()) == (503, {"ready": False, "checks": None})
+
+
+def test_a_worker_that_hangs_within_the_server_is_reported(sqlite_rig):
+    ttl = sqlite_rig.state.settings.worker_ttl_seconds
+    for age, code, status in ((0.1, 200, "alive"), (ttl * 3, 503, "wedged")):
+        sqlite_rig.state.worker = SimpleNamespace(beat_age=age)
+        answer = sqlite_rig.get("/health/live")
+        assert (answer.status_code, answer.json()["status"]) == (code, status)
+        assert answer.json()["worker_beat_age_seconds"] == age
+
+
+def test_an_output_folder_that_cannot_be_written_is_unhealthy(sqlite_url, make_rig, monkeypatch):
+    rig = make_rig(sqlite_url)
+    monkeypatch.setattr("os.access", lambda *_args, **_options: False)
+    answer = rig.get("/health")
+    assert checks_of(answer)["disk_space"] == "unhealthy"
+    assert "DGX_MUSIC_OUTPUT_DIR" in answer.json()["checks"]["disk_space"]["detail"]
+
+
+def test_the_gpus_are_what_the_driver_says(nvidia_smi):
+    nvidia_smi("echo 'NVIDIA H200, 143771 MiB, 570.1, 1024 MiB'; echo 'GB10, [N/A], 580, [N/A]'")
+    report = look_for_gpus()
+    first, second = report.gpus
+    assert (first.memory_total_bytes, first.memory_used_bytes) == (143771 * 2**20, 2**30)
+    assert (second.name, second.memory_total_bytes, second.summary) == ("GB10", None, "GB10, 580")
+    check = check_gpus(report, [])
+    assert (check.status, check.detail) == (
+        "healthy",
+        "NVIDIA H200, 143771 MiB, 570.1; GB10, 580.",
+    )
+
+
+@pytest.mark.parametrize("script", ["exit 9", "exec sleep 60", "printf '\\377'"])
+def test_a_driver_that_does_not_answer_degrades(nvidia_smi, monkeypatch, script):
+    monkeypatch.setattr(gpu, "QUERY_SECONDS", 0.3)
+    nvidia_smi(script)
+    report = look_for_gpus()
+    assert report.is_broken
+    assert check_gpus(report, ["here"]).status == "degraded"
+
+
+def test_no_gpu_is_healthy_where_an_engine_needs_none(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(gpu, "_DRIVER", tmp_path)
+    report = look_for_gpus()
+    assert check_gpus(report, ["here"]).status == "healthy"
+    assert "here" in check_gpus(report, ["here"]).detail
+    assert check_gpus(report, []).status == "degraded"
+    card = tmp_path / "gpus" / "0000:01:00.0" / "information"
+    card.parent.mkdir(parents=True)
+    card.write_text("Model: \t\t NVIDIA GB10\nIRQ:   0\n")
+    assert [one.name for one in look_for_gpus().gpus] == ["NVIDIA GB10"]
+
+
+def test_a_worker_tells_which_engines_it_has():
+    pool = HostPool(1, DEFAULT_REGISTRY, Limits(stall=10, deadline=10), idle_seconds=10)
+    assert pool.models() == {}
+    with pool.host("composer"):
+        assert pool.models() == {"composer": 1}
+    pool.kill_all()
+    assert pool.models() == {}

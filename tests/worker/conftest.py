@@ -1,0 +1,223 @@
+"""Real workers in processes of their own, on real databases, with an engine that obeys."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from services import storage
+from services.config import Settings
+from services.jobs.failpoints import VARIABLE
+from services.jobs.models import Job, parse_request
+from services.jobs.service import MusicService
+
+HERE = Path(__file__).parent
+TTL = 2.0
+PATIENCE = 40.0
+
+
+def load_engines() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("queue_engines", HERE / "queue_engines.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@dataclass
+class Rig:
+    """One database, one output folder, and the processes on them."""
+
+    folder: Path
+    url: str
+    service: MusicService
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        ours = {name: value for name, value in os.environ.items() if name[:4] != "DGX_"}
+        return ours | {
+            "DATABASE_URL": self.url,
+            "PYTHONPATH": str(HERE),
+            "DGX_MUSIC_OUTPUT_DIR": str(self.outputs),
+            "DGX_MUSIC_MODEL_NAME": "puppet",
+            "DGX_MUSIC_WORKER_TTL_SECONDS": str(TTL),
+            "DGX_MUSIC_RETRY_DELAY_SECONDS": "0.1",
+            "DGX_MUSIC_TEST_LEDGER": str(self.folder / "ledger"),
+            **{f"DGX_MUSIC_{name.upper()}": value for name, value in self.settings.items()},
+        }
+
+    @property
+    def outputs(self) -> Path:
+        return self.folder / "outputs"
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.url.startswith("sqlite")
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(encoding="utf-8")
+
+    def program(self, name: str, *arguments: str, **settings: object) -> subprocess.Popen[bytes]:
+        """Start a program of this folder; settings without their prefix."""
+        given = {f"DGX_MUSIC_{key.upper()}": str(value) for key, value in settings.items()}
+        with (self.folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, str(HERE / name), *arguments],
+                env=self.environment | given,
+                cwd=self.folder,
+                stdout=subprocess.PIPE if name == "run_submit.py" else log,
+                stderr=log,
+            )
+
+    def worker(
+        self, concurrency: int = 1, models: str = "puppet", **settings: object
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker and wait until it is ready."""
+        ready = self.log.count("ready worker") if (self.folder / "log").exists() else 0
+        process = self.begin_worker(concurrency, models, **settings)
+        self.until(lambda: self.log.count("ready worker") > ready or process.poll() is not None)
+        return process
+
+    def begin_worker(
+        self, concurrency: int = 1, models: str = "puppet", **settings: object
+    ) -> subprocess.Popen[bytes]:
+        """Start a worker and do not wait."""
+        process = self.program("run_worker.py", str(concurrency), models, **settings)
+        self.workers.append(process)
+        return process
+
+    def fail_at(self, point: str, **settings: object) -> subprocess.Popen[bytes]:
+        return self.worker(**{VARIABLE.removeprefix("DGX_MUSIC_"): point}, **settings)
+
+    def submit(
+        self,
+        *prompts: str,
+        client: str | None = None,
+        priority: str = "normal",
+        model: str | None = None,
+    ) -> list[str]:
+        jobs = [
+            self.service.submit(
+                parse_request(prompt=prompt, duration=1, model=model), client, priority
+            )
+            for prompt in prompts
+        ]
+        return [job.job_id for job in jobs]
+
+    def get(self, job_id: str) -> Job:
+        return self.service.get(job_id)
+
+    def seed(self, job_id: str) -> str:
+        return str(self.get(job_id).seed)
+
+    def ledger(self) -> list[list[str]]:
+        path = self.folder / "ledger"
+        return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+    def count(self, event: str, job_id: str) -> int:
+        return Counter((line[1], line[2]) for line in self.ledger())[event, self.seed(job_id)]
+
+    def until(self, condition: Callable[[], object], patience: float = PATIENCE) -> float:
+        """Wait for something; give the seconds it took."""
+        began = time.monotonic()
+        while not condition():
+            if time.monotonic() - began > patience:
+                raise AssertionError(f"not within {patience} s; the log:\n{self.log[-4000:]}")
+            time.sleep(0.02)
+        return time.monotonic() - began
+
+    def finished(self, job_ids: list[str], patience: float = PATIENCE) -> list[Job]:
+        self.until(lambda: all(self.get(one).is_finished for one in job_ids), patience)
+        return [self.get(one) for one in job_ids]
+
+    def started(self, job_id: str, times: int = 1) -> None:
+        self.until(lambda: self.count("start", job_id) >= times)
+
+    def files(self) -> set[str]:
+        """Every file below the output folder but the workers' locks, the hidden too."""
+        return {
+            str(path.relative_to(self.outputs))
+            for path in self.outputs.rglob("*")
+            if path.is_file() and not path.name.startswith(".dgx-worker")
+        }
+
+    def assert_settled(self, job_ids: list[str]) -> None:
+        """Nothing lost, nothing twice, nothing partial."""
+        jobs = self.finished(job_ids)
+        self.until(lambda: self.files() == self.published(jobs), 5.0)
+        with storage.get_session(read_only=True) as session:
+            assert storage.list_queue_entries(session) == []
+            counted = storage.get_database_stats(session)
+        assert counted["pending_generations"] == counted["processing_generations"] == 0
+
+    def published(self, jobs: list[Job]) -> set[str]:
+        where = f"{self.service.store.where}/"
+        return {job.file.removeprefix(where) for job in jobs if job.file}
+
+    def tell_again(self, process: subprocess.Popen[bytes]) -> int | None:
+        """Ask a process that drains to end, until it does; its exit code."""
+
+        def tell() -> bool:
+            process.send_signal(signal.SIGTERM)
+            return process.poll() is not None
+
+        self.until(tell, 10.0)
+        return process.returncode
+
+    def stop_all(self) -> None:
+        for process in self.workers:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.kill()
+            process.wait()
+
+
+@pytest.fixture
+def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
+
+    def make(url: str, **more: str) -> Rig:
+        settings = Settings(
+            DATABASE_URL=url,
+            output_dir=tmp_path / "outputs",
+            model_name="puppet",
+            worker_ttl_seconds=TTL,
+            retry_delay_seconds=0.1,
+            **more,
+        )
+        monkeypatch.setenv("DGX_MUSIC_TEST_LEDGER", str(tmp_path / "ledger"))
+        service = MusicService(settings, load_engines().registry())
+        rig = Rig(tmp_path, url, service, settings=more)
+        made.append(rig)
+        return rig
+
+    yield make
+    for rig in made:
+        rig.stop_all()
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def rig(request: pytest.FixtureRequest, make_rig: Callable[[str], Rig]) -> Rig:
+    """On each kind of database."""
+    name = "postgres_url" if request.param == "postgresql" else "sqlite_url"
+    return make_rig(request.getfixturevalue(name))
+
+
+@pytest.fixture
+def sqlite_rig(sqlite_url: str, make_rig: Callable[[str], Rig]) -> Rig:
+    return make_rig(sqlite_url)

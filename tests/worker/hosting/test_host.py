@@ -1,0 +1,157 @@
+"""An engine's process by itself, without a queue."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from services.errors import CancelledError, EngineError, InvalidRequestError
+from services.generation.engine import GenerationParams
+from services.library.takes import Delivery, Order
+from services.worker.hosting import host as engine_host
+from services.worker.hosting.host import EngineHost, Limits
+from services.worker.hosting.pool import HostPool
+
+pytestmark = pytest.mark.integration
+
+ENGINES = Path(__file__).parents[1]
+LIMITS = Limits(stall=30.0, deadline=60.0)
+SOURCE = "queue_engines:registry"
+
+
+def never() -> bool:
+    return False
+
+
+@pytest.fixture(autouse=True)
+def _engines_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ENGINES))
+    monkeypatch.setenv("DGX_MUSIC_TEST_LEDGER", str(tmp_path / "ledger"))
+
+
+def render(host: EngineHost, tmp_path: Path, *prompts: str, should_stop=never, seen=None):
+    orders = [
+        Order(
+            generation_id=f"an-id-{number}",
+            created_at=datetime(2026, 3, 1, tzinfo=UTC),
+            params=GenerationParams(prompt=prompt, duration_seconds=1.0, seed=number),
+            path=tmp_path / f"{number}.part",
+        )
+        for number, prompt in enumerate(prompts)
+    ]
+    delivery = Delivery(
+        output_dir=tmp_path, target_lufs=-16.0, true_peak_dbtp=-1.0, bit_depth="PCM_16"
+    )
+    steps = [] if seen is None else seen
+    return host.render(orders, delivery, lambda step, done: steps.append((step, done)), should_stop)
+
+
+def test_one_process_makes_several_orders_at_once_and_then_others(tmp_path):
+    host = EngineHost("puppet", SOURCE, LIMITS)
+    steps: list[tuple[str, float]] = []
+    takes = render(host, tmp_path, "sleep 0", "sleep 0.1", seen=steps)
+    assert [take.path.stat().st_size for take in takes] == [take.bytes for take in takes]
+    assert takes[0].metadata["engine"] == "puppet"
+    names = [step for step, _ in steps]
+    assert names[0] == "loading_model"
+    assert {"generating", "saving"} <= set(names)
+    pid = host.pid
+    with pytest.raises(InvalidRequestError, match="refuses"):
+        render(host, tmp_path, "refuse 1")
+    assert host.pid == pid
+    assert len(render(host, tmp_path, "sleep 0")) == 1
+    host.kill()
+    assert not host.alive
+
+
+@pytest.mark.parametrize("form", ["json", "text"])
+def test_a_process_logs_as_its_worker_does(tmp_path, monkeypatch, capfd, form):
+    monkeypatch.setattr(engine_host, "format_in_use", lambda: form)
+    host = EngineHost("puppet", SOURCE, LIMITS)
+    render(host, tmp_path, "log")
+    host.kill()
+    (line,) = [line for line in capfd.readouterr().err.splitlines() if "is logged" in line]
+    if form == "json":
+        assert json.loads(line)["seed"] == 0
+    else:
+        assert line.endswith("INFO seed=0 is logged")
+
+
+def test_a_stop_is_heard_and_the_engine_stays(tmp_path):
+    host = EngineHost("puppet", SOURCE, LIMITS)
+    render(host, tmp_path, "sleep 0")
+    began = time.monotonic()
+    with pytest.raises(CancelledError):
+        render(host, tmp_path, "sleep 30", should_stop=lambda: time.monotonic() > began + 0.2)
+    assert time.monotonic() - began < 1.0
+    assert host.alive
+    host.kill()
+
+
+def test_an_order_past_its_deadline_is_ended(tmp_path):
+    host = EngineHost("puppet", SOURCE, Limits(stall=30.0, deadline=1.5))
+    with pytest.raises(EngineError, match=r"took over 1\.5 s"):
+        render(host, tmp_path, "sleep 30")
+    assert not host.alive
+
+
+@pytest.mark.parametrize(
+    ("misdeed", "said"),
+    [
+        ("die", "ended its process with code 3"),
+        ("kill", "killed by SIGKILL. The system may have been out of memory"),
+        ("noise", "makes no sense"),
+    ],
+)
+def test_what_happened_to_a_process_is_said(tmp_path, misdeed, said):
+    host = EngineHost("puppet", SOURCE, LIMITS)
+    with pytest.raises(EngineError, match=said):
+        render(host, tmp_path, f"{misdeed} 1")
+    assert not host.alive
+
+
+def test_a_process_ends_with_the_worker_that_started_it(tmp_path):
+    host = EngineHost("puppet", SOURCE, LIMITS)
+    host.load(never)
+    host._channel.shutdown(socket.SHUT_RDWR)
+    assert host._process.wait(timeout=5) == 0
+
+
+def test_a_process_ends_though_its_worker_left_words_of_it_unread(tmp_path):
+    ours, theirs = socket.socketpair()
+    number = theirs.fileno()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "services.worker.hosting.process", str(number), SOURCE, "1"],
+        pass_fds=[number],
+    )
+    theirs.close()
+    ours.sendall(b'{"do": "load", "id": 1, "model": "puppet"}\n')
+    readable, _, _ = select.select([ours], [], [], 20)
+    assert readable
+    ours.close()
+    assert process.wait(timeout=10) == 0
+
+
+def test_engines_are_kept_while_used_change_places_and_end_when_idle():
+    pool = HostPool(1, SOURCE, LIMITS, idle_seconds=0.2)
+    with pool.host("puppet") as host:
+        first = host.pid
+    with pool.host("puppet") as host:
+        assert host.pid == first
+    with pool.host("other") as host:
+        assert host.pid != first
+        with pytest.raises(ProcessLookupError):
+            os.kill(first, 0)
+        assert pool.unload_idle() == 0
+    time.sleep(0.3)
+    assert pool.unload_idle() == 1
+    pool.kill_all()

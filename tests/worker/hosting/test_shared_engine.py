@@ -1,0 +1,320 @@
+"""One engine's process with several jobs in it: by itself, and in a worker."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from services.errors import CancelledError, EngineError
+from services.generation.engine import GenerationParams
+from services.library.takes import Delivery, Order, Take
+from services.worker.hosting import host as engine_host
+from services.worker.hosting.host import EngineHost, Limits
+from services.worker.hosting.pool import HostPool
+
+pytestmark = pytest.mark.integration
+
+ENGINES = Path(__file__).parents[1]
+LIMITS = Limits(stall=30.0, deadline=60.0)
+SOURCE = "queue_engines:registry"
+
+
+def never() -> bool:
+    return False
+
+
+class Choir:
+    """A shared process, and threads that have it make things."""
+
+    def __init__(self, folder: Path, model: str) -> None:
+        self.folder = folder
+        self.host = EngineHost(model, SOURCE, LIMITS, seats=3)
+        self.threads = ThreadPoolExecutor(8)
+        self.asked = 0
+
+    def ask(self, prompt: str, should_stop: Callable[[], bool] = never) -> Future[list[Take]]:
+        self.asked += 1
+        order = Order(
+            generation_id=f"an-id-{self.asked}",
+            created_at=datetime(2026, 3, 1, tzinfo=UTC),
+            params=GenerationParams(prompt=prompt, duration_seconds=1.0, seed=self.asked),
+            path=self.folder / f"{self.asked}.part",
+        )
+        delivery = Delivery(
+            output_dir=self.folder, target_lufs=-16.0, true_peak_dbtp=-1.0, bit_depth="PCM_16"
+        )
+        return self.threads.submit(
+            self.host.render, [order], delivery, lambda _step, _done: None, should_stop
+        )
+
+    def said(self, event: str) -> int:
+        ledger = self.folder / "ledger"
+        return ledger.read_text().split().count(event) if ledger.exists() else 0
+
+    def until(self, event: str, times: int) -> None:
+        until(lambda: self.said(event) >= times)
+
+
+def until(condition: Callable[[], object], patience: float = 20.0) -> None:
+    end = time.monotonic() + patience
+    while not condition():
+        assert time.monotonic() < end, "not in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture(autouse=True)
+def _engines_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ENGINES))
+    monkeypatch.setenv("DGX_MUSIC_TEST_LEDGER", str(tmp_path / "ledger"))
+
+
+@pytest.fixture
+def start_choir(tmp_path: Path) -> Iterator[Callable[..., Choir]]:
+    with ExitStack() as ends:
+
+        def start(model: str = "choir") -> Choir:
+            choir = Choir(tmp_path, model)
+            ends.callback(choir.threads.shutdown)
+            ends.callback(choir.host.kill)
+            return choir
+
+        yield start
+
+
+def test_orders_are_at_work_together_and_each_gets_its_own_answer(start_choir):
+    choir = start_choir()
+    asked = [choir.ask("meet 3") for _ in range(3)]
+    takes = [one.result()[0] for one in asked]
+    assert len({take.path for take in takes}) == 3
+    assert [take.metadata["seed"] for take in takes] == [1, 2, 3]
+    assert all(take.path.stat().st_size == take.bytes for take in takes)
+
+
+def test_the_engine_knows_how_many_will_come(start_choir):
+    environment = Path(f"/proc/{start_choir().host.pid}/environ")
+    until(lambda: b"DGX_MUSIC_WORKER_CONCURRENCY=3\0" in environment.read_bytes())
+
+
+def test_one_of_three_is_stopped_and_the_others_go_on(start_choir):
+    choir = start_choir()
+    stop = threading.Event()
+    others = [choir.ask("sleep 1"), choir.ask("sleep 1")]
+    stopped = choir.ask("sleep 30", stop.is_set)
+    choir.until("start", 3)
+    stop.set()
+    with pytest.raises(CancelledError):
+        stopped.result()
+    assert choir.said("stopped") == 1
+    assert [len(one.result()) for one in others] == [1, 1]
+    assert choir.host.takes_orders
+
+
+def test_an_order_that_hears_late_is_left_and_the_process_stays(start_choir, monkeypatch):
+    monkeypatch.setattr(engine_host, "STOP_GRACE_SECONDS", 0.2)
+    choir = start_choir()
+    stop = threading.Event()
+    other = choir.ask("sleep 1.5")
+    deaf = choir.ask("deaf 1.5", stop.is_set)
+    choir.until("start", 2)
+    began = time.monotonic()
+    stop.set()
+    with pytest.raises(CancelledError):
+        deaf.result()
+    assert time.monotonic() - began < 2.0
+    assert choir.host.left == 1
+    other.result()
+    until(lambda: choir.host.left == 0)
+    assert choir.host.takes_orders
+
+
+def test_an_order_that_never_stops_ends_the_process_after_its_neighbours(start_choir, monkeypatch):
+    monkeypatch.setattr(engine_host, "LEFT_SECONDS", 1.0)
+    choir = start_choir()
+    stop = threading.Event()
+    other = choir.ask("meet 2")
+    deaf = choir.ask("deaf 30", stop.is_set)
+    choir.until("start", 2)
+    stop.set()
+    with pytest.raises(CancelledError):
+        deaf.result()
+    until(lambda: not choir.host.takes_orders)
+    assert choir.host.alive
+    choir.ask("meet 2").result()
+    assert len(other.result()) == 1
+    until(lambda: not choir.host.alive)
+
+
+def test_a_killed_process_costs_each_of_its_orders_one_clear_error(start_choir):
+    choir = start_choir()
+    asked = [choir.ask("sleep 30") for _ in range(3)]
+    choir.until("start", 3)
+    os.kill(choir.host.pid, signal.SIGKILL)
+    for one in asked:
+        with pytest.raises(EngineError, match=r"killed by SIGKILL.* 3 jobs were at work in it"):
+            one.result()
+    with pytest.raises(EngineError, match="SIGKILL"):
+        choir.ask("sleep 0").result()
+
+
+def test_an_order_without_a_word_fails_alone(start_choir):
+    choir = start_choir()
+    choir.ask("sleep 0").result()
+    choir.host._limits = Limits(stall=1.0, deadline=60.0)
+    other = choir.ask("sleep 1.5")
+    silent = choir.ask("hang 1")
+    with pytest.raises(EngineError, match="no progress"):
+        silent.result()
+    assert not choir.host.takes_orders
+    assert len(other.result()) == 1
+    until(lambda: not choir.host.alive)
+
+
+def test_what_broke_the_engine_lets_its_neighbours_end(start_choir):
+    choir = start_choir()
+    other = choir.ask("sleep 1")
+    choir.until("start", 1)
+    with pytest.raises(EngineError, match="as asked"):
+        choir.ask("raise 1").result()
+    assert choir.host.alive
+    assert not choir.host.takes_orders
+    assert len(other.result()) == 1
+    until(lambda: not choir.host.alive)
+
+
+def test_who_waits_for_another_to_load_the_engine_can_be_stopped(start_choir):
+    choir = start_choir("slow")
+    loader = choir.ask("sleep 0")
+    choir.until("loading", 1)
+    stop = threading.Event()
+    waiter = choir.ask("sleep 0", stop.is_set)
+    stop.set()
+    with pytest.raises(CancelledError):
+        waiter.result()
+    assert choir.host.left == 0
+    assert len(loader.result()) == 1
+    assert choir.said("loading") == 1
+
+
+def test_who_had_the_engine_loaded_is_cancelled_and_who_waits_for_it_gets_it(
+    start_choir, monkeypatch
+):
+    monkeypatch.setattr(engine_host, "STOP_GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(engine_host, "LEFT_SECONDS", 0.1)
+    choir = start_choir("slow")
+    stop = threading.Event()
+    loader = choir.ask("sleep 0", stop.is_set)
+    choir.until("loading", 1)
+    waiter = choir.ask("sleep 0")
+    stop.set()
+    with pytest.raises(CancelledError):
+        loader.result()
+    assert len(waiter.result()) == 1
+    assert choir.said("loading") == 1
+    until(lambda: choir.host.left == 0)
+    assert choir.host.takes_orders
+
+
+@pytest.fixture
+def pool() -> Iterator[HostPool]:
+    pool = HostPool(4, SOURCE, LIMITS, idle_seconds=60.0, seats={"choir": 3, "puppet": 1})
+    yield pool
+    pool.kill_all()
+
+
+def test_a_shared_engine_has_one_process_and_who_finds_it_full_waits(pool):
+    with ExitStack() as lent:
+        hosts = {lent.enter_context(pool.host("choir")) for _ in range(3)}
+        assert len(hosts) == 1
+        assert pool.free_seats("choir") == 0
+        assert pool.free_seats("puppet") > 0
+        with pytest.raises(CancelledError), pool.host("choir", lambda: True):
+            pass
+        assert {lent.enter_context(pool.host("puppet")) for _ in range(1)}.isdisjoint(hosts)
+    assert pool.free_seats("choir") == 3
+    with pool.host("choir") as again:
+        assert again in hosts
+
+
+def test_an_engine_has_no_more_seats_than_the_worker_has_slots():
+    pool = HostPool(2, SOURCE, LIMITS, idle_seconds=60.0, seats={"choir": 3})
+    assert pool.free_seats("choir") == 2
+
+
+def test_who_must_be_alone_waits_for_the_others_and_they_for_it(pool):
+    order = []
+    begin_alone = threading.Event()
+
+    def be_alone() -> None:
+        begin_alone.set()
+        with pool.host("choir", alone=True):
+            order.append("alone")
+            with pytest.raises(CancelledError), pool.host("choir", lambda: True):
+                pass
+
+    def come_later() -> None:
+        with pool.host("choir"):
+            order.append("later")
+
+    with ThreadPoolExecutor(2) as threads:
+        with pool.host("choir"):
+            alone = threads.submit(be_alone)
+            begin_alone.wait()
+            until(lambda: pool.free_seats("choir") == 1)
+            later = threads.submit(come_later)
+            until(lambda: pool.free_seats("choir") == 0)
+            order.append("first")
+        alone.result()
+        later.result()
+    assert order == ["first", "alone", "later"]
+
+
+def test_a_dead_process_is_followed_by_a_new_one(pool):
+    with pool.host("choir") as first:
+        first.kill()
+    with pool.host("choir") as second:
+        assert second.pid != first.pid
+    assert pool.models() == {"choir": 1}
+
+
+def pids(rig, event: str) -> set[str]:
+    return {line[3] for line in rig.ledger() if line[1] == event}
+
+
+def test_a_worker_makes_jobs_together_in_one_process(sqlite_rig):
+    sqlite_rig.worker(concurrency=5, models="choir")
+    jobs = sqlite_rig.submit(*["meet 3"] * 3, *["sleep 0.1"] * 3, model="choir")
+    sqlite_rig.assert_settled(jobs)
+    assert [job.status for job in sqlite_rig.finished(jobs)] == ["completed"] * 6
+    assert len(pids(sqlite_rig, "rendered")) == 1
+
+
+def test_a_crash_costs_neighbours_an_attempt_and_is_then_alone(sqlite_rig):
+    sqlite_rig.worker(concurrency=3, models="choir")
+    neighbours = sqlite_rig.submit("sleep 1", "sleep 1", model="choir")
+    for job in neighbours:
+        sqlite_rig.started(job)
+    (deadly,) = sqlite_rig.submit("kill 2", model="choir")
+    sqlite_rig.assert_settled([*neighbours, deadly])
+    starts = [sqlite_rig.count("start", job) for job in [*neighbours, deadly]]
+    assert starts == [2, 2, 3]
+
+
+def test_one_of_three_jobs_is_cancelled_and_the_others_are_made(sqlite_rig):
+    sqlite_rig.worker(concurrency=3, models="choir")
+    wanted = sqlite_rig.submit("sleep 1.5", "sleep 1.5", model="choir")
+    (unwanted,) = sqlite_rig.submit("sleep 30", model="choir")
+    sqlite_rig.started(unwanted)
+    sqlite_rig.service.cancel(unwanted)
+    sqlite_rig.until(lambda: sqlite_rig.count("stopped", unwanted), 2.0)
+    sqlite_rig.assert_settled([*wanted, unwanted])
+    assert [job.status for job in sqlite_rig.finished(wanted)] == ["completed"] * 2
+    assert [sqlite_rig.count("start", job) for job in wanted] == [1, 1]

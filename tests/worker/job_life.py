@@ -1,0 +1,643 @@
+"""The life of jobs as a state machine: every step that servers, workers and their deaths can take.
+
+The machine plays the workers itself, with the parts that real ones use, and keeps a simple model
+of what must have become of every job. After each step the rows, the queue and the files must be
+what the model says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from sqlalchemy import select, text
+
+from services import storage
+from services.api.caller import Caller
+from services.api.server import make_state
+from services.api.visible import visible_job
+from services.config import Settings
+from services.errors import (
+    DGXMusicError,
+    EngineError,
+    InvalidRequestError,
+    JobFinishedError,
+    QueueFullError,
+    RequestMismatchError,
+    UnknownGenerationError,
+)
+from services.jobs.dbos_queue import APPLICATION_VERSION, queue_of
+from services.jobs.dispatch import Dispatch
+from services.jobs.models import parse_request
+from services.jobs.submission import Repeatable
+from services.library.takes import Take
+from services.storage.models import Generation
+from services.storage.queue_models import QueueEntry
+from services.worker.claims import Begun, Claims
+from services.worker.redispatch import redispatch
+from tests.worker.conftest import load_engines
+
+MODEL = "puppet"
+QUEUE_LIMIT = 7
+MAX_RETRIES = 1
+CRASHES_ALLOWED = 2
+PRIORITIES = ("high", "normal", "low")
+OWNERS = (None, "mine", "theirs")
+
+
+class KilledError(BaseException):
+    """The process ends here, without a word."""
+
+
+@dataclass
+class World:
+    """A database, an output folder, and the point at which the next process dies."""
+
+    settings: Settings
+    deadly: str = ""
+    state: Any = None
+
+    @classmethod
+    def make(cls, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+        world = cls(
+            Settings(
+                DATABASE_URL=url,
+                output_dir=folder,
+                model_name=MODEL,
+                queue_limit=QUEUE_LIMIT,
+                max_retries=MAX_RETRIES,
+                retry_delay_seconds=0.0,
+            )
+        )
+        for module in ("worker.claims", "jobs.service"):
+            monkeypatch.setattr(f"services.{module}.reach", world.reach)
+        world.start()
+        return world
+
+    def reach(self, name: str) -> None:
+        if name == self.deadly:
+            raise KilledError
+
+    @contextmanager
+    def dying_at(self, point: str) -> Iterator[list[bool]]:
+        """Let the process of the block die at that point; what this gives says if it did."""
+        died: list[bool] = []
+        self.deadly = point
+        try:
+            yield died
+        except KilledError:
+            died.append(True)
+        finally:
+            self.deadly = ""
+
+    def start(self) -> None:
+        """Start the server anew: nothing is known but what the database says."""
+        storage.close_db()
+        self.state = make_state(self.settings, load_engines().registry())
+
+    @property
+    def service(self) -> Any:
+        return self.state.service
+
+    def empty(self) -> None:
+        dbos = "" if self.settings.database_url.startswith("sqlite") else "dbos."
+        with storage.get_session() as session:
+            for table in ("generations", "idempotency_keys", "prompts", f"{dbos}workflow_status"):
+                session.execute(text(f"DELETE FROM {table}"))
+        shutil.rmtree(self.settings.output_dir, ignore_errors=True)
+        self.settings.output_dir.mkdir()
+
+    def pick_up(self, worker_id: str) -> str | None:
+        """Pick up a dispatch as the queue's listener does."""
+        unlimited = ("concurrency", "limiter", "partition_concurrency", "partition_limiter")
+        one = {f"_{name}": None for name in (*unlimited, "partition_worker_concurrency")}
+        queue = SimpleNamespace(name=queue_of(MODEL), _worker_concurrency=1, **one)
+        picked, _ = self.service.queue._system_database.start_queued_workflows(
+            queue, worker_id, APPLICATION_VERSION, None, owner_xid=worker_id, is_latest_version=True
+        )
+        return picked[0] if picked else None
+
+    def record_end(self, dispatch: Dispatch, worker_id: str) -> None:
+        """Say that the body of a dispatch has returned, as the listener does."""
+        self.service.queue._system_database.update_workflow_outcome(
+            dispatch.workflow_id, "SUCCESS", output="null", owner_xid=worker_id
+        )
+
+
+@dataclass
+class Attempt:
+    """An attempt in the memory of a worker; it may have lost its job long ago."""
+
+    begun: Begun
+    worker: str
+    claims: Claims
+    job: JobModel
+    take: Take | None = None
+
+
+@dataclass
+class JobModel:
+    """What must be true of a job."""
+
+    id: str
+    number: int
+    client: str
+    priority: int
+    rank: int
+    owner: str | None
+    status: str = "pending"
+    attempts: int = 0
+    crashes: int = 0
+    given_again: int = 0
+    dispatch: int = 1
+    worker: str | None = None
+    holder: Attempt | None = None
+    shown: tuple[str, float] = ("queued", 0.0)
+    sha256: str | None = None
+    is_littered: bool = False
+    """A process died before it could clear up; `files check` finds that."""
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status in {"completed", "failed", "cancelled"}
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        return self.priority, self.rank, self.number
+
+    @property
+    def named(self) -> Dispatch:
+        return Dispatch(self.id, self.dispatch)
+
+    def leave(self, status: str) -> None:
+        """Whoever had it has it no more."""
+        self.status, self.holder = status, None
+        if status == "pending":
+            self.worker, self.shown = None, ("queued", 0.0)
+
+    def send_again(self) -> None:
+        self.leave("pending")
+        self.dispatch += 1
+
+
+PICK = st.sampled_from(range(24))
+DEATHS = {
+    "begin": ("attempt-before-commit", "attempt-after-commit"),
+    "publish": (
+        "publish-before-rename",
+        "publish-after-rename",
+        "publish-before-commit",
+        "publish-after-commit",
+    ),
+    "fail": ("retry-before-commit", "retry-after-commit"),
+}
+ACTS = ("begin", "begin", "publish", "fail", "begin", "publish", "give up", "draft", "progress")
+SOMETIMES = st.sampled_from([False, False, False, True])
+STEPS = {
+    "work": {
+        "what": st.sampled_from(ACTS),
+        "which": PICK,
+        "fate": st.sampled_from(range(16)),
+    },
+    "submit": {
+        "count": st.sampled_from([1, 1, 1, 2, 3, 10]),
+        "client": st.sampled_from("ab"),
+        "priority": st.sampled_from([1, 1, 0, 2]),
+        "owner": st.sampled_from(OWNERS[:2]),
+        "key": st.sampled_from(["", "", "one", "two"]),
+        "words": st.sampled_from(["sleep 0", "sleep 1"]),
+        "dies": st.sampled_from([*[""] * 4, "submit-before-commit", "submit-after-commit"]),
+    },
+    "cancel": {"which": PICK, "caller": st.sampled_from(OWNERS), "dies": SOMETIMES},
+    "lose_worker": {
+        "which": PICK,
+        "how": st.sampled_from(["killed", "frozen", "drained"]),
+        "noticed": st.sampled_from([True, False]),
+    },
+    "keep_house": {
+        "which": PICK,
+        "what": st.sampled_from(["take over", "lose", "mend", "forget", "restart", "look"]),
+    },
+}
+OFTEN = ("work",) * 6 + ("submit", "cancel", "lose_worker", "lose_worker", "keep_house")
+STEP = st.one_of(*(st.tuples(st.just(name), st.fixed_dictionaries(STEPS[name])) for name in OFTEN))
+
+
+class JobLife(RuleBasedStateMachine):
+    """Servers, three workers at a time, and one who kills them."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self.world = world
+        world.empty()
+        self.jobs: dict[str, JobModel] = {}
+        self.keys: dict[tuple[str, str], tuple[str, list[str]]] = {}
+        self.dispatches: dict[Dispatch, str | None] = {}
+        """Those that are not over, and which worker has picked them up."""
+        self.attempts: list[Attempt] = []
+        self.workers: dict[str, Claims] = {}
+        self.picked: list[tuple[str, Dispatch]] = []
+        self.dead: set[str] = set()
+        self.ends: dict[str, tuple[Any, ...]] = {}
+        self.hired = 0
+        while len(self.workers) < 3:
+            self.hire()
+
+    @rule(step=STEP)
+    def go_on(self, step: tuple[str, dict[str, Any]]) -> None:
+        """One rule for all steps: of several, each run would leave out some at random."""
+        name, how = step
+        getattr(self, name)(**how)
+
+    # Clients
+
+    @initialize(clients=st.sampled_from(["ab", "aab", "aaab", "a"]))
+    def begin_with_some(self, clients: str) -> None:
+        for client in clients:
+            self.submit(1, client, 1, None, "", "sleep 0", "")
+
+    def accept(self, ids: list[str], client: str, priority: int, owner: str | None) -> None:
+        for job_id in ids:
+            assert job_id not in self.jobs
+            rank = self.fair_rank(client, priority)
+            job = JobModel(job_id, len(self.jobs), client, priority, rank, owner)
+            self.jobs[job_id] = job
+            self.dispatches[job.named] = None
+
+    def fair_rank(self, client: str, priority: int) -> int:
+        """One turn after the client's own last, and not before the turn that is being served."""
+        of_class = [job for job in self.unfinished() if job.priority == priority]
+        own = [job.rank for job in of_class if job.client == client]
+        at_work = [job.rank for job in of_class if job.worker is not None]
+        waiting = [job.rank for job in of_class if job.worker is None]
+        now = max(at_work) if at_work else min(waiting, default=1) - 1
+        return max([now, *own]) + 1
+
+    def submit(
+        self,
+        count: int,
+        client: str,
+        priority: int,
+        owner: str | None,
+        key: str,
+        words: str,
+        dies: str,
+    ) -> None:
+        """Ask for music: once, again, in batches, with a key, beyond what the queue holds."""
+        requests = [parse_request(prompt=words, duration=1)] * count
+        asked = hashlib.sha256(f"{count} {words}".encode()).hexdigest()
+        repeatable = Repeatable(key, asked) if key else None
+        before = self.keys.get((owner or "", key)) if key else None
+        waiting = sum(job.worker is None for job in self.unfinished())
+        made: list[Any] = []
+
+        def send() -> None:
+            made.extend(
+                self.world.service.submit_batch(
+                    requests, client, PRIORITIES[priority], owner=owner, repeatable=repeatable
+                )
+            )
+
+        if before is not None and before[0] != asked:
+            with pytest.raises(RequestMismatchError):
+                send()
+        elif before is None and waiting + count > QUEUE_LIMIT:
+            with pytest.raises(QueueFullError):
+                send()
+        elif before is not None:
+            send()
+            assert [job.job_id for job in made] == before[1]
+        else:
+            with self.world.dying_at(dies):
+                send()
+            ids = [job.job_id for job in made] or self.unheard_of()
+            assert len(ids) == (0 if dies == "submit-before-commit" else count)
+            self.accept(ids, client, priority, owner)
+            if key and ids:
+                self.keys[owner or "", key] = (asked, ids)
+
+    def unheard_of(self) -> list[str]:
+        """Jobs whose client died before it heard their ids, in the order of the queue."""
+        with storage.get_session(read_only=True) as session:
+            entries = storage.list_queue_entries(session)
+        new = [entry for entry in entries if entry.generation_id not in self.jobs]
+        return [entry.generation_id for entry in sorted(new, key=lambda each: each.place)]
+
+    def cancel(self, which: int, caller: str | None, dies: bool) -> None:
+        """Cancel a job, one's own or another's, that waits, runs or is finished."""
+        if not self.jobs:
+            return
+        job = self.choose(list(self.jobs.values()), which)
+        visitor = Caller(owner=caller, sees_all=caller is None, name="visitor")
+        if not visitor.may_see(job.owner):
+            with pytest.raises(UnknownGenerationError):
+                visible_job(self.world.state, visitor, job.id)
+            return
+        visible_job(self.world.state, visitor, job.id)
+        if job.is_finished:
+            with pytest.raises(JobFinishedError):
+                self.world.service.cancel(job.id)
+            return
+        with self.world.dying_at("cancel-after-commit" if dies else "") as died:
+            assert self.world.service.cancel(job.id).status == "cancelled"
+        if not died and job.worker is None:
+            self.dispatches.pop(job.named, None)
+        job.is_littered = bool(died)
+        job.leave("cancelled")
+
+    # Workers
+
+    def claims(self, worker_id: str) -> Claims:
+        service = self.world.service
+        return Claims(self.world.settings, service.queue, worker_id, service.store)
+
+    def hire(self) -> None:
+        self.hired += 1
+        self.workers[f"worker-{self.hired}"] = self.claims(f"worker-{self.hired}")
+
+    def work(self, what: str, which: int, fate: int) -> None:
+        """Let a worker pick up a dispatch, begin it, go on with an attempt, and perhaps die."""
+        points = DEATHS.get(what, ())
+        dies = points[fate - 1] if 0 < fate <= len(points) else ""
+        if what in {"begin", "pick up"} or not self.attempts:
+            self.pick_up(which)
+            if self.picked and what != "pick up":
+                self.begin(which, dies if what == "begin" else "")
+            return
+        attempt = self.choose(self.attempts, which)
+        if what == "publish":
+            self.publish(attempt, dies)
+        elif what in {"fail", "give up"}:
+            error = EngineError("again") if what == "fail" else InvalidRequestError("never")
+            self.fail(attempt, error, dies)
+        elif what == "draft":
+            self.draft(attempt)
+        else:
+            self.note_progress(attempt, fate / 16)
+
+    def pick_up(self, which: int) -> None:
+        worker = self.choose(list(self.workers), which)
+        name = self.world.pick_up(worker)
+        waiting = [each for each, holder in self.dispatches.items() if holder is None]
+        assert (name is None) == (not waiting)
+        if name is None:
+            return
+        (dispatch,) = [each for each in waiting if each.workflow_id == name]
+        ready = [job for job in self.unfinished() if job.named in waiting]
+        if not self.jobs[dispatch.generation_id].is_finished and ready:
+            first = min(ready, key=lambda job: job.order)
+            assert dispatch in {first.named} | {each for each in waiting if self.is_old(each)}
+        self.dispatches[dispatch] = worker
+        self.picked.append((worker, dispatch))
+
+    def is_old(self, dispatch: Dispatch) -> bool:
+        return self.jobs[dispatch.generation_id].dispatch != dispatch.attempt
+
+    def begin(self, which: int, dies: str) -> None:
+        """Begin an attempt, in a worker that was perhaps taken for dead meanwhile."""
+        worker, dispatch = self.picked.pop(-1 - which % len(self.picked))
+        job = self.jobs[dispatch.generation_id]
+        claims = self.workers.get(worker) or self.claims(worker)
+        may_begin = not job.is_finished and not self.is_old(dispatch)
+        crashed = may_begin and job.status == "processing"
+        is_last = crashed and job.crashes == CRASHES_ALLOWED
+        if crashed:
+            assert job.holder is not None
+            assert job.holder.begun.dispatch == dispatch
+        begun: Begun | None = None
+        with self.world.dying_at(dies) as died:
+            begun = claims.begin(dispatch)
+        if may_begin and not (died and dies == "attempt-before-commit"):
+            job.crashes += crashed
+            if is_last:
+                job.leave("failed")
+            else:
+                job.status, job.worker, job.shown = "processing", worker, ("loading_model", 0.0)
+                job.attempts += 1
+                job.holder = Attempt(begun or self.unseen(dispatch, worker), worker, claims, job)
+            job.is_littered = job.is_littered and bool(died)
+        if died:
+            self.kill(worker)
+        elif begun is None:
+            assert not may_begin or is_last
+            self.end(dispatch, worker)
+        else:
+            assert job.holder is not None
+            self.attempts.append(job.holder)
+
+    def unseen(self, dispatch: Dispatch, worker: str) -> Begun:
+        """What a worker had begun that died before it knew."""
+        return Begun(dispatch=dispatch, token="", worker_id=worker, model=MODEL, task=None)  # type: ignore[arg-type]  # never looked at
+
+    def end(self, dispatch: Dispatch, worker: str) -> None:
+        self.world.record_end(dispatch, worker)
+        if self.dispatches.get(dispatch) == worker:
+            del self.dispatches[dispatch]
+
+    def note_progress(self, attempt: Attempt, fraction: float) -> None:
+        attempt.claims.note_progress(attempt.begun, "generating", fraction)
+        job = attempt.job
+        if not job.is_finished and job.worker == attempt.worker:
+            job.shown = ("generating", fraction)
+
+    def draft(self, attempt: Attempt) -> Take:
+        path = Path(attempt.claims.draft_path(attempt.begun))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        content = attempt.begun.token.encode()
+        path.write_bytes(content)
+        attempt.take = Take(
+            path=path,
+            bytes=len(content),
+            sha256=hashlib.sha256(content).hexdigest(),
+            seconds=0.5,
+            metadata={"made_by": attempt.worker},
+        )
+        return attempt.take
+
+    def publish(self, attempt: Attempt, dies: str) -> None:
+        """Publish a take; an attempt that lost its job changes nothing."""
+        job = attempt.job
+        is_ours = job.holder is attempt
+        take = self.draft(attempt)
+        published = False
+        with self.world.dying_at(dies) as died:
+            attempt.claims.bring(attempt.begun, take)
+            published = attempt.claims.publish(attempt.begun, take)
+        assert bool(died) == (is_ours and bool(dies))
+        assert published == (is_ours and not died)
+        if is_ours and dies in {"", "publish-after-commit"}:
+            job.leave("completed")
+            job.sha256 = take.sha256
+        self.over(attempt, is_killed=bool(died))
+
+    def over(self, attempt: Attempt, *, is_killed: bool) -> None:
+        if is_killed:
+            self.kill(attempt.worker)
+            return
+        attempt.claims.clear_up(attempt.begun)
+        self.attempts.remove(attempt)
+        self.end(attempt.begun.dispatch, attempt.worker)
+
+    def fail(self, attempt: Attempt, error: DGXMusicError, dies: str) -> None:
+        """Fail, to be tried again or for good; an attempt that lost its job changes nothing."""
+        job = attempt.job
+        is_ours = job.holder is attempt
+        is_retried = is_ours and error.retryable and job.attempts <= MAX_RETRIES
+        with self.world.dying_at(dies) as died:
+            delay = attempt.claims.retry_or_fail(attempt.begun, error)
+            assert (delay is not None) == is_retried
+        if is_ours and dies != "retry-before-commit":
+            if is_retried:
+                job.send_again()
+                self.dispatches[job.named] = None
+            else:
+                job.leave("failed")
+        self.over(attempt, is_killed=bool(died))
+
+    def lose_worker(self, which: int, how: str, noticed: bool) -> None:
+        """A worker goes; one that is frozen goes on later, as if nothing had happened."""
+        busy = [each.worker for each in self.attempts if each.worker in self.workers]
+        worker = self.choose(busy or list(self.workers), which)
+        if how == "killed":
+            self.kill(worker)
+        elif how == "frozen":
+            self.replace(worker)
+        else:
+            self.drain(worker)
+        if noticed:
+            self.take_over()
+
+    def drain(self, worker: str) -> None:
+        """What it has goes back, uncounted."""
+        for attempt in [each for each in self.attempts if each.worker == worker]:
+            attempt.claims.give_back(attempt.begun)
+            if attempt.job.holder is attempt:
+                attempt.job.leave("pending")
+                attempt.job.attempts -= 1
+            attempt.claims.clear_up(attempt.begun)
+            self.attempts.remove(attempt)
+        self.picked = [each for each in self.picked if each[0] != worker]
+        self.replace(worker)
+        self.give_back({worker})
+
+    def kill(self, worker: str) -> None:
+        for attempt in [each for each in self.attempts if each.worker == worker]:
+            self.attempts.remove(attempt)
+            if attempt.take is not None and attempt.job.holder is not attempt:
+                attempt.job.is_littered = True
+        self.picked = [each for each in self.picked if each[0] != worker]
+        self.replace(worker)
+
+    def replace(self, worker: str) -> None:
+        """A worker's id is never used again."""
+        if worker in self.workers:
+            del self.workers[worker]
+            self.dead.add(worker)
+            self.hire()
+
+    def take_over(self) -> None:
+        self.give_back(self.dead)
+
+    def give_back(self, workers: set[str]) -> None:
+        theirs = [each for each, holder in self.dispatches.items() if holder in workers]
+        assert self.world.service.queue.give_back(workers) == len(theirs)
+        self.dispatches.update(dict.fromkeys(theirs))
+
+    # Whoever looks after the queue
+
+    def keep_house(self, which: int, what: str) -> None:
+        """Look after the dead, lose a dispatch, find lost ones, forget, start the server anew."""
+        if what == "take over":
+            self.take_over()
+        elif what == "lose" and self.dispatches:
+            self.lose_dispatch(which)
+        elif what == "mend":
+            self.find_lost_dispatches()
+        elif what == "look":
+            self.people_look()
+        elif what == "forget":
+            self.world.service.queue.forget(older_than_seconds=0.0)
+        elif what == "restart":
+            self.world.start()
+            self.workers = {worker_id: self.claims(worker_id) for worker_id in self.workers}
+
+    def lose_dispatch(self, which: int) -> None:
+        dispatch = self.choose(list(self.dispatches), which)
+        self.world.service.queue.cancel([dispatch])
+        del self.dispatches[dispatch]
+
+    def find_lost_dispatches(self) -> None:
+        lost = [job for job in self.unfinished() if job.named not in self.dispatches]
+        assert redispatch(self.world.service.queue) == len(lost)
+        for job in lost:
+            job.send_again()
+            job.given_again += 1
+            self.dispatches[job.named] = None
+
+    # What must be true
+
+    def unfinished(self) -> list[JobModel]:
+        return [job for job in self.jobs.values() if not job.is_finished]
+
+    def choose(self, some: list[Any], which: int) -> Any:
+        return some[which % len(some)]
+
+    @invariant()
+    def rows_are_what_the_model_says(self) -> None:
+        with storage.get_session(read_only=True) as session:
+            rows = {row.id: row for row in session.scalars(select(Generation))}
+            entries = {each.generation_id: each for each in session.scalars(select(QueueEntry))}
+        assert rows.keys() == self.jobs.keys()
+        assert entries.keys() == {job.id for job in self.unfinished()}
+        for job in self.jobs.values():
+            self.check_row(job, rows[job.id])
+        for job in self.unfinished():
+            entry = entries[job.id]
+            assert (entry.attempt, entry.crashes) == (job.dispatch, job.crashes)
+            assert (entry.worker_id, (entry.step, entry.progress)) == (job.worker, job.shown)
+        waiting = [job for job in self.unfinished() if job.worker is None]
+        by_place = sorted(waiting, key=lambda job: entries[job.id].place)
+        assert by_place == sorted(waiting, key=lambda job: job.order)
+        assert len({entries[job.id].place for job in waiting}) == len(waiting)
+
+    def check_row(self, job: JobModel, row: Generation) -> None:
+        assert (row.status, row.attempts, row.file_sha256) == (job.status, job.attempts, job.sha256)
+        assert (row.attempt_token is None) == (job.holder is None)
+        assert 0 <= row.attempts <= 1 + MAX_RETRIES + job.crashes + job.given_again
+        if job.is_finished:
+            end = (row.status, row.completed_at, row.file_sha256, row.error_message, row.attempts)
+            assert self.ends.setdefault(job.id, end) == end
+            self.check_files(job, self.world.settings.output_dir / row.file_path)
+
+    def check_files(self, job: JobModel, take: Path) -> None:
+        if job.is_littered:
+            return
+        if job.status == "completed":
+            assert hashlib.sha256(take.read_bytes()).hexdigest() == job.sha256
+        else:
+            assert not take.exists()
+        drafts = {path.suffix[1:] for path in take.parent.glob(f".dgx-{job.id}.*")}
+        assert drafts <= {each.begun.nonce for each in self.attempts if each.job is job}
+
+    def people_look(self) -> None:
+        """What people see agrees too, and the places are 1 to n in the order of the queue."""
+        waiting = sorted(
+            (job for job in self.unfinished() if job.worker is None), key=lambda job: job.order
+        )
+        for position, job in enumerate(waiting, 1):
+            shown = self.world.service.find(job.id)
+            ahead = position if job.status == "pending" else None
+            assert (shown.status, shown.queue_position) == (job.status, ahead)
+        listed = self.world.service.history(limit=1000).jobs
+        assert {job.job_id: job.status for job in listed} == {
+            job.id: job.status for job in self.jobs.values()
+        }

@@ -1,0 +1,279 @@
+"""Nothing is lost, done twice or left in part, whatever is killed, and wherever."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text
+
+from services import storage
+from services.jobs import failpoints
+from services.jobs.dispatch import Dispatch
+from services.jobs.failpoints import NAMES, VARIABLE
+from services.jobs.models import parse_request
+from services.worker.redispatch import redispatch
+
+if TYPE_CHECKING:
+    from tests.worker.conftest import Rig
+
+pytestmark = pytest.mark.integration
+
+TTL = 2.0
+
+# Where a worker is killed -> what the row, the attempts and the folder are then.
+KILLED_AT = {
+    "job-claimed": ("pending", 0, "nothing"),
+    "attempt-before-commit": ("pending", 0, "nothing"),
+    "attempt-after-commit": ("processing", 1, "nothing"),
+    "take-made": ("processing", 1, "draft"),
+    "upload-done": ("processing", 1, "draft"),
+    "publish-before-rename": ("processing", 1, "draft"),
+    "publish-after-rename": ("processing", 1, "take"),
+    "publish-before-commit": ("processing", 1, "take"),
+    "publish-after-commit": ("completed", 1, "take"),
+    "retry-before-commit": ("processing", 1, "nothing"),
+    "retry-after-commit": ("pending", 1, "nothing"),
+}
+
+
+def state_of(pid: int) -> str:
+    status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    return status.rpartition(")")[2].split()[0]
+
+
+def contents(rig: Rig) -> str:
+    kinds = {"draft" if "/.dgx-" in name else "take" for name in rig.files()}
+    return kinds.pop() if len(kinds) == 1 else " and ".join(sorted(kinds)) or "nothing"
+
+
+@pytest.mark.parametrize("point", KILLED_AT)
+def test_a_worker_killed_at_any_point_loses_nothing(sqlite_rig: Rig, point: str) -> None:
+    status, attempts, files = KILLED_AT[point]
+    dead = sqlite_rig.fail_at(point)
+    (job_id,) = sqlite_rig.submit("raise 1" if point.startswith("retry") else "sleep 0")
+    assert dead.wait(timeout=30) == failpoints.EXIT_CODE
+    with storage.get_session(read_only=True) as session:
+        row = storage.get_generation(session, job_id)
+        assert row is not None
+        assert (row.status, row.attempts) == (status, attempts)
+    assert contents(sqlite_rig) == files
+    sqlite_rig.worker()
+    assert sqlite_rig.finished([job_id])[0].status == "completed"
+    sqlite_rig.assert_settled([job_id])
+
+
+@pytest.mark.parametrize(
+    ("point", "accepted"), [("submit-before-commit", 0), ("submit-after-commit", 3)]
+)
+def test_a_killed_submitter_leaves_all_of_a_batch_or_nothing(
+    rig: Rig, point: str, accepted: int
+) -> None:
+    ran = rig.program(
+        "run_submit.py", *["sleep 0"] * 3, **{VARIABLE.removeprefix("DGX_MUSIC_"): point}
+    )
+    ran.communicate(timeout=30)
+    assert ran.returncode == failpoints.EXIT_CODE
+    jobs = [job.job_id for job in rig.service.history().jobs]
+    assert len(jobs) == accepted
+    with storage.get_session(read_only=True) as session:
+        assert len(storage.list_queue_entries(session)) == accepted
+        prompts = storage.get_all_prompts(session)
+        assert sum(prompt.used_count for prompt in prompts) == accepted
+    dispatches = [Dispatch(job, 1) for job in jobs]
+    assert rig.service.queue.without_workflow(dispatches) == []
+    if accepted:
+        rig.worker()
+        rig.assert_settled(jobs)
+
+
+def test_a_canceller_killed_after_its_commit_leaves_a_cancelled_job(
+    sqlite_rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    def die(name: str) -> None:
+        if name == "cancel-after-commit":
+            raise KilledError
+
+    (job_id,) = sqlite_rig.submit("sleep 0")
+    monkeypatch.setattr("services.jobs.service.reach", die)
+    with pytest.raises(KilledError):
+        sqlite_rig.service.cancel(job_id)
+    sqlite_rig.worker()
+    sqlite_rig.until(lambda: f"nothing to do job={job_id}" in sqlite_rig.log)
+    assert sqlite_rig.count("start", job_id) == 0
+    sqlite_rig.assert_settled([job_id])
+
+
+def test_every_fail_point_is_tested() -> None:
+    others = {"submit-before-commit", "submit-after-commit", "cancel-after-commit"}
+    assert set(NAMES) == set(KILLED_AT) | others
+
+
+def test_a_worker_that_is_started_again_goes_on_at_once(sqlite_rig: Rig) -> None:
+    worker = sqlite_rig.worker(concurrency=2)
+    jobs = sqlite_rig.submit("sleep 1", "sleep 1", "sleep 0")
+    for job in jobs[:2]:
+        sqlite_rig.started(job)
+    worker.kill()
+    worker.wait()
+    sqlite_rig.worker(concurrency=2)
+    ready = time.monotonic()
+    sqlite_rig.started(jobs[0], times=2)
+    # From the moment it is ready; the test machine's start of Python is not ours to bound.
+    assert time.monotonic() - ready < 5.0
+    for job in sqlite_rig.finished(jobs):
+        assert job.status == "completed"
+    sqlite_rig.assert_settled(jobs)
+
+
+def test_a_frozen_worker_is_replaced_and_its_result_refused(rig: Rig) -> None:
+    frozen = rig.worker()
+    (job_id,) = rig.submit("sleep 1")
+    rig.started(job_id)
+    frozen.send_signal(signal.SIGSTOP)
+    began = time.monotonic()
+    rig.worker()
+    rig.started(job_id, times=2)
+    assert time.monotonic() - began < TTL + 2.0 + 5.0  # the second worker's own start is in it
+    (job,) = rig.finished([job_id])
+    digest = job.metadata
+    frozen.send_signal(signal.SIGCONT)
+    # With SQLite others look for stopped ones to kill, and may bury this one before they see it.
+    ended = frozen.wait(timeout=10)
+    assert ended == 6 or (rig.is_sqlite and ended == -signal.SIGKILL)
+    assert ("giving up" if ended == 6 else "killed worker") in rig.log
+    assert (job.status, job.retry_count) == ("completed", 1)
+    assert rig.get(job_id).metadata == digest
+    rig.assert_settled([job_id])
+
+
+def test_a_worker_that_freezes_within_a_transaction_blocks_nobody(rig: Rig) -> None:
+    frozen = rig.fail_at("publish-before-commit:freeze")
+    (job_id,) = rig.submit("sleep 0")
+    rig.until(lambda: state_of(frozen.pid) == "T")
+    began = time.monotonic()
+    rig.worker()
+    (other,) = rig.submit("sleep 0")
+    rig.started(job_id, times=2)
+    assert time.monotonic() - began < TTL + 2.0 + 5.0  # the second worker's own start is in it
+    assert {job.status for job in rig.finished([job_id, other])} == {"completed"}
+    frozen.send_signal(signal.SIGCONT)
+    # The server ends its transaction; SQLite, which has no server, has it ended by a worker.
+    assert frozen.wait(timeout=10) == (-signal.SIGKILL if rig.is_sqlite else 6)
+    rig.assert_settled([job_id, other])
+
+
+def test_a_zombie_that_is_faster_than_its_own_clock_publishes_nothing(sqlite_rig: Rig) -> None:
+    """As above, but the job goes to another while the first worker is at the very end of it."""
+    first = sqlite_rig.worker()
+    (job_id,) = sqlite_rig.submit("sleep 1.5")
+    sqlite_rig.started(job_id)
+    held = token_of(job_id)
+    with storage.get_session() as session:
+        row = storage.lock_generation(session, job_id)
+        assert row is not None
+        row.attempt_token = held.rpartition("/")[0] + "/another"
+    sqlite_rig.until(lambda: "no longer ours" in sqlite_rig.log)
+    assert first.poll() is None
+    assert sqlite_rig.files() == set()
+    assert sqlite_rig.get(job_id).status == "processing"
+
+
+def token_of(job_id: str) -> str:
+    with storage.get_session(read_only=True) as session:
+        row = storage.get_generation(session, job_id)
+        assert row is not None
+        return str(row.attempt_token)
+
+
+def test_a_job_that_ends_its_workers_is_given_up_and_its_neighbours_are_not(
+    sqlite_rig: Rig,
+) -> None:
+    rig = sqlite_rig
+    rig.worker(concurrency=2)
+    poison, good = rig.submit("poison 9", "sleep 2")
+    while not rig.get(poison).is_finished:
+        rig.until(lambda: rig.workers[-1].poll() is not None or rig.get(poison).is_finished)
+        if rig.workers[-1].poll() is not None:
+            rig.worker(concurrency=2)
+    bad, neighbour = rig.finished([poison, good])
+    assert (bad.status, rig.count("start", poison)) == ("failed", 3)
+    assert "lost three times" in str(bad.error_message)
+    assert neighbour.status == "completed"
+    assert rig.count("start", good) <= 2
+    rig.assert_settled([poison, good])
+
+
+def test_two_reapers_at_once_give_a_job_back_once(rig: Rig) -> None:
+    jobs = rig.submit(*["sleep 0"] * 5)
+    queue = rig.service.queue
+    pick_up_as("gone", rig)
+    assert queue.holders() == {"gone"}
+    returned: list[int] = []
+    start = threading.Barrier(4)
+
+    def reap() -> None:
+        start.wait()
+        returned.append(queue.give_back(["gone"]))
+
+    threads = [threading.Thread(target=reap) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(returned) == 5
+    assert queue.holders() == set()
+    rig.worker()
+    rig.assert_settled(jobs)
+    assert [rig.count("start", job) for job in jobs] == [1] * 5
+
+
+def pick_up_as(worker: str, rig: Rig) -> None:
+    """Mark all that waits as picked up, as DBOS's own claim does."""
+    table = "workflow_status" if rig.url.startswith("sqlite") else "dbos.workflow_status"
+    with storage.get_session() as session:
+        session.execute(
+            text(f"UPDATE {table} SET status = 'PENDING', executor_id = :id"), {"id": worker}
+        )
+
+
+def test_a_job_whose_dispatch_is_gone_gets_another(rig: Rig) -> None:
+    waiting, running = rig.submit("sleep 0", "sleep 0")
+    with storage.get_session() as session:
+        dispatch = Dispatch(running, 1)
+        assert storage.claim_generation(session, running, f"{dispatch.workflow_id}/gone/1")
+    queue = rig.service.queue
+    queue.cancel([Dispatch(waiting, 1), dispatch])
+    assert redispatch(queue) == 2
+    assert redispatch(queue) == 0
+    rig.worker()
+    rig.assert_settled([waiting, running])
+
+
+def test_finished_dispatches_are_forgotten(sqlite_rig: Rig) -> None:
+    sqlite_rig.worker()
+    jobs = sqlite_rig.submit("sleep 0", "sleep 0")
+    sqlite_rig.finished(jobs)
+    queue = sqlite_rig.service.queue
+    sqlite_rig.until(lambda: not queue.holders())
+    assert queue.forget(older_than_seconds=3600) == 0
+    time.sleep(0.01)
+    assert queue.forget(older_than_seconds=-5) == 2
+    assert queue.forget(older_than_seconds=-5) == 0
+
+
+def test_making_here_and_making_in_a_queue_never_meet(sqlite_rig: Rig) -> None:
+    task = sqlite_rig.service.prepare(parse_request(prompt="sleep 0", duration=1))
+    sqlite_rig.worker()
+    (queued,) = sqlite_rig.submit("sleep 0")
+    sqlite_rig.finished([queued])
+    assert redispatch(sqlite_rig.service.queue) == 0
+    assert sqlite_rig.get(task.generation_id).status == "pending"
+    assert sqlite_rig.count("start", task.generation_id) == 0

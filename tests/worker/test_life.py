@@ -1,0 +1,162 @@
+"""The life of jobs holds what is promised, and the test that says so can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import HealthCheck, Phase, seed, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from services import storage
+from services.errors import DGXMusicError
+from services.jobs.dispatch import Dispatch
+from services.worker import claims
+from tests.worker.job_life import JobLife, World
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from services.library.takes import Take
+    from services.worker.claims import Begun, Claims
+
+pytestmark = pytest.mark.integration
+
+QUIET = {
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+    "report_multiple_bugs": False,
+}
+SHORT = settings(max_examples=20, stateful_step_count=50, **QUIET)
+LONG = settings(max_examples=600, stateful_step_count=100, **QUIET)
+FIXED = settings(max_examples=100, stateful_step_count=50, phases=[Phase.generate], **QUIET)
+
+FOUND_OUT = (
+    AssertionError,
+    pytest.fail.Exception,
+    DGXMusicError,
+    LookupError,
+    OSError,
+    ValueError,
+)
+"""A broken invariant, an error that should not be, or none where one should be."""
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def world(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    name = "postgres_url" if request.param == "postgresql" else "sqlite_url"
+    return World.make(request.getfixturevalue(name), tmp_path / "outputs", monkeypatch)
+
+
+@pytest.fixture
+def sqlite_world(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    return World.make(sqlite_url, tmp_path / "outputs", monkeypatch)
+
+
+def live(world: World, chosen: settings, number: int | None = None) -> None:
+    def life() -> JobLife:
+        return JobLife(world)
+
+    run_state_machine_as_test(life if number is None else seed(number)(life), settings=chosen)
+
+
+def test_whatever_happens_every_job_is_kept_and_made_once(world: World) -> None:
+    live(world, SHORT)
+
+
+@pytest.mark.nightly
+def test_whatever_happens_for_long_every_job_is_kept_and_made_once(world: World) -> None:
+    live(world, LONG)
+
+
+def without_token_check(patch: pytest.MonkeyPatch) -> None:
+    def holds(session: Session, begun: Begun) -> bool:
+        return storage.lock_generation(session, begun.generation_id) is not None
+
+    patch.setattr(claims, "_holds", holds)
+
+
+def row_before_file(patch: pytest.MonkeyPatch) -> None:
+    def publish(self: Claims, begun: Begun, take: Take) -> bool:
+        name = self._final_name(begun)
+        with storage.get_session() as session:
+            if not claims._holds(session, begun):
+                return False
+            storage.publish_generation(
+                session,
+                begun.generation_id,
+                begun.token,
+                generation_time=take.seconds,
+                file_size_bytes=take.bytes,
+                file_sha256=take.sha256,
+            )
+            storage.remove_queue_entry(session, begun.generation_id)
+        claims.reach("publish-before-rename")
+        self._store.publish(take.path, name)
+        for point in ("publish-after-rename", "publish-before-commit", "publish-after-commit"):
+            claims.reach(point)
+        return True
+
+    patch.setattr(claims.Claims, "publish", publish)
+
+
+def leave_out(patch: pytest.MonkeyPatch, module: str, name: str) -> None:
+    """Let one module's calls of a function of the storage do nothing."""
+    there = {each: getattr(storage, each) for each in dir(storage)}
+    broken = SimpleNamespace(**there | {name: lambda *_given, **_named: None})
+    patch.setattr(f"services.{module}.storage", broken)
+
+
+def cancelled_stays_in_the_queue(patch: pytest.MonkeyPatch) -> None:
+    leave_out(patch, "jobs.service", "remove_queue_entry")
+
+
+def key_is_forgotten(patch: pytest.MonkeyPatch) -> None:
+    leave_out(patch, "jobs.service", "remember_request")
+
+
+def retry_keeps_its_slot(patch: pytest.MonkeyPatch) -> None:
+    def send_again(self: Claims, session: Session, begun: Begun, delay: float) -> None:
+        entry = storage.get_queue_entry(session, begun.generation_id, to_change=True)
+        assert entry is not None
+        entry.attempt += 1
+        session.flush()
+        again = Dispatch(begun.generation_id, entry.attempt)
+        self._queue.enqueue(session, again, model=begun.model, place=entry.place)
+
+    patch.setattr(claims.Claims, "_send_again", send_again)
+
+
+def first_come_first_served(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("services.storage.queue.next_rank", lambda *_ranks: 1)
+
+
+def crashes_are_not_counted(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(claims, "is_worker_lost", lambda _crashes: False)
+
+
+@pytest.mark.parametrize(
+    ("break_it", "number"),
+    [
+        (without_token_check, 1),
+        (row_before_file, 1),
+        (cancelled_stays_in_the_queue, 1),
+        (key_is_forgotten, 3),
+        (retry_keeps_its_slot, 1),
+        (first_come_first_served, 1),
+        (crashes_are_not_counted, 1),
+    ],
+)
+def test_a_broken_life_is_found_out(
+    sqlite_world: World,
+    break_it: Callable[[pytest.MonkeyPatch], None],
+    number: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    break_it(monkeypatch)
+    with pytest.raises(FOUND_OUT):
+        live(sqlite_world, FIXED, number)

@@ -1,0 +1,74 @@
+"""Jobs that wait when the database is moved are made by the workers of the new one."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import pytest
+
+from services import storage
+from services.errors import StorageError
+from services.machine.process_identity import new_token
+from services.operations.moving import move_database
+
+if TYPE_CHECKING:
+    from tests.worker.conftest import Rig
+
+pytestmark = pytest.mark.integration
+
+
+def silent(_stage: str, _fraction: float) -> None:
+    """Progress that nobody watches."""
+
+
+@pytest.mark.postgres
+def test_jobs_queued_before_a_move_are_made_after_it(
+    sqlite_rig: Rig, postgres_url: str, make_rig: Callable[[str], Rig]
+) -> None:
+    worker = sqlite_rig.worker()
+    finished = sqlite_rig.submit("sleep 0.1")
+    sqlite_rig.finished(finished)
+    running = sqlite_rig.submit("sleep 0.5")[0]
+    sqlite_rig.started(running)
+    with pytest.raises(StorageError, match=rf"Workers live .*\(process {worker.pid}\)"):
+        move_database(sqlite_rig.service.settings, postgres_url, progress=silent)
+    worker.kill()
+    worker.wait()
+    waiting = sqlite_rig.submit("sleep 0.1", "sleep 0.1", priority="low")
+    cancelled, urgent = sqlite_rig.submit("sleep 0.1", "sleep 0.1", priority="high")
+    sqlite_rig.service.cancel(cancelled)
+    moved = move_database(sqlite_rig.service.settings, postgres_url, progress=silent)
+    counted = {table.name: table.rows for table in moved.tables}
+    assert (counted["generations"], counted["queue_entries"]) == (6, 4)
+    rig = make_rig(postgres_url)
+    assert rig.get(running).status == "processing"
+    rig.worker()
+    jobs = rig.finished([running, *waiting, urgent])
+    assert {job.status for job in jobs} == {"completed"}
+    assert [rig.count("rendered", job.job_id) for job in jobs] == [1] * 4
+    assert rig.get(cancelled).status == "cancelled"
+    rig.assert_settled([*finished, running, *waiting, urgent, cancelled])
+
+
+@pytest.mark.postgres
+def test_a_job_that_a_command_is_making_is_waited_for(sqlite_rig: Rig, postgres_url: str) -> None:
+    (job,) = sqlite_rig.submit("sleep 0.1")
+    with storage.get_session() as session:
+        storage.claim_generation(session, job, new_token())
+    with pytest.raises(StorageError, match=f"job {job} is being made"):
+        move_database(sqlite_rig.service.settings, postgres_url, progress=silent)
+
+
+@pytest.mark.postgres
+def test_a_drained_worker_leaves_a_database_that_can_be_moved(
+    sqlite_rig: Rig, postgres_url: str
+) -> None:
+    worker = sqlite_rig.worker(drain_seconds=0)
+    (job,) = sqlite_rig.submit("sleep 30")
+    sqlite_rig.started(job)
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(30) == 0
+    moved = move_database(sqlite_rig.service.settings, postgres_url, progress=silent)
+    assert {table.name: table.rows for table in moved.tables}["queue_entries"] == 1
