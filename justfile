@@ -70,10 +70,11 @@ format: _dev
     @"{{ bin }}/ruff" format .
     @"{{ bin }}/ruff" check --fix-only --quiet .
 
-# Look for mistakes ruff knows.
+# Look for mistakes ruff knows, and for imports that lead the wrong way.
 lint: _dev
     @"{{ bin }}/ruff" format --check .
     @"{{ bin }}/ruff" check .
+    @"{{ bin }}/lint-imports" --no-cache
 
 # Check the types (mypy strict).
 typecheck: _dev
@@ -109,6 +110,10 @@ benchmark *OPTIONS: _dev
 # Draw the pictures of docs/.
 pictures *OPTIONS: _dev
     @"{{ bin }}/python" scripts/pictures.py "$@"
+
+# Print which room imports which.
+rooms: _dev
+    @"{{ bin }}/python" scripts/rooms.py
 
 # Write the generated blocks of docs/.
 docs: _dev
