@@ -8,7 +8,7 @@ import typer
 
 from services.cli.console import answer, answer_json, note
 from services.cli.running import progress_bar
-from services.errors import CancelledError, EngineUnavailableError
+from services.errors import CancelledError, EngineUnavailableError, StorageError
 
 if TYPE_CHECKING:
     from services.config import Settings
@@ -82,7 +82,24 @@ def _install(model: PublishedModel, settings: Settings, revision: str | None) ->
                 f"Stopped. `dgx-music models install {model.name}` goes on where this ended."
             ) from None
     note(_sentence(model, installed, revision))
+    _record(model, installed, settings)
     return installed
+
+
+def _record(model: PublishedModel, installed: Installed, settings: Settings) -> None:
+    from services.database import open_database, storage_errors
+    from services.library.installed_models import record_installed_model
+
+    facts = model.facts_at(installed.revision)
+    try:
+        open_database(settings)
+        with storage_errors():
+            record_installed_model(
+                facts, installed.folder, settings.models_dir, revision=installed.revision
+            )
+    except StorageError as error:
+        # The model works without its record.
+        note(f"The database has no record of the installation: {error}")
 
 
 def _sentence(model: PublishedModel, done: Installed, revision: str | None) -> str:

@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -397,12 +399,16 @@ def command(tmp_path, server) -> Command:
     return Command(tmp_path / "home", server)
 
 
-def test_the_command_says_the_licence_and_prints_the_folder(command):
+def test_the_command_says_the_licence_prints_the_folder_and_records_the_model(command):
     code, out, err = command.run("models", "install", "tiny")
     assert (code, out) == (0, "data/models/musicgen-tiny\n")
     assert "CC-BY-NC-4.0" in err
     assert "non-commercial" in err
     assert REVISION[:12] in err
+    with closing(sqlite3.connect(command.folder / "data" / "generations.db")) as database:
+        query = "SELECT name, revision, licence, path, size_bytes > 0 FROM models"
+        recorded = database.execute(query).fetchall()
+    assert recorded == [("musicgen-tiny", REVISION, "CC-BY-NC-4.0", "musicgen-tiny", 1)]
     code, out, err = command.run("models", "install", "musicgen-tiny", "--json")
     assert code == 0
     assert "CC-BY-NC-4.0" in err
