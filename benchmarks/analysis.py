@@ -136,7 +136,7 @@ def compose(piece: Piece) -> Take:
         duration_seconds=SECONDS,
         seed=number,
     )
-    (rendered,) = ComposerEngine().render([params], lambda *_: None, lambda: False)
+    rendered = ComposerEngine().render(params, lambda *_: None, lambda: False)
     assert rendered.tempo_bpm is not None
     third = "major" if mode in _MAJOR_THIRD else "minor"
     return Take(

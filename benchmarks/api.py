@@ -57,8 +57,8 @@ def serve() -> None:
     let_many_files_be_open()
     keep_memory_level()
     settings = load_settings(None)
-    worker = Worker(settings, registry(), registry_source="benchmarks.queue:registry")
-    run(settings, registry(), host="127.0.0.1", port=0, worker=worker)
+    worker = Worker(settings, registry(settings), registry_source="benchmarks.queue:registry")
+    run(settings, registry(settings), host="127.0.0.1", port=0, worker=worker)
 
 
 class Bench:

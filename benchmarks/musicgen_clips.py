@@ -92,7 +92,7 @@ class Bench:
         """Time one clip."""
         asked = GenerationParams(prompt=PROMPT, duration_seconds=length, seed=1)
         started = time.perf_counter()
-        cls.engine.render([asked], lambda *_: None, lambda: False)
+        cls.engine.render(asked, lambda *_: None, lambda: False)
         return time.perf_counter() - started
 
 

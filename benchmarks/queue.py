@@ -29,9 +29,9 @@ from services.generation.engine import (
     ShouldStop,
 )
 from services.generation.registry import EngineEntry, Registry
+from services.jobs.living import living_workers
 from services.jobs.models import GenerationRequest
 from services.jobs.service import MusicService
-from services.worker.liveness import living_workers
 
 TTL = 5.0
 PATIENCE = 120.0
@@ -54,25 +54,22 @@ class Idler:
     facts = FACTS
 
     def render(
-        self, requests: Sequence[GenerationParams], progress: Progress, should_stop: ShouldStop
-    ) -> list[Rendered]:
-        """Wait for each request as long as it says."""
-        results = []
-        for params in requests:
-            with Path(os.environ["DGX_MUSIC_TEST_STARTS"]).open("a", encoding="ascii") as starts:
-                starts.write(f"{params.seed} {time.time()}\n")
-            end = time.monotonic() + float(params.prompt.split()[1])
-            while time.monotonic() < end:
-                progress("waiting", 0.5)
-                time.sleep(0.02)
-                if should_stop():
-                    raise CancelledError("Cancelled.")
-            audio = np.full((1, FACTS.sample_rate), 0.1, np.float32)
-            results.append(Rendered(audio=audio, sample_rate=FACTS.sample_rate, seed=params.seed))
-        return results
+        self, params: GenerationParams, progress: Progress, should_stop: ShouldStop
+    ) -> Rendered:
+        """Wait as long as the request says."""
+        with Path(os.environ["DGX_MUSIC_TEST_STARTS"]).open("a", encoding="ascii") as starts:
+            starts.write(f"{params.seed} {time.time()}\n")
+        end = time.monotonic() + float(params.prompt.split()[1])
+        while time.monotonic() < end:
+            progress("waiting", 0.5)
+            time.sleep(0.02)
+            if should_stop():
+                raise CancelledError("Cancelled.")
+        audio = np.full((1, FACTS.sample_rate), 0.1, np.float32)
+        return Rendered(audio=audio, sample_rate=FACTS.sample_rate, seed=params.seed)
 
 
-def registry() -> Registry:
+def registry(_settings: Settings) -> Registry:
     return Registry({FACTS.name: EngineEntry(FACTS, Idler, lambda: None)})
 
 
@@ -81,7 +78,7 @@ def work() -> None:
     from services.worker.worker import Worker, run_worker
 
     settings = load_settings(None)
-    worker = Worker(settings, registry(), registry_source="benchmarks.queue:registry")
+    worker = Worker(settings, registry(settings), registry_source="benchmarks.queue:registry")
     run_worker(worker, settings.drain_seconds)
 
 

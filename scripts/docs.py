@@ -85,7 +85,7 @@ def word_lists() -> str:
 
 def openapi() -> dict[str, Any]:
     """The OpenAPI document of this release."""
-    return create_app(None, default_registry()).openapi()
+    return create_app(None, default_registry(Settings())).openapi()
 
 
 def route_table() -> str:

@@ -55,7 +55,7 @@ def main() -> None:
 def draw(prompt: str, seconds: float, seed: int, path: Path) -> None:
     """One PNG: waveform, spectrogram and piano roll on one time axis."""
     params = GenerationParams(prompt=prompt, duration_seconds=seconds, seed=seed)
-    (rendered,) = ComposerEngine().render([params], lambda *_: None, lambda: False)
+    rendered = ComposerEngine().render(params, lambda *_: None, lambda: False)
     mastered = master(rendered.audio, rendered.sample_rate)
     assert rendered.score is not None
     figure, (wave, spectrum, roll) = plt.subplots(

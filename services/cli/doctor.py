@@ -61,7 +61,7 @@ def examine() -> list[Finding]:
         _disk(settings),
         *_bucket(settings),
         _gpu(),
-        *_engines(),
+        *_engines(settings),
     ]
 
 
@@ -139,11 +139,11 @@ def _gpu() -> Finding:
     return Finding("gpu", "ok", f"{reason[:1].lower()}{reason[1:]}; the composer needs none")
 
 
-def _engines() -> list[Finding]:
+def _engines(settings: Settings) -> list[Finding]:
     from services.generation.registry import default_registry
 
     here, apart, faulty = [], [], []
-    for entry in default_registry():
+    for entry in default_registry(settings):
         reason = entry.why_unavailable()
         name = f"engine {entry.facts.name}"
         if reason is None:

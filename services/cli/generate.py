@@ -13,7 +13,8 @@ from services.errors import InvalidRequestError
 from services.generation.engine import SEED_LIMIT
 
 if TYPE_CHECKING:
-    from services.generation.registry import Registry
+    from collections.abc import Mapping
+
     from services.jobs.models import Job
 
 DEFAULT = 16.0
@@ -86,12 +87,11 @@ def generate(
     """
     from services.audio import AudioExporter
     from services.config import load_settings
-    from services.generation.composer.engine import FACTS
-    from services.generation.registry import AUTO, default_registry
+    from services.generation.registry import default_registry
+    from services.jobs.making import JobMaker
     from services.jobs.models import parse_request
     from services.jobs.outfile import STDOUT, Destination
     from services.jobs.service import MusicService
-    from services.library.inputs import with_files
 
     given = {
         "duration": duration, "seed": seed, "model": model, "temperature": temperature,
@@ -103,11 +103,11 @@ def generate(
         raise InvalidRequestError("The WAV file and JSON cannot both go to stdout. Drop one.")
     destination = Destination.check(output, force=force) if output is not None else None
     settings = load_settings()
-    service = MusicService(settings, default_registry())
-    request = with_files(service, request, melody=melody, continue_from=continue_from)
+    service = MusicService(settings, default_registry(settings))
+    checked = service.check(request, melody=melody, continue_from=continue_from)
     stop = StopFlag()
     with stop.catching_signals(), progress_bar(shown=not quiet) as progress:
-        job = service.make(request, progress, stop)
+        job = JobMaker(service).make(checked, progress, stop)
     made: str | Path = job.file or ""
     if destination is not None:
         exporter = AudioExporter(settings.target_lufs, settings.true_peak_dbtp)
@@ -116,8 +116,8 @@ def generate(
     if not quiet:
         for line in facts(job):
             note(line)
-        if (request.model or settings.model_name) == AUTO and job.model == FACTS.name:
-            for reason in _passed_over(service.registry):
+        if checked.passed_over and not checked.entry.is_installed_apart:
+            for reason in _why_composer(checked.passed_over):
                 note(reason)
     if output == STDOUT:
         return
@@ -127,16 +127,16 @@ def generate(
         answer(str(made))
 
 
-def _passed_over(registry: Registry) -> list[str]:
-    """Why the composer played: what is damaged of the models, or what is missing of all."""
+def _why_composer(passed_over: Mapping[str, str]) -> list[str]:
+    """Say why `auto` took the composer: which models are damaged, or that none is installed."""
     from services.generation.musicgen.checkpoint.checkpoints import ABSENT, missing_package
 
     played = "the built-in composer played (./just install-models)."
     if missing_package() is not None:
         return [f"MusicGen is not installed here: {played}"]
-    apart = [entry for entry in registry if entry.is_installed_apart]
-    reasons = {entry.facts.name: entry.why_unavailable() or "" for entry in apart}
-    damaged = {name: reason for name, reason in reasons.items() if not reason.startswith(ABSENT)}
+    damaged = {
+        name: reason for name, reason in passed_over.items() if not reason.startswith(ABSENT)
+    }
     if not damaged:
         return [f"No MusicGen weights here: {played}"]
     return [f"{name} was passed over: {reason}" for name, reason in damaged.items()]

@@ -25,7 +25,8 @@ def open_service() -> MusicService:
     from services.generation.registry import default_registry
     from services.jobs.service import MusicService
 
-    return MusicService(load_settings(), default_registry())
+    settings = load_settings()
+    return MusicService(settings, default_registry(settings))
 
 
 def history(
@@ -114,9 +115,11 @@ def _plain(value: object) -> str:
 @models_app.command("list")
 def list_models(as_json: AsJson = False) -> None:
     """List the engines, and why one cannot run here."""
+    from services.config import load_settings
     from services.generation.registry import default_registry
 
-    entries = [(entry.facts, entry.why_unavailable()) for entry in default_registry()]
+    registry = default_registry(load_settings())
+    entries = [(entry.facts, entry.why_unavailable()) for entry in registry]
     if as_json:
         answer_json(
             [

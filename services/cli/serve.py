@@ -46,7 +46,7 @@ def serve(
     settings = load_settings()
     as_json = wants_json(settings, sys.stderr)
     configure_logging(settings, as_json=as_json)
-    registry = default_registry()
+    registry = default_registry(settings)
     worker = None if no_worker else Worker(settings, registry, concurrency=concurrency)
     address = host or settings.api_host
     chosen = settings.api_port if port is None else port

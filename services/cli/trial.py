@@ -20,12 +20,13 @@ from services.errors import (
 )
 
 if TYPE_CHECKING:
+    from services.config import Settings
     from services.generation.engine import Engine
     from services.generation.registry import EngineEntry
     from services.generation.trial import Measurement
 
 ORACLE = "services.generation.musicgen.oracle"
-"""Gives `transformers_engine(name, random_weights=...)` and `random_engine(name)`."""
+"""Has `transformers_engine` and `random_engine`; importing it takes seconds."""
 
 LARGEST_BENCHMARK = 256
 _MIB = 1 << 20
@@ -41,9 +42,10 @@ def try_model(
     as_json: AsJson = False,
 ) -> None:
     """Load a model, have it make 2 seconds of music, and look at them; nothing is kept."""
+    from services.config import load_settings
     from services.generation.trial import try_engine
 
-    entry = _entry(name)
+    entry = _entry(name, load_settings())
     with progress_bar(shown=not as_json) as progress:
         trial = try_engine(entry, progress)
     facts = entry.facts
@@ -88,11 +90,13 @@ def benchmark(
 
     RTF is seconds of work for a second of audio: below 1 is faster than it plays.
     """
+    from services.config import load_settings
     from services.generation.trial import RTF, measure, warm_up
 
     lengths = _lengths(seconds)
+    settings = load_settings()
     name, engines = _engines(
-        model, against_transformers=against_transformers, random_weights=random_weights
+        model, settings, against_transformers=against_transformers, random_weights=random_weights
     )
     _check_lengths(lengths, engines[name])
     rows: list[Measurement] = []
@@ -132,28 +136,27 @@ def benchmark(
 
 
 def _engines(
-    model: str | None, *, against_transformers: bool, random_weights: bool
+    model: str | None, settings: Settings, *, against_transformers: bool, random_weights: bool
 ) -> tuple[str, dict[str, Engine]]:
     """Give the name of what is measured, and the engines by what they are shown as."""
     if not (against_transformers or random_weights):
-        entry = _entry(model)
+        entry = _entry(model, settings)
         return entry.facts.name, {entry.facts.name: entry.load()}
-    name = _entry(model, must_run=not random_weights).facts.name
+    name = _entry(model, settings, must_run=not random_weights).facts.name
     oracle = _oracle(name)
-    ours = oracle.random_engine(name) if random_weights else _entry(name).load()
+    ours = oracle.random_engine(name, settings) if random_weights else _entry(name, settings).load()
     engines: dict[str, Engine] = {name: ours}
     if against_transformers:
-        theirs = oracle.transformers_engine(name, random_weights=random_weights)
+        theirs = oracle.transformers_engine(name, settings, random_weights=random_weights)
         engines[f"{name} in transformers"] = theirs
     return name, engines
 
 
-def _entry(name: str | None, *, must_run: bool = True) -> EngineEntry:
-    from services.config import load_settings
+def _entry(name: str | None, settings: Settings, *, must_run: bool = True) -> EngineEntry:
     from services.generation.registry import default_registry
 
-    registry = default_registry()
-    wanted = name or load_settings().model_name
+    registry = default_registry(settings)
+    wanted = name or settings.model_name
     if not must_run:
         for entry in registry:
             if entry.facts.name == wanted:

@@ -37,6 +37,6 @@ def worker(concurrency: Concurrency = None, models: Models = None) -> None:
     settings = load_settings()
     configure_logging(settings, as_json=settings.log_format == "json")
     names = [name.strip() for name in models.split(",")] if models else None
-    made = Worker(settings, default_registry(), concurrency=concurrency, models=names)
+    made = Worker(settings, default_registry(settings), concurrency=concurrency, models=names)
     note(f"Worker {made.id} makes {', '.join(made.models)}; stop it with Ctrl-C.")
     run_worker(made, settings.drain_seconds)

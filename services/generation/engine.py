@@ -6,7 +6,7 @@ An engine turns parameters into float audio. It knows nothing of files, database
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 
 SEED_LIMIT = 2**32
 """Seeds are 0 <= seed < SEED_LIMIT."""
+
+SHORTEST_REFERENCE_SECONDS = 1.0
+"""Least length of an audio file that an engine can use as a melody or continue."""
+
+SILENT_PEAK = 1e-4
+"""Peak amplitude, -80 dBFS, below which a reference counts as silent."""
 
 Progress = Callable[[str, float], None]
 """Called with a stage in plain words and the fraction done, 0..1, never going back."""
@@ -115,15 +121,15 @@ class Engine(Protocol):
         """What can be said before it runs."""
 
     def render(
-        self,
-        requests: Sequence[GenerationParams],
-        progress: Progress,
-        should_stop: ShouldStop,
-    ) -> list[Rendered]:
-        """Make one result a request, in the order of the requests.
+        self, params: GenerationParams, progress: Progress, should_stop: ShouldStop
+    ) -> Rendered:
+        """Render one request.
+
+        An engine with `facts.concurrent > 1` is called from that many threads at once, and may
+        batch the calls it has.
 
         Raises:
-            InvalidRequestError: a request is outside what the engine can do.
+            InvalidRequestError: the request is outside what the engine can do.
             EngineError: the engine failed.
-            CancelledError: `should_stop` said so.
+            CancelledError: `should_stop` returned True.
         """

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from services.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from services.config import Settings
     from services.generation.engine import Engine, EngineFacts
     from services.generation.musicgen.catalogue import PublishedModel
 
@@ -31,6 +30,15 @@ class EngineEntry:
     """Whether it comes with a command of its own, so that its absence is no fault."""
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The engine behind the name that a request gave."""
+
+    entry: EngineEntry
+    passed_over: Mapping[str, str]
+    """Engines that `auto` prefers and that cannot run here -> why."""
+
+
 class Registry:
     """The engines by name, the preferred first."""
 
@@ -40,11 +48,11 @@ class Registry:
     def __iter__(self) -> Iterator[EngineEntry]:
         return iter(self._entries.values())
 
-    def resolve(self, name: str) -> EngineEntry:
-        """The entry behind a name or `auto`.
+    def choose(self, name: str) -> Choice:
+        """Find the engine for a name or `auto`.
 
         Raises:
-            EngineUnavailableError: unknown, or lacking something here.
+            EngineUnavailableError: the name is unknown, or the engine cannot run here.
         """
         if name == AUTO:
             return self._first_available()
@@ -57,16 +65,21 @@ class Registry:
             )
         if reason := entry.why_unavailable():
             raise EngineUnavailableError(f"The model {name!r} cannot run here: {reason}")
-        return entry
+        return Choice(entry, {})
 
-    def _first_available(self) -> EngineEntry:
-        reasons = []
+    def resolve(self, name: str) -> EngineEntry:
+        """Return the entry of `choose`."""
+        return self.choose(name).entry
+
+    def _first_available(self) -> Choice:
+        passed_over: dict[str, str] = {}
         for name, entry in self._entries.items():
             reason = entry.why_unavailable()
             if reason is None:
-                return entry
-            reasons.append(f"{name}: {reason}")
-        raise EngineUnavailableError(f"No model can run here. {' '.join(reasons)}")
+                return Choice(entry, passed_over)
+            passed_over[name] = reason
+        reasons = " ".join(f"{name}: {reason}" for name, reason in passed_over.items())
+        raise EngineUnavailableError(f"No model can run here. {reasons}")
 
 
 def _why_no_composer() -> str | None:
@@ -83,33 +96,25 @@ def _load_composer() -> Engine:
     return ComposerEngine()
 
 
-def _musicgen(model: PublishedModel, models_dir: Path | None) -> EngineEntry:
-    """A model of MusicGen; the folder of the models is that of the settings unless it is given."""
-
+def _musicgen(model: PublishedModel, settings: Settings) -> EngineEntry:
     def load() -> Engine:
-        from services.config import load_settings
         from services.generation.musicgen.engine import MusicGenEngine
 
-        return MusicGenEngine.load(model, load_settings())
+        return MusicGenEngine.load(model, settings)
 
     def why_unavailable() -> str | None:
-        from services.config import load_settings
         from services.generation.musicgen.checkpoint import checkpoints
 
-        return checkpoints.why_unavailable(model, models_dir or load_settings().models_dir)
+        return checkpoints.why_unavailable(model, settings.models_dir)
 
     return EngineEntry(model.facts, load, why_unavailable, is_installed_apart=True)
 
 
-def default_registry(models_dir: Path | None = None) -> Registry:
-    """The engines of this release: MusicGen from the smallest up, then the one that needs nothing.
-
-    Args:
-        models_dir: where the checkpoints are; None is what the settings say when it is asked.
-    """
+def default_registry(settings: Settings) -> Registry:
+    """Return the engines of this release: MusicGen from small to large, then the composer."""
     from services.generation.composer.engine import FACTS
     from services.generation.musicgen.catalogue import MODELS
 
-    entries = {name: _musicgen(model, models_dir) for name, model in MODELS.items()}
+    entries = {name: _musicgen(model, settings) for name, model in MODELS.items()}
     entries[FACTS.name] = EngineEntry(FACTS, _load_composer, _why_no_composer)
     return Registry(entries)

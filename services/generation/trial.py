@@ -7,17 +7,18 @@ import resource
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from services.generation.engine import GenerationParams
+from services.generation.engine import GenerationParams, Rendered
 
 if TYPE_CHECKING:
-    from services.generation.engine import Engine, Progress, Rendered
+    from services.generation.engine import Engine, Progress
     from services.generation.registry import EngineEntry
 
 PROMPT = "lo-fi hip hop with a warm bass and soft drums at 84 BPM in A minor"
@@ -66,6 +67,14 @@ class Measurement:
     peak_gpu_bytes: int | None
 
 
+@runtime_checkable
+class BatchEngine(Protocol):
+    """An engine that renders a batch in one call, as transformers' own loop does."""
+
+    def render_batch(self, requests: Sequence[GenerationParams]) -> list[Rendered]:
+        """Return one result for each request, in their order."""
+
+
 def try_engine(entry: EngineEntry, progress: Progress) -> Trial:
     """Load an engine, have it make two seconds of music, and look at them.
 
@@ -77,7 +86,8 @@ def try_engine(entry: EngineEntry, progress: Progress) -> Trial:
     loaded = time.perf_counter()
     facts = engine.facts
     seconds = min(max(TRIAL_SECONDS, facts.shortest_seconds), facts.longest_seconds)
-    (rendered,) = engine.render(_params(seconds, 1), progress, _never)
+    (params,) = _params(seconds, 1)
+    rendered = engine.render(params, progress, _never)
     ended = time.perf_counter()
     peak = float(np.max(np.abs(rendered.audio), initial=0.0))
     return Trial(
@@ -109,13 +119,13 @@ def faults_of(rendered: Rendered, engine: Engine, seconds: float) -> list[str]:
 
 
 def measure(engine: Engine, name: str, seconds: float, requests: int) -> Measurement:
-    """Time one call of an engine that was used before.
+    """Time requests that are sent to an engine at once, as its worker would send them.
 
     Args:
         engine: loaded, and warm.
         name: to be shown.
         seconds: of audio, each request.
-        requests: in the one call.
+        requests: sent at once; an engine that takes fewer renders them in turn.
 
     Raises:
         DGXMusicError: as the engine does.
@@ -123,7 +133,7 @@ def measure(engine: Engine, name: str, seconds: float, requests: int) -> Measure
     params = _params(seconds, requests)
     _begin_peaks()
     began = time.perf_counter()
-    made = engine.render(params, _nobody, _never)
+    made = _render_all(engine, params)
     wall = time.perf_counter() - began
     steps = [one.steps for one in made if one.steps is not None and one.steps.count]
     return Measurement(
@@ -140,7 +150,15 @@ def measure(engine: Engine, name: str, seconds: float, requests: int) -> Measure
 
 def warm_up(engine: Engine) -> None:
     """Have it make a little, so that what is done once is done."""
-    engine.render(_params(engine.facts.shortest_seconds, 1), _nobody, _never)
+    (params,) = _params(engine.facts.shortest_seconds, 1)
+    engine.render(params, _nobody, _never)
+
+
+def _render_all(engine: Engine, requests: Sequence[GenerationParams]) -> list[Rendered]:
+    if isinstance(engine, BatchEngine):
+        return engine.render_batch(requests)
+    with ThreadPoolExecutor(min(len(requests), engine.facts.concurrent)) as threads:
+        return list(threads.map(lambda params: engine.render(params, _nobody, _never), requests))
 
 
 def _params(seconds: float, requests: int) -> Sequence[GenerationParams]:

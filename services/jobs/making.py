@@ -1,4 +1,4 @@
-"""Watching a job that a worker makes, for somebody who waits for it."""
+"""Making a job for a caller that waits: on a worker where one is alive, else in this process."""
 
 from __future__ import annotations
 
@@ -10,55 +10,125 @@ from services import storage
 from services.database import storage_errors
 from services.errors import CancelledError, EngineError, JobFinishedError
 from services.jobs.dispatch import Dispatch
-from services.jobs.pipeline import Task, task_of
+from services.jobs.living import living_workers
+from services.jobs.pipeline import cancel_job, run_job
+from services.jobs.service import POLL_SECONDS
+from services.jobs.submission import add_row, references_of
+from services.library.orders import Order
 from services.library.store import clear_quietly
+from services.library.takes import Delivery
 
 if TYPE_CHECKING:
-    from services.generation.engine import Progress, ShouldStop
+    from services.generation.engine import Engine, Progress, ShouldStop
+    from services.generation.registry import EngineEntry
     from services.jobs.models import Job
     from services.jobs.service import MusicService
-
-LOOK_SECONDS = 0.1
-"""Between two looks at a job that a worker makes."""
+    from services.jobs.submission import CheckedRequest
 
 
-def follow(service: MusicService, job: Job, progress: Progress, should_stop: ShouldStop) -> Job:
-    """Watch a job in the queue to its end; make it here when no worker is left for it.
+class JobMaker:
+    """Makes jobs while their caller waits; an engine that was loaded here stays loaded."""
 
-    Raises:
-        CancelledError: it was cancelled, here or by someone else.
-        EngineError: it failed; its row says the same.
-    """
-    last_heard = time.monotonic()
-    try:
-        while not job.is_finished:
-            if should_stop():
-                service.cancel(job.job_id)
-                raise CancelledError("Cancelled.")
-            progress(job.current_step.replace("_", " "), job.progress)
-            time.sleep(LOOK_SECONDS)
-            if service.is_served(job.model):
-                last_heard = time.monotonic()
-            elif time.monotonic() - last_heard > service.settings.worker_ttl_seconds:
-                task = _take_back(service, job.job_id)
-                if task is not None:
-                    return service.make_here(task, progress, should_stop)
-            job = service.get(job.job_id)
-    except (KeyboardInterrupt, JobFinishedError):
-        with suppress(JobFinishedError):
-            service.cancel(job.job_id)
+    def __init__(self, service: MusicService) -> None:
+        self._service = service
+        self._delivery = Delivery.of(service.settings)
+        self._engines: dict[str, Engine] = {}
+
+    def make(self, checked: CheckedRequest, progress: Progress, should_stop: ShouldStop) -> Job:
+        """Make a job, and return it completed; its row is finished on every way out.
+
+        Raises:
+            CancelledError: it was cancelled, here or by another process.
+            QueueFullError, OutputError, StorageError: there is no space for it.
+            DGXMusicError: it failed; its row has the same message.
+        """
+        if self.is_served(checked.entry.facts.name):
+            (job,) = self._service.enqueue([checked])
+            return self._follow(job, progress, should_stop)
+        return self.run(self.prepare(checked), progress, should_stop, checked.entry)
+
+    def is_served(self, model: str) -> bool:
+        """Whether a living worker takes jobs for that engine."""
+        with storage_errors():
+            living = living_workers(self._service.settings.worker_ttl_seconds)
+        return any(model in state.models and not state.draining for state in living)
+
+    def prepare(self, checked: CheckedRequest) -> Order:
+        """Write the row of a job that is run here and not queued; raises as `make`."""
+        self._service.store.check()
+        with storage_errors():
+            inputs = self._service.inputs.resolve(references_of(checked.request), None)
+            with storage.get_session() as session:
+                return Order.of(add_row(session, checked, None, inputs))
+
+    def run(
+        self,
+        order: Order,
+        progress: Progress,
+        should_stop: ShouldStop,
+        entry: EngineEntry | None = None,
+    ) -> Job:
+        """Run a pending job in this process; raises as `make`.
+
+        Args:
+            order: the job's.
+            progress: called as the job advances.
+            should_stop: asked often; True cancels the job.
+            entry: the engine, when the caller has resolved it already.
+        """
+
+        def load() -> Engine:
+            return self._engine(entry or self._service.registry.resolve(order.model))
+
+        try:
+            with storage_errors():
+                store = self._service.store
+                run_job(order, load, self._delivery, store, progress, should_stop)
+            return self._service.get(order.generation_id)
+        except BaseException:
+            # A signal may arrive before the job is claimed, or between two of its steps.
+            cancel_job(order)
             raise
-        job = service.get(job.job_id)
-    if job.status == storage.GenerationStatus.CANCELLED:
-        raise CancelledError("The generation was cancelled while it was being made.")
-    if job.status == storage.GenerationStatus.FAILED:
-        raise EngineError(str(job.error_message))
-    progress("completed", 1.0)
-    return job
+
+    def _engine(self, entry: EngineEntry) -> Engine:
+        name = entry.facts.name
+        if name not in self._engines:
+            self._engines[name] = entry.load()
+        return self._engines[name]
+
+    def _follow(self, job: Job, progress: Progress, should_stop: ShouldStop) -> Job:
+        """Wait for a queued job; run it here when no worker is left for its engine."""
+        service = self._service
+        last_served = time.monotonic()
+        try:
+            while not job.is_finished:
+                if should_stop():
+                    service.cancel(job.job_id)
+                    raise CancelledError("Cancelled.")
+                progress(job.current_step.replace("_", " "), job.progress)
+                time.sleep(POLL_SECONDS)
+                if self.is_served(job.model):
+                    last_served = time.monotonic()
+                elif time.monotonic() - last_served > service.settings.worker_ttl_seconds:
+                    order = _take_from_queue(service, job.job_id)
+                    if order is not None:
+                        return self.run(order, progress, should_stop)
+                job = service.get(job.job_id)
+        except (KeyboardInterrupt, JobFinishedError):
+            with suppress(JobFinishedError):
+                service.cancel(job.job_id)
+                raise
+            job = service.get(job.job_id)
+        if job.status == storage.GenerationStatus.CANCELLED:
+            raise CancelledError("The generation was cancelled while it was being made.")
+        if job.status == storage.GenerationStatus.FAILED:
+            raise EngineError(str(job.error_message))
+        progress("completed", 1.0)
+        return job
 
 
-def _take_back(service: MusicService, job_id: str) -> Task | None:
-    """Take a job out of a queue that nobody serves; None when it is finished after all."""
+def _take_from_queue(service: MusicService, job_id: str) -> Order | None:
+    """Remove a job from a queue that no worker serves; None when it has finished meanwhile."""
     with storage_errors(), storage.get_session() as session:
         row = storage.lock_generation(session, job_id)
         entry = storage.get_queue_entry(session, job_id, to_change=True)
@@ -70,4 +140,4 @@ def _take_back(service: MusicService, job_id: str) -> Task | None:
     with suppress(storage.StorageError):
         service.queue.cancel([Dispatch(row.id, entry.attempt)])
     clear_quietly(service.store, row.file_path)
-    return task_of(row)
+    return Order.of(row)

@@ -20,20 +20,15 @@ from services.errors import (
 )
 from services.jobs.dispatch import Dispatch
 from services.jobs.failpoints import reach
-from services.jobs.making import LOOK_SECONDS, follow
-from services.jobs.pipeline import (
-    Task,
-    cancel_job,
-    fail_abandoned_jobs,
-    run_job,
-    task_of,
-)
+from services.jobs.pipeline import fail_abandoned_jobs
 from services.jobs.submission import (
+    CheckedRequest,
     Repeatable,
     add_row,
     check_batch,
     check_duration,
     check_files,
+    references_of,
     require_room,
     sent_before,
 )
@@ -45,13 +40,14 @@ from services.library.takes import Delivery, require_space
 from services.machine.space import require_floor
 
 STATUSES = tuple(storage.GenerationStatus)
+POLL_SECONDS = 0.1
+"""Between two looks at the row of a job that a caller waits for."""
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from services.config import Settings
-    from services.generation.engine import Engine, Progress, ShouldStop
-    from services.generation.registry import EngineEntry, Registry
+    from services.generation.registry import Registry
     from services.jobs.dbos_queue import QueueManager
     from services.jobs.models import GenerationRequest, Job
 
@@ -62,20 +58,9 @@ class MusicService:
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.settings = settings
         self.registry = registry
-        self._engines: dict[str, Engine] = {}
         open_database(settings)
         with storage_errors():
             fail_abandoned_jobs()
-
-    @property
-    def delivery(self) -> Delivery:
-        """How takes are delivered under the settings."""
-        return Delivery(
-            output_dir=self.settings.output_dir,
-            target_lufs=self.settings.target_lufs,
-            true_peak_dbtp=self.settings.true_peak_dbtp,
-            bit_depth=self.settings.bit_depth,
-        )
 
     @cached_property
     def store(self) -> FileStore:
@@ -110,16 +95,16 @@ class MusicService:
 
         Args:
             request: what is wanted.
-            client: whose share of the workers it takes; None for those without a name.
+            client: whose share of the workers it takes; None for callers without a name.
             priority: high, normal or low.
-            owner: the id of the API key that may see it; None: everybody who may use the database.
-            repeatable: marks what the client may send again; it then gets the same job.
+            owner: the id of the API key that may see it; None: every caller may.
+            repeatable: marks a submission that the client may repeat to get the same job.
 
         Raises:
             InvalidRequestError: the engine cannot do what is asked.
-            RequestMismatchError: the key of `repeatable` was used for something else.
-            EngineUnavailableError: no such engine, or not here.
-            QueueFullError, StorageError, OutputError: there is no room for it.
+            RequestMismatchError: the key of `repeatable` was used for another request.
+            EngineUnavailableError: the engine is unknown, or cannot run here.
+            QueueFullError, StorageError, OutputError: there is no space for it.
         """
         (job,) = self.submit_batch([request], client, priority, owner=owner, repeatable=repeatable)
         return job
@@ -134,11 +119,44 @@ class MusicService:
         repeatable: Repeatable | None = None,
     ) -> list[Job]:
         """Put 1 to 10 jobs into the queue, all or none; as `submit`, with a priority for each."""
-        priorities = check_batch(requests, priority)
-        engines = [self.check(request) for request in requests]
+        check_batch(len(requests), priority)
+        checked = [self.check(request) for request in requests]
+        return self.enqueue(checked, client, priority, owner=owner, repeatable=repeatable)
+
+    def check(self, request: GenerationRequest, **files: Path | None) -> CheckedRequest:
+        """Resolve the engine of a request, and check that it can render it here; as `submit`.
+
+        Args:
+            request: what is wanted.
+            files: field of the request -> a local audio file, which becomes an input. Nothing is
+                copied when the engine could not use it.
+        """
+        named = {field: path for field, path in files.items() if path is not None}
+        choice = self.registry.choose(request.model or self.settings.model_name)
+        check_duration(request, choice.entry)
+        check_files({*references_of(request), *named}, choice.entry, self.registry)
+        require_space(Delivery.of(self.settings), request.duration, choice.entry.facts)
+        if named:
+            kept = {field: self.inputs.add(path).id for field, path in named.items()}
+            request = request.model_copy(update=kept)
+        return CheckedRequest(request, choice.entry, choice.passed_over)
+
+    def enqueue(
+        self,
+        batch: Sequence[CheckedRequest],
+        client: str | None = None,
+        priority: str | Sequence[str] = "normal",
+        *,
+        owner: str | None = None,
+        repeatable: Repeatable | None = None,
+    ) -> list[Job]:
+        """As `submit_batch`, of requests that were checked."""
+        priorities = check_batch(len(batch), priority)
         require_floor(self.settings)
         with storage_errors():
-            inputs = [self.inputs.named_in(request, owner) for request in requests]
+            inputs = [
+                self.inputs.resolve(references_of(checked.request), owner) for checked in batch
+            ]
         queue = self.queue
         with storage_errors(), storage.get_session() as session:
             made = []
@@ -146,11 +164,9 @@ class MusicService:
             if repeatable and (before := sent_before(session, owner, repeatable)):
                 entries = storage.get_queue_entries(session, [row.id for row in before])
                 return [job_of(row, entries.get(row.id), self.store) for row in before]
-            require_room(session, len(requests), self.settings.queue_limit)
-            for request, engine, named, rank in zip(
-                requests, engines, inputs, priorities, strict=True
-            ):
-                row = add_row(session, request, engine, owner, named)
+            require_room(session, len(batch), self.settings.queue_limit)
+            for checked, named, rank in zip(batch, inputs, priorities, strict=True):
+                row = add_row(session, checked, owner, named)
                 entry = storage.add_queue_entry(session, row, client=client or "", priority=rank)
                 dispatch = Dispatch(row.id, entry.attempt)
                 queue.enqueue(session, dispatch, model=row.model_name, place=entry.place)
@@ -166,23 +182,6 @@ class MusicService:
             reach("submit-before-commit")
         reach("submit-after-commit")
         return [job_of(row, entry, self.store) for row, entry in made]
-
-    def prepare(self, request: GenerationRequest) -> Task:
-        """Write the row of a job that is to be run here; it is not in the queue. As `submit`."""
-        engine = self.check(request)
-        self.store.check()
-        with storage_errors():
-            inputs = self.inputs.named_in(request, None)
-            with storage.get_session() as session:
-                return task_of(add_row(session, request, engine, None, inputs))
-
-    def check(self, request: GenerationRequest) -> EngineEntry:
-        """Give the engine of a request, if it can make it here; raises as `submit`."""
-        entry = self.registry.resolve(request.model or self.settings.model_name)
-        check_duration(request, entry)
-        check_files(request, entry, self.registry)
-        require_space(self.delivery, request.duration, entry.facts)
-        return entry
 
     def cancel(self, id_or_prefix: str) -> Job:
         """Stop a job that waits or runs, wherever it does; what it made is removed.
@@ -214,59 +213,8 @@ class MusicService:
         """Give the job once it is finished, or as it is after that many seconds."""
         end = time.monotonic() + timeout
         while not (job := self.get(job_id)).is_finished and time.monotonic() < end:
-            time.sleep(min(LOOK_SECONDS, max(0.0, end - time.monotonic())))
+            time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
         return job
-
-    def make(self, request: GenerationRequest, progress: Progress, should_stop: ShouldStop) -> Job:
-        """Have a request made, by a worker of this database where one lives, else here.
-
-        No way out leaves an open row.
-
-        Raises:
-            DGXMusicError: as `submit` and `run`.
-        """
-        if self.is_served(self.check(request).facts.name):
-            return follow(self, self.submit(request), progress, should_stop)
-        return self.make_here(self.prepare(request), progress, should_stop)
-
-    def make_here(self, task: Task, progress: Progress, should_stop: ShouldStop) -> Job:
-        """Run a prepared job here; no way out leaves an open row. As `run`."""
-        try:
-            return self.run(task, progress, should_stop)
-        except BaseException:
-            cancel_job(task)
-            raise
-
-    def is_served(self, model: str) -> bool:
-        """Whether a worker lives that takes jobs for that engine."""
-        from services.worker.liveness import living_workers
-
-        with storage_errors():
-            living = living_workers(self.settings.worker_ttl_seconds)
-        return any(model in state.models and not state.draining for state in living)
-
-    def run(self, task: Task, progress: Progress, should_stop: ShouldStop) -> Job:
-        """Run a submitted job here, in this process, and return its finished state.
-
-        Raises:
-            CancelledError: it was cancelled.
-            DGXMusicError: it failed; its row says the same.
-        """
-        with storage_errors():
-            job = self.get(task.generation_id)
-
-            def load() -> Engine:
-                return self.engine(self.registry.resolve(job.model))
-
-            run_job(task, job.model, load, self.delivery, self.store, progress, should_stop)
-            return self.get(task.generation_id)
-
-    def engine(self, entry: EngineEntry) -> Engine:
-        """The engine of an entry, loaded once."""
-        name = entry.facts.name
-        if name not in self._engines:
-            self._engines[name] = entry.load()
-        return self._engines[name]
 
     def get(self, id_or_prefix: str) -> Job:
         """The job of that id, or of the one id that starts so.

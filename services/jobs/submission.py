@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ from services.errors import (
 )
 from services.generation.engine import SEED_LIMIT
 from services.jobs.models import GenerationRequest
+from services.library.input_names import FIELDS
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -43,17 +44,25 @@ class Repeatable:
     """SHA-256 of what is asked for, hexadecimal."""
 
 
-def check_batch(
-    requests: Sequence[GenerationRequest], priority: str | Sequence[str]
-) -> list[storage.Priority]:
-    """Refuse a batch that is too large, empty, or of no known priority; give that of each request.
+@dataclass(frozen=True, slots=True)
+class CheckedRequest:
+    """A request that its engine can render here."""
+
+    request: GenerationRequest
+    entry: EngineEntry
+    passed_over: Mapping[str, str]
+    """Engines that `auto` prefers and that cannot run here -> why."""
+
+
+def check_batch(jobs: int, priority: str | Sequence[str]) -> list[storage.Priority]:
+    """Return the priority of each job of a batch.
 
     Raises:
-        InvalidRequestError: it is one of these.
+        InvalidRequestError: the batch is empty or too large, or a priority is unknown.
     """
-    if not 1 <= len(requests) <= LARGEST_BATCH:
+    if not 1 <= jobs <= LARGEST_BATCH:
         raise InvalidRequestError(f"A batch has 1 to {LARGEST_BATCH} requests.")
-    priorities = [priority] * len(requests) if isinstance(priority, str) else priority
+    priorities = [priority] * jobs if isinstance(priority, str) else priority
     for each in priorities:
         if each not in list(storage.Priority):
             raise InvalidRequestError(f"The priority is high, normal or low, not {each!r}.")
@@ -74,14 +83,20 @@ def check_duration(request: GenerationRequest, entry: EngineEntry) -> None:
         )
 
 
-def check_files(request: GenerationRequest, entry: EngineEntry, registry: Registry) -> None:
-    """Refuse an audio file that the engine cannot use.
+def references_of(request: GenerationRequest) -> dict[str, str]:
+    """Return field -> id of the inputs and jobs whose audio the request names."""
+    named = {field: getattr(request, field) for field in FIELDS}
+    return {field: reference for field, reference in named.items() if reference is not None}
+
+
+def check_files(fields: Collection[str], entry: EngineEntry, registry: Registry) -> None:
+    """Check that an engine can use the audio files that these fields of a request name.
 
     Raises:
         InvalidRequestError: it cannot; the message names an engine that can.
     """
     for field, fact, ability in _ABILITIES:
-        if getattr(request, field) is None or getattr(entry.facts, fact):
+        if field not in fields or getattr(entry.facts, fact):
             continue
         able = [other for other in registry if getattr(other.facts, fact)]
         able.sort(key=lambda other: other.why_unavailable() is not None)
@@ -108,13 +123,10 @@ def require_room(session: Session, jobs: int, limit: int) -> None:
 
 
 def add_row(
-    session: Session,
-    request: GenerationRequest,
-    entry: EngineEntry,
-    owner: str | None,
-    inputs: Mapping[str, Any],
+    session: Session, checked: CheckedRequest, owner: str | None, inputs: Mapping[str, Any]
 ) -> storage.Generation:
-    """Write the row of a request, with the seed that is to make it and the files it names."""
+    """Write the row of a job; a seed is drawn unless the request has one."""
+    request, entry = checked.request, checked.entry
     seed = secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed
     generation_id = str(uuid.uuid4())
     return storage.create_generation(

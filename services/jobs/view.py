@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services import storage
+from services.jobs.living import living_in
 from services.jobs.models import Job
 from services.library.reconcile import has_file
 
@@ -79,8 +80,6 @@ def with_outlook(session: Session, job: Job, entry: storage.QueueEntry, settings
     The time counts what waits before it and its own work, at the speed of the engine's last jobs,
     on the workers that live now.
     """
-    from services.worker.liveness import living_in
-
     waits = job.status == storage.GenerationStatus.PENDING
     ahead, music_ahead = storage.jobs_ahead(session, entry.place) if waits else (0, 0.0)
     speed = storage.render_speed(session, job.model)

@@ -13,7 +13,7 @@ import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,21 +25,17 @@ from services.errors import (
     OutputError,
     UnknownInputError,
 )
-from services.library.drafts import draft_path
-from services.library.input_names import FIELDS, INPUTS, key_of, name_of
+from services.generation.engine import SHORTEST_REFERENCE_SECONDS, SILENT_PEAK
+from services.library.drafts import StrPath, draft_path
+from services.library.input_names import INPUTS, key_of, name_of
 from services.library.reconcile import has_file
 from services.machine.space import require_floor
 
 if TYPE_CHECKING:
     from services.config import Settings
-    from services.jobs.models import GenerationRequest
-    from services.jobs.service import MusicService
+    from services.library.orders import Order
     from services.library.store import FileStore
 
-SHORTEST_SECONDS = 1.0
-"""Of a file that is to tell an engine anything."""
-SILENT_PEAK = 1e-4
-"""-80 dBFS."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PIECE = 1 << 20
 _MIB = 1 << 20
@@ -62,8 +58,8 @@ class Input:
     """Whether the store did not have it."""
 
 
-class Draft:
-    """A file that comes in, piece by piece."""
+class Upload:
+    """An audio file while it is received."""
 
     def __init__(self, path: Path, max_bytes: int | None) -> None:
         self.path = path
@@ -118,12 +114,12 @@ class Inputs:
             raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from error
         if not is_file:
             raise InvalidRequestError(f"There is no audio file {path}.")
-        with self.draft() as draft:
-            self._copy(path, draft)
-            return self.keep(draft, shown=str(path))
+        with self.upload() as upload:
+            self._copy(path, upload)
+            return self.keep(upload, shown=str(path))
 
     @contextmanager
-    def draft(self, *, is_own: bool = False) -> Iterator[Draft]:
+    def upload(self, *, is_own: bool = False) -> Iterator[Upload]:
         """Give a file to write what comes in to; it is gone at the end.
 
         Args:
@@ -137,30 +133,30 @@ class Inputs:
         path = Path(draft_path(self._settings.output_dir / INPUTS / "new", nonce))
         _make_folder(path.parent)
         try:
-            yield Draft(path, None if is_own else self._settings.input_max_bytes)
+            yield Upload(path, None if is_own else self._settings.input_max_bytes)
         finally:
             shutil.rmtree(path.parent, ignore_errors=True)
 
-    def keep(self, draft: Draft, *, shown: str) -> Input:
+    def keep(self, upload: Upload, *, shown: str) -> Input:
         """Put what came in into the store, if it is audio.
 
         Args:
-            draft: whole.
+            upload: whole.
             shown: what the person calls the file.
 
         Raises:
             InvalidRequestError: it is not audio, or too long.
             OutputError: it cannot be kept.
         """
-        found = self._examined(draft, shown)
+        found = self._examine(upload, shown)
         name = name_of(found.id)
         if not found.is_new:
             return found
-        # The draft has to lie in the folder that the store may take it from.
+        # The file has to lie in the folder that the store may take it from.
         here = Path(draft_path(self._settings.output_dir / name, uuid.uuid4().hex))
         _make_folder(here.parent)
         try:
-            draft.path.replace(here)
+            upload.path.replace(here)
             _flush(here)
             self._store.bring(here, name, found.id)
             self._store.publish(here, name)
@@ -170,22 +166,20 @@ class Inputs:
             shutil.rmtree(here.parent, ignore_errors=True)
         return found
 
-    def named_in(self, request: GenerationRequest, owner: str | None) -> dict[str, Any]:
-        """Give what a row notes of the files that its request names.
+    def resolve(self, references: Mapping[str, str], owner: str | None) -> dict[str, Any]:
+        """Return the metadata with which a row names the inputs of its request.
 
         Args:
-            request: names inputs, or completed jobs, whose takes become inputs.
-            owner: whose jobs they may be; None is everybody's.
+            references: field of the request -> id of an input, or of a completed job, whose take
+                becomes an input.
+            owner: whose jobs may be named; None is everybody's.
 
         Raises:
             UnknownInputError: there is no such input or job for this owner.
             OutputError: the store cannot be used.
         """
         noted: dict[str, Any] = {}
-        for field in FIELDS:
-            reference = getattr(request, field)
-            if reference is None:
-                continue
+        for field, reference in references.items():
             if _SHA256.fullmatch(reference):
                 if not self._store.exists(name_of(reference)):
                     raise unknown_input(field, reference)
@@ -210,18 +204,18 @@ class Inputs:
             local = self._store.local_copy(row.file_path, row.file_sha256)
         except FileNotFoundError as error:
             raise FileGoneError(f"{field}: the audio of the job {job_id!r} is gone.") from error
-        with self.draft(is_own=True) as draft:
-            self._copy(local, draft)
-            return self.keep(draft, shown=f"the job {job_id}").id
+        with self.upload(is_own=True) as upload:
+            self._copy(local, upload)
+            return self.keep(upload, shown=f"the job {job_id}").id
 
-    def _copy(self, path: Path, draft: Draft) -> None:
+    def _copy(self, path: Path, upload: Upload) -> None:
         try:
             with path.open("rb") as file:
-                draft.write(iter(partial(file.read, _PIECE), b""))
+                upload.write(iter(partial(file.read, _PIECE), b""))
         except OSError as error:
             raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from error
 
-    def _examined(self, draft: Draft, shown: str) -> Input:
+    def _examine(self, upload: Upload, shown: str) -> Input:
         """Decode the file to its end: a header may claim anything.
 
         What no engine could use is refused here, by the name that its sender knows.
@@ -230,7 +224,7 @@ class Inputs:
 
         longest = self._settings.input_max_seconds
         try:
-            audio = open_audio(draft.path)
+            audio = open_audio(upload.path)
             frames, peak = 0, 0.0
             for block in audio.blocks():
                 frames += block.shape[1]
@@ -240,65 +234,44 @@ class Inputs:
                         f"{shown} is longer than {longest:g} s. Cut out the part that matters."
                     )
         except UnreadableAudioError as error:
-            message = str(error).replace(str(draft.path), shown)
+            message = str(error).replace(str(upload.path), shown)
             raise InvalidRequestError(
                 f"{message.rstrip('.')}. Give a WAV, FLAC, MP3 or Ogg file that plays elsewhere."
             ) from error
-        if frames < SHORTEST_SECONDS * audio.sample_rate:
+        if frames < SHORTEST_REFERENCE_SECONDS * audio.sample_rate:
             raise InvalidRequestError(
                 f"{shown} lasts {frames / audio.sample_rate:.2f} s, and at least "
-                f"{SHORTEST_SECONDS:g} s are needed. Give a longer file."
+                f"{SHORTEST_REFERENCE_SECONDS:g} s are needed. Give a longer file."
             )
         if peak < SILENT_PEAK:
             raise InvalidRequestError(f"{shown} is silent. Give a file with music in it.")
         return Input(
-            id=draft.sha256,
+            id=upload.sha256,
             bytes=audio.bytes,
             seconds=round(frames / audio.sample_rate, 3),
             sample_rate=audio.sample_rate,
             channels=audio.channels,
             container=audio.container,
-            is_new=not self._store.exists(name_of(draft.sha256)),
+            is_new=not self._store.exists(name_of(upload.sha256)),
         )
 
 
-def with_files(
-    service: MusicService, request: GenerationRequest, **files: Path | None
-) -> GenerationRequest:
-    """Give the request with files of this machine, which become inputs.
+def fetch_inputs(order: Order, path: StrPath, store: FileStore) -> Order:
+    """Return the order with the paths of its inputs, which are put beside the take's draft.
 
     Args:
-        service: that is to make it.
-        request: without them.
-        files: for `melody` and `continue_from`; None is none.
+        order: names its inputs by their SHA-256.
+        path: the draft; its folder is made when needed, and removed with the inputs in it.
+        store: has the inputs.
 
     Raises:
-        InvalidRequestError: the engine cannot use one, or it is not audio, or too long.
-        EngineUnavailableError: no such engine, or not here.
-        OutputError: it cannot be kept.
+        FileGoneError: an input is no longer in the store.
+        OutputError: the store or the disk refuses.
     """
-    named = {field: path for field, path in files.items() if path is not None}
-    # Whether the engine could use them at all is known before any is copied.
-    service.check(request.model_copy(update=dict.fromkeys(named, "")))
-    kept = {field: service.inputs.add(path).id for field, path in named.items()}
-    return request.model_copy(update=kept)
-
-
-def bring_inputs(inputs: Mapping[str, str], store: FileStore, folder: Path) -> dict[str, Path]:
-    """Have the files of a job in a folder of its attempt, where they stay as long as that lasts.
-
-    Args:
-        inputs: field -> SHA-256.
-        store: that has them.
-        folder: of the attempt's drafts; made if it is not there.
-
-    Raises:
-        FileGoneError: one is not in the store any more.
-        OutputError: the store or the disk says no.
-    """
-    brought = {}
-    for field, sha256 in inputs.items():
-        # As the name of a draft, so that who clears up after a killed attempt knows it.
+    folder = Path(path).parent
+    fetched: dict[str, Any] = {}
+    for field, sha256 in order.inputs.items():
+        # Named as a draft, so that a clean-up after a killed attempt recognises it.
         target = folder / f".dgx-{field}.part"
         try:
             local = store.local_copy(name_of(sha256), sha256)
@@ -312,8 +285,8 @@ def bring_inputs(inputs: Mapping[str, str], store: FileStore, folder: Path) -> d
             ) from error
         except OSError as error:
             raise OutputError(f"Could not write {target}: {error.strerror}.") from error
-        brought[field] = target
-    return brought
+        fetched[field] = target
+    return replace(order, params=replace(order.params, **fetched)) if fetched else order
 
 
 def unknown_input(field: str, reference: str) -> UnknownInputError:

@@ -86,6 +86,23 @@ def row_metadata(
     return kept
 
 
+def measurements(mastered: Mastered, measured: Analysis) -> dict[str, float | str | None]:
+    """The measured figures of a take, JSON-ready, named as the fields of `storage.Measurements`."""
+    tempo, key, features = measured.tempo, measured.key, measured.features
+    return {
+        "bpm": _rounded(tempo.bpm),
+        "bpm_confidence": _rounded(tempo.confidence),
+        "key": key.name if key else None,
+        "key_confidence": _rounded(key.confidence) if key else None,
+        "integrated_lufs": _rounded(mastered.integrated_lufs),
+        "true_peak_dbtp": _rounded(mastered.true_peak_dbtp),
+        "loudness_range_lu": _rounded(measured.loudness.loudness_range_lu),
+        "peak_amplitude": features.peak_amplitude,
+        "rms_energy": features.rms,
+        "dynamic_range_db": _rounded(features.dynamic_range_db),
+    }
+
+
 def _is_loop(rendered: Rendered) -> bool:
     """Whether the bars fill the audio to the sample."""
     if rendered.bars is None or rendered.tempo_bpm is None:

@@ -6,28 +6,20 @@ Knows nothing of rows or queues, so that it runs in the process of a worker's en
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.errors import CancelledError, OutputError
-from services.library.labels import file_facts, row_metadata
+from services.library.labels import file_facts, measurements, row_metadata
 from services.machine.space import free_bytes
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from services.audio import Analysis, Mastered, TakeFacts, WrittenFile
-    from services.generation.engine import (
-        Engine,
-        EngineFacts,
-        GenerationParams,
-        Progress,
-        Rendered,
-        ShouldStop,
-    )
+    from services.config import Settings
+    from services.generation.engine import Engine, EngineFacts, Progress, Rendered, ShouldStop
     from services.library.drafts import StrPath
+    from services.library.orders import Order
 
 RENDER_SHARE = 0.85
 """Part of the progress that belongs to the engine."""
@@ -47,82 +39,77 @@ class Delivery:
     true_peak_dbtp: float
     bit_depth: str
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """A take to make, and the file to write it to."""
-
-    generation_id: str
-    created_at: datetime
-    """When it was asked for, with a time zone."""
-    params: GenerationParams
-    path: StrPath
+    @classmethod
+    def of(cls, settings: Settings) -> Delivery:
+        return cls(
+            output_dir=settings.output_dir,
+            target_lufs=settings.target_lufs,
+            true_peak_dbtp=settings.true_peak_dbtp,
+            bit_depth=settings.bit_depth,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Take:
-    """A finished file, on the disk under the path of its order."""
+    """A finished file on the disk, not published yet."""
 
     path: StrPath
     bytes: int
     sha256: str
     seconds: float
-    """What it took to make."""
+    """Time it took to make."""
     metadata: dict[str, Any]
+    """For the job's row, JSON-ready."""
+    measurements: dict[str, Any]
+    """For the row's analysis, JSON-ready; the fields of `storage.Measurements`."""
 
 
-def make_takes(
-    orders: Sequence[Order],
+def make_take(
+    order: Order,
+    path: StrPath,
     engine: Engine,
     delivery: Delivery,
     progress: Progress,
     should_stop: ShouldStop,
-) -> list[Take]:
-    """Render the orders at once, master each and write it.
+) -> Take:
+    """Render an order, master it, measure it and write it to a path.
 
     Raises:
-        CancelledError: `should_stop` said so; files of orders before may be there.
+        CancelledError: `should_stop` returned True.
         DGXMusicError: the engine or the disk failed.
     """
     started = time.perf_counter()
 
-    def engine_progress(stage: str, fraction: float) -> None:
+    def report_render(stage: str, fraction: float) -> None:
         progress(stage, RENDER_SHARE * fraction)
 
-    seconds = sum(order.params.duration_seconds for order in orders)
-    require_space(delivery, seconds, engine.facts)
-    results = engine.render([order.params for order in orders], engine_progress, should_stop)
-    takes = []
-    for order, rendered in zip(orders, results, strict=True):
-        _stop_if_asked(should_stop)
-        progress("mastering", RENDER_SHARE)
-        mastered = _master(rendered, delivery)
-        _stop_if_asked(should_stop)
-        progress("measuring", 0.92)
-        measured = _measure(rendered, mastered)
-        _stop_if_asked(should_stop)
-        progress("writing", 0.95)
-        facts = file_facts(
-            generation_id=order.generation_id,
-            prompt=order.params.prompt,
-            created_at=order.created_at,
-            engine=engine.facts,
-            rendered=rendered,
-            mastered=mastered,
-        )
-        written = _write(order.path, mastered, rendered.sample_rate, delivery.bit_depth, facts)
-        takes.append(
-            Take(
-                path=written.path,
-                bytes=written.bytes,
-                sha256=written.sha256,
-                seconds=round(time.perf_counter() - started, 3),
-                metadata=row_metadata(
-                    engine.facts, rendered, mastered, measured, delivery.target_lufs
-                ),
-            )
-        )
-    return takes
+    require_space(delivery, order.params.duration_seconds, engine.facts)
+    rendered = engine.render(order.params, report_render, should_stop)
+    _stop_if_asked(should_stop)
+    progress("mastering", RENDER_SHARE)
+    mastered = _master(rendered, delivery)
+    _stop_if_asked(should_stop)
+    progress("measuring", 0.92)
+    measured = _measure(rendered, mastered)
+    _stop_if_asked(should_stop)
+    progress("writing", 0.95)
+    facts = file_facts(
+        generation_id=order.generation_id,
+        prompt=order.params.prompt,
+        created_at=order.created_at,
+        engine=engine.facts,
+        rendered=rendered,
+        mastered=mastered,
+    )
+    written = _write(path, mastered, rendered.sample_rate, delivery.bit_depth, facts)
+    return Take(
+        path=written.path,
+        bytes=written.bytes,
+        sha256=written.sha256,
+        seconds=round(time.perf_counter() - started, 3),
+        metadata=row_metadata(engine.facts, rendered, mastered, measured, delivery.target_lufs),
+        measurements=measurements(mastered, measured),
+    )
 
 
 def require_space(delivery: Delivery, seconds: float, facts: EngineFacts) -> None:

@@ -1,73 +1,96 @@
-"""Who runs an attempt: a token that tells, on the same machine, whether its process still lives."""
+"""The identity of a process: enough to know, on the same machine, whether it has ended."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
-import uuid
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 _PROC = Path("/proc")
-_ENDED = frozenset("ZXx")
-_STOPPED = "T"
+_ENDED_STATES = frozenset("ZXx")
+_STOPPED_STATE = "T"
 _START_TIME_FIELD = 22
-"""Of /proc/PID/stat, see proc(5): clock ticks after boot. A process id alone is given out again."""
+"""Of /proc/PID/stat, see proc(5): clock ticks after boot. The kernel reuses process ids."""
 
 
-def new_token() -> str:
-    """A token for an attempt of this process, never given out before.
+@dataclass(frozen=True, slots=True)
+class ProcessIdentity:
+    """One process of one machine since its last boot; as text, five parts joined by slashes."""
 
-    host, boot, PID namespace, PID, start time and a random part, joined by slashes.
-    """
-    pid = os.getpid()
-    parts = (socket.gethostname(), boot_id(), _namespace(), str(pid), _start_time(pid) or "")
-    return "/".join((*parts, uuid.uuid4().hex))
+    host: str
+    boot: str
+    """Kernel's boot id; empty where the system has none."""
+    pid_namespace: str
+    pid: int
+    start_time: str
+    """Clock ticks after boot; empty when unknown."""
 
+    @classmethod
+    def current(cls) -> ProcessIdentity:
+        pid = os.getpid()
+        return cls(socket.gethostname(), boot_id(), _pid_namespace(), pid, _start_time(pid) or "")
 
-def is_abandoned(token: str | None) -> bool:
-    """Whether the token is of this machine and its process is certainly gone.
+    @classmethod
+    def parse(cls, text: str | None) -> ProcessIdentity | None:
+        """Read an identity back, also with the sixth part that earlier releases added.
 
-    False where that cannot be known from here: another host, another container, another system.
-    """
-    parts = (token or "").split("/")
-    if len(parts) != 6 or parts[0] != socket.gethostname() or not parts[1]:
+        Returns None for any other text.
+        """
+        parts = (text or "").split("/")[:5]
+        if len(parts) < 5 or not parts[3].isdecimal():
+            return None
+        host, boot, namespace, pid, start_time = parts
+        return cls(host, boot, namespace, int(pid), start_time)
+
+    def __str__(self) -> str:
+        parts = (self.host, self.boot, self.pid_namespace, str(self.pid), self.start_time)
+        return "/".join(parts)
+
+    def has_ended(self) -> bool:
+        """Return True only when the process has certainly ended.
+
+        Whether a process of another host, container or operating system has ended is unknown.
+        """
+        if self.host != socket.gethostname() or not self.boot:
+            return False
+        if self.boot != boot_id():
+            return True
+        return self.pid_namespace == _pid_namespace() and _start_time(self.pid) != self.start_time
+
+    def kill_if_stopped(self) -> bool:
+        """Kill the process if it is on this machine and stopped (SIGSTOP, Ctrl-Z).
+
+        Returns True when it was killed.
+        """
+        here = (socket.gethostname(), boot_id(), _pid_namespace())
+        if (self.host, self.boot, self.pid_namespace) != here:
+            return False
+        fields = _stat_fields(self.pid)
+        if fields is None or _start(fields) != self.start_time or fields[0] != _STOPPED_STATE:
+            return False
+        with suppress(OSError):
+            os.kill(self.pid, signal.SIGKILL)
+            return True
         return False
-    _, boot, namespace, pid, start_time, _ = parts
-    if boot != boot_id():
-        return True
-    return namespace == _namespace() and _start_time(int(pid)) != start_time
 
 
-def kill_if_stopped(token: str) -> bool:
-    """Kill the process of the token if it is of this machine and was stopped (SIGSTOP, Ctrl-Z).
-
-    Returns:
-        Whether it was.
-    """
-    parts = token.split("/")
-    if len(parts) != 6 or parts[:3] != [socket.gethostname(), boot_id(), _namespace()]:
-        return False
-    pid, start_time = int(parts[3]), parts[4]
-    fields = _fields(pid)
-    if fields is None or _start(fields) != start_time or fields[0] != _STOPPED:
-        return False
-    with suppress(OSError):
-        os.kill(pid, signal.SIGKILL)
-        return True
-    return False
+def has_ended(process: str | None) -> bool:
+    """Return True when the text identifies a process of this machine that has certainly ended."""
+    identity = ProcessIdentity.parse(process)
+    return identity is not None and identity.has_ended()
 
 
 def boot_id() -> str:
-    """Name the running system, another after every start; empty where it has none."""
     try:
         return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     except OSError:
         return ""
 
 
-def _namespace() -> str:
+def _pid_namespace() -> str:
     try:
         return str((_PROC / "self/ns/pid").stat().st_ino)
     except OSError:
@@ -75,17 +98,17 @@ def _namespace() -> str:
 
 
 def _start_time(pid: int) -> str | None:
-    fields = _fields(pid)
-    # One that has ended stays in the list until its parent takes note.
-    return None if fields is None or fields[0] in _ENDED else _start(fields)
+    fields = _stat_fields(pid)
+    # A process that has ended stays listed until its parent collects its exit status.
+    return None if fields is None or fields[0] in _ENDED_STATES else _start(fields)
 
 
 def _start(fields: list[str]) -> str:
     return fields[_START_TIME_FIELD - 3]
 
 
-def _fields(pid: int) -> list[str] | None:
-    """What the system says of a process, from its state on; None when there is none."""
+def _stat_fields(pid: int) -> list[str] | None:
+    """Return the fields of /proc/PID/stat from the state on, or None without such a process."""
     try:
         status = (_PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

@@ -10,8 +10,8 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from services import storage
+from services.jobs.living import living_workers
 from services.operations.watching import Kept, NoAnswerError, Probe
-from services.worker.liveness import living_workers
 
 if TYPE_CHECKING:
     from services.config import Settings

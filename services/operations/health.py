@@ -11,11 +11,11 @@ from pydantic import BaseModel, Field
 
 from services import __version__, storage
 from services.errors import DGXMusicError, OutputError
+from services.jobs.living import living_in
 from services.library.store import open_store
 from services.machine.gpu import GpuReport, look_for_gpus
 from services.machine.space import places
 from services.operations.watching import Kept, NoAnswerError, Probe, Value, answer_of
-from services.worker.liveness import living_in
 
 if TYPE_CHECKING:
     from services.config import Settings

@@ -7,17 +7,15 @@ from typing import TYPE_CHECKING
 from services import storage
 from services.database import storage_errors
 from services.errors import InvalidRequestError, StorageError
+from services.jobs.attempt_token import AttemptToken
 from services.jobs.failpoints import reach
-from services.machine.process_identity import is_abandoned
-from services.worker.liveness import is_living
+from services.jobs.living import is_living
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
     from services.config import Settings
     from services.generation.engine import Progress
-
-_OWN_TOKEN_SLASHES = 5
 
 
 def move_database(
@@ -72,18 +70,11 @@ def _refuse_workers(session: Session, ttl: float) -> None:
 
 
 def _refuse_jobs_at_work(session: Session) -> None:
-    """Refuse jobs that a process without a beat may be making; those of dead workers go along."""
+    """Refuse to move while a command may be running a job; jobs of dead workers are moved."""
     for generation_id, token in storage.attempts_at_work(session).items():
-        if _may_be_made(token):
+        process = AttemptToken.parse(token).process
+        if process is not None and not process.has_ended():
             raise StorageError(
                 f"The job {generation_id} is being made by 'dgx-music generate', perhaps on "
                 "another machine. Wait until it is finished, then move."
             )
-
-
-def _may_be_made(token: str) -> bool:
-    """Whether the attempt is of a process outside the queue that is not certainly gone.
-
-    Workers have tokens of another form; of those none lives at this point.
-    """
-    return token.count("/") == _OWN_TOKEN_SLASHES and not is_abandoned(token)

@@ -1,13 +1,12 @@
-"""What happens to a job's row while a worker has it: begun, published, retried, given back.
+"""The transactions of a worker on the rows of its jobs: claim, publish, retry, give back.
 
-Every step is one transaction and a compare-and-set on the attempt's token, so that a worker that
-lost its job, because it was cancelled or the worker taken for dead, changes nothing.
+Each is a compare-and-set on the attempt token, so that a worker that lost a job, because the job
+was cancelled or the worker taken for dead, changes nothing.
 """
 
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -16,10 +15,13 @@ from typing import TYPE_CHECKING
 
 from services import storage
 from services.errors import DGXMusicError, OutputError
+from services.jobs.attempt_token import AttemptToken
 from services.jobs.dispatch import Dispatch
 from services.jobs.failpoints import reach
-from services.jobs.pipeline import Task, task_of
+from services.jobs.publication import final_name, holds_job, publish_take, upload_take
 from services.library.drafts import draft_path, remove_draft
+from services.library.inputs import fetch_inputs
+from services.library.orders import Order
 from services.library.store import clear_quietly
 from services.worker.retry import is_worker_lost, retry_delay
 
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from services.config import Settings
     from services.jobs.dbos_queue import QueueManager
     from services.library.store import FileStore
-    from services.library.takes import Order, Take
+    from services.library.takes import Take
 
 log = logging.getLogger(__name__)
 
@@ -40,29 +42,17 @@ WORKER_LOST = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Begun:
-    """An attempt that this worker holds."""
+class Attempt:
+    """One try at a job, by this worker."""
 
     dispatch: Dispatch
-    token: str
+    token: AttemptToken
     worker_id: str
-    model: str
-    task: Task
+    order: Order
 
     @property
     def generation_id(self) -> str:
-        """Of the row."""
         return self.dispatch.generation_id
-
-    @property
-    def nonce(self) -> str:
-        """What no other attempt has, for the names of its files."""
-        return self.token.rpartition("/")[2]
-
-
-def new_attempt_token(dispatch: Dispatch, worker_id: str) -> str:
-    """A token, never given out before, that says which dispatch and which worker it is of."""
-    return f"{dispatch.workflow_id}/{worker_id}/{uuid.uuid4().hex}"
 
 
 class Claims:
@@ -76,39 +66,38 @@ class Claims:
         self._queue = queue
         self._worker_id = worker_id
         self._store = store
-        self._brought: set[str] = set()
-        """Tokens of the attempts whose files are in the store, but not known to be published."""
+        self._uploaded: set[AttemptToken] = set()
+        """Attempts whose files are in the store, but not known to be published."""
 
     def is_suspect(self, dispatch: Dispatch) -> bool:
-        """Whether a worker died with this job in its hands; perhaps because of it."""
+        """Whether a worker died while it ran this job, perhaps because of it."""
         with storage.get_session(read_only=True) as session:
             row = storage.get_generation(session, dispatch.generation_id)
             entry = storage.get_queue_entry(session, dispatch.generation_id)
         return row is not None and entry is not None and (row.is_processing or entry.crashes > 0)
 
-    def begin(self, dispatch: Dispatch) -> Begun | None:
-        """Claim the row for a new attempt; None when there is nothing to do for this dispatch.
+    def begin(self, dispatch: Dispatch) -> Attempt | None:
+        """Claim the row for a new attempt; None when this dispatch needs none.
 
-        A row that is processing is taken over only under the token of the same dispatch: the queue
-        gives a dispatch out again when its worker is gone. That counts as a crash of the job.
+        A row that is processing is claimed only when its token is of the same dispatch: the queue
+        hands out a dispatch again when its worker is dead. That counts as a crash of the job.
         """
         with storage.get_session() as session:
-            begun, left = self._claim(session, dispatch)
-            if begun is not None:
+            attempt, left = self._claim(session, dispatch)
+            if attempt is not None:
                 reach("attempt-before-commit")
-        if begun is None:
+        if attempt is None:
             if left is not None:
                 clear_quietly(self._store, left)
             return None
         reach("attempt-after-commit")
         if left is not None:
-            # An attempt that was killed cannot clear up after itself.
-            clear_quietly(self._store, left, lambda: self._holding(begun))
-        return begun
+            # An attempt that was killed could not clean up after itself.
+            clear_quietly(self._store, left, lambda: self._holding(attempt))
+        return attempt
 
-    def _claim(self, session: Session, dispatch: Dispatch) -> tuple[Begun | None, str | None]:
-        """The attempt, if there is one to make, and the row's file if attempts before left some."""
-        token = new_attempt_token(dispatch, self._worker_id)
+    def _claim(self, session: Session, dispatch: Dispatch) -> tuple[Attempt | None, str | None]:
+        """Return the new attempt, if one is due, and the file earlier attempts may have left."""
         row = storage.lock_generation(session, dispatch.generation_id)
         entry = storage.get_queue_entry(session, dispatch.generation_id, to_change=True)
         if row is None or entry is None or row.is_finished:
@@ -118,7 +107,7 @@ class Claims:
             return None, None
         before = row.attempt_token if row.is_processing else None
         if before is not None:
-            if not before.startswith(f"{dispatch.workflow_id}/"):
+            if not AttemptToken.parse(before).is_of(dispatch):
                 return None, None
             entry.crashes += 1
             if is_worker_lost(entry.crashes):
@@ -126,81 +115,53 @@ class Claims:
                 storage.remove_queue_entry(session, row.id)
                 return None, row.file_path
         left = row.file_path if row.attempts > 0 else None
-        if not storage.claim_generation(session, row.id, token, taking_over=before):
+        token = AttemptToken.for_dispatch(dispatch, self._worker_id)
+        if not storage.claim_generation(session, row.id, str(token), taking_over=before):
             return None, None
         entry.worker_id, entry.step, entry.progress = self._worker_id, "loading_model", 0.0
         entry.not_before = None
-        begun = Begun(
-            dispatch=dispatch,
-            token=token,
-            worker_id=self._worker_id,
-            model=row.model_name,
-            task=task_of(row),
+        attempt = Attempt(
+            dispatch=dispatch, token=token, worker_id=self._worker_id, order=Order.of(row)
         )
-        return begun, left
+        return attempt, left
 
-    def draft_path(self, begun: Begun) -> str:
-        """Where the attempt writes: hidden, its own, in the output folder whatever the store is."""
-        return draft_path(f"{self._output_dir}/{begun.task.file_path}", begun.nonce)
+    def draft_path(self, attempt: Attempt) -> str:
+        """Return the path the attempt writes to, in the output folder whatever the store is."""
+        return draft_path(f"{self._output_dir}/{attempt.order.file_path}", attempt.token.nonce)
 
-    def order(self, begun: Begun) -> Order:
-        """What the engine is told; the files that the job names are in the attempt's folder.
-
-        Raises:
-            FileGoneError: one of them is gone.
-            OutputError: the store or the disk says no.
-        """
-        return begun.task.order(self.draft_path(begun), self._store)
-
-    def bring(self, begun: Begun, take: Take) -> None:
-        """Take the file to the store, before the row is locked for `publish`.
+    def fetch_inputs(self, attempt: Attempt) -> Order:
+        """Return the order with the paths of its inputs, fetched into the attempt's folder.
 
         Raises:
-            OutputError: the store says no, and has nothing of it.
+            FileGoneError: an input is no longer in the store.
+            OutputError: the store or the disk refuses.
         """
-        self._brought.add(begun.token)
-        self._store.bring(take.path, self._final_name(begun), take.sha256)
+        return fetch_inputs(attempt.order, self.draft_path(attempt), self._store)
 
-    def publish(self, begun: Begun, take: Take) -> bool:
-        """Give the take its name and complete the row; False when the job was lost meanwhile.
-
-        The row stays locked while the file gets its name, so that whoever lost the job can never
-        put a file over one that was published.
+    def upload(self, attempt: Attempt, take: Take) -> None:
+        """Copy the file to the store, before `publish` locks the row.
 
         Raises:
-            OutputError: the disk says no; the row is as it was.
+            OutputError: the store refuses, and holds nothing of it.
         """
-        name = self._final_name(begun)
-        with storage.get_session() as session:
-            if not _holds(session, begun):
-                return False
-            reach("publish-before-rename")
-            self._store.publish(take.path, name)
-            reach("publish-after-rename")
-            storage.publish_generation(
-                session,
-                begun.generation_id,
-                begun.token,
-                generation_time=take.seconds,
-                file_size_bytes=take.bytes,
-                file_sha256=take.sha256,
-                metadata=take.metadata,
-                file_path=name,
-                model_version=take.metadata.get("engine_version"),
-            )
-            storage.remove_queue_entry(session, begun.generation_id)
-            reach("publish-before-commit")
-        reach("publish-after-commit")
-        self._brought.discard(begun.token)
-        return True
+        self._uploaded.add(attempt.token)
+        upload_take(attempt.order, attempt.token, take, self._store)
 
-    def retry_or_fail(self, begun: Begun, error: DGXMusicError) -> float | None:
-        """Send the job again after a pause, or fail it; give the pause in seconds, or None."""
+    def publish(self, attempt: Attempt, take: Take) -> bool:
+        """See `publish_take`."""
+        published = publish_take(attempt.order, attempt.token, take, self._store)
+        if published:
+            self._uploaded.discard(attempt.token)
+        return published
+
+    def retry_or_fail(self, attempt: Attempt, error: DGXMusicError) -> float | None:
+        """Queue the job again or fail it; return the delay in seconds, or None for failed."""
         delay = None
         with storage.get_session() as session:
-            if not _holds(session, begun):
+            if not _holds(session, attempt):
                 return None
-            row = storage.lock_generation(session, begun.generation_id)
+            row = storage.lock_generation(session, attempt.generation_id)
+            token = str(attempt.token)
             if row is not None and error.retryable:
                 delay = retry_delay(
                     row.attempts,
@@ -208,77 +169,79 @@ class Claims:
                     first_delay=self._settings.retry_delay_seconds,
                 )
             if delay is None:
-                storage.fail_generation(session, begun.generation_id, begun.token, str(error))
-                storage.remove_queue_entry(session, begun.generation_id)
+                storage.fail_generation(session, attempt.generation_id, token, str(error))
+                storage.remove_queue_entry(session, attempt.generation_id)
             else:
-                storage.release_generation(session, begun.generation_id, begun.token, str(error))
-                self._send_again(session, begun, delay)
+                storage.release_generation(session, attempt.generation_id, token, str(error))
+                self._enqueue_again(session, attempt, delay)
             reach("retry-before-commit")
         reach("retry-after-commit")
         return delay
 
-    def give_back(self, begun: Begun) -> None:
-        """Leave the job to another worker as if this one had never begun."""
+    def give_back(self, attempt: Attempt) -> None:
+        """Return the job to the queue as if this attempt had never begun."""
         with storage.get_session() as session:
-            if not _holds(session, begun):
+            if not _holds(session, attempt):
                 return
-            row = storage.lock_generation(session, begun.generation_id)
-            entry = storage.get_queue_entry(session, begun.generation_id, to_change=True)
+            row = storage.lock_generation(session, attempt.generation_id)
+            entry = storage.get_queue_entry(session, attempt.generation_id, to_change=True)
             if row is not None and entry is not None:
-                storage.release_generation(session, row.id, begun.token, row.error_message)
+                storage.release_generation(session, row.id, str(attempt.token), row.error_message)
                 row.attempts -= 1
                 entry.worker_id, entry.step, entry.progress = None, "queued", 0.0
 
-    def note_progress(self, begun: Begun, step: str, fraction: float) -> None:
-        """Show people how far it is; what cannot be written now is not worth waiting for."""
+    def note_progress(self, attempt: Attempt, step: str, fraction: float) -> None:
+        """Record the progress in the queue entry; a failed write is ignored."""
         with suppress(storage.StorageError), storage.get_session() as session:
             storage.record_progress(
-                session, begun.generation_id, begun.worker_id, step=step, progress=fraction
+                session, attempt.generation_id, attempt.worker_id, step=step, progress=fraction
             )
 
-    def clear_up(self, begun: Begun) -> None:
-        """Remove what the attempt wrote, and what it brought and did not publish."""
-        remove_draft(self.draft_path(begun))
-        if begun.token not in self._brought:
+    def clean_up(self, attempt: Attempt) -> None:
+        """Remove the attempt's draft, and the file that it uploaded and did not publish."""
+        remove_draft(self.draft_path(attempt))
+        if attempt.token not in self._uploaded:
             return
-        self._brought.discard(begun.token)
+        self._uploaded.discard(attempt.token)
+        name = self._final_name(attempt)
         try:
-            if self._is_refused(begun):
-                self._store.withdraw(self._final_name(begun))
+            if self._is_refused(attempt):
+                self._store.withdraw(name)
         except (OutputError, storage.StorageError) as error:
-            # Whoever takes the job over clears it up, or `files check` does.
-            log.warning("left where it is file=%s: %s", self._final_name(begun), error)
+            # The next attempt removes it, or `files check` does.
+            log.warning("file not removed file=%s: %s", name, error)
 
-    def _is_refused(self, begun: Begun) -> bool:
-        """Whether the attempt can never be published, nor was; a commit's answer may be lost."""
+    def _is_refused(self, attempt: Attempt) -> bool:
+        """Whether the attempt is unpublished for good; the answer to a commit may be lost."""
         with storage.get_session(read_only=True) as session:
-            row = storage.get_generation(session, begun.generation_id)
+            row = storage.get_generation(session, attempt.generation_id)
         if row is None:
             return True
-        return begun.token != row.attempt_token and not (
-            row.is_complete and row.file_path == self._final_name(begun)
+        return str(attempt.token) != row.attempt_token and not (
+            row.is_complete and row.file_path == self._final_name(attempt)
         )
 
-    def _send_again(self, session: Session, begun: Begun, delay: float) -> None:
-        entry = storage.get_queue_entry(session, begun.generation_id, to_change=True)
+    def _enqueue_again(self, session: Session, attempt: Attempt, delay: float) -> None:
+        entry = storage.get_queue_entry(session, attempt.generation_id, to_change=True)
         if entry is None:
             return
         entry.attempt += 1
         entry.worker_id, entry.step, entry.progress = None, "queued", 0.0
         entry.not_before = storage.utc_now() + timedelta(seconds=delay)
         session.flush()
-        again = Dispatch(begun.generation_id, entry.attempt)
-        self._queue.enqueue(session, again, model=begun.model, place=entry.place, delay=delay)
+        again = Dispatch(attempt.generation_id, entry.attempt)
+        self._queue.enqueue(
+            session, again, model=attempt.order.model, place=entry.place, delay=delay
+        )
 
-    def _final_name(self, begun: Begun) -> str:
-        return self._store.final_name(begun.task.file_path, begun.nonce)
+    def _final_name(self, attempt: Attempt) -> str:
+        return final_name(attempt.order, attempt.token, self._store)
 
     @contextmanager
-    def _holding(self, begun: Begun) -> Iterator[bool]:
+    def _holding(self, attempt: Attempt) -> Iterator[bool]:
         with storage.get_session() as session:
-            yield _holds(session, begun)
+            yield _holds(session, attempt)
 
 
-def _holds(session: Session, begun: Begun) -> bool:
-    row = storage.lock_generation(session, begun.generation_id)
-    return row is not None and row.is_processing and row.attempt_token == begun.token
+def _holds(session: Session, attempt: Attempt) -> bool:
+    return holds_job(session, attempt.generation_id, attempt.token)

@@ -10,15 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services import storage
-from services.machine.process_identity import is_abandoned
+from services.machine.process_identity import has_ended
 from services.worker.redispatch import redispatch
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from services.jobs.dbos_queue import QueueManager
-    from services.worker.attempt import Attempts
     from services.worker.hosting.pool import HostPool
+    from services.worker.runner import AttemptRunner
 
 log = logging.getLogger(__name__)
 
@@ -43,26 +41,6 @@ class Identity:
     concurrency: int
 
 
-def living_workers(ttl: float) -> list[storage.WorkerState]:
-    """Give the workers with a fresh beat that are not certainly gone.
-
-    Raises:
-        StorageError: the database cannot be read.
-    """
-    with storage.get_session(read_only=True) as session:
-        return living_in(session, ttl)
-
-
-def living_in(session: Session, ttl: float) -> list[storage.WorkerState]:
-    """As `living_workers`, in a session that is open: a second one could wait for the first."""
-    return [state for state in storage.list_workers(session) if is_living(state, ttl)]
-
-
-def is_living(state: storage.WorkerState, ttl: float) -> bool:
-    """Whether a worker has a fresh beat and is not certainly gone."""
-    return state.age <= ttl and not is_abandoned(state.process)
-
-
 class Liveness:
     """Three threads of a worker: its beat, a look at the dead, and one at cancelled jobs."""
 
@@ -70,7 +48,7 @@ class Liveness:
         self,
         identity: Identity,
         queue: QueueManager,
-        attempts: Attempts,
+        attempts: AttemptRunner,
         hosts: HostPool,
         *,
         ttl: float,
@@ -200,13 +178,11 @@ class Liveness:
         if state.id == self._identity.worker_id:
             return False
         return (
-            state.age > self._ttl
-            or state.slot == self._identity.slot
-            or is_abandoned(state.process)
+            state.age > self._ttl or state.slot == self._identity.slot or has_ended(state.process)
         )
 
     def _stop_lost_jobs(self) -> None:
-        from services.worker.attempt import StopReason
+        from services.worker.runner import StopReason
 
         tokens = self._attempts.tokens()
         if not tokens:

@@ -6,7 +6,7 @@ import logging
 import threading
 
 from services import storage
-from services.machine.process_identity import kill_if_stopped
+from services.machine.process_identity import ProcessIdentity
 
 log = logging.getLogger(__name__)
 
@@ -44,5 +44,6 @@ class StoppedWorkers:
                 log.warning("the database does not answer: %s", error)
                 continue
             for state in states:
-                if state.age > self._ttl and kill_if_stopped(state.process):
+                process = ProcessIdentity.parse(state.process)
+                if state.age > self._ttl and process is not None and process.kill_if_stopped():
                     log.warning("killed worker=%s: stopped, and others wait for it", state.id)

@@ -19,11 +19,11 @@ from services import storage
 from services.database import open_database, storage_errors
 from services.errors import EngineUnavailableError
 from services.jobs.dbos_queue import QueueListener, QueueManager
+from services.jobs.living import living_workers
 from services.library.drafts import clear_old_drafts
 from services.library.store import open_store
 from services.library.takes import Delivery
-from services.machine.process_identity import new_token
-from services.worker.attempt import Attempts, StopReason
+from services.machine.process_identity import ProcessIdentity
 from services.worker.claims import Claims
 from services.worker.hosting.host import (
     DEFAULT_REGISTRY,
@@ -31,13 +31,14 @@ from services.worker.hosting.host import (
     Limits,
 )
 from services.worker.hosting.pool import HostPool
-from services.worker.liveness import Identity, Liveness, living_workers
+from services.worker.liveness import Identity, Liveness
 from services.worker.lock import WorkerLock
 from services.worker.preflight import (
     require_local_disk,
     require_one_machine,
     why_files_stay_here,
 )
+from services.worker.runner import AttemptRunner, StopReason
 from services.worker.stopped import StoppedWorkers
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Worker:
         self._identity = Identity(
             worker_id=self.id,
             slot=self._lock.slot,
-            process=new_token(),
+            process=str(ProcessIdentity.current()),
             host=host,
             pid=os.getpid(),
             models=self.models,
@@ -116,13 +117,7 @@ class Worker:
             },
         )
         claims = Claims(settings, self._queue, self.id, store)
-        delivery = Delivery(
-            output_dir=settings.output_dir,
-            target_lufs=settings.target_lufs,
-            true_peak_dbtp=settings.true_peak_dbtp,
-            bit_depth=settings.bit_depth,
-        )
-        self._attempts = Attempts(claims, self._hosts, delivery, self.concurrency)
+        self._attempts = AttemptRunner(claims, self._hosts, Delivery.of(settings), self.concurrency)
 
     def start(self) -> None:
         """Beat, take over what dead workers left, and begin to pick up jobs."""

@@ -11,11 +11,12 @@ from services import __version__
 from services.api.application import create_app
 from services.api.document import operations
 from services.api.problems import MEDIA_TYPE
+from services.config import Settings
 from services.generation.registry import default_registry
 from services.jobs.models import LONGEST_SECONDS
 
 DOCS = Path(__file__).parents[2] / "docs"
-DOCUMENT: dict[str, Any] = create_app(None, default_registry()).openapi()
+DOCUMENT: dict[str, Any] = create_app(None, default_registry(Settings())).openapi()
 OPERATIONS = operations(DOCUMENT)
 
 
@@ -48,4 +49,7 @@ def test_no_reference_leads_nowhere() -> None:
 
 
 def test_no_engine_makes_longer_pieces_than_the_document_says() -> None:
-    assert max(entry.facts.longest_seconds for entry in default_registry()) == LONGEST_SECONDS
+    assert (
+        max(entry.facts.longest_seconds for entry in default_registry(Settings()))
+        == LONGEST_SECONDS
+    )

@@ -46,7 +46,7 @@ def heard():
         found[style] = song.bpm, key, analyse(audio, rate), analyse(audio, rate, song.bpm * 1.05)
     for prompt, (bpm, key) in PROMPTS.items():
         params = GenerationParams(prompt=prompt, duration_seconds=16.0, seed=3)
-        (take,) = ComposerEngine().render([params], lambda *_: None, lambda: False)
+        take = ComposerEngine().render(params, lambda *_: None, lambda: False)
         audio, rate = take.audio, take.sample_rate
         found[prompt] = bpm, key, analyse(audio, rate), analyse(audio, rate, bpm * 1.05)
     return found

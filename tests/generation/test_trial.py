@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -31,6 +32,9 @@ FACTS = EngineFacts(
 )
 
 
+SHARED = replace(FACTS, concurrent=3)
+
+
 @dataclass
 class Tone:
     facts: EngineFacts = FACTS
@@ -38,17 +42,14 @@ class Tone:
     steps: Steps | None = None
 
     def render(
-        self, requests: Sequence[GenerationParams], _progress: Progress, _should_stop: ShouldStop
-    ) -> list[Rendered]:
-        return [
-            Rendered(
-                audio=self.wave(round(one.duration_seconds * 8_000)),
-                sample_rate=8_000,
-                seed=one.seed,
-                steps=self.steps,
-            )
-            for one in requests
-        ]
+        self, params: GenerationParams, _progress: Progress, _should_stop: ShouldStop
+    ) -> Rendered:
+        return Rendered(
+            audio=self.wave(round(params.duration_seconds * 8_000)),
+            sample_rate=8_000,
+            seed=params.seed,
+            steps=self.steps,
+        )
 
     def wave(self, samples: int) -> np.ndarray:
         return (self.level * np.sin(np.arange(samples) * 0.2))[None].astype(np.float32)
@@ -99,6 +100,33 @@ def test_a_measurement_counts_the_audio_of_all_requests() -> None:
     assert row.ms_a_step == pytest.approx(2.5)
     assert row.peak_bytes > 10 * 2**20
     assert measure(Tone(), "tone", 1.0, 1).ms_a_step is None
+
+
+def test_requests_reach_an_engine_together_as_far_as_it_takes_them() -> None:
+    together = threading.Barrier(3)
+
+    @dataclass
+    class Batching(Tone):
+        facts: EngineFacts = SHARED
+
+        def wave(self, samples: int) -> np.ndarray:
+            together.wait(timeout=60)
+            return super().wave(samples)
+
+    assert measure(Batching(), "batching", 1.0, 6).requests == 6
+    assert not together.broken
+
+
+def test_an_engine_with_a_batch_of_its_own_gets_all_requests_in_one_call() -> None:
+    batches = []
+
+    class OneCall(Tone):
+        def render_batch(self, requests: Sequence[GenerationParams]) -> list[Rendered]:
+            batches.append(len(requests))
+            return [made(seed=params.seed) for params in requests]
+
+    measure(OneCall(), "one call", 2.0, 4)
+    assert batches == [4]
 
 
 def test_the_peak_of_a_measurement_is_its_own() -> None:

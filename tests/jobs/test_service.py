@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -35,12 +35,14 @@ from services.generation.engine import (
     ShouldStop,
 )
 from services.generation.registry import EngineEntry, Registry
+from services.jobs import making
+from services.jobs.attempt_token import AttemptToken
+from services.jobs.making import JobMaker
 from services.jobs.models import parse_request
 from services.jobs.service import MusicService
-from services.machine.process_identity import new_token
 
 if TYPE_CHECKING:
-    from services.jobs.pipeline import Task
+    from services.library.orders import Order
 
 pytestmark = pytest.mark.integration
 
@@ -72,26 +74,21 @@ class ToneEngine:
     meanwhile: Callable[[], None] = field(default=lambda: None)
 
     def render(
-        self, requests: Sequence[GenerationParams], progress: Progress, should_stop: ShouldStop
-    ) -> list[Rendered]:
-        results = []
-        for params in requests:
-            progress("tone", 0.5)
-            self.meanwhile()
-            if should_stop():
-                raise CancelledError("Cancelled.")
-            time = np.arange(round(params.duration_seconds * FACTS.sample_rate)) / FACTS.sample_rate
-            wave = 0.5 * np.sin(2 * np.pi * (200 + params.seed % 1000) * time, dtype=np.float64)
-            results.append(
-                Rendered(
-                    audio=wave[None].astype(np.float32),
-                    sample_rate=FACTS.sample_rate,
-                    seed=params.seed,
-                    tempo_bpm=120.0,
-                    understood={"genre": "test"},
-                )
-            )
-        return results
+        self, params: GenerationParams, progress: Progress, should_stop: ShouldStop
+    ) -> Rendered:
+        progress("tone", 0.5)
+        self.meanwhile()
+        if should_stop():
+            raise CancelledError("Cancelled.")
+        time = np.arange(round(params.duration_seconds * FACTS.sample_rate)) / FACTS.sample_rate
+        wave = 0.5 * np.sin(2 * np.pi * (200 + params.seed % 1000) * time, dtype=np.float64)
+        return Rendered(
+            audio=wave[None].astype(np.float32),
+            sample_rate=FACTS.sample_rate,
+            seed=params.seed,
+            tempo_bpm=120.0,
+            understood={"genre": "test"},
+        )
 
 
 @pytest.fixture
@@ -107,6 +104,11 @@ def service(tmp_path: Path, engine: Engine) -> MusicService:
     )
     registry = Registry({"tone": EngineEntry(FACTS, lambda: engine, lambda: None)})
     return MusicService(settings, registry)
+
+
+def accept(service: MusicService, **fields: Any) -> Order:
+    """Write the row of a job that is not queued."""
+    return JobMaker(service).prepare(service.check(parse_request(**fields)))
 
 
 def status_of(generation_id: str) -> str:
@@ -126,15 +128,24 @@ def test_the_engine_is_one_by_the_protocol(engine):
 
 def test_a_job_becomes_a_mastered_file_and_a_completed_row(service):
     stages: list[tuple[str, float]] = []
-    task = service.prepare(parse_request(prompt="a tone", duration=2, seed=42))
-    assert status_of(task.generation_id) == "pending"
-    job = service.run(task, lambda stage, fraction: stages.append((stage, fraction)), never)
+    order = accept(service, prompt="a tone", duration=2, seed=42)
+    assert status_of(order.generation_id) == "pending"
+
+    def record(stage: str, fraction: float) -> None:
+        stages.append((stage, fraction))
+
+    job = JobMaker(service).run(order, record, never)
     assert job.status == "completed"
     assert job.metadata["seed"] == job.seed == 42
     assert job.metadata["engine_version"] == "3"
     assert job.metadata["genre"] == "test"
     assert abs(job.metadata["integrated_lufs"] + 16.0) <= 0.1
     assert job.retry_count == 0
+    with storage.get_session(read_only=True) as session:
+        analysis = storage.get_analysis(session, job.job_id)
+    assert analysis is not None
+    assert abs(analysis.integrated_lufs - job.metadata["integrated_lufs"]) < 0.01
+    assert 0.0 < analysis.rms_energy < analysis.peak_amplitude <= 1.0
     assert sf.info(job.file).frames == 2 * 44_100
     assert Path(job.file).name == f"{job.job_id}.wav"
     fractions = [fraction for _, fraction in stages]
@@ -143,16 +154,16 @@ def test_a_job_becomes_a_mastered_file_and_a_completed_row(service):
 
 
 def test_a_drawn_seed_is_reported_and_two_draws_differ(service):
-    tasks = [service.prepare(parse_request(prompt="a tone", duration=1)) for _ in range(2)]
-    jobs = [service.run(task, silent, never) for task in tasks]
-    assert [job.seed for job in jobs] == [task.params.seed for task in tasks]
+    orders = [accept(service, prompt="a tone", duration=1) for _ in range(2)]
+    jobs = [JobMaker(service).run(order, silent, never) for order in orders]
+    assert [job.seed for job in jobs] == [order.params.seed for order in orders]
     assert jobs[0].seed != jobs[1].seed
 
 
 def test_sampling_values_that_differ_from_the_defaults_are_kept_and_used(service):
-    task = service.prepare(parse_request(prompt="a tone", top_k=50, temperature=1.0))
-    assert task.params.top_k == 50
-    metadata = service.get(task.generation_id).metadata
+    order = accept(service, prompt="a tone", top_k=50, temperature=1.0)
+    assert order.params.top_k == 50
+    metadata = service.get(order.generation_id).metadata
     assert metadata["top_k"] == 50
     assert "temperature" not in metadata
 
@@ -160,29 +171,29 @@ def test_sampling_values_that_differ_from_the_defaults_are_kept_and_used(service
 @pytest.mark.parametrize("seconds", [30.5, 31])
 def test_a_duration_past_the_engine_s_longest_is_refused_before_a_row(service, seconds):
     with pytest.raises(InvalidRequestError, match="from 1 to 30 seconds with the model 'tone'"):
-        service.prepare(parse_request(prompt="a tone", duration=seconds))
+        accept(service, prompt="a tone", duration=seconds)
     assert service.history().jobs == []
 
 
-def test_an_engine_that_cannot_be_loaded_leaves_a_failed_row_with_the_reason(service, monkeypatch):
-    task = service.prepare(parse_request(prompt="a tone"))
+def test_an_engine_that_cannot_be_loaded_leaves_a_failed_row_with_the_reason(service):
+    order = accept(service, prompt="a tone")
 
-    def load(_entry):
+    def load():
         raise EngineUnavailableError("Its weights are damaged.")
 
-    monkeypatch.setattr(service, "engine", load)
+    service.registry = Registry({"tone": EngineEntry(FACTS, load, lambda: None)})
     with pytest.raises(EngineUnavailableError, match="damaged"):
-        service.make_here(task, silent, never)
-    job = service.get(task.generation_id)
+        JobMaker(service).run(order, silent, never)
+    job = service.get(order.generation_id)
     assert (job.status, job.error_message) == ("failed", "Its weights are damaged.")
 
 
 def test_an_engine_that_fails_leaves_a_failed_row_with_the_reason(service, engine):
     engine.meanwhile = lambda: (_ for _ in ()).throw(ZeroDivisionError("no wave"))
-    task = service.prepare(parse_request(prompt="a tone"))
+    order = accept(service, prompt="a tone")
     with pytest.raises(EngineError, match="tone failed: ZeroDivisionError: no wave"):
-        service.run(task, silent, never)
-    job = service.get(task.generation_id)
+        JobMaker(service).run(order, silent, never)
+    job = service.get(order.generation_id)
     assert job.status == "failed"
     assert job.error_message is not None
     assert "no wave" in job.error_message
@@ -190,52 +201,55 @@ def test_an_engine_that_fails_leaves_a_failed_row_with_the_reason(service, engin
 
 
 def test_an_engine_that_makes_no_numbers_is_an_engine_failure(service, engine):
-    def broken_render(requests, progress, should_stop):
-        (good,) = ToneEngine().render(requests, progress, should_stop)
-        return [replace(good, audio=np.full_like(good.audio, np.nan))]
+    def broken_render(params, progress, should_stop):
+        good = ToneEngine().render(params, progress, should_stop)
+        return replace(good, audio=np.full_like(good.audio, np.nan))
 
     engine.render = broken_render
-    task = service.prepare(parse_request(prompt="a tone"))
+    order = accept(service, prompt="a tone")
     with pytest.raises(DGXMusicError):
-        service.run(task, silent, never)
-    assert status_of(task.generation_id) == "failed"
+        JobMaker(service).run(order, silent, never)
+    assert status_of(order.generation_id) == "failed"
     assert files(service) == []
 
 
 @pytest.mark.parametrize("stop_at", ["tone", "mastering"])
 def test_a_stop_is_a_cancelled_row_without_a_file(service, stop_at):
     seen: list[str] = []
-    task = service.prepare(parse_request(prompt="a tone", duration=1))
+    order = accept(service, prompt="a tone", duration=1)
     with pytest.raises(CancelledError):
-        service.run(task, lambda stage, _: seen.append(stage), lambda: stop_at in seen)
-    assert status_of(task.generation_id) == "cancelled"
+        JobMaker(service).run(order, lambda stage, _: seen.append(stage), lambda: stop_at in seen)
+    assert status_of(order.generation_id) == "cancelled"
     assert files(service) == []
 
 
 def test_a_second_ctrl_c_is_a_cancelled_row_too(service, engine):
     engine.meanwhile = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
-    task = service.prepare(parse_request(prompt="a tone"))
+    order = accept(service, prompt="a tone")
     with pytest.raises(KeyboardInterrupt):
-        service.run(task, silent, never)
-    assert status_of(task.generation_id) == "cancelled"
+        JobMaker(service).run(order, silent, never)
+    assert status_of(order.generation_id) == "cancelled"
 
 
 def test_a_job_cancelled_by_someone_else_publishes_nothing(service, engine):
-    task = service.prepare(parse_request(prompt="a tone"))
+    order = accept(service, prompt="a tone")
 
     def cancel() -> None:
         with storage.get_session() as session:
-            assert storage.cancel_generation(session, task.generation_id)
+            assert storage.cancel_generation(session, order.generation_id)
 
     engine.meanwhile = cancel
     with pytest.raises(CancelledError):
-        service.run(task, silent, never)
-    assert status_of(task.generation_id) == "cancelled"
+        JobMaker(service).run(order, silent, never)
+    assert status_of(order.generation_id) == "cancelled"
     assert files(service) == []
 
 
 def killed_process_token() -> str:
-    program = "from services.machine.process_identity import new_token; print(new_token())"
+    program = (
+        "from services.jobs.attempt_token import AttemptToken\n"
+        "print(AttemptToken.for_this_process())"
+    )
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
@@ -243,10 +257,11 @@ def killed_process_token() -> str:
 
 
 def test_a_job_whose_process_was_killed_is_failed_when_the_service_opens_next(service):
-    killed, running = (service.prepare(parse_request(prompt="a tone")) for _ in range(2))
+    killed, running = (accept(service, prompt="a tone") for _ in range(2))
     with storage.get_session() as session:
         assert storage.claim_generation(session, killed.generation_id, killed_process_token())
-        assert storage.claim_generation(session, running.generation_id, new_token())
+        ours = str(AttemptToken.for_this_process())
+        assert storage.claim_generation(session, running.generation_id, ours)
     again = MusicService(service.settings, service.registry)
     job = again.get(killed.generation_id)
     assert job.status == "failed"
@@ -254,22 +269,23 @@ def test_a_job_whose_process_was_killed_is_failed_when_the_service_opens_next(se
     assert status_of(running.generation_id) == "processing"
 
 
-def test_making_is_submitting_and_running_and_leaves_no_open_row(service, engine):
-    job = service.make(parse_request(prompt="a tone", duration=1), silent, never)
+def test_making_is_submitting_and_running_and_leaves_no_open_row(service, monkeypatch):
+    checked = service.check(parse_request(prompt="a tone", duration=1))
+    job = JobMaker(service).make(checked, silent, never)
     assert job.status == "completed"
 
-    def interrupted(task: Task, progress: Progress, should_stop: ShouldStop) -> None:
+    def interrupt(*_arguments: object) -> None:
         raise KeyboardInterrupt
 
-    service.run = interrupted
+    monkeypatch.setattr(making, "run_job", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        service.make(parse_request(prompt="a tone"), silent, never)
+        JobMaker(service).make(checked, silent, never)
     assert service.history(limit=1).jobs[0].status == "cancelled"
 
 
 def test_a_signal_just_after_the_commit_leaves_the_file_the_row_speaks_of(service, monkeypatch):
     real = storage.publish_generation
-    task = service.prepare(parse_request(prompt="a tone", duration=1))
+    order = accept(service, prompt="a tone", duration=1)
 
     def publish_and_interrupt(session, *arguments, **named):
         real(session, *arguments, **named)
@@ -278,8 +294,8 @@ def test_a_signal_just_after_the_commit_leaves_the_file_the_row_speaks_of(servic
 
     monkeypatch.setattr(storage, "publish_generation", publish_and_interrupt)
     with pytest.raises(KeyboardInterrupt):
-        service.run(task, silent, never)
-    job = service.get(task.generation_id)
+        JobMaker(service).run(order, silent, never)
+    job = service.get(order.generation_id)
     assert job.status == "completed"
     assert Path(str(job.file)).is_file()
 
@@ -289,10 +305,10 @@ def test_a_signal_before_the_commit_leaves_no_file(service, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(storage, "publish_generation", interrupt)
-    task = service.prepare(parse_request(prompt="a tone", duration=1))
+    order = accept(service, prompt="a tone", duration=1)
     with pytest.raises(KeyboardInterrupt):
-        service.run(task, silent, never)
-    assert status_of(task.generation_id) == "cancelled"
+        JobMaker(service).run(order, silent, never)
+    assert status_of(order.generation_id) == "cancelled"
     assert files(service) == []
 
 
@@ -305,30 +321,30 @@ def test_of_two_failures_the_first_is_told(service, engine, monkeypatch):
         raise ZeroDivisionError("no wave")
 
     engine.meanwhile = fail
-    task = service.prepare(parse_request(prompt="a tone"))
+    order = accept(service, prompt="a tone")
     with pytest.raises(EngineError, match="no wave"):
-        service.run(task, silent, never)
+        JobMaker(service).run(order, silent, never)
 
 
 def test_a_job_is_run_once(service):
-    task = service.prepare(parse_request(prompt="a tone", duration=1))
-    service.run(task, silent, never)
+    order = accept(service, prompt="a tone", duration=1)
+    JobMaker(service).run(order, silent, never)
     with pytest.raises(UnknownGenerationError, match="not waiting"):
-        service.run(task, silent, never)
-    assert status_of(task.generation_id) == "completed"
+        JobMaker(service).run(order, silent, never)
+    assert status_of(order.generation_id) == "completed"
 
 
 def test_a_file_that_cannot_be_written_fails_the_job(service, engine):
-    task = service.prepare(parse_request(prompt="a tone"))
+    order = accept(service, prompt="a tone")
 
     def block() -> None:
-        year = service.settings.output_dir / task.file_path.split("/")[0]
+        year = service.settings.output_dir / order.file_path.split("/")[0]
         year.write_text("in the way")
 
     engine.meanwhile = block
     with pytest.raises(OutputError, match="Could not write WAV file"):
-        service.run(task, silent, never)
-    assert status_of(task.generation_id) == "failed"
+        JobMaker(service).run(order, silent, never)
+    assert status_of(order.generation_id) == "failed"
 
 
 def test_too_little_disk_space_is_said_before_rendering(service, monkeypatch):
@@ -337,13 +353,13 @@ def test_too_little_disk_space_is_said_before_rendering(service, monkeypatch):
     usage = shutil.disk_usage(service.settings.output_dir.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1_000_000))
     with pytest.raises(OutputError, match=r"1 MiB free .* needs 9 MiB.*DGX_MUSIC_OUTPUT_DIR"):
-        service.prepare(parse_request(prompt="a tone"))
+        accept(service, prompt="a tone")
     assert service.history().jobs == []
 
 
 def test_a_generation_is_found_by_the_start_of_its_id(service):
-    tasks = [service.prepare(parse_request(prompt="a tone")) for _ in range(20)]
-    chosen = tasks[3].generation_id
+    orders = [accept(service, prompt="a tone") for _ in range(20)]
+    chosen = orders[3].generation_id
     assert service.get(chosen).job_id == chosen
     assert service.get(chosen[:13].upper()).job_id == chosen
     with storage.get_session() as session:
@@ -361,7 +377,7 @@ def test_a_generation_is_found_by_the_start_of_its_id(service):
 
 def test_history_pages_searches_and_filters(service):
     for word in ("red", "green", "blue"):
-        service.prepare(parse_request(prompt=f"a {word} tone"))
+        accept(service, prompt=f"a {word} tone")
     first = service.history(limit=2)
     second = service.history(limit=2, cursor=first.next_cursor)
     assert [job.prompt for job in first.jobs + second.jobs] == [
@@ -378,21 +394,21 @@ def test_history_pages_searches_and_filters(service):
 
 
 def test_every_job_can_be_written_as_json(service):
-    task = service.prepare(parse_request(prompt="a tone", duration=1))
-    job = service.run(task, silent, never)
+    order = accept(service, prompt="a tone", duration=1)
+    job = JobMaker(service).run(order, silent, never)
     again = json.loads(job.model_dump_json())
-    assert again["job_id"] == task.generation_id
+    assert again["job_id"] == order.generation_id
     assert again["created_at"].endswith("Z")
 
 
 def test_silence_is_delivered_as_it_is_and_flagged(service, engine):
-    def silence(requests, progress, should_stop):
-        (good,) = ToneEngine().render(requests, progress, should_stop)
-        return [replace(good, audio=np.zeros_like(good.audio))]
+    def silence(params, progress, should_stop):
+        good = ToneEngine().render(params, progress, should_stop)
+        return replace(good, audio=np.zeros_like(good.audio))
 
     engine.render = silence
-    task = service.prepare(parse_request(prompt="a tone", duration=1))
-    job = service.run(task, silent, never)
+    order = accept(service, prompt="a tone", duration=1)
+    job = JobMaker(service).run(order, silent, never)
     assert job.status == "completed"
     assert "integrated_lufs" not in job.metadata
     assert job.metadata["flags"]
@@ -400,13 +416,13 @@ def test_silence_is_delivered_as_it_is_and_flagged(service, engine):
 
 def test_unknown_and_unavailable_models_are_told_apart(service):
     with pytest.raises(EngineUnavailableError, match=r"no model 'tune'.*Did you mean 'tone'"):
-        service.prepare(parse_request(prompt="a tone", model="tune"))
+        accept(service, prompt="a tone", model="tune")
     entry = EngineEntry(FACTS, ToneEngine, lambda: "its weights are missing.")
     service.registry = Registry({"tone": entry})
     with pytest.raises(EngineUnavailableError, match=r"cannot run here: its weights are missing"):
-        service.prepare(parse_request(prompt="a tone", model="tone"))
+        accept(service, prompt="a tone", model="tone")
     with pytest.raises(EngineUnavailableError, match=r"No model can run here.*weights"):
-        service.prepare(parse_request(prompt="a tone"))
+        accept(service, prompt="a tone")
 
 
 def test_a_database_that_cannot_be_used_is_a_storage_error(tmp_path):

@@ -17,12 +17,12 @@ from services import storage
 from services.config import Settings
 from services.errors import FileGoneError, InvalidRequestError, UnknownInputError
 from services.jobs.models import GenerationRequest, parse_request
-from services.jobs.pipeline import task_of
 from services.jobs.service import MusicService
-from services.library.inputs import name_of, with_files
+from services.library.inputs import fetch_inputs, name_of
+from services.library.orders import Order
 from services.library.reconcile import Kind, find_orphans, repair_orphans
 from services.library.store import FolderStore
-from tests.worker.conftest import load_engines
+from tests.worker.conftest import load_engines, make
 
 pytestmark = pytest.mark.integration
 
@@ -67,10 +67,6 @@ def service(make_service) -> MusicService:
     return make_service()
 
 
-def make(service: MusicService, request: GenerationRequest):
-    return service.make(request, lambda _stage, _done: None, never)
-
-
 def test_an_input_is_kept_once_under_its_sha256_as_it_came(service, tmp_path):
     song = tone(tmp_path / "song.flac", 2.5)
     first = service.inputs.add(song)
@@ -85,7 +81,7 @@ def test_an_input_is_kept_once_under_its_sha256_as_it_came(service, tmp_path):
 
 def test_the_engine_gets_the_files_and_the_row_names_them(service, tmp_path):
     song, before = tone(tmp_path / "song.wav"), tone(tmp_path / "before.wav", 2)
-    job = make(service, with_files(service, wish(seed=5), melody=song, continue_from=before))
+    job = make(service, wish(seed=5), melody=song, continue_from=before)
     assert job.metadata["melody_sha256"] == sha256(song)
     assert job.metadata["continue_from_sha256"] == sha256(before)
     noted = (tmp_path / "ledger").read_text().split()
@@ -137,7 +133,7 @@ def test_an_unknown_input_is_refused_before_anything_is_written(service):
 def test_a_model_that_cannot_use_a_file_names_one_that_can(service, tmp_path, field, said):
     song = tone(tmp_path / "song.wav")
     with pytest.raises(InvalidRequestError, match=f"'puppet' {said}.*The model 'choir' can"):
-        with_files(service, wish(model="puppet"), **{field: song})
+        service.check(wish(model="puppet"), **{field: song})
     assert not (tmp_path / "outputs" / "inputs").exists()
 
 
@@ -183,7 +179,7 @@ def test_any_bytes_are_kept_or_refused_in_a_sentence(make_service, tmp_path, dat
 def test_a_bucket_keeps_inputs_too(make_service, bucket_url, tmp_path):
     service = make_service(file_store=bucket_url)
     song = tone(tmp_path / "song.flac")
-    job = make(service, with_files(service, wish(), melody=song))
+    job = make(service, wish(), melody=song)
     assert f"melody-{sha256(song)}" in (tmp_path / "ledger").read_text()
     assert {file.relative for file in service.store.list()} >= {name_of(sha256(song))}
     again = make(service, wish(melody=job.metadata["melody_sha256"], continue_from=job.job_id))
@@ -196,9 +192,9 @@ def test_a_job_whose_input_is_gone_fails_and_says_so(service, tmp_path):
     job = service.submit(wish(melody=song.id))
     service.store.delete(name_of(song.id))
     with storage.get_session(read_only=True) as session:
-        task = task_of(storage.get_generation(session, job.job_id))
+        order = Order.of(storage.get_generation(session, job.job_id))
     with pytest.raises(FileGoneError, match="names as its melody is gone"):
-        task.order(tmp_path / "draft" / "take.part", service.store)
+        fetch_inputs(order, tmp_path / "draft" / "take.part", service.store)
 
 
 def test_an_input_belongs_to_the_rows_that_name_it(service, tmp_path):

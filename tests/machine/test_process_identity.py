@@ -1,4 +1,4 @@
-"""Whether the process behind an attempt is still there."""
+"""Whether a process has ended, from its identity."""
 
 import os
 import socket
@@ -9,60 +9,84 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.machine import process_identity as owner
-from services.machine.process_identity import is_abandoned, new_token
+from services.machine import process_identity
+from services.machine.process_identity import ProcessIdentity, has_ended
 
-NEW_TOKEN = (
-    "from services.machine.process_identity import new_token; print(new_token(), flush=True)"
+PRINT_IDENTITY = (
+    "from services.machine.process_identity import ProcessIdentity\n"
+    "print(ProcessIdentity.current(), flush=True)\n"
+    "input()"
 )
 
 
-def test_a_token_of_a_living_process_is_not_abandoned_and_none_is_given_twice():
-    tokens = {new_token() for _ in range(10)}
-    assert len(tokens) == 10
-    assert not any(is_abandoned(token) for token in tokens)
+def with_parts(**changed: str) -> str:
+    names = ("host", "boot", "namespace", "pid", "start")
+    parts = dict(zip(names, str(ProcessIdentity.current()).split("/"), strict=True))
+    return "/".join((parts | changed).values())
 
 
-def test_a_token_of_a_process_that_ended_is_abandoned():
+def test_a_running_process_has_not_ended():
+    identity = ProcessIdentity.current()
+    assert identity.pid == os.getpid()
+    assert not identity.has_ended()
+    assert not has_ended(str(identity))
+
+
+def test_an_identity_survives_the_way_through_text():
+    identity = ProcessIdentity.current()
+    assert ProcessIdentity.parse(str(identity)) == identity
+
+
+def test_an_identity_that_an_earlier_release_wrote_is_read():
+    identity = ProcessIdentity.current()
+    assert ProcessIdentity.parse(f"{identity}/0123456789abcdef") == identity
+
+
+def test_a_killed_process_has_ended():
     with subprocess.Popen(
-        [sys.executable, "-c", NEW_TOKEN + "; input()"],
+        [sys.executable, "-c", PRINT_IDENTITY],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
-        token = process.stdout.readline().strip()
-        assert not is_abandoned(token)
+        identity = process.stdout.readline().strip()
+        assert not has_ended(identity)
         process.kill()
-    assert is_abandoned(token)
+    assert has_ended(identity)
 
 
-def test_a_process_id_that_was_given_out_again_is_another_process():
-    parts = new_token().split("/")
-    parts[4] = str(int(parts[4]) + 1)
-    assert parts[3] == str(os.getpid())
-    assert is_abandoned("/".join(parts))
+def test_a_reused_process_id_is_another_process():
+    started = int(str(ProcessIdentity.current()).split("/")[4])
+    assert has_ended(with_parts(start=str(started + 1)))
 
 
-def test_after_a_restart_of_the_machine_its_tokens_are_abandoned(monkeypatch):
-    token = new_token()
-    monkeypatch.setattr(owner, "boot_id", lambda: "another boot")
-    assert is_abandoned(token)
+def test_processes_from_before_the_last_boot_have_ended(monkeypatch):
+    identity = str(ProcessIdentity.current())
+    monkeypatch.setattr(process_identity, "boot_id", lambda: "another boot")
+    assert has_ended(identity)
 
 
-@pytest.mark.parametrize("change", ["host", "namespace"])
-def test_what_runs_elsewhere_is_left_alone(monkeypatch, change):
-    parts = new_token().split("/")
-    parts[3], parts[4] = "999999999", "1"
-    token = "/".join(parts)
-    assert is_abandoned(token)
-    if change == "host":
+@pytest.mark.parametrize("elsewhere", ["host", "namespace"])
+def test_a_process_of_another_host_or_container_may_still_run(monkeypatch, elsewhere):
+    identity = with_parts(pid="999999999", start="1")
+    assert has_ended(identity)
+    if elsewhere == "host":
         monkeypatch.setattr(socket, "gethostname", lambda: "elsewhere")
     else:
-        monkeypatch.setattr(owner, "_namespace", lambda: "another container")
-    assert not is_abandoned(token)
+        monkeypatch.setattr(process_identity, "_pid_namespace", lambda: "another container")
+    assert not has_ended(identity)
+
+
+@pytest.mark.parametrize("boot", [""])
+def test_without_a_boot_id_nothing_is_certain(boot):
+    assert not has_ended(with_parts(boot=boot, pid="999999999", start="1"))
 
 
 @given(st.none() | st.text(max_size=80))
-def test_what_is_no_token_of_ours_is_left_alone(text):
-    assert not is_abandoned(text)
+def test_any_other_text_is_no_process_that_has_ended(text):
+    assert not has_ended(text)
+
+
+def test_only_a_stopped_process_is_killed():
+    assert not ProcessIdentity.current().kill_if_stopped()

@@ -13,14 +13,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 import pytest
 
 from services import storage
 from services.config import Settings
 from services.jobs.failpoints import VARIABLE
-from services.jobs.models import Job, parse_request
+from services.jobs.making import JobMaker
+from services.jobs.models import GenerationRequest, Job, parse_request
 from services.jobs.service import MusicService
+
+if TYPE_CHECKING:
+    from services.generation.engine import Progress, ShouldStop
 
 HERE = Path(__file__).parent
 TTL = 2.0
@@ -34,6 +39,18 @@ def load_engines() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def make(
+    service: MusicService,
+    request: GenerationRequest,
+    progress: Progress = lambda _step, _fraction: None,
+    should_stop: ShouldStop = lambda: False,
+    **files: Path,
+) -> Job:
+    """Make a job as the command does: by a worker where one is alive, else here."""
+    checked = service.check(request, **files)
+    return JobMaker(service).make(checked, progress, should_stop)
 
 
 @dataclass

@@ -35,6 +35,7 @@ from services.errors import (
     RequestMismatchError,
     UnknownGenerationError,
 )
+from services.jobs.attempt_token import AttemptToken
 from services.jobs.dbos_queue import APPLICATION_VERSION, queue_of
 from services.jobs.dispatch import Dispatch
 from services.jobs.models import parse_request
@@ -42,7 +43,7 @@ from services.jobs.submission import Repeatable
 from services.library.takes import Take
 from services.storage.models import Generation
 from services.storage.queue_models import QueueEntry
-from services.worker.claims import Begun, Claims
+from services.worker.claims import Attempt, Claims
 from services.worker.redispatch import redispatch
 from tests.worker.conftest import load_engines
 
@@ -78,7 +79,7 @@ class World:
                 retry_delay_seconds=0.0,
             )
         )
-        for module in ("worker.claims", "jobs.service"):
+        for module in ("worker.claims", "jobs.publication", "jobs.service"):
             monkeypatch.setattr(f"services.{module}.reach", world.reach)
         world.start()
         return world
@@ -134,10 +135,10 @@ class World:
 
 
 @dataclass
-class Attempt:
+class HeldAttempt:
     """An attempt in the memory of a worker; it may have lost its job long ago."""
 
-    begun: Begun
+    real: Attempt
     worker: str
     claims: Claims
     job: JobModel
@@ -160,7 +161,7 @@ class JobModel:
     given_again: int = 0
     dispatch: int = 1
     worker: str | None = None
-    holder: Attempt | None = None
+    holder: HeldAttempt | None = None
     shown: tuple[str, float] = ("queued", 0.0)
     sha256: str | None = None
     is_littered: bool = False
@@ -243,7 +244,7 @@ class JobLife(RuleBasedStateMachine):
         self.keys: dict[tuple[str, str], tuple[str, list[str]]] = {}
         self.dispatches: dict[Dispatch, str | None] = {}
         """Those that are not over, and which worker has picked them up."""
-        self.attempts: list[Attempt] = []
+        self.attempts: list[HeldAttempt] = []
         self.workers: dict[str, Claims] = {}
         self.picked: list[tuple[str, Dispatch]] = []
         self.dead: set[str] = set()
@@ -412,10 +413,10 @@ class JobLife(RuleBasedStateMachine):
         is_last = crashed and job.crashes == CRASHES_ALLOWED
         if crashed:
             assert job.holder is not None
-            assert job.holder.begun.dispatch == dispatch
-        begun: Begun | None = None
+            assert job.holder.real.dispatch == dispatch
+        real: Attempt | None = None
         with self.world.dying_at(dies) as died:
-            begun = claims.begin(dispatch)
+            real = claims.begin(dispatch)
         if may_begin and not (died and dies == "attempt-before-commit"):
             job.crashes += crashed
             if is_last:
@@ -423,36 +424,37 @@ class JobLife(RuleBasedStateMachine):
             else:
                 job.status, job.worker, job.shown = "processing", worker, ("loading_model", 0.0)
                 job.attempts += 1
-                job.holder = Attempt(begun or self.unseen(dispatch, worker), worker, claims, job)
+                job.holder = HeldAttempt(real or self.unseen(dispatch, worker), worker, claims, job)
             job.is_littered = job.is_littered and bool(died)
         if died:
             self.kill(worker)
-        elif begun is None:
+        elif real is None:
             assert not may_begin or is_last
             self.end(dispatch, worker)
         else:
             assert job.holder is not None
             self.attempts.append(job.holder)
 
-    def unseen(self, dispatch: Dispatch, worker: str) -> Begun:
+    def unseen(self, dispatch: Dispatch, worker: str) -> Attempt:
         """What a worker had begun that died before it knew."""
-        return Begun(dispatch=dispatch, token="", worker_id=worker, model=MODEL, task=None)  # type: ignore[arg-type]  # never looked at
+        token = AttemptToken.for_dispatch(dispatch, worker)
+        return Attempt(dispatch=dispatch, token=token, worker_id=worker, order=None)  # type: ignore[arg-type]  # never looked at
 
     def end(self, dispatch: Dispatch, worker: str) -> None:
         self.world.record_end(dispatch, worker)
         if self.dispatches.get(dispatch) == worker:
             del self.dispatches[dispatch]
 
-    def note_progress(self, attempt: Attempt, fraction: float) -> None:
-        attempt.claims.note_progress(attempt.begun, "generating", fraction)
+    def note_progress(self, attempt: HeldAttempt, fraction: float) -> None:
+        attempt.claims.note_progress(attempt.real, "generating", fraction)
         job = attempt.job
         if not job.is_finished and job.worker == attempt.worker:
             job.shown = ("generating", fraction)
 
-    def draft(self, attempt: Attempt) -> Take:
-        path = Path(attempt.claims.draft_path(attempt.begun))
+    def draft(self, attempt: HeldAttempt) -> Take:
+        path = Path(attempt.claims.draft_path(attempt.real))
         path.parent.mkdir(parents=True, exist_ok=True)
-        content = attempt.begun.token.encode()
+        content = attempt.real.token.nonce.encode()
         path.write_bytes(content)
         attempt.take = Take(
             path=path,
@@ -460,18 +462,19 @@ class JobLife(RuleBasedStateMachine):
             sha256=hashlib.sha256(content).hexdigest(),
             seconds=0.5,
             metadata={"made_by": attempt.worker},
+            measurements={},
         )
         return attempt.take
 
-    def publish(self, attempt: Attempt, dies: str) -> None:
+    def publish(self, attempt: HeldAttempt, dies: str) -> None:
         """Publish a take; an attempt that lost its job changes nothing."""
         job = attempt.job
         is_ours = job.holder is attempt
         take = self.draft(attempt)
         published = False
         with self.world.dying_at(dies) as died:
-            attempt.claims.bring(attempt.begun, take)
-            published = attempt.claims.publish(attempt.begun, take)
+            attempt.claims.upload(attempt.real, take)
+            published = attempt.claims.publish(attempt.real, take)
         assert bool(died) == (is_ours and bool(dies))
         assert published == (is_ours and not died)
         if is_ours and dies in {"", "publish-after-commit"}:
@@ -479,21 +482,21 @@ class JobLife(RuleBasedStateMachine):
             job.sha256 = take.sha256
         self.over(attempt, is_killed=bool(died))
 
-    def over(self, attempt: Attempt, *, is_killed: bool) -> None:
+    def over(self, attempt: HeldAttempt, *, is_killed: bool) -> None:
         if is_killed:
             self.kill(attempt.worker)
             return
-        attempt.claims.clear_up(attempt.begun)
+        attempt.claims.clean_up(attempt.real)
         self.attempts.remove(attempt)
-        self.end(attempt.begun.dispatch, attempt.worker)
+        self.end(attempt.real.dispatch, attempt.worker)
 
-    def fail(self, attempt: Attempt, error: DGXMusicError, dies: str) -> None:
+    def fail(self, attempt: HeldAttempt, error: DGXMusicError, dies: str) -> None:
         """Fail, to be tried again or for good; an attempt that lost its job changes nothing."""
         job = attempt.job
         is_ours = job.holder is attempt
         is_retried = is_ours and error.retryable and job.attempts <= MAX_RETRIES
         with self.world.dying_at(dies) as died:
-            delay = attempt.claims.retry_or_fail(attempt.begun, error)
+            delay = attempt.claims.retry_or_fail(attempt.real, error)
             assert (delay is not None) == is_retried
         if is_ours and dies != "retry-before-commit":
             if is_retried:
@@ -519,11 +522,11 @@ class JobLife(RuleBasedStateMachine):
     def drain(self, worker: str) -> None:
         """What it has goes back, uncounted."""
         for attempt in [each for each in self.attempts if each.worker == worker]:
-            attempt.claims.give_back(attempt.begun)
+            attempt.claims.give_back(attempt.real)
             if attempt.job.holder is attempt:
                 attempt.job.leave("pending")
                 attempt.job.attempts -= 1
-            attempt.claims.clear_up(attempt.begun)
+            attempt.claims.clean_up(attempt.real)
             self.attempts.remove(attempt)
         self.picked = [each for each in self.picked if each[0] != worker]
         self.replace(worker)
@@ -626,7 +629,7 @@ class JobLife(RuleBasedStateMachine):
         else:
             assert not take.exists()
         drafts = {path.suffix[1:] for path in take.parent.glob(f".dgx-{job.id}.*")}
-        assert drafts <= {each.begun.nonce for each in self.attempts if each.job is job}
+        assert drafts <= {each.real.token.nonce for each in self.attempts if each.job is job}
 
     def people_look(self) -> None:
         """What people see agrees too, and the places are 1 to n in the order of the queue."""

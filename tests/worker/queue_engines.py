@@ -18,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,11 +102,6 @@ class PuppetEngine:
             time.sleep(SLOW_LOAD_SECONDS)
 
     def render(
-        self, requests: Sequence[GenerationParams], progress: Progress, should_stop: ShouldStop
-    ) -> list[Rendered]:
-        return [self.render_one(params, progress, should_stop) for params in requests]
-
-    def render_one(
         self, params: GenerationParams, progress: Progress, should_stop: ShouldStop
     ) -> Rendered:
         attempt = note("start", params.seed)
@@ -144,7 +139,7 @@ class PuppetEngine:
                 raise InvalidRequestError("Nobody came.")
 
 
-def registry() -> Registry:
+def registry(_settings: object = None) -> Registry:
     return Registry(
         {
             facts.name: EngineEntry(facts, lambda facts=facts: PuppetEngine(facts), lambda: None)

@@ -19,6 +19,7 @@ from services.jobs.models import parse_request
 from services.library.store import FileStore, open_store, sha256_of
 from services.library.takes import Take
 from services.worker.claims import Claims
+from tests.worker.conftest import make
 
 if TYPE_CHECKING:
     from services.jobs.service import MusicService
@@ -109,20 +110,20 @@ def test_an_upload_whose_job_was_cancelled_meanwhile_is_refused_and_goes(bucket_
     (job_id,) = bucket_rig.submit("sleep 0")
     service = bucket_rig.service
     claims = Claims(service.settings, service.queue, "here", service.store)
-    begun = claims.begin(Dispatch(job_id, 1))
-    assert begun is not None
-    draft = Path(claims.draft_path(begun))
+    attempt = claims.begin(Dispatch(job_id, 1))
+    assert attempt is not None
+    draft = Path(claims.draft_path(attempt))
     draft.parent.mkdir(parents=True)
     draft.write_bytes(b"music")
     digest = hashlib.sha256(b"music").hexdigest()
-    take = Take(path=draft, bytes=5, sha256=digest, seconds=1.0, metadata={})
+    take = Take(path=draft, bytes=5, sha256=digest, seconds=1.0, metadata={}, measurements={})
     with storage.get_session() as session:
         assert storage.cancel_generation(session, job_id)
         storage.remove_queue_entry(session, job_id)
-    claims.bring(begun, take)
+    claims.upload(attempt, take)
     assert len(uploads(service.store)) == 1
-    assert not claims.publish(begun, take)
-    claims.clear_up(begun)
+    assert not claims.publish(attempt, take)
+    claims.clean_up(attempt)
     assert_settled(bucket_rig, [job_id])
 
 
@@ -137,7 +138,7 @@ def test_what_has_nowhere_to_go_is_not_made_here(
 ) -> None:
     rig = make_rig(sqlite_url, file_store="s3://no-such-bucket")
     with pytest.raises(OutputError, match="There is no bucket 'no-such-bucket'"):
-        rig.service.prepare(parse_request(prompt="sleep 0", duration=1))
+        make(rig.service, parse_request(prompt="sleep 0", duration=1))
     assert rig.service.history().jobs == []
 
 
@@ -170,7 +171,7 @@ def test_made_without_a_worker_it_goes_to_the_bucket_too(
 ) -> None:
     service: MusicService = bucket_rig.service
     request = parse_request(prompt="sleep 0", duration=1)
-    job = service.make(request, lambda _step, _fraction: None, lambda: False)
+    job = make(service, request)
     assert_settled(bucket_rig, [job.job_id])
 
     def interrupt(*_arguments: object, **_named: object) -> None:
@@ -179,7 +180,7 @@ def test_made_without_a_worker_it_goes_to_the_bucket_too(
     with monkeypatch.context() as patch:
         patch.setattr(storage, "publish_generation", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            service.make(request, lambda _step, _fraction: None, lambda: False)
+            make(service, request)
     assert uploads(service.store) == [row_of(job.job_id).file_path]
 
 

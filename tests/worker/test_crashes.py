@@ -15,6 +15,7 @@ from services import storage
 from services.jobs import failpoints
 from services.jobs.dispatch import Dispatch
 from services.jobs.failpoints import NAMES, VARIABLE
+from services.jobs.making import JobMaker
 from services.jobs.models import parse_request
 from services.worker.redispatch import redispatch
 
@@ -270,10 +271,12 @@ def test_finished_dispatches_are_forgotten(sqlite_rig: Rig) -> None:
 
 
 def test_making_here_and_making_in_a_queue_never_meet(sqlite_rig: Rig) -> None:
-    task = sqlite_rig.service.prepare(parse_request(prompt="sleep 0", duration=1))
+    service = sqlite_rig.service
+    checked = service.check(parse_request(prompt="sleep 0", duration=1))
+    order = JobMaker(service).prepare(checked)
     sqlite_rig.worker()
     (queued,) = sqlite_rig.submit("sleep 0")
     sqlite_rig.finished([queued])
     assert redispatch(sqlite_rig.service.queue) == 0
-    assert sqlite_rig.get(task.generation_id).status == "pending"
-    assert sqlite_rig.count("start", task.generation_id) == 0
+    assert sqlite_rig.get(order.generation_id).status == "pending"
+    assert sqlite_rig.count("start", order.generation_id) == 0

@@ -17,6 +17,7 @@ from services.errors import (
     JobFinishedError,
 )
 from services.jobs.models import parse_request
+from tests.worker.conftest import make
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig
@@ -189,15 +190,18 @@ def test_making_uses_a_worker_where_one_lives(sqlite_rig: Rig) -> None:
     sqlite_rig.worker()
     seen: list[str] = []
     request = parse_request(prompt="sleep 1", duration=1)
-    job = sqlite_rig.service.make(request, lambda stage, _: seen.append(stage), never)
+    job = make(sqlite_rig.service, request, lambda stage, _: seen.append(stage), never)
     assert job.status == "completed"
     assert {"generating", "completed"} <= set(seen)
     assert f"completed job={job.job_id}" in sqlite_rig.log
     with pytest.raises(EngineError, match="as asked"):
-        sqlite_rig.service.make(parse_request(prompt="raise 9", duration=1), silent, never)
+        make(sqlite_rig.service, parse_request(prompt="raise 9", duration=1), silent, never)
     with pytest.raises(CancelledError):
-        sqlite_rig.service.make(
-            parse_request(prompt="sleep 30", duration=1), silent, lambda: "generating" in seen
+        make(
+            sqlite_rig.service,
+            parse_request(prompt="sleep 30", duration=1),
+            silent,
+            lambda: "generating" in seen,
         )
     assert sqlite_rig.service.history(status="cancelled").jobs[0].prompt == "sleep 30"
 
@@ -211,7 +215,7 @@ def test_making_takes_a_job_back_from_a_queue_that_nobody_serves_any_more(sqlite
             began.append(time.monotonic())
             worker.send_signal(signal.SIGKILL)
 
-    job = sqlite_rig.service.make(parse_request(prompt="sleep 0.9", duration=1), kill_once, never)
+    job = make(sqlite_rig.service, parse_request(prompt="sleep 0.9", duration=1), kill_once, never)
     assert job.status == "completed"
     assert "completed job" not in sqlite_rig.log
     sqlite_rig.assert_settled([job.job_id])

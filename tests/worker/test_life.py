@@ -13,6 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from services import storage
 from services.errors import DGXMusicError
+from services.jobs import publication
 from services.jobs.dispatch import Dispatch
 from services.worker import claims
 from tests.worker.job_life import JobLife, World
@@ -20,8 +21,11 @@ from tests.worker.job_life import JobLife, World
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from services.jobs.attempt_token import AttemptToken
+    from services.library.orders import Order
+    from services.library.store import FileStore
     from services.library.takes import Take
-    from services.worker.claims import Begun, Claims
+    from services.worker.claims import Attempt, Claims
 
 pytestmark = pytest.mark.integration
 
@@ -74,34 +78,35 @@ def test_whatever_happens_for_long_every_job_is_kept_and_made_once(world: World)
 
 
 def without_token_check(patch: pytest.MonkeyPatch) -> None:
-    def holds(session: Session, begun: Begun) -> bool:
-        return storage.lock_generation(session, begun.generation_id) is not None
+    def holds_job(session: Session, generation_id: str, _token: AttemptToken) -> bool:
+        return storage.lock_generation(session, generation_id) is not None
 
-    patch.setattr(claims, "_holds", holds)
+    patch.setattr(publication, "holds_job", holds_job)
+    patch.setattr(claims, "holds_job", holds_job)
 
 
 def row_before_file(patch: pytest.MonkeyPatch) -> None:
-    def publish(self: Claims, begun: Begun, take: Take) -> bool:
-        name = self._final_name(begun)
+    def publish_take(order: Order, token: AttemptToken, take: Take, store: FileStore) -> bool:
+        name = publication.final_name(order, token, store)
         with storage.get_session() as session:
-            if not claims._holds(session, begun):
+            if not publication.holds_job(session, order.generation_id, token):
                 return False
             storage.publish_generation(
                 session,
-                begun.generation_id,
-                begun.token,
+                order.generation_id,
+                str(token),
                 generation_time=take.seconds,
                 file_size_bytes=take.bytes,
                 file_sha256=take.sha256,
             )
-            storage.remove_queue_entry(session, begun.generation_id)
-        claims.reach("publish-before-rename")
-        self._store.publish(take.path, name)
+            storage.remove_queue_entry(session, order.generation_id)
+        publication.reach("publish-before-rename")
+        store.publish(take.path, name)
         for point in ("publish-after-rename", "publish-before-commit", "publish-after-commit"):
-            claims.reach(point)
+            publication.reach(point)
         return True
 
-    patch.setattr(claims.Claims, "publish", publish)
+    patch.setattr(claims, "publish_take", publish_take)
 
 
 def leave_out(patch: pytest.MonkeyPatch, module: str, name: str) -> None:
@@ -120,15 +125,15 @@ def key_is_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def retry_keeps_its_slot(patch: pytest.MonkeyPatch) -> None:
-    def send_again(self: Claims, session: Session, begun: Begun, delay: float) -> None:
-        entry = storage.get_queue_entry(session, begun.generation_id, to_change=True)
+    def enqueue_again(self: Claims, session: Session, attempt: Attempt, delay: float) -> None:
+        entry = storage.get_queue_entry(session, attempt.generation_id, to_change=True)
         assert entry is not None
         entry.attempt += 1
         session.flush()
-        again = Dispatch(begun.generation_id, entry.attempt)
-        self._queue.enqueue(session, again, model=begun.model, place=entry.place)
+        again = Dispatch(attempt.generation_id, entry.attempt)
+        self._queue.enqueue(session, again, model=attempt.order.model, place=entry.place)
 
-    patch.setattr(claims.Claims, "_send_again", send_again)
+    patch.setattr(claims.Claims, "_enqueue_again", enqueue_again)
 
 
 def first_come_first_served(patch: pytest.MonkeyPatch) -> None:

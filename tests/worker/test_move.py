@@ -10,7 +10,7 @@ import pytest
 
 from services import storage
 from services.errors import StorageError
-from services.machine.process_identity import new_token
+from services.jobs.attempt_token import AttemptToken
 from services.operations.moving import move_database
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def test_jobs_queued_before_a_move_are_made_after_it(
 def test_a_job_that_a_command_is_making_is_waited_for(sqlite_rig: Rig, postgres_url: str) -> None:
     (job,) = sqlite_rig.submit("sleep 0.1")
     with storage.get_session() as session:
-        storage.claim_generation(session, job, new_token())
+        storage.claim_generation(session, job, str(AttemptToken.for_this_process()))
     with pytest.raises(StorageError, match=f"job {job} is being made"):
         move_database(sqlite_rig.service.settings, postgres_url, progress=silent)
 

@@ -14,7 +14,6 @@ from services import errors
 from services.errors import DGXMusicError, SettingsError
 from services.jobs import failpoints
 from services.library.drafts import clear_files, draft_path, give_name
-from services.machine.process_identity import is_abandoned
 from services.storage.workers import WorkerState
 from services.worker.lock import WorkerLock
 from services.worker.preflight import (
@@ -125,15 +124,6 @@ def test_a_lock_is_held_by_one_process_and_found_again_after_it(tmp_path):
     ran = subprocess.run(command, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["0", slot]
     second.release()
-
-
-def test_an_attempt_s_token_is_never_taken_for_that_of_a_dead_process():
-    from services.jobs.dispatch import Dispatch
-    from services.worker.claims import new_attempt_token
-
-    token = new_attempt_token(Dispatch("a-b-c", 2), "host.0.12345678")
-    assert token.startswith("a-b-c:2/host.0.12345678/")
-    assert not is_abandoned(token)
 
 
 def test_drafts_are_hidden_beside_the_take_and_cleared_with_it(tmp_path):

@@ -13,7 +13,7 @@ from services.api.problems import ProblemError, documented
 from services.api.state import Api, Calling
 
 if TYPE_CHECKING:
-    from services.library.inputs import Draft
+    from services.library.inputs import Upload
 
 router = APIRouter(tags=["inputs"])
 
@@ -69,13 +69,13 @@ class InputView(BaseModel):
 )
 async def add_input(request: Request, response: Response, api: Api, _caller: Calling) -> InputView:
     """Keep a file, mono or stereo, under the SHA-256 of its bytes; the same file is kept once."""
-    drafts = api.service.inputs.draft()
-    draft = await to_thread.run_sync(drafts.__enter__)
+    uploading = api.service.inputs.upload()
+    upload = await to_thread.run_sync(uploading.__enter__)
     try:
-        await _receive(request, draft)
-        kept = await to_thread.run_sync(lambda: api.service.inputs.keep(draft, shown="The body"))
+        await _receive(request, upload)
+        kept = await to_thread.run_sync(lambda: api.service.inputs.keep(upload, shown="The body"))
     finally:
-        drafts.__exit__(None, None, None)
+        uploading.__exit__(None, None, None)
     if not kept.is_new:
         response.status_code = 200
     return InputView.model_construct(
@@ -88,7 +88,7 @@ async def add_input(request: Request, response: Response, api: Api, _caller: Cal
     )
 
 
-async def _receive(request: Request, draft: Draft) -> None:
+async def _receive(request: Request, upload: Upload) -> None:
     gathered: list[bytes] = []
     size = 0
     try:
@@ -96,8 +96,8 @@ async def _receive(request: Request, draft: Draft) -> None:
             gathered.append(piece)
             size += len(piece)
             if size >= PIECE:
-                await to_thread.run_sync(draft.write, gathered)
+                await to_thread.run_sync(upload.write, gathered)
                 gathered, size = [], 0
     except ClientDisconnect as error:
         raise ProblemError("bad-request", "The client left before the end of the body.") from error
-    await to_thread.run_sync(draft.write, gathered)
+    await to_thread.run_sync(upload.write, gathered)

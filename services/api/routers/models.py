@@ -9,7 +9,7 @@ from services.api.problems import documented
 from services.api.state import Api
 from services.database import storage_errors
 from services.errors import EngineUnavailableError
-from services.worker.liveness import living_workers
+from services.jobs.living import living_workers
 
 router = APIRouter(tags=["models"])
 

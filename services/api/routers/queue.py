@@ -13,8 +13,8 @@ from services.api.problems import documented
 from services.api.reads import SharedReads
 from services.api.state import Api
 from services.database import storage_errors
+from services.jobs.living import living_in
 from services.operations.watching import Kept
-from services.worker.liveness import living_in
 
 router = APIRouter(tags=["queue"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from services.errors import InvalidRequestError
@@ -44,22 +43,6 @@ class ComposerEngine:
         return FACTS
 
     def render(
-        self,
-        requests: Sequence[GenerationParams],
-        progress: Progress,
-        should_stop: ShouldStop,
-    ) -> list[Rendered]:
-        """Render one request after the other."""
-        results = []
-        for done, params in enumerate(requests):
-
-            def report(stage: str, fraction: float, done: int = done) -> None:
-                progress(stage, (done + fraction) / len(requests))
-
-            results.append(self._render_one(params, report, should_stop))
-        return results
-
-    def _render_one(
         self, params: GenerationParams, progress: Progress, should_stop: ShouldStop
     ) -> Rendered:
         # The synthesiser loads numba; who only asks for the facts should not wait for it.

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -121,28 +121,19 @@ class MusicGenEngine:
         self._processor.close()
 
     def render(
-        self,
-        requests: Sequence[GenerationParams],
-        progress: Progress,
-        should_stop: ShouldStop,
-    ) -> list[Rendered]:
-        """Make one result a request; see `Engine`. Any number of threads may at once."""
+        self, params: GenerationParams, progress: Progress, should_stop: ShouldStop
+    ) -> Rendered:
+        """See `Engine`; the decode loop steps the requests of all callers as one batch."""
         progress("encoding_prompt", 0.0)
-        prepared = [self._prepare(request) for request in requests]
+        prepared = self._prepare(params)
         if should_stop():
             raise CancelledError("The music was stopped before it was begun.")
         progress("generating", 0.0)
-        with ExitStack() as stack:
-            handles = []
-            for one in prepared:
-                handle = self._loop.submit(one, should_stop=should_stop)
-                stack.callback(handle.cancel)
-                handles.append(handle)
-            watch = _Watch(handles, progress)
-            return [
-                self._collect(request, handle, watch, should_stop)
-                for request, handle in zip(requests, handles, strict=True)
-            ]
+        handle = self._loop.submit(prepared, should_stop=should_stop)
+        try:
+            return self._collect(params, handle, _Watch(handle, progress), should_stop)
+        finally:
+            handle.cancel()
 
     def _prepare(self, request: GenerationParams) -> DecodeRequest:
         self._check(request)
@@ -265,15 +256,14 @@ def _beside_the_decoder(stream: torch.cuda.Stream, action: Callable[[], T], /) -
 
 @dataclass(slots=True)
 class _Watch:
-    """The progress of requests that were asked for together."""
+    """Reports the progress of a request."""
 
-    handles: Sequence[DecodeHandle]
+    handle: DecodeHandle
     progress: Progress
     told: float = 0.0
 
     def tell(self) -> None:
-        """Say how far all of them are, also where nothing moved: silence is taken for death."""
-        seen = [handle.progress() for handle in self.handles]
-        done = sum(one.steps_done for one in seen) / sum(one.steps_total for one in seen)
-        self.told = max(self.told, _DECODE_SHARE * done)
+        """Report also when nothing moved: an engine that is silent for long counts as stuck."""
+        seen = self.handle.progress()
+        self.told = max(self.told, _DECODE_SHARE * seen.steps_done / seen.steps_total)
         self.progress("generating", self.told)

@@ -16,7 +16,6 @@ from tokenizers import Tokenizer
 from transformers import MusicgenForConditionalGeneration
 from transformers.utils import logging as transformers_logging
 
-from services.config import load_settings
 from services.generation.engine import Rendered
 from services.generation.musicgen.catalogue import published_model
 from services.generation.musicgen.checkpoint.checkpoints import (
@@ -29,6 +28,7 @@ from services.generation.musicgen.engine import MusicGenEngine
 from services.generation.musicgen.geometry import FRAME_RATE
 
 if TYPE_CHECKING:
+    from services.config import Settings
     from services.generation.engine import EngineFacts, GenerationParams, Progress, ShouldStop
 
 
@@ -60,15 +60,20 @@ class TransformersEngine:
         self._model.to(dtype)
         self._model.audio_encoder.to(torch.float32)
 
-    @torch.inference_mode()
     def render(
         self,
-        requests: Sequence[GenerationParams],
+        params: GenerationParams,
         progress: Progress,
         should_stop: ShouldStop,  # noqa: ARG002
-    ) -> list[Rendered]:
-        """Make all requests as one batch as long as the longest."""
+    ) -> Rendered:
+        """Render one request."""
         progress("generating", 0.0)
+        (rendered,) = self.render_batch([params])
+        return rendered
+
+    @torch.inference_mode()
+    def render_batch(self, requests: Sequence[GenerationParams]) -> list[Rendered]:
+        """Render the requests as one batch, as long as the longest of them."""
         encoded = self._tokenizer.encode_batch([one.prompt for one in requests])
         longest = max(one.duration_seconds for one in requests)
         torch.manual_seed(requests[0].seed)
@@ -96,7 +101,7 @@ class TransformersEngine:
         ]
 
 
-def random_engine(name: str) -> MusicGenEngine:
+def random_engine(name: str, settings: Settings) -> MusicGenEngine:
     """Our engine on a checkpoint of random numbers, through the disk as any other.
 
     Raises:
@@ -104,14 +109,14 @@ def random_engine(name: str) -> MusicGenEngine:
         InvalidRequestError: it is one for melodies.
     """
     facts = published_model(name).facts_at(None)
-    return MusicGenEngine.of_checkpoint(
-        open_checkpoint(_random_checkpoint(name)), facts, load_settings()
-    )
+    return MusicGenEngine.of_checkpoint(open_checkpoint(_random_checkpoint(name)), facts, settings)
 
 
-def transformers_engine(name: str, *, random_weights: bool) -> TransformersEngine:
+def transformers_engine(
+    name: str, settings: Settings, *, random_weights: bool
+) -> TransformersEngine:
     """Transformers on the same checkpoint; raises as `random_engine`, or CheckpointError."""
-    model, settings = published_model(name), load_settings()
+    model = published_model(name)
     folder = (
         _random_checkpoint(name)
         if random_weights

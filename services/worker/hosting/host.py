@@ -20,13 +20,13 @@ from services import errors
 from services.config import variable_of
 from services.errors import CancelledError, DGXMusicError, EngineError
 from services.logs import format_in_use
-from services.worker.hosting.wire import Lines, read_takes, written, written_orders
+from services.worker.hosting.wire import Lines, decode_take, encode_message, encode_order
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from services.generation.engine import ShouldStop
-    from services.library.takes import Delivery, Order, Take
+    from services.library.drafts import StrPath
+    from services.library.orders import Order
+    from services.library.takes import Delivery, Take
 
 DEFAULT_REGISTRY = "services.generation.registry:default_registry"
 
@@ -133,22 +133,23 @@ class EngineHost:
 
     def render(
         self,
-        orders: Sequence[Order],
+        order: Order,
+        path: StrPath,
         delivery: Delivery,
         on_progress: OnProgress,
         should_stop: ShouldStop,
-    ) -> list[Take]:
-        """Have the orders made, each a file on the disk under its path.
+    ) -> Take:
+        """Have the process make an order and write it to a path.
 
         Raises:
-            CancelledError: `should_stop` said so.
-            DGXMusicError: what the engine raised; EngineError where its process died, said nothing
-                for too long or talked nonsense.
+            CancelledError: `should_stop` returned True.
+            DGXMusicError: the engine's error; EngineError when the process died, was silent for too
+                long or sent an invalid message.
         """
-        message = {"do": "render", **written_orders(orders, delivery)}
+        message = {"do": "render", **encode_order(order, path, delivery)}
         answer = self._ask(message, on_progress, should_stop)
         try:
-            return read_takes(answer["takes"], orders)
+            return decode_take(answer["take"], path)
         except (KeyError, TypeError, ValueError) as error:
             self.kill()
             raise EngineError("The engine's process gave an answer that makes no sense.") from error
@@ -246,7 +247,7 @@ class EngineHost:
     def _send(self, message: dict[str, Any]) -> None:
         # Of a process that is gone the listener tells, and why.
         with suppress(OSError), self._lock:
-            self._channel.sendall(written(message))
+            self._channel.sendall(encode_message(message))
 
     def _listen(self) -> None:
         """Give every order its answers, until the process is gone."""

@@ -22,11 +22,12 @@ from typing import TYPE_CHECKING, Any
 
 from services.config import load_settings
 from services.errors import CancelledError, DGXMusicError, EngineError
-from services.library.takes import make_takes
+from services.library.takes import make_take
 from services.logs import configure_logging
-from services.worker.hosting.wire import read_orders, written, written_takes
+from services.worker.hosting.wire import decode_order, encode_message, encode_take
 
 if TYPE_CHECKING:
+    from services.config import Settings
     from services.generation.engine import Engine, ShouldStop
     from services.generation.registry import Registry
 
@@ -42,10 +43,10 @@ _FAULT_EXIT_CODE = 70
 _LOOK_SECONDS = 0.1
 
 
-def load_registry(source: str) -> Registry:
-    """Call the function behind "module:function"."""
+def load_registry(source: str, settings: Settings) -> Registry:
+    """Call the function behind "module:function", which takes the settings."""
     module, _, function = source.partition(":")
-    registry: Registry = getattr(importlib.import_module(module), function)()
+    registry: Registry = getattr(importlib.import_module(module), function)(settings)
     return registry
 
 
@@ -137,20 +138,20 @@ class _Server:
 
     def _render(self, order: dict[str, Any], should_stop: ShouldStop) -> dict[str, Any]:
         engine = self._engine(order, should_stop)
-        orders, delivery = read_orders(order)
+        asked, path, delivery = decode_order(order)
 
         def progress(stage: str, fraction: float) -> None:
             step = STEP_OF_STAGE.get(stage, "generating")
             self._send(id=order["id"], event="progress", step=step, fraction=round(fraction, 4))
 
         progress("started", 0.0)
-        takes = make_takes(orders, engine, delivery, progress, should_stop)
-        return {"event": "made", "takes": written_takes(takes)}
+        take = make_take(asked, path, engine, delivery, progress, should_stop)
+        return {"event": "made", "take": encode_take(take)}
 
     def _send(self, **message: Any) -> None:
         try:
             with self._sending:
-                self._channel.sendall(written(message))
+                self._channel.sendall(encode_message(message))
         except OSError:
             os._exit(0)
 
@@ -162,7 +163,7 @@ def main() -> None:
     os.dup2(2, 1)
     settings = load_settings()
     configure_logging(settings, as_json=settings.log_format == "json")
-    _Server(channel, load_registry(sys.argv[2]), int(sys.argv[3])).serve()
+    _Server(channel, load_registry(sys.argv[2], settings), int(sys.argv[3])).serve()
 
 
 if __name__ == "__main__":

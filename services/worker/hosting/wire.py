@@ -3,7 +3,7 @@
 | from the worker | |
 | --- | --- |
 | `{"do": "load", "id", "model"}` | load the engine |
-| `{"do": "render", "id", "model", "jobs", "delivery"}` | make takes |
+| `{"do": "render", "id", "model", "order", "path", "delivery"}` | make a take |
 | `{"do": "stop", "id"}` | stop that order |
 
 | from the process | |
@@ -17,24 +17,27 @@ The id is the worker's number of the order: several may be at work at once.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from services.generation.engine import GenerationParams
-from services.library.takes import Delivery, Order, Take
+from services.library.orders import Order
+from services.library.takes import Delivery, Take
+
+if TYPE_CHECKING:
+    from services.library.drafts import StrPath
 
 LONGEST_MESSAGE = 1 << 20
 """Bytes; what is longer makes no sense."""
 
 _FILES = ("melody", "continue_from")
-_OF_A_TAKE = ("bytes", "sha256", "seconds", "metadata")
+_OF_A_TAKE = ("bytes", "sha256", "seconds", "metadata", "measurements")
 
 
-def written(message: dict[str, Any]) -> bytes:
-    """Give the line of a message."""
+def encode_message(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
@@ -60,55 +63,50 @@ class Lines:
             raise ValueError("no end of line")
 
 
-def written_orders(orders: Sequence[Order], delivery: Delivery) -> dict[str, Any]:
-    """Give the fields of a message that has orders made."""
-    jobs = [
-        {
-            "generation_id": order.generation_id,
-            "created_at": order.created_at.isoformat(),
-            "params": _plain(asdict(order.params)),
-            "path": str(order.path),
+def encode_order(order: Order, path: StrPath, delivery: Delivery) -> dict[str, Any]:
+    """Return the fields of a `render` message."""
+    fields = asdict(order)
+    return {
+        "order": fields
+        | {"created_at": order.created_at.isoformat(), "params": _encode_paths(fields["params"])},
+        "path": str(path),
+        "delivery": _encode_paths(asdict(delivery)),
+    }
+
+
+def decode_order(message: dict[str, Any]) -> tuple[Order, Path, Delivery]:
+    order, delivery = message["order"], message["delivery"]
+    decoded = Order(
+        **order
+        | {
+            "created_at": datetime.fromisoformat(order["created_at"]),
+            "params": _decode_params(order["params"]),
         }
-        for order in orders
-    ]
-    return {"jobs": jobs, "delivery": _plain(asdict(delivery))}
+    )
+    settings = delivery | {"output_dir": Path(delivery["output_dir"])}
+    return decoded, Path(message["path"]), Delivery(**settings)
 
 
-def read_orders(message: dict[str, Any]) -> tuple[list[Order], Delivery]:
-    """Read them back."""
-    orders = [
-        Order(
-            generation_id=job["generation_id"],
-            created_at=datetime.fromisoformat(job["created_at"]),
-            params=_read_params(job["params"]),
-            path=Path(job["path"]),
-        )
-        for job in message["jobs"]
-    ]
-    delivery = message["delivery"]
-    return orders, Delivery(**delivery | {"output_dir": Path(delivery["output_dir"])})
+def encode_take(take: Take) -> dict[str, Any]:
+    """Return the fields of a take; the worker knows its path."""
+    return {name: getattr(take, name) for name in _OF_A_TAKE}
 
 
-def written_takes(takes: Sequence[Take]) -> list[dict[str, Any]]:
-    """Give what is said of takes; where they are the worker knows."""
-    return [{name: getattr(take, name) for name in _OF_A_TAKE} for take in takes]
-
-
-def read_takes(told: Sequence[dict[str, Any]], orders: Sequence[Order]) -> list[Take]:
-    """Read them back.
+def decode_take(fields: dict[str, Any], path: StrPath) -> Take:
+    """Read a take back.
 
     Raises:
-        TypeError, ValueError: there is not one for each order, or it is not all there.
+        TypeError: a field is missing or unknown.
     """
-    return [Take(path=order.path, **take) for order, take in zip(orders, told, strict=True)]
+    return Take(path=path, **fields)
 
 
-def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+def _encode_paths(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         name: str(value) if isinstance(value, Path) else value for name, value in fields.items()
     }
 
 
-def _read_params(fields: dict[str, Any]) -> GenerationParams:
+def _decode_params(fields: dict[str, Any]) -> GenerationParams:
     files = {name: Path(fields[name]) for name in _FILES if fields.get(name) is not None}
     return GenerationParams(**fields | files)

@@ -8,6 +8,7 @@ from services.errors import EngineUnavailableError
 from services.generation.musicgen import catalogue
 from services.generation.musicgen.checkpoint.checkpoints import open_checkpoint
 from services.generation.registry import AUTO, default_registry
+from services.jobs.making import JobMaker
 from services.jobs.models import GenerationRequest
 from services.jobs.service import MusicService
 from tests.generation.musicgen.checkpoints import write_checkpoint
@@ -29,20 +30,22 @@ def models_dir(tmp_path, monkeypatch):
 
 
 def test_auto_is_the_composer_where_no_weights_are(tmp_path):
-    assert default_registry(tmp_path).resolve(AUTO).facts.name == "composer"
+    assert default_registry(Settings(models_dir=tmp_path)).resolve(AUTO).facts.name == "composer"
 
 
 def test_auto_is_musicgen_where_its_weights_are(models_dir):
-    assert default_registry().resolve(AUTO).facts.name == SMALL
+    assert default_registry(Settings()).resolve(AUTO).facts.name == SMALL
 
 
 def test_a_model_without_weights_says_the_command_that_brings_them(tmp_path):
     with pytest.raises(EngineUnavailableError, match="dgx-music models install musicgen-medium"):
-        default_registry(tmp_path).resolve("musicgen-medium")
+        default_registry(Settings(models_dir=tmp_path)).resolve("musicgen-medium")
 
 
 def test_every_model_of_musicgen_says_the_licence_of_what_it_makes():
-    facts = [one.facts for one in default_registry() if one.facts.name.startswith("musicgen")]
+    facts = [
+        one.facts for one in default_registry(Settings()) if one.facts.name.startswith("musicgen")
+    ]
     assert len(facts) == len(catalogue.MODELS)
     assert {one.output_licence for one in facts} == {"CC-BY-NC-4.0"}
     assert {one.name for one in facts if one.takes_melody} == {
@@ -57,9 +60,9 @@ def test_a_take_of_musicgen_is_mastered_and_kept_with_its_licence(models_dir, tm
         output_dir=tmp_path / "outputs",
         models_dir=models_dir,
     )
-    service = MusicService(settings, default_registry())
-    asked = GenerationRequest(prompt="a beat with bass", duration=1.5, seed=3)
-    job = service.make(asked, lambda *_: None, lambda: False)
+    service = MusicService(settings, default_registry(settings))
+    asked = service.check(GenerationRequest(prompt="a beat with bass", duration=1.5, seed=3))
+    job = JobMaker(service).make(asked, lambda *_: None, lambda: False)
     assert job.model == SMALL
     assert job.metadata["licence"] == "CC-BY-NC-4.0"
     assert job.metadata["seed"] == 3

@@ -16,7 +16,8 @@ import pytest
 
 from services.errors import CancelledError, EngineError, InvalidRequestError
 from services.generation.engine import GenerationParams
-from services.library.takes import Delivery, Order
+from services.library.orders import Order
+from services.library.takes import Delivery, Take
 from services.worker.hosting import host as engine_host
 from services.worker.hosting.host import EngineHost, Limits
 from services.worker.hosting.pool import HostPool
@@ -38,29 +39,39 @@ def _engines_are_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DGX_MUSIC_TEST_LEDGER", str(tmp_path / "ledger"))
 
 
-def render(host: EngineHost, tmp_path: Path, *prompts: str, should_stop=never, seen=None):
-    orders = [
-        Order(
-            generation_id=f"an-id-{number}",
-            created_at=datetime(2026, 3, 1, tzinfo=UTC),
-            params=GenerationParams(prompt=prompt, duration_seconds=1.0, seed=number),
-            path=tmp_path / f"{number}.part",
-        )
-        for number, prompt in enumerate(prompts)
-    ]
+def order_of(prompt: str, seed: int = 0) -> Order:
+    return Order(
+        generation_id=f"an-id-{seed}",
+        model="puppet",
+        created_at=datetime(2026, 3, 1, tzinfo=UTC),
+        file_path=f"2026/03/01/an-id-{seed}.wav",
+        params=GenerationParams(prompt=prompt, duration_seconds=1.0, seed=seed),
+    )
+
+
+def render(
+    host: EngineHost, folder: Path, prompt: str, seed: int = 0, should_stop=never, seen=None
+) -> Take:
     delivery = Delivery(
-        output_dir=tmp_path, target_lufs=-16.0, true_peak_dbtp=-1.0, bit_depth="PCM_16"
+        output_dir=folder, target_lufs=-16.0, true_peak_dbtp=-1.0, bit_depth="PCM_16"
     )
     steps = [] if seen is None else seen
-    return host.render(orders, delivery, lambda step, done: steps.append((step, done)), should_stop)
+    return host.render(
+        order_of(prompt, seed),
+        folder / f"{seed}.part",
+        delivery,
+        lambda step, done: steps.append((step, done)),
+        should_stop,
+    )
 
 
-def test_one_process_makes_several_orders_at_once_and_then_others(tmp_path):
+def test_one_process_makes_one_order_after_the_other(tmp_path):
     host = EngineHost("puppet", SOURCE, LIMITS)
     steps: list[tuple[str, float]] = []
-    takes = render(host, tmp_path, "sleep 0", "sleep 0.1", seen=steps)
-    assert [take.path.stat().st_size for take in takes] == [take.bytes for take in takes]
-    assert takes[0].metadata["engine"] == "puppet"
+    take = render(host, tmp_path, "sleep 0.1", seen=steps)
+    assert take.path.stat().st_size == take.bytes
+    assert take.metadata["engine"] == "puppet"
+    assert take.measurements["peak_amplitude"] > 0
     names = [step for step, _ in steps]
     assert names[0] == "loading_model"
     assert {"generating", "saving"} <= set(names)
@@ -68,7 +79,7 @@ def test_one_process_makes_several_orders_at_once_and_then_others(tmp_path):
     with pytest.raises(InvalidRequestError, match="refuses"):
         render(host, tmp_path, "refuse 1")
     assert host.pid == pid
-    assert len(render(host, tmp_path, "sleep 0")) == 1
+    assert render(host, tmp_path, "sleep 0", seed=5).metadata["seed"] == 5
     host.kill()
     assert not host.alive
 

@@ -16,7 +16,8 @@ import pytest
 
 from services.errors import CancelledError, EngineError
 from services.generation.engine import GenerationParams
-from services.library.takes import Delivery, Order, Take
+from services.library.orders import Order
+from services.library.takes import Delivery, Take
 from services.worker.hosting import host as engine_host
 from services.worker.hosting.host import EngineHost, Limits
 from services.worker.hosting.pool import HostPool
@@ -41,19 +42,21 @@ class Choir:
         self.threads = ThreadPoolExecutor(8)
         self.asked = 0
 
-    def ask(self, prompt: str, should_stop: Callable[[], bool] = never) -> Future[list[Take]]:
+    def ask(self, prompt: str, should_stop: Callable[[], bool] = never) -> Future[Take]:
         self.asked += 1
         order = Order(
             generation_id=f"an-id-{self.asked}",
+            model=self.host.model,
             created_at=datetime(2026, 3, 1, tzinfo=UTC),
+            file_path=f"2026/03/01/an-id-{self.asked}.wav",
             params=GenerationParams(prompt=prompt, duration_seconds=1.0, seed=self.asked),
-            path=self.folder / f"{self.asked}.part",
         )
+        path = self.folder / f"{self.asked}.part"
         delivery = Delivery(
             output_dir=self.folder, target_lufs=-16.0, true_peak_dbtp=-1.0, bit_depth="PCM_16"
         )
         return self.threads.submit(
-            self.host.render, [order], delivery, lambda _step, _done: None, should_stop
+            self.host.render, order, path, delivery, lambda _step, _done: None, should_stop
         )
 
     def said(self, event: str) -> int:
@@ -93,7 +96,7 @@ def start_choir(tmp_path: Path) -> Iterator[Callable[..., Choir]]:
 def test_orders_are_at_work_together_and_each_gets_its_own_answer(start_choir):
     choir = start_choir()
     asked = [choir.ask("meet 3") for _ in range(3)]
-    takes = [one.result()[0] for one in asked]
+    takes = [one.result() for one in asked]
     assert len({take.path for take in takes}) == 3
     assert [take.metadata["seed"] for take in takes] == [1, 2, 3]
     assert all(take.path.stat().st_size == take.bytes for take in takes)
@@ -114,7 +117,7 @@ def test_one_of_three_is_stopped_and_the_others_go_on(start_choir):
     with pytest.raises(CancelledError):
         stopped.result()
     assert choir.said("stopped") == 1
-    assert [len(one.result()) for one in others] == [1, 1]
+    assert len({one.result().path for one in others}) == 2
     assert choir.host.takes_orders
 
 
@@ -149,7 +152,7 @@ def test_an_order_that_never_stops_ends_the_process_after_its_neighbours(start_c
     until(lambda: not choir.host.takes_orders)
     assert choir.host.alive
     choir.ask("meet 2").result()
-    assert len(other.result()) == 1
+    assert other.result().bytes > 0
     until(lambda: not choir.host.alive)
 
 
@@ -174,7 +177,7 @@ def test_an_order_without_a_word_fails_alone(start_choir):
     with pytest.raises(EngineError, match="no progress"):
         silent.result()
     assert not choir.host.takes_orders
-    assert len(other.result()) == 1
+    assert other.result().bytes > 0
     until(lambda: not choir.host.alive)
 
 
@@ -186,7 +189,7 @@ def test_what_broke_the_engine_lets_its_neighbours_end(start_choir):
         choir.ask("raise 1").result()
     assert choir.host.alive
     assert not choir.host.takes_orders
-    assert len(other.result()) == 1
+    assert other.result().bytes > 0
     until(lambda: not choir.host.alive)
 
 
@@ -200,7 +203,7 @@ def test_who_waits_for_another_to_load_the_engine_can_be_stopped(start_choir):
     with pytest.raises(CancelledError):
         waiter.result()
     assert choir.host.left == 0
-    assert len(loader.result()) == 1
+    assert loader.result().bytes > 0
     assert choir.said("loading") == 1
 
 
@@ -217,7 +220,7 @@ def test_who_had_the_engine_loaded_is_cancelled_and_who_waits_for_it_gets_it(
     stop.set()
     with pytest.raises(CancelledError):
         loader.result()
-    assert len(waiter.result()) == 1
+    assert waiter.result().bytes > 0
     assert choir.said("loading") == 1
     until(lambda: choir.host.left == 0)
     assert choir.host.takes_orders

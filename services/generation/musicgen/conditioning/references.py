@@ -10,7 +10,7 @@ import numpy as np
 
 from services.audio.reading import AudioFile, UnreadableAudioError, open_audio
 from services.errors import InvalidRequestError
-from services.library.inputs import SHORTEST_SECONDS, SILENT_PEAK
+from services.generation.engine import SHORTEST_REFERENCE_SECONDS, SILENT_PEAK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,10 +75,10 @@ def _opened(path: Path, what: str) -> AudioFile:
             f"{what} lasts {file.duration_seconds / 60:.0f} minutes, and at most "
             f"{LONGEST_FILE_SECONDS / 60:.0f} can be given. Cut out what counts."
         )
-    if file.duration_seconds < SHORTEST_SECONDS:
+    if file.duration_seconds < SHORTEST_REFERENCE_SECONDS:
         raise InvalidRequestError(
-            f"{what} lasts {file.duration_seconds:.2f} s, and at least {SHORTEST_SECONDS:g} s are "
-            "needed. Give a longer file."
+            f"{what} lasts {file.duration_seconds:.2f} s, and at least "
+            f"{SHORTEST_REFERENCE_SECONDS:g} s are needed. Give a longer file."
         )
     return file
 

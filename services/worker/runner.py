@@ -1,4 +1,4 @@
-"""A worker's jobs: each runs one attempt, from the dispatch to its end."""
+"""Runs the attempts of a worker, from the dispatch to the end of the attempt."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from services.jobs.failpoints import reach
 if TYPE_CHECKING:
     from services.jobs.dispatch import Dispatch
     from services.library.takes import Delivery, Take
-    from services.worker.claims import Begun, Claims
+    from services.worker.claims import Attempt, Claims
     from services.worker.hosting.pool import HostPool
 
 log = logging.getLogger(__name__)
@@ -47,11 +47,11 @@ class StopReason(Enum):
 class RunningJob:
     """A job at work in this process."""
 
-    begun: Begun
+    attempt: Attempt
     stop: StopReason | None = field(default=None)
 
 
-class Attempts:
+class AttemptRunner:
     """Runs the dispatches that the queue hands to this worker, so many at once."""
 
     def __init__(
@@ -109,47 +109,50 @@ class Attempts:
         """
         reach("job-claimed")
         with self._slot(alone=self._persist(lambda: self._claims.is_suspect(dispatch))):
-            begun = self._persist(lambda: self._claims.begin(dispatch))
-            if begun is None:
+            attempt = self._persist(lambda: self._claims.begin(dispatch))
+            if attempt is None:
                 log.info("nothing to do job=%s attempt=%d", *_names(dispatch))
                 return
-            log.info("started job=%s attempt=%d worker=%s", *_names(dispatch), begun.worker_id)
-            job = RunningJob(begun)
+            log.info("started job=%s attempt=%d worker=%s", *_names(dispatch), attempt.worker_id)
+            job = RunningJob(attempt)
             with self._changed:
-                self._jobs[begun.token] = job
+                self._jobs[str(attempt.token)] = job
             try:
                 self._attempt(job)
             finally:
                 with self._changed:
-                    del self._jobs[begun.token]
-                self._claims.clear_up(begun)
+                    del self._jobs[str(attempt.token)]
+                self._claims.clean_up(attempt)
 
     def _attempt(self, job: RunningJob) -> None:
-        begun = job.begun
+        attempt = job.attempt
         try:
             take = self._render(job)
             reach("take-made")
-            self._claims.bring(begun, take)
+            self._claims.upload(attempt, take)
             reach("upload-done")
-            published = self._persist(lambda: self._claims.publish(begun, take))
+            published = self._persist(lambda: self._claims.publish(attempt, take))
         except CancelledError:
             if job.stop is None:
-                self._failed(begun, EngineError("The engine stopped, and nobody had asked it to."))
+                self._failed(
+                    attempt, EngineError("The engine stopped, and nobody had asked it to.")
+                )
             else:
                 self._stopped(job)
         except DGXMusicError as error:
-            self._failed(begun, error)
+            self._failed(attempt, error)
         except Exception as error:
             # The outer edge of a job: a fault of ours costs an attempt, not the worker.
-            log.exception("unexpected job=%s attempt=%d", *_names(begun.dispatch))
-            self._failed(begun, EngineError(f"{type(error).__name__}: {error}"))
+            log.exception("unexpected job=%s attempt=%d", *_names(attempt.dispatch))
+            self._failed(attempt, EngineError(f"{type(error).__name__}: {error}"))
         else:
             event = "completed" if published else "lost, result refused"
-            log.info("%s job=%s attempt=%d", event, *_names(begun.dispatch))
+            log.info("%s job=%s attempt=%d", event, *_names(attempt.dispatch))
 
     def _render(self, job: RunningJob) -> Take:
-        begun = job.begun
-        order = self._claims.order(begun)
+        attempt = job.attempt
+        path = self._claims.draft_path(attempt)
+        order = self._claims.fetch_inputs(attempt)
         noted = time.monotonic()
         last_step = "loading_model"
 
@@ -158,31 +161,30 @@ class Attempts:
             now = time.monotonic()
             if now - noted >= PROGRESS_SECONDS or step != last_step:
                 noted, last_step = now, step
-                self._claims.note_progress(begun, step, fraction)
+                self._claims.note_progress(attempt, step, fraction)
 
         def should_stop() -> bool:
             return job.stop is not None
 
         # A job that failed may be what ended its process, with all that was in it.
-        failed_before = begun.dispatch.attempt > 1
-        with self._hosts.host(begun.model, should_stop, alone=failed_before) as host:
-            (take,) = host.render([order], self._delivery, progress, should_stop)
-        return take
+        failed_before = attempt.dispatch.attempt > 1
+        with self._hosts.host(order.model, should_stop, alone=failed_before) as host:
+            return host.render(order, path, self._delivery, progress, should_stop)
 
     def _stopped(self, job: RunningJob) -> None:
-        names = _names(job.begun.dispatch)
+        names = _names(job.attempt.dispatch)
         if job.stop is StopReason.LOST:
             log.info("stopped, no longer ours job=%s attempt=%d", *names)
             return
         if job.stop is StopReason.DRAINED:
-            self._persist(lambda: self._claims.give_back(job.begun))
+            self._persist(lambda: self._claims.give_back(job.attempt))
             log.info("given back job=%s attempt=%d", *names)
         raise HandedBack
 
-    def _failed(self, begun: Begun, error: DGXMusicError) -> None:
-        delay = self._persist(lambda: self._claims.retry_or_fail(begun, error))
+    def _failed(self, attempt: Attempt, error: DGXMusicError) -> None:
+        delay = self._persist(lambda: self._claims.retry_or_fail(attempt, error))
         what = "failed" if delay is None else f"failed, again in {delay:g} s"
-        log.warning("%s job=%s attempt=%d: %s", what, *_names(begun.dispatch), error)
+        log.warning("%s job=%s attempt=%d: %s", what, *_names(attempt.dispatch), error)
 
     @contextmanager
     def _slot(self, *, alone: bool) -> Iterator[None]:

@@ -1,0 +1,106 @@
+"""Messages between a worker and an engine process: what goes in comes out."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.generation.engine import SEED_LIMIT, GenerationParams
+from services.library.orders import Order
+from services.library.takes import Delivery, Take
+from services.worker.hosting.wire import (
+    LONGEST_MESSAGE,
+    Lines,
+    decode_order,
+    decode_take,
+    encode_message,
+    encode_order,
+    encode_take,
+)
+
+TEXT = st.text(st.characters(codec="utf-8"), max_size=40)
+PATHS = st.none() | TEXT.filter(bool).map(Path)
+PARAMS = st.builds(
+    GenerationParams,
+    prompt=TEXT,
+    duration_seconds=st.floats(0.1, 600),
+    seed=st.integers(0, SEED_LIMIT - 1),
+    temperature=st.floats(0.1, 2),
+    melody=PATHS,
+    continue_from=PATHS,
+)
+ORDERS = st.builds(
+    Order,
+    generation_id=TEXT,
+    model=TEXT,
+    created_at=st.datetimes(timezones=st.just(UTC)),
+    file_path=TEXT,
+    params=PARAMS,
+    inputs=st.dictionaries(TEXT, TEXT, max_size=2),
+)
+DELIVERY = Delivery(
+    output_dir=Path("/music"), target_lufs=None, true_peak_dbtp=-1.0, bit_depth="PCM_24"
+)
+
+
+def through_the_socket(message):
+    (received,) = Lines().add(encode_message(message))
+    return received
+
+
+@given(ORDERS)
+def test_an_order_arrives_as_it_was_sent(order):
+    message = through_the_socket(encode_order(order, Path("/music/.dgx-1.part"), DELIVERY))
+    assert decode_order(message) == (order, Path("/music/.dgx-1.part"), DELIVERY)
+
+
+def test_a_take_arrives_as_it_was_sent():
+    take = Take(
+        path=Path("a"),
+        bytes=7,
+        sha256="ab",
+        seconds=0.5,
+        metadata={"notes": ["ä"]},
+        measurements={"bpm": 120.0, "key": None},
+    )
+    assert decode_take(through_the_socket(encode_take(take)), Path("a")) == take
+
+
+@pytest.mark.parametrize("fields", [{}, {"bytes": 1}, {"bytes": 1, "more": 2}])
+def test_a_take_with_missing_or_unknown_fields_is_refused(fields):
+    with pytest.raises(TypeError):
+        decode_take(fields, Path("a"))
+
+
+@given(st.lists(st.dictionaries(TEXT, TEXT, max_size=3), max_size=5), st.integers(1, 40))
+def test_messages_arrive_whole_whatever_pieces_the_socket_gives(messages, size):
+    sent = b"".join(map(encode_message, messages))
+    lines = Lines()
+    pieces = [sent[start : start + size] for start in range(0, len(sent), size)]
+    assert [message for piece in pieces for message in lines.add(piece)] == messages
+
+
+@pytest.mark.parametrize("nonsense", [b"x\n", b"[1]\n", b"3\n", b"\xff\n"])
+def test_a_line_that_is_no_object_is_refused(nonsense):
+    with pytest.raises((ValueError, TypeError)):
+        list(Lines().add(nonsense))
+
+
+def test_a_message_without_an_end_is_refused():
+    lines = Lines()
+    with pytest.raises(ValueError, match="no end"):
+        list(lines.add(b"x" * (LONGEST_MESSAGE + 1)))
+
+
+def test_the_time_of_an_order_keeps_its_zone():
+    order = Order(
+        generation_id="a",
+        model="m",
+        created_at=datetime(2026, 3, 1, tzinfo=UTC),
+        file_path="f",
+        params=GenerationParams(prompt="p", duration_seconds=1.0, seed=1),
+    )
+    decoded, _, _ = decode_order(encode_order(order, "p", DELIVERY))
+    assert decoded.created_at.tzinfo is not None
