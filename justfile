@@ -115,9 +115,10 @@ pictures *OPTIONS: _dev
 rooms: _dev
     @"{{ bin }}/python" scripts/rooms.py
 
-# Write the generated blocks of docs/.
+# Write the generated blocks of docs/, and THIRD_PARTY.md.
 docs: _dev
     @"{{ bin }}/python" scripts/docs.py
+    @"{{ bin }}/python" scripts/third_party.py
 
 # Pin the dependencies anew.
 lock: _dev

@@ -1,7 +1,9 @@
 """What stands around the code is true of it: packaging, licences, CI, forms and the README."""
 
+import importlib.util
 import re
 import tomllib
+from importlib.metadata import files
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,17 @@ PAGES = [
     *(ROOT / "pyproject.toml", *ROOT.glob("*.md"), *ROOT.glob("*.cff")),
     *(path for path in GITHUB.rglob("*") if path.is_file()),
 ]
+
+
+@pytest.fixture(scope="module")
+def third_party():
+    path = ROOT / "scripts" / "third_party.py"
+    spec = importlib.util.spec_from_file_location("third_party", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_readme_has_absolute_links_alone():
@@ -41,3 +54,39 @@ def test_links_into_the_repository_name_files_that_are_there(page):
 def test_the_classifiers_exist_and_say_what_is_shipped():
     assert set(PROJECT["classifiers"]) <= classifiers
     assert ("Typing :: Typed" in PROJECT["classifiers"]) == (ROOT / "services/py.typed").exists()
+
+
+def test_the_third_party_page_is_what_the_script_writes(third_party):
+    assert third_party.PAGE.read_text(encoding="utf-8") == third_party.render(), "run ./just docs"
+
+
+def test_the_third_party_page_has_every_locked_package(third_party):
+    listed = set()
+    for name, versions in re.findall(
+        r"^\| ([a-z0-9-]+) \| (\d[^|]*) \|", third_party.PAGE.read_text(), re.MULTILINE
+    ):
+        listed |= {(name, version) for version in versions.split(", ")}
+    locked = set()
+    for lock in (ROOT / "requirements").glob("*.lock"):
+        lines = [line for line in lock.read_text().splitlines() if "==" in line]
+        locked |= {tuple(re.split(r"(?:\[.*\])?==", line.split()[0])) for line in lines}
+    (torch,) = re.findall(r'"torch==(.*)"', (ROOT / "pyproject.toml").read_text())
+    assert listed == locked | {("torch", torch)}
+
+
+def test_the_third_party_page_names_what_users_wheels_bundle(third_party):
+    bundling = {
+        package.name
+        for package in third_party.locked()
+        if package.on_linux
+        and package.installations != ("development",)
+        and any(".libs/" in str(file) for file in files(package.name) or [])
+    }
+    assert {"numpy", "psycopg-binary"} <= bundling <= set(third_party.BUNDLED)
+    assert set(third_party.BUNDLED) <= {package.name for package in third_party.locked()}
+
+
+def test_a_licence_that_nobody_stated_is_an_error(third_party, monkeypatch):
+    monkeypatch.delitem(third_party.LICENCES, "sqlcipher3")
+    with pytest.raises(LookupError, match="sqlcipher3"):
+        third_party.licence_of("sqlcipher3")
