@@ -1,12 +1,14 @@
 """What stands around the code is true of it: packaging, licences, CI, forms and the README."""
 
 import importlib.util
+import os
 import re
 import tomllib
 from importlib.metadata import files
 from pathlib import Path
 
 import pytest
+import yaml
 from trove_classifiers import classifiers
 
 ROOT = Path(__file__).parents[2]
@@ -19,6 +21,11 @@ PAGES = [
     *(ROOT / "pyproject.toml", *ROOT.glob("*.md"), *ROOT.glob("*.cff")),
     *(path for path in GITHUB.rglob("*") if path.is_file()),
 ]
+PYTHON = "Programming Language :: Python :: "
+
+
+def read_yaml(path):
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +58,49 @@ def test_links_into_the_repository_name_files_that_are_there(page):
     assert {f"https://github.com/{name}" for name in named} <= {REPOSITORY}
 
 
+def test_ci_checks_out_and_calls_the_script_of_the_repository():
+    workflow = read_yaml(GITHUB / "workflows" / "ci.yml")
+    (job,) = workflow["jobs"].values()
+    checkout, script = job["steps"]
+    assert re.fullmatch(r"actions/checkout@[0-9a-f]{40}", checkout["uses"])
+    assert script == {"run": ".ci/run"}
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert workflow["concurrency"]["cancel-in-progress"] is True
+    assert 0 < job["timeout-minutes"] < 360
+    # YAML 1.1 reads the key `on` as a boolean.
+    assert set(workflow[True]) == {"push", "pull_request"}
+
+
+def test_ci_runs_on_the_oldest_and_the_newest_python_of_the_classifiers():
+    (job,) = read_yaml(GITHUB / "workflows" / "ci.yml")["jobs"].values()
+    versions = [
+        line.removeprefix(PYTHON) for line in PROJECT["classifiers"] if "Python :: 3." in line
+    ]
+    assert job["strategy"]["matrix"]["python"] == [versions[0], versions[-1]]
+    assert job["container"] == "python:${{ matrix.python }}-bookworm"
+    assert PROJECT["requires-python"] == f">={versions[0]}"
+
+
 def test_the_classifiers_exist_and_say_what_is_shipped():
     assert set(PROJECT["classifiers"]) <= classifiers
     assert ("Typing :: Typed" in PROJECT["classifiers"]) == (ROOT / "services/py.typed").exists()
+
+
+def test_text_files_are_as_the_editorconfig_says():
+    (longest,) = re.findall(
+        r"^max_line_length = (\d+)$", (ROOT / ".editorconfig").read_text(), re.MULTILINE
+    )
+    assert int(longest) == PYPROJECT["tool"]["ruff"]["line-length"]
+    folders = (".github", "alembic", "docs", "scripts", "services", "tests")
+    suffixes = {".c", ".h", ".html", ".js", ".json", ".md", ".py", ".yml"}
+    paths = {path for folder in folders for path in (ROOT / folder).rglob("*")}
+    checked = {path for path in paths if path.suffix in suffixes}
+    assert {".c", ".md", ".py", ".yml"} <= {path.suffix for path in checked}
+    for path in checked:
+        data = path.read_bytes()
+        assert not data or data.endswith(b"\n"), path
+        assert re.search(rb"[ \t\r]$|\t", data, re.MULTILINE) is None, path
 
 
 def test_the_third_party_page_is_what_the_script_writes(third_party):
