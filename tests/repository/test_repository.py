@@ -21,6 +21,7 @@ PAGES = [
     *(ROOT / "pyproject.toml", *ROOT.glob("*.md"), *ROOT.glob("*.cff")),
     *(path for path in GITHUB.rglob("*") if path.is_file()),
 ]
+FORMS = sorted((GITHUB / "ISSUE_TEMPLATE").glob("*_*.yml"))
 PYTHON = "Programming Language :: Python :: "
 
 
@@ -80,6 +81,41 @@ def test_ci_runs_on_the_oldest_and_the_newest_python_of_the_classifiers():
     assert job["strategy"]["matrix"]["python"] == [versions[0], versions[-1]]
     assert job["container"] == "python:${{ matrix.python }}-bookworm"
     assert PROJECT["requires-python"] == f">={versions[0]}"
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda path: path.name)
+def test_an_issue_form_has_what_github_needs(form):
+    content = read_yaml(form)
+    assert {"name", "description", "body"} <= set(content)
+    fields = [part for part in content["body"] if part["type"] != "markdown"]
+    assert {part["type"] for part in fields} <= {"input", "textarea", "dropdown", "checkboxes"}
+    assert all(part["attributes"]["label"] for part in fields)
+    assert len({part["id"] for part in fields}) == len(fields)
+    assert any(part["validations"]["required"] is True for part in fields if "validations" in part)
+
+
+def test_a_bug_report_asks_for_what_finds_the_bug():
+    (form,) = (path for path in FORMS if path.stem == "bug_report")
+    ids = {part["id"] for part in read_yaml(form)["body"] if "id" in part}
+    assert {"command", "version", "doctor", "log"} <= ids
+
+
+def test_security_reports_are_led_to_the_private_form():
+    config = read_yaml(GITHUB / "ISSUE_TEMPLATE" / "config.yml")
+    (link,) = config["contact_links"]
+    assert link["url"] == f"{REPOSITORY}/security/advisories/new"
+    assert link["url"] in (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    assert link["name"]
+    assert link["about"]
+
+
+def test_recipes_and_files_of_the_pull_request_template_are_there():
+    text = (GITHUB / "PULL_REQUEST_TEMPLATE.md").read_text(encoding="utf-8")
+    recipes = re.findall(r"^([a-z-]+)\b.*:", (ROOT / "justfile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\./just ([a-z-]+)", text)) <= set(recipes)
+    named = re.findall(r"`([\w./]*(?:\.md|\.toml|/run|/))`", text)
+    assert {".ci/run", "CHANGELOG.md"} <= set(named)
+    assert all((ROOT / name).exists() for name in named)
 
 
 def test_the_classifiers_exist_and_say_what_is_shipped():
