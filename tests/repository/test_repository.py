@@ -11,6 +11,8 @@ import pytest
 import yaml
 from trove_classifiers import classifiers
 
+from services import __version__
+
 ROOT = Path(__file__).parents[2]
 GITHUB = ROOT / ".github"
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
@@ -116,6 +118,28 @@ def test_recipes_and_files_of_the_pull_request_template_are_there():
     named = re.findall(r"`([\w./]*(?:\.md|\.toml|/run|/))`", text)
     assert {".ci/run", "CHANGELOG.md"} <= set(named)
     assert all((ROOT / name).exists() for name in named)
+
+
+def test_the_citation_is_of_this_version():
+    citation = read_yaml(ROOT / "CITATION.cff")
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == __version__
+    assert citation["authors"] == PROJECT["authors"]
+    assert (citation["license"], citation["title"]) == (PROJECT["license"], "DGX Music")
+    assert citation["abstract"] == PROJECT["description"]
+    assert citation["repository-code"] == REPOSITORY
+    assert citation["message"]
+
+
+def test_the_changelog_has_the_sections_of_keep_a_changelog():
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## (.*)", text, re.MULTILINE)
+    assert versions
+    for version in versions:
+        assert re.fullmatch(r"\d+\.\d+\.\d+ - (Unreleased|\d{4}-\d\d-\d\d)", version)
+    sections = set(re.findall(r"^### (.*)", text, re.MULTILINE))
+    assert {"Added"} <= sections
+    assert sections <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
 
 
 def test_the_classifiers_exist_and_say_what_is_shipped():
