@@ -1,5 +1,6 @@
 """Imports lead one way: the contract in pyproject.toml refuses any other."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -63,3 +64,30 @@ def test_a_new_room_must_be_given_a_place(checkout):
     result = check_imports(checkout)
     assert result.returncode == 1
     assert "services.attic" in result.stdout + result.stderr
+
+
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+
+
+def test_every_room_has_a_paragraph():
+    rooms = {
+        f"{folder.relative_to(ROOT / 'services')}/"
+        for folder in (ROOT / "services").rglob("*")
+        if any(folder.glob("*.py"))
+    } | {file.name for file in (ROOT / "services").glob("[a-z]*.py")}
+    assert {room for room in rooms if f"`{room}`" not in ARCHITECTURE} == set()
+
+
+def test_every_place_to_change_something_is_there():
+    table = ARCHITECTURE.partition("## Where to change what")[2].partition("## Glossary")[0]
+    places = re.findall(r"`([a-z_/]+(?:\.py|/))`", table)
+    roots = (ROOT / "services", ROOT)
+    assert len(places) > 25
+    assert {
+        place for place in places if not any((root / place).exists() for root in roots)
+    } == set()
+
+
+def test_the_glossary_is_short():
+    rows = re.findall(r"^\| (\S.*?) \|", ARCHITECTURE.partition("## Glossary")[2], re.MULTILINE)
+    assert 15 < len(rows) - 2 <= 25
