@@ -1,1 +1,1 @@
-"""What gives the figures of docs/benchmarks.md: `just benchmark [PART...]`."""
+"""The benchmarks behind docs/benchmarks.md: `just benchmark [PART...]`."""

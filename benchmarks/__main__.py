@@ -1,4 +1,4 @@
-"""Runs the benchmarks one after the other: python -m benchmarks [PART...].
+"""Run the benchmarks one after the other: python -m benchmarks [PART...].
 
 Each part is a module with options of its own: python -m benchmarks.storage --help
 """

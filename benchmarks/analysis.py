@@ -62,7 +62,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """What to make: by the composer, by our instruments or by FluidSynth."""
+    """A piece to render: by the composer, our instruments or FluidSynth."""
 
     group: str
     style: str
@@ -71,7 +71,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Take:
-    """A piece as audio, and what is true of it."""
+    """A piece as audio, with its true tempo, key and beats."""
 
     audio: Audio
     rate: int
@@ -81,7 +81,7 @@ class Take:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What was measured of one piece."""
+    """The measurements of one piece."""
 
     piece: Piece
     acc1: bool
@@ -148,7 +148,7 @@ def compose(piece: Piece) -> Take:
 
 
 def measure(piece: Piece) -> Result:
-    """Make a piece and let both sides listen."""
+    """Render a piece and analyse it with both libraries."""
     take = make(piece)
     chance = np.random.default_rng(sum(map(ord, f"{piece.style}{piece.number}")))
     blind = estimate_tempo(take.audio, take.rate)
@@ -183,7 +183,7 @@ def beat_score(bpm: float, found: Tempo) -> float:
 
 
 def accuracies(true: float, found: float | None) -> tuple[bool, bool]:
-    """Within 4 % of the truth; or of its double, triple, half or third."""
+    """Whether the tempo is within 4 % of the truth, or of its double, triple, half or third."""
 
     def hit(bpm: float) -> bool:
         pair = np.array([bpm, 2 * bpm])
@@ -277,7 +277,7 @@ def print_cost() -> None:
 
 
 def best_of(task: Callable[[], object], runs: int = 7) -> float:
-    """Shortest time of a few runs, in seconds."""
+    """Return the shortest time of a few runs, in seconds."""
     return min(timed(task)[1] for _ in range(runs))
 
 
@@ -298,7 +298,7 @@ def main() -> None:
     parser.add_argument("--by-style", action="store_true", help="a line a style as well")
     options = parser.parse_args()
     listed = pieces(2 if options.quick else 6)
-    # What librosa compiles it keeps on disk, and two processes that write there at once break it.
+    # librosa caches compiled code on disk; two processes writing it at once corrupt the cache.
     measure(listed[0])
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         results = list(pool.map(measure, listed, chunksize=4))

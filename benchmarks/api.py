@@ -1,4 +1,4 @@
-"""How the server answers: to 100 and 1,000 clients, to bursts, to listeners, and how jobs start.
+"""Server latency: 100 and 1,000 clients, bursts, event listeners, and the time until a job starts.
 
 Run as `python -m benchmarks.api [--database-url postgresql://...] [--seconds 10] [PART...]`. The
 clients are one process, the server with its worker another, and the engine's a third.
@@ -43,7 +43,7 @@ ROOT = Path(__file__).parents[1]
 PATIENCE = 300.0
 JOBS_THERE = 200
 FINE = {"200", "202", "429", "503"}
-"""What the document says that these routes answer."""
+"""Status codes the OpenAPI document lists for these routes."""
 
 
 def serve() -> None:
@@ -62,7 +62,7 @@ def serve() -> None:
 
 
 class Bench:
-    """A server, and the database below it."""
+    """A server process and its database."""
 
     def __init__(self, folder: Path, url: str, command: tuple[str, ...] = ("api", "--serve")):
         self.folder = folder
@@ -96,11 +96,11 @@ class Bench:
 
     @property
     def log(self) -> str:
-        """What the server said."""
+        """The server's log."""
         return (self.folder / "log").read_text(encoding="utf-8")
 
     def until(self, condition: Callable[[], object]) -> float:
-        """Wait for something; give the seconds it took."""
+        """Wait for a condition and return the seconds it took."""
         began = time.monotonic()
         while not condition():
             if time.monotonic() - began > PATIENCE or self.process.poll() is not None:
@@ -118,19 +118,19 @@ class Bench:
         return ids
 
     def status(self, job_id: str) -> str:
-        """As the row has it."""
+        """Return the status in the row."""
         with storage.get_session(read_only=True) as session:
             row = storage.get_generation(session, job_id)
         assert row is not None
         return row.status
 
     def count(self) -> int:
-        """Rows."""
+        """Return the number of rows."""
         with storage.get_session(read_only=True) as session:
             return storage.count_generations(session)
 
     def unfinished(self) -> int:
-        """Jobs that wait or run, up to 1,000."""
+        """Return the number of unfinished jobs, up to 1,000."""
         with storage.get_session(read_only=True) as session:
             return len(storage.list_queue_entries(session, limit=1_000))
 
@@ -140,7 +140,7 @@ class Bench:
         return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1e3
 
     def processor(self) -> float:
-        """Seconds of processor time that the server took so far; others do not disturb it."""
+        """Return the processor seconds of the server, which other load does not change much."""
         fields = Path(f"/proc/{self.process.pid}/stat").read_text(encoding="ascii").split(")")[1]
         ticks = [int(one) for one in fields.split()[11:13]]
         return sum(ticks) / os.sysconf("SC_CLK_TCK")
@@ -192,7 +192,7 @@ def reads(bench: Bench, ids: list[str], seconds: float) -> None:
 
 
 def costs(bench: Bench, ids: list[str], seconds: float) -> None:
-    """What an answer costs the server, which a busy machine changes less than its time."""
+    """Processor time for each answer, which varies less on a busy machine than wall time."""
     routes = {
         "/jobs/{id}": [f"/jobs/{job_id}" for job_id in ids[:25]],
         "/history": ["/history?page_size=20"],
@@ -225,7 +225,7 @@ def bursts(bench: Bench, _ids: list[str], _seconds: float) -> None:
     assert len(while_there) == rows == len(bodies)
     while bench.unfinished():
         for job in bench.service.unfinished():
-            # The worker may be done with it meanwhile.
+            # The worker may have finished it by now.
             with suppress(JobFinishedError):
                 bench.service.cancel(job.job_id)
 

@@ -44,7 +44,7 @@ def music(seconds: int) -> NDArray[np.float32]:
 
 
 def best(task: Callable[[], object], repeats: int) -> float:
-    """Shortest time of a few runs, in seconds."""
+    """Return the shortest time of a few runs, in seconds."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
@@ -56,7 +56,7 @@ def best(task: Callable[[], object], repeats: int) -> float:
 def libebur128(frames: NDArray[np.float64], mode: pyebur128.MeasurementMode) -> None:
     state = pyebur128.R128State(2, RATE, mode)
     state.add_frames(frames, frames.size // 2)
-    # The modes share bits, so each is asked for by comparison.
+    # The mode flags share bits, so compare instead of testing bits.
     if mode != TRUE_PEAK:
         pyebur128.get_loudness_global(state)
         pyebur128.get_loudness_range(state)
@@ -106,7 +106,7 @@ def tasks(audio: NDArray[np.float32], folder: Path) -> dict[str, Callable[[], ob
 
 
 def run(lengths: Sequence[int] = SECONDS, repeats: int = 3) -> list[tuple[str, str, str]]:
-    """Rows of what was done, how long it took, and what it should take at most (or nothing)."""
+    """Return rows of operation, seconds, and the limit in seconds if there is one."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for seconds in lengths:

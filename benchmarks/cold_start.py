@@ -1,4 +1,4 @@
-"""A person's wait: `dgx-music generate` of 16 s in a cold process, and from a bare clone.
+"""The wait for a first take: `dgx-music generate` of 16 s in a cold process, and from a bare clone.
 
 python -m benchmarks.cold_start [--clone]
 """
@@ -26,7 +26,7 @@ def seconds(command: list[str], folder: Path) -> float:
 
 
 def run(repeats: int = 5) -> list[Row]:
-    """Cold processes, one after the other, each with the same database and folder."""
+    """Time cold processes in sequence, on one database and folder."""
     commands = {
         "dgx-music --help": ["--help"],
         "generate, 16 s": ["generate", PROMPT],

@@ -1,4 +1,4 @@
-"""How fast the composer sounds: times realtime of whole scores, cost of patches, cold start.
+"""Speed of the composer: whole scores against realtime, patches, and cold start.
 
 Run as `python -m benchmarks.composer [--json]`; `measure` gives the same figures to other code.
 """
@@ -68,7 +68,7 @@ def house(bars: int) -> Score:
 
 
 def render(score: Score, seconds: float) -> float:
-    """Render and give the seconds it took."""
+    """Render, and return the seconds it took."""
     begin = time.perf_counter()
     render_score(
         score,
@@ -109,7 +109,7 @@ def cold_process(runs: int = 3) -> float:
 
 
 def measure(*, long: bool = True, runs: int = 5) -> dict[str, Any]:
-    """All figures, JSON-ready; `long` includes the 180 s score."""
+    """Return all figures, JSON-ready; `long` includes the 180 s score."""
     short = house(8)
     render(short, 16.0)
     figures: dict[str, Any] = {

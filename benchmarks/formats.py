@@ -1,4 +1,4 @@
-"""Formats: time, size, and what encoding does to the peaks: python -m benchmarks.formats."""
+"""Formats: time, size and peak overshoot of encoding: python -m benchmarks.formats."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Row:
     alone_db: float
     """Decoded peak over the ceiling after encoding the master once."""
     delivered_db: float
-    """The same of the file that is delivered."""
+    """The same for the delivered file."""
     delivered_lu: float
     """Its loudness over the target."""
 

@@ -1,4 +1,4 @@
-"""Many HTTP clients in one process, quick enough not to measure themselves."""
+"""Many HTTP clients in one process, fast enough not to be the bottleneck."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Latencies = list[float]
 
 @dataclass
 class Answers:
-    """What came back."""
+    """Answers to a load."""
 
     seconds: dict[str, Latencies] = field(default_factory=dict)
     """By name of the request."""
@@ -41,7 +41,7 @@ class Ask:
 
     @property
     def raw(self) -> bytes:
-        """As it goes over the wire."""
+        """Return the bytes sent over the connection."""
         head = f"{self.method} /api/v1{self.path} HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         if self.body:
             head += f"Content-Type: application/json\r\nContent-Length: {len(self.body)}\r\n"
@@ -61,7 +61,7 @@ class Connection(asyncio.Protocol):
         self.transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
-        """Give the answer once it is whole."""
+        """Complete the waiting request once its answer is whole."""
         self._buffer += data
         head, found, rest = self._buffer.partition(b"\r\n\r\n")
         if not found or self._answer is None:
@@ -87,7 +87,7 @@ class Connection(asyncio.Protocol):
 
 
 def let_many_files_be_open() -> None:
-    """A connection is a file; the usual limit is 1,024."""
+    """Raise the limit on open files: each connection is one, and the default is 1,024."""
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
@@ -100,7 +100,7 @@ async def load(
     seconds: float,
     every: float | None,
 ) -> Answers:
-    """Let clients ask in turn for what is to be asked, all of them at once.
+    """Run clients concurrently, each sending the requests in turn.
 
     Args:
         port: of the server on this machine.
@@ -158,7 +158,7 @@ async def _connect(port: int, answers: Answers) -> Connection | None:
 
 
 async def burst(port: int, ask: Ask, *, count: int, clients: int) -> tuple[Answers, list[bytes]]:
-    """Send one request so many times, as fast as the clients can; give the accepted bodies."""
+    """Send one request many times as fast as possible; return the accepted bodies."""
     answers = Answers({ask.name: []})
     bodies: list[bytes] = []
     left = count
@@ -184,7 +184,7 @@ async def burst(port: int, ask: Ask, *, count: int, clients: int) -> tuple[Answe
 
 
 class Listener(asyncio.Protocol):
-    """A stream of events, counted and thrown away."""
+    """An event stream whose events are counted and discarded."""
 
     events = 0
     """Of all listeners."""
@@ -210,7 +210,7 @@ class Listener(asyncio.Protocol):
 
 @contextlib.asynccontextmanager
 async def listeners(port: int, count: int):
-    """Keep so many streams open while the block runs."""
+    """Keep a number of streams open while the block runs."""
     loop = asyncio.get_running_loop()
     transports = []
     Listener.events = Listener.lost = 0

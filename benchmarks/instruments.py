@@ -1,4 +1,4 @@
-"""Plays the songs of `benchmarks.songs`: additive, FM and noise instruments, or FluidSynth."""
+"""Play the songs of `benchmarks.songs`: additive, FM and noise instruments, or FluidSynth."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def play(song: Song) -> Signal:
 
 
 def soundfont() -> Path | None:
-    """A SoundFont on this machine, if FluidSynth is here to play it."""
+    """Return an installed SoundFont, or None without FluidSynth to play it."""
     found = sorted(SOUNDFONTS.glob("*.sf2")) if shutil.which("fluidsynth") else []
     return found[0] if found else None
 

@@ -1,4 +1,4 @@
-"""Does the server grow with the jobs it has made? Its memory, files and threads over many of them.
+"""Growth of the server over many jobs: memory, open files and threads.
 
 Run as `python -m benchmarks.jobs_memory [--jobs 10000] [--concurrency 4] [--database-url ...]`. The
 jobs last as long as mastering one second of audio does. A listener of all events and a client that
@@ -30,7 +30,7 @@ LIMIT = 200
 
 @dataclass(frozen=True)
 class Sample:
-    """The state of a process and its engines after so many jobs."""
+    """A process and its engines after a number of jobs."""
 
     jobs: int
     server: int
@@ -55,7 +55,7 @@ def children(pid: int) -> list[int]:
 
 def count_drafts(folder: Path) -> int:
     found = 0
-    # Unlike rglob, this goes on when a folder is removed under it.
+    # Unlike rglob, os.walk continues when a folder disappears.
     for _, _, names in os.walk(folder):
         found += sum(name.startswith(".dgx-") and name.endswith(".part") for name in names)
     return found
@@ -75,7 +75,7 @@ def sample(bench: Bench, jobs: int) -> Sample:
 
 
 def growth(samples: list[Sample], of: str) -> float:
-    """Bytes a job, of those that count."""
+    """Return bytes a job, without the warm-up."""
     late = [one for one in samples if one.jobs >= WARM_JOBS]
     slope, _ = np.polyfit([one.jobs for one in late], [getattr(one, of) for one in late], 1)
     return float(slope)
@@ -105,7 +105,7 @@ def make(bench: Bench, jobs: int, every: int) -> list[Sample]:
 
 
 def accompany(bench: Bench, ids: list[str], ended: threading.Event) -> None:
-    """Listen to all events, and ask ten times a second."""
+    """Listen to all events, and poll ten times a second."""
 
     async def ask() -> None:
         async with listeners(bench.port, 1):

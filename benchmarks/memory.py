@@ -64,7 +64,7 @@ def main() -> None:
         return
     print(f"{options.minutes} minutes, stereo, 48000 Hz, 24 bit; to hold: at most {LIMIT}")
     with tempfile.TemporaryDirectory() as folder:
-        # A process starts with what its parent had, so this one has to stay small.
+        # A forked process starts with its parent's memory, so the parent stays small.
         write = ("--write", f"{folder}/long.wav", "--minutes", str(options.minutes))
         subprocess.run([sys.executable, "-m", "benchmarks.memory", *write], check=True)
         for what, arguments in commands("long.wav").items():

@@ -77,13 +77,13 @@ REFERENCE = "transformers fp32"
 
 
 class Bench:
-    """An engine in a process of its own: the threads of two in one keep each other from work."""
+    """An engine in a process of its own: the thread pools of two engines would compete in one."""
 
     engine: Engine
 
     @classmethod
     def load(cls, folder: Path, label: str) -> None:
-        """Make it, and warm it up: oneDNN makes code for every shape that it has not met yet."""
+        """Load and warm up the engine: oneDNN compiles code for every new shape."""
         cls.engine = MAKERS[label](folder)
         cls.seconds_of(WARM_UP_SECONDS)
 

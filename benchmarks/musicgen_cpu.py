@@ -39,19 +39,19 @@ SMALL = MODELS["musicgen-small"].geometry
 POSITIONS = (20, 250, 750, 1400)
 PROMPT = 16
 TARGETS = {"native int8": (12.0, 5.0), "native fp32": (4.0, 0.0), "torch int8": (7.0, 3.0)}
-"""Times as fast as transformers' fp32, and as its best."""
+"""Speed relative to transformers' fp32, and to its fastest type."""
 BEST = ("transformers fp32", "transformers bf16")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A variant at a position."""
+    """Times of one decoder at one position."""
 
     name: str
     position: int
     milliseconds: float
     of_fp32: float
-    """Times as fast as transformers' fp32."""
+    """Speed relative to transformers' fp32."""
     of_best: float
     floor: float | None
     """Of the native steps: the share of the time that reading alone takes."""
@@ -87,7 +87,7 @@ def own_step(model: StepModel, position: int) -> Callable[[], object]:
 
 
 def floor_bytes(weights: str, position: int) -> float:
-    """What a step must read; not the embeddings, nor a prompt's keys and values."""
+    """Return the bytes a step must read, without embeddings and the prompt's keys and values."""
     hidden, int8 = SMALL.hidden, weights == "int8"
     # int8 has the prompt folded into the weights of its attention.
     prompt = 2 * hidden * (SMALL.heads * PROMPT if int8 else hidden)
@@ -108,7 +108,7 @@ def seconds(task: Callable[[], object], repeats: int) -> float:
 
 
 def ready(model: StepModel, positions: int) -> StepModel:
-    """A model whose keys and values are there: pages never written would all be one page."""
+    """Return a model with written keys and values: unwritten pages would all map to one page."""
     model.admit(0, torch.randn(PROMPT, SMALL.hidden))
     model.prefill(0, torch.randint(0, SMALL.codebook_size, (SMALL.codebooks, positions)))
     return model
@@ -178,7 +178,7 @@ def write_checkpoint(path: str) -> None:
 
 
 class FromFile:
-    """Weights from a file, as they come in life."""
+    """Weights from a file, as in production."""
 
     def __init__(self, path: Path) -> None:
         self._file: Any = safe_open(path, "pt")
@@ -224,7 +224,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="only the memory of int8")
     options = parser.parse_args()
     if options.urgent:
-        # Threads that wait for each other by turning are slowed a hundredfold by any neighbour.
+        # Spinning threads slow down a hundredfold when another process runs.
         os.setsid()
         Path("/proc/self/autogroup").write_text("-20")
     if options.memory:

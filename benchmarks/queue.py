@@ -1,4 +1,4 @@
-"""How long a job waits for a worker: idle, behind 10,000 others, after a crash, and when cancelled.
+"""Time until a worker starts a job: idle, behind 10,000 others, after a crash, and to cancel.
 
 Run as `python -m benchmarks.queue [--database-url postgresql://...] [--waiting 10000]`.
 """
@@ -129,11 +129,11 @@ class _Bench:
         return row.status
 
     def living(self) -> list[int]:
-        """Process ids of the workers that beat."""
+        """Return the process ids of the living workers."""
         return [state.pid for state in living_workers(TTL)]
 
     def holder(self, job_id: str) -> int:
-        """Process id of the worker that has the job."""
+        """Return the process id of the worker that runs the job."""
         with storage.get_session(read_only=True) as session:
             entry = storage.get_queue_entry(session, job_id)
             states = {state.id: state.pid for state in storage.list_workers(session)}

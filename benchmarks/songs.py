@@ -166,7 +166,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Song:
-    """What is true of a song, and its notes."""
+    """A song: its true tempo, key and metre, and its notes."""
 
     style: str
     bpm: float

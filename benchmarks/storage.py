@@ -1,4 +1,4 @@
-"""What the database costs at a million rows: python -m benchmarks.storage --help."""
+"""Speed and size of the database at a million rows: python -m benchmarks.storage --help."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def prompt_pool(chance: random.Random) -> list[str]:
 
 
 def metadata_of(chance: random.Random) -> dict[str, Any]:
-    """Give what the composer writes beside a piece."""
+    """Return metadata as the composer writes it."""
     genre, tempo = chance.choice(GENRES), 60.0 + chance.randrange(120)
     return {
         "seed": chance.getrandbits(31),
@@ -107,7 +107,7 @@ def make_rows(count: int) -> Iterator[tuple[Any, ...]]:
 
 
 def fill(count: int) -> float:
-    """Write `count` rows in one transaction; give the seconds it took."""
+    """Write `count` rows in one transaction and return the seconds it took."""
     start = time.perf_counter()
     with storage.get_session() as session:
         for prompt in prompt_pool(random.Random(1)):
@@ -131,7 +131,7 @@ def fill(count: int) -> float:
 
 
 def times(action: Callable[[], object], rounds: int) -> list[float]:
-    """Give the milliseconds of each round, after one that does not count."""
+    """Return the milliseconds of each round, after one warm-up."""
     action()
     taken = []
     for _ in range(rounds):
@@ -155,7 +155,7 @@ def insert_one() -> None:
 
 
 def fsync_times(rounds: int) -> list[float]:
-    """Give what the disk itself takes to keep one page: no commit can be faster."""
+    """Return the milliseconds one page takes to reach the disk: no commit can be faster."""
     with tempfile.NamedTemporaryFile(dir=Path.cwd()) as file:
 
         def write() -> None:
@@ -166,7 +166,7 @@ def fsync_times(rounds: int) -> list[float]:
 
 
 def reading(action: Callable[[Any], object]) -> Callable[[], object]:
-    """Give `action` in a read-only session of its own, as a request has it."""
+    """Wrap `action` in a read-only session of its own, as a request does."""
 
     def run() -> object:
         with storage.get_session(read_only=True) as session:

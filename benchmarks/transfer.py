@@ -1,4 +1,4 @@
-"""What moving a database costs: python -m benchmarks.transfer --help."""
+"""Time and memory of moving a database: python -m benchmarks.transfer --help."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ MOVER = (
 
 
 def peak() -> float:
-    """Give the most memory this process ever had, in MB."""
+    """Return the peak memory of this process, in MB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
 
 
 def run(rows: int, target_url: str, source_url: str | None = None) -> None:
-    """Fill a database with rows, and move it by a process of its own."""
+    """Fill a database, and move it in a process of its own."""
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         source = source_url or f"sqlite:///{folder}/benchmark.db"
         if source_url is None:
