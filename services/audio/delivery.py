@@ -16,7 +16,7 @@ from services.audio.encoding import (
     rate_for,
 )
 from services.audio.facts import TakeFacts
-from services.audio.finishing import Delivered, Order, deliver, deliver_mastered
+from services.audio.finishing import Delivered, OutputFormat, deliver, deliver_mastered
 from services.audio.mastering import DEFAULT_TARGET_LUFS, DEFAULT_TRUE_PEAK_DBTP, check_target
 from services.audio.reading import AudioFile, UnreadableAudioError, open_audio
 from services.audio.wav import BITS
@@ -66,13 +66,13 @@ class Exported:
 
 def exported(delivered: Delivered, raw: Delivered | None = None) -> Exported:
     """What a delivered file is once it is published."""
-    order = delivered.order
+    output_format = delivered.output_format
     return Exported(
         file=delivered.staged.written,
-        audio_format=order.audio_format.name,
-        media_type=order.audio_format.media_type,
-        sample_rate=order.sample_rate,
-        bit_depth=order.bit_depth,
+        audio_format=output_format.audio_format.name,
+        media_type=output_format.audio_format.media_type,
+        sample_rate=output_format.sample_rate,
+        bit_depth=output_format.bit_depth,
         loudness=delivered.loudness,
         gain_reduction_db=delivered.gain_reduction_db,
         flags=delivered.flags,
@@ -112,9 +112,11 @@ def convert_file(
         RuntimeError: the disk says no.
     """
     found = open_audio(source)
-    order = _order(found, target, audio_format, bit_depth, sample_rate, facts)
+    output_format = _choose_output_format(
+        found, target, audio_format, bit_depth, sample_rate, facts
+    )
     with ExitStack() as stack:
-        delivered = deliver(stack, target, found, order)
+        delivered = deliver(stack, target, found, output_format)
         delivered.staged.publish()
     return delivered.staged.written
 
@@ -146,16 +148,16 @@ def normalise_file(
     """
     check_target(target_lufs, true_peak_dbtp)
     found = open_audio(source)
-    order = _order(found, target, audio_format, bit_depth, None, facts)
+    output_format = _choose_output_format(found, target, audio_format, bit_depth, None, facts)
     with ExitStack() as stack:
         if target_lufs is None:
-            delivered = deliver(stack, target, found, order)
+            delivered = deliver(stack, target, found, output_format)
         else:
             delivered = deliver_mastered(
                 stack,
                 target,
                 found,
-                replace(order, dither=True),
+                replace(output_format, dither=True),
                 target_lufs=target_lufs,
                 true_peak_dbtp=true_peak_dbtp,
             )
@@ -163,20 +165,20 @@ def normalise_file(
     return exported(delivered)
 
 
-def _order(
+def _choose_output_format(
     source: AudioFile,
     target: str | os.PathLike[str],
     audio_format: str | None,
     bit_depth: str | None,
     sample_rate: int | None,
     facts: TakeFacts | None,
-) -> Order:
+) -> OutputFormat:
     wanted = format_for(target, audio_format)
     if sample_rate is not None:
         check_exact_rate(wanted, sample_rate)
     depth = depth_for(wanted, bit_depth) if bit_depth else _kept_depth(wanted, source)
     rate = sample_rate or rate_for(wanted, source.sample_rate)
-    return Order(
+    return OutputFormat(
         audio_format=wanted,
         sample_rate=rate,
         bit_depth=depth,

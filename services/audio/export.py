@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from services.audio.arrays import as_audio, check_sample_rate
 from services.audio.delivery import exported
 from services.audio.encoding import depth_for, format_for, rate_for
-from services.audio.finishing import Delivered, Order, deliver, deliver_mastered
+from services.audio.finishing import Delivered, OutputFormat, deliver, deliver_mastered
 from services.audio.mastering import (
     DEFAULT_TARGET_LUFS,
     DEFAULT_TRUE_PEAK_DBTP,
@@ -152,13 +152,17 @@ class AudioExporter:
             RuntimeError: "Could not write ... file ..." when the disk says no.
         """
         signal, rate = as_audio(audio), check_sample_rate(sample_rate)
-        order = self._order(path, rate, audio_format, bit_depth, normalize, facts)
+        output_format = self._choose_output_format(
+            path, rate, audio_format, bit_depth, normalize, facts
+        )
         raw_path = Path(path).with_suffix(".raw.wav")
         with ExitStack() as stack:
-            staged = [self._deliver(stack, path, signal, rate, normalize, order)]
+            staged = [self._deliver(stack, path, signal, rate, normalize, output_format)]
             if keep_raw:
-                raw_order = self._order(raw_path, rate, "wav", "FLOAT", False, facts)
-                staged.append(self._deliver(stack, raw_path, signal, rate, False, raw_order))
+                raw_format = self._choose_output_format(
+                    raw_path, rate, "wav", "FLOAT", False, facts
+                )
+                staged.append(self._deliver(stack, raw_path, signal, rate, False, raw_format))
             publish_all([one.staged for one in staged])
         return exported(*staged)
 
@@ -198,14 +202,14 @@ class AudioExporter:
         _check_distinct(paths)
         rate = check_sample_rate(sample_rate)
         signals = [as_audio(audio) for audio in audios]
-        orders = [
-            self._order(path, rate, None, bit_depth, normalize, fact, mixed=True)
+        output_formats = [
+            self._choose_output_format(path, rate, None, bit_depth, normalize, fact, mixed=True)
             for path, fact in zip(paths, known, strict=True)
         ]
         with ExitStack() as stack:
             staged = [
-                self._deliver(stack, path, signal, rate, normalize, order)
-                for path, signal, order in zip(paths, signals, orders, strict=True)
+                self._deliver(stack, path, signal, rate, normalize, output_format)
+                for path, signal, output_format in zip(paths, signals, output_formats, strict=True)
             ]
             publish_all([one.staged for one in staged])
         return [exported(one) for one in staged]
@@ -233,7 +237,7 @@ class AudioExporter:
             audio = master(audio, rate, self.target_lufs, self.true_peak_dbtp).audio
         return stack.enter_context(staged_wav(path, audio, rate, bit_depth, dither=normalize))
 
-    def _order(
+    def _choose_output_format(
         self,
         path: str | os.PathLike[str],
         rate: int,
@@ -243,9 +247,9 @@ class AudioExporter:
         facts: TakeFacts | None,
         *,
         mixed: bool = False,
-    ) -> Order:
+    ) -> OutputFormat:
         wanted = format_for(path, audio_format)
-        return Order(
+        return OutputFormat(
             audio_format=wanted,
             sample_rate=rate_for(wanted, rate),
             bit_depth=depth_for(wanted, None if mixed and wanted.lossy else bit_depth),
@@ -260,16 +264,16 @@ class AudioExporter:
         audio: Audio,
         rate: int,
         normalize: bool,
-        order: Order,
+        output_format: OutputFormat,
     ) -> Delivered:
         source = ArraySource(audio, rate)
         if not normalize or self.target_lufs is None:
-            return deliver(stack, path, source, order)
+            return deliver(stack, path, source, output_format)
         return deliver_mastered(
             stack,
             path,
             source,
-            order,
+            output_format,
             target_lufs=self.target_lufs,
             true_peak_dbtp=self.true_peak_dbtp,
         )

@@ -36,7 +36,7 @@ _TOLERANCE_LU = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class OutputFormat:
     """How a file is to be written."""
 
     audio_format: AudioFormat
@@ -54,7 +54,7 @@ class Delivered:
     """A finished file that waits for its name, and what is in it."""
 
     staged: Staged
-    order: Order
+    output_format: OutputFormat
     loudness: Loudness
     """Of the samples that a reader gets; those of lossy formats and FLAC are decoded again."""
     flags: tuple[Flag, ...] = ()
@@ -62,33 +62,33 @@ class Delivered:
 
 
 def deliver(
-    stack: ExitStack, path: str | os.PathLike[str], source: Source, order: Order
+    stack: ExitStack, path: str | os.PathLike[str], source: Source, output_format: OutputFormat
 ) -> Delivered:
     """Write everything but the name, at the levels of the source.
 
     Args:
         stack: removes what is not published when it ends.
         path: the file to be.
-        source: at any rate; it is brought to that of the order.
-        order: how.
+        source: at any rate; it is brought to that of the output_format.
+        output_format: how.
 
     Raises:
         UnreadableAudioError: the source is a file that cannot be decoded to its end.
         RuntimeError: the disk says no.
     """
-    source = _resampled(source, order.sample_rate)
-    if order.audio_format.name == "wav":
-        return _deliver_wav(stack, path, source, order)
-    staged = stack.enter_context(staged_file(path, order.audio_format.label))
-    heard = _encode(staged, source, order)
-    return _finish(staged, heard, order)
+    source = _resampled(source, output_format.sample_rate)
+    if output_format.audio_format.name == "wav":
+        return _deliver_wav(stack, path, source, output_format)
+    staged = stack.enter_context(staged_file(path, output_format.audio_format.label))
+    heard = _encode(staged, source, output_format)
+    return _finish(staged, heard, output_format)
 
 
 def deliver_mastered(
     stack: ExitStack,
     path: str | os.PathLike[str],
     source: Source,
-    order: Order,
+    output_format: OutputFormat,
     *,
     target_lufs: float,
     true_peak_dbtp: float,
@@ -104,22 +104,22 @@ def deliver_mastered(
         RuntimeError: the disk says no.
     """
     plan = plan_master(source, target_lufs, true_peak_dbtp)
-    if not order.audio_format.lossy:
-        delivered = deliver(stack, path, _Mastered(source, plan), order)
+    if not output_format.audio_format.lossy:
+        delivered = deliver(stack, path, _Mastered(source, plan), output_format)
         return replace(
             delivered,
             flags=plan.report.flags,
             gain_reduction_db=plan.report.gain_reduction_db,
         )
-    staged = stack.enter_context(staged_file(path, order.audio_format.label))
-    heard, plan = _fit(staged, source, plan, order, target_lufs, true_peak_dbtp)
+    staged = stack.enter_context(staged_file(path, output_format.audio_format.label))
+    heard, plan = _fit(staged, source, plan, output_format, target_lufs, true_peak_dbtp)
     # The master may have aimed higher than the target; what counts is what is heard.
     flags: list[Flag] = [flag for flag in plan.report.flags if flag != "peak_limited"]
     shortfall_lu = target_lufs - heard.loudness.integrated_lufs
     if shortfall_lu > _TOLERANCE_LU and not _kept(plan):
         flags.append("peak_limited")
     return replace(
-        _finish(staged, heard, order),
+        _finish(staged, heard, output_format),
         flags=tuple(flags),
         gain_reduction_db=plan.report.gain_reduction_db,
     )
@@ -204,19 +204,19 @@ def _resampled(source: Source, sample_rate: int) -> Source:
     return source if source.sample_rate == sample_rate else _Resampled(source, sample_rate)
 
 
-def _encode(staged: Staged, source: Source, order: Order) -> _Heard:
+def _encode(staged: Staged, source: Source, output_format: OutputFormat) -> _Heard:
     """Encode into the temporary file, and read that back."""
     with staged.writing():
         frames = encode(
             staged.temporary,
             source,
-            order.audio_format,
-            bit_depth=order.bit_depth,
-            dither=order.dither,
+            output_format.audio_format,
+            bit_depth=output_format.bit_depth,
+            dither=output_format.dither,
         )
         if not frames:
             raise ValueError(
-                f"The audio is too short: no sample of it is left at {order.sample_rate} Hz."
+                f"The audio is too short: no samples are left at {output_format.sample_rate} Hz."
             )
         try:
             written = open_audio(staged.temporary)
@@ -235,15 +235,15 @@ def _fit(
     staged: Staged,
     source: Source,
     plan: MasterPlan,
-    order: Order,
+    output_format: OutputFormat,
     target_lufs: float,
     true_peak_dbtp: float,
 ) -> tuple[_Heard, MasterPlan]:
     """Encode a mastered source until what is heard has the levels; attenuate it in the end."""
     lufs, ceiling, gain = target_lufs, true_peak_dbtp, 1.0
     for attempt in range(_REMASTERS + _ATTENUATIONS):
-        mastered = _resampled(_Mastered(source, plan, gain), order.sample_rate)
-        heard = _encode(staged, mastered, order)
+        mastered = _resampled(_Mastered(source, plan, gain), output_format.sample_rate)
+        heard = _encode(staged, mastered, output_format)
         excess_db = heard.highest_peak_dbtp - true_peak_dbtp
         missing_lu = target_lufs - heard.loudness.integrated_lufs
         at_limit = "peak_limited" in plan.report.flags and missing_lu > 0
@@ -266,25 +266,25 @@ def _kept(plan: MasterPlan) -> bool:
     return not {"silent", "below_gate"}.isdisjoint(plan.report.flags)
 
 
-def _finish(staged: Staged, heard: _Heard, order: Order) -> Delivered:
-    if order.facts is not None:
+def _finish(staged: Staged, heard: _Heard, output_format: OutputFormat) -> Delivered:
+    if output_format.facts is not None:
         from services.audio.tags import write_tags
 
-        facts = replace(order.facts, loudness=heard.loudness)
+        facts = replace(output_format.facts, loudness=heard.loudness)
         with staged.writing():
-            write_tags(staged.temporary, order.audio_format, facts)
+            write_tags(staged.temporary, output_format.audio_format, facts)
     staged.finish(heard.frames)
-    return Delivered(staged=staged, order=order, loudness=heard.loudness)
+    return Delivered(staged=staged, output_format=output_format, loudness=heard.loudness)
 
 
 def _deliver_wav(
-    stack: ExitStack, path: str | os.PathLike[str], source: Source, order: Order
+    stack: ExitStack, path: str | os.PathLike[str], source: Source, output_format: OutputFormat
 ) -> Delivered:
-    assert order.bit_depth is not None
+    assert output_format.bit_depth is not None
     # The header comes first and needs the number of samples; that of a source may be wrong.
     counted = _Monitored(source)
     loudness = measure_source(counted)
-    facts = None if order.facts is None else replace(order.facts, loudness=loudness)
+    facts = None if output_format.facts is None else replace(output_format.facts, loudness=loudness)
     staged = stack.enter_context(
         staged_wav_stream(
             path,
@@ -292,9 +292,9 @@ def _deliver_wav(
             source.channels,
             counted.frames,
             source.sample_rate,
-            order.bit_depth,
-            dither=order.dither,
+            output_format.bit_depth,
+            dither=output_format.dither,
             facts=facts,
         )
     )
-    return Delivered(staged=staged, order=order, loudness=loudness)
+    return Delivered(staged=staged, output_format=output_format, loudness=loudness)
