@@ -37,7 +37,7 @@ MOST_MEMORY_MB = 400
 CONVERT = """
 import sys
 from pathlib import Path
-from services.audio.delivery import convert_file
+from services.audio.conversion import convert_file
 convert_file(sys.argv[1], sys.argv[2])
 print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """

@@ -1,6 +1,6 @@
-"""Signals and files: loudness, mastering, analysis, formats, tags, pictures, where files lie.
+"""Loudness, mastering, analysis, file formats, metadata, waveforms and the output folder.
 
-Names are loaded when they are first used: who only lists files does not wait for NumPy.
+Names are imported on first use. Listing files does not import NumPy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from services.audio.analysis import Analysis, analyse, analyse_file
     from services.audio.arrays import as_audio
-    from services.audio.delivery import Exported, convert_file, normalise_file
+    from services.audio.atomic import WrittenFile
+    from services.audio.conversion import Exported, convert_file, normalise_file
     from services.audio.encoding import FORMATS, AudioFormat
     from services.audio.export import AudioExporter
     from services.audio.facts import Section, TakeFacts
@@ -21,10 +22,9 @@ if TYPE_CHECKING:
     from services.audio.loudness import Loudness, measure_loudness, measure_source
     from services.audio.mastering import Mastered, MasterReport, master
     from services.audio.metadata import AudioMetadataExtractor
-    from services.audio.peaks import Peaks, compute_peaks, peaks_of_source, waveform_text
+    from services.audio.peaks import Peaks, compute_peaks, compute_source_peaks, draw_waveform
     from services.audio.reading import AudioFile, UnreadableAudioError, open_audio
-    from services.audio.spectrogram import spectrogram_of_source, spectrogram_png
-    from services.audio.staging import WrittenFile
+    from services.audio.spectrogram import draw_source_spectrogram, draw_spectrogram
     from services.audio.tags import read_facts
     from services.audio.tempo import Tempo, estimate_tempo
     from services.audio.wav import SUPPORTED_BIT_DEPTHS, write_wav
@@ -53,7 +53,11 @@ __all__ = [
     "analyse_file",
     "as_audio",
     "compute_peaks",
+    "compute_source_peaks",
     "convert_file",
+    "draw_source_spectrogram",
+    "draw_spectrogram",
+    "draw_waveform",
     "estimate_key",
     "estimate_tempo",
     "limit",
@@ -62,22 +66,18 @@ __all__ = [
     "measure_source",
     "normalise_file",
     "open_audio",
-    "peaks_of_source",
     "read_facts",
-    "spectrogram_of_source",
-    "spectrogram_png",
-    "waveform_text",
     "write_wav",
 ]
 
-_HOME = {
+_MODULE_OF = {
     "Analysis": "analysis",
     "AudioExporter": "export",
     "AudioFile": "reading",
     "AudioFileManager": "files",
     "AudioFormat": "encoding",
     "AudioMetadataExtractor": "metadata",
-    "Exported": "delivery",
+    "Exported": "conversion",
     "FORMATS": "encoding",
     "Key": "key",
     "Loudness": "loudness",
@@ -89,33 +89,33 @@ _HOME = {
     "TakeFacts": "facts",
     "Tempo": "tempo",
     "UnreadableAudioError": "reading",
-    "WrittenFile": "staging",
+    "WrittenFile": "atomic",
     "analyse": "analysis",
     "analyse_file": "analysis",
     "as_audio": "arrays",
     "compute_peaks": "peaks",
-    "convert_file": "delivery",
+    "convert_file": "conversion",
     "estimate_key": "key",
     "estimate_tempo": "tempo",
     "limit": "limiter",
     "master": "mastering",
     "measure_loudness": "loudness",
     "measure_source": "loudness",
-    "normalise_file": "delivery",
+    "normalise_file": "conversion",
     "open_audio": "reading",
-    "peaks_of_source": "peaks",
+    "compute_source_peaks": "peaks",
     "read_facts": "tags",
-    "spectrogram_of_source": "spectrogram",
-    "spectrogram_png": "spectrogram",
-    "waveform_text": "peaks",
+    "draw_source_spectrogram": "spectrogram",
+    "draw_spectrogram": "spectrogram",
+    "draw_waveform": "peaks",
     "write_wav": "wav",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

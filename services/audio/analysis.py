@@ -1,4 +1,4 @@
-"""Everything that can be measured of a signal, in one call."""
+"""Loudness, tempo, key and features of a signal or file, in one call."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from services.audio.arrays import as_audio, check_sample_rate
-from services.audio.features import Features, features_of
-from services.audio.hearing import hear
-from services.audio.key import Key, key_of
+from services.audio.features import Features, compute_features
+from services.audio.key import Key, find_key
 from services.audio.loudness import Loudness, measure_source
 from services.audio.onsets import find_onsets
 from services.audio.reading import open_audio
 from services.audio.sources import ArraySource
-from services.audio.spectrum import sketch
-from services.audio.tempo import Tempo, tempo_of
+from services.audio.spectrum import compute_spectrum
+from services.audio.summary import summarise_signal
+from services.audio.tempo import Tempo, find_tempo
 
 if TYPE_CHECKING:
     import os
@@ -24,16 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Analysis:
-    """What was measured of a signal."""
-
     features: Features
     loudness: Loudness
     tempo: Tempo
     key: Key | None
-    """None where the notes make no key, or there are none."""
+    """None where no key is found."""
 
     def to_dict(self) -> dict[str, Any]:
-        """All figures, JSON-ready, under `features`, `loudness`, `tempo` and `key`."""
+        """Return a JSON-ready dictionary with the keys features, loudness, tempo and key."""
         return {
             "features": self.features.to_dict(),
             "loudness": self.loudness.to_dict(),
@@ -51,14 +49,14 @@ def analyse(
     """Measure a signal.
 
     Args:
-        signal: what `as_audio` takes.
+        signal: see `as_audio`.
         sample_rate: 8000 to 192000 Hz.
-        hint_bpm: the tempo that was asked for, see `estimate_tempo`.
-        loudness: of this signal if it is known; otherwise it is measured.
+        hint_bpm: the requested tempo, see `estimate_tempo`.
+        loudness: the loudness of this signal, if already measured.
 
     Raises:
-        TypeError: not audio, or a rate that is no whole number.
-        ValueError: what `as_audio`, `check_sample_rate` and `estimate_tempo` refuse.
+        TypeError: not a tensor or array, or a sample rate that is not an integer.
+        ValueError: see `as_audio`, `check_sample_rate` and `estimate_tempo`.
     """
     audio = as_audio(signal)
     source = ArraySource(audio, check_sample_rate(sample_rate))
@@ -66,12 +64,12 @@ def analyse(
 
 
 def analyse_file(path: str | os.PathLike[str], hint_bpm: float | None = None) -> Analysis:
-    """Measure a file of any length, in memory that does not grow with it beyond ten minutes.
+    """Measure a file of any length; memory stops growing at ten minutes of audio.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UnreadableAudioError: what `open_audio` and `AudioFile.blocks` refuse.
-        ValueError: a hint that is no positive number.
+        FileNotFoundError: the file does not exist.
+        UnreadableAudioError: see `open_audio` and `AudioFile.blocks`.
+        ValueError: the hint is not a positive number.
     """
     return analyse_source(open_audio(path), hint_bpm)
 
@@ -79,14 +77,14 @@ def analyse_file(path: str | os.PathLike[str], hint_bpm: float | None = None) ->
 def analyse_source(
     source: Source, hint_bpm: float | None = None, loudness: Loudness | None = None
 ) -> Analysis:
-    """As `analyse`, for audio that comes in blocks; they are gone through twice."""
-    heard = hear(source)
-    spectrum = sketch(heard)
+    """Measure audio in blocks like `analyse`; the source is read up to twice."""
+    summary = summarise_signal(source)
+    spectrum = compute_spectrum(summary)
     onsets = find_onsets(spectrum)
-    tempo = tempo_of(onsets, hint_bpm)
+    tempo = find_tempo(onsets, hint_bpm)
     return Analysis(
-        features=features_of(heard, spectrum, onsets, tempo),
+        features=compute_features(summary, spectrum, onsets, tempo),
         loudness=loudness or measure_source(source),
         tempo=tempo,
-        key=key_of(heard.mono),
+        key=find_key(summary.mono),
     )

@@ -1,4 +1,4 @@
-"""The one door by which audio enters: it leaves as float32 `[channels, samples]`."""
+"""The checks that all audio passes on entry; the result is float32 `[channels, samples]`."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 Audio = NDArray[np.float32]
-"""`[channels, samples]`, contiguous, finite, full scale at 1.0; one or two channels."""
+"""`[channels, samples]`, C-contiguous and finite, full scale at 1.0, one or two channels."""
 
 MAX_CHANNELS = 2
 LOUDEST_SAMPLE = 1e5
-"""100 dB over full scale: beyond is no audio, and encoders break on it."""
+"""100 dB above full scale. Encoders fail on higher values."""
 LOWEST_RATE_HZ = 8_000
 HIGHEST_RATE_HZ = 192_000
 
 
 def as_audio(signal: Any) -> Audio:
-    """Turn a torch tensor or NumPy array into contiguous float32 `[channels, samples]`.
+    """Convert a torch tensor or NumPy array to contiguous float32 `[channels, samples]`.
 
-    A float32 array that already has that form is returned as it is, not copied, so treat the
-    result as read-only. Integers are scaled to full scale at 1.0 (int32 keeps its upper 24 bits).
+    An array that already has this form is returned without a copy: do not write to the result.
+    Integers are scaled to full scale at 1.0 (int32 keeps its upper 24 bits).
 
     Args:
         signal: `(samples,)` or `(channels, samples)`; a torch tensor on any device, of any float
@@ -31,8 +31,8 @@ def as_audio(signal: Any) -> Audio:
 
     Raises:
         TypeError: neither a tensor nor an array.
-        ValueError: wrong dimensions, too many channels, empty, NaN or infinite, or a number type
-            that has no agreed full scale.
+        ValueError: wrong dimensions, too many channels, no samples, samples that are NaN, infinite
+            or over `LOUDEST_SAMPLE`, or a number type without an agreed full scale.
     """
     array = _to_numpy(signal)
     if array.ndim not in {1, 2}:
@@ -41,19 +41,19 @@ def as_audio(signal: Any) -> Audio:
             "expected (samples,) or (channels, samples)."
         )
     if array.size == 0:
-        raise ValueError(f"Empty audio: shape {array.shape} holds no samples.")
+        raise ValueError(f"Empty audio: shape {array.shape} has no samples.")
     array = np.atleast_2d(array)
     _check_channels(array)
     audio = np.ascontiguousarray(_to_float32(array))
-    if not is_audible(audio):
+    if not has_valid_samples(audio):
         raise ValueError(
-            "The audio holds NaN or infinite samples, or some over 100 dB above full scale."
+            "The audio has NaN or infinite samples, or samples more than 100 dB above full scale."
         )
     return audio
 
 
-def is_audible(audio: Audio) -> bool:
-    """Whether all samples are numbers that audio can have."""
+def has_valid_samples(audio: Audio) -> bool:
+    # NaN compares as False.
     return bool(np.abs(audio).max() <= LOUDEST_SAMPLE)
 
 
@@ -61,8 +61,8 @@ def check_sample_rate(sample_rate: int) -> int:
     """Return the rate in Hz as a plain int.
 
     Raises:
-        TypeError: not a whole number.
-        ValueError: outside 8 to 192 kHz.
+        TypeError: not an integer.
+        ValueError: outside 8000 to 192000 Hz.
     """
     rate = operator.index(sample_rate)
     if not LOWEST_RATE_HZ <= rate <= HIGHEST_RATE_HZ:
@@ -79,7 +79,7 @@ def _to_numpy(signal: Any) -> NDArray[Any]:
         raise TypeError(f"Expected a torch tensor or a NumPy array, got {type(signal).__name__}.")
     tensor = signal.detach().cpu()
     if tensor.dtype.is_floating_point:
-        # bfloat16 has no NumPy counterpart; every float ends as float32 anyway.
+        # NumPy has no bfloat16, and every float type becomes float32 in the end.
         tensor = tensor.float()
     return np.asarray(tensor.numpy())
 

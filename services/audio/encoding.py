@@ -1,7 +1,7 @@
-"""The file formats besides plain samples: FLAC, MP3, Ogg Vorbis and Opus, written by libsndfile.
+"""The file formats, and the encoders for FLAC, MP3, Ogg Vorbis and Opus (libsndfile).
 
-Samples arrive in blocks and leave in blocks of a second at most: memory does not grow with the
-length, and libvorbis, which takes its working memory from the stack, breaks on a minute at once.
+Samples are encoded in blocks of at most a second. Memory does not grow with the length, and
+libvorbis, which allocates its working memory on the stack, crashes on a block of a minute.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 
 from services.audio.arrays import HIGHEST_RATE_HZ, LOWEST_RATE_HZ
-from services.audio.wav import BITS, Dither, quantised
+from services.audio.wav import BITS, Dither, quantise
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -34,34 +34,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AudioFormat:
-    """A kind of file that can be written."""
-
     name: str
     label: str
-    """For messages: "MP3"."""
+    """For messages, as "MP3"."""
     suffix: str
     media_type: str
     container: str
     """libsndfile's short name."""
     bit_depths: tuple[str, ...] = ()
-    """The first is the usual one; empty where the samples are not kept exactly."""
+    """The first is the default; empty for a lossy format."""
     sample_rates: tuple[int, ...] = ()
-    """Hz, rising; empty where any rate from 8 to 192 kHz can be written."""
+    """Hz, ascending; empty for any rate from 8 to 192 kHz."""
     encoder: str = ""
-    """libsndfile's name of the encoding, where it does not follow from the bit depth."""
+    """libsndfile's name of the encoding, for formats without a bit depth."""
     compression: float = 0.0
-    """libsndfile's scale: 0 is the best quality, or for FLAC the fastest; 1 the smallest file."""
+    """libsndfile's scale: 0 is the best quality (FLAC: the fastest), 1 the smallest file."""
 
     @property
     def lossy(self) -> bool:
-        """Whether what is decoded differs from what was encoded."""
         return not self.bit_depths
 
 
-# The lossy settings are transparent ones. Over five takes of the composer at -9 LUFS (48 kHz
-# stereo), decoded peaks rose above the ceiling by at most 0.3 dB with MP3 at 320 kb/s (0.4 dB with
-# its best variable rate, which saves a fifth), 0.4 dB with Vorbis quality 7 (180 to 230 kb/s) and
-# 0.8 dB with Opus at 190 kb/s (0.9 dB at 165 kb/s).
+# The lossy settings are transparent. With five takes of the composer at -9 LUFS (48 kHz stereo),
+# decoded peaks exceeded the ceiling by at most 0.3 dB for MP3 at 320 kb/s (0.4 dB for its best
+# variable rate, which saves a fifth), 0.4 dB for Vorbis quality 7 (180 to 230 kb/s) and 0.8 dB for
+# Opus at 190 kb/s (0.9 dB at 165 kb/s).
 _FORMATS = (
     AudioFormat(
         name="wav",
@@ -78,7 +75,7 @@ _FORMATS = (
         media_type="audio/flac",
         container="FLAC",
         bit_depths=("PCM_16", "PCM_24"),
-        compression=0.625,  # libFLAC's own level 5: smaller takes three times as long for 3 %
+        compression=0.625,  # libFLAC's level 5; the highest saves 3 % and takes three times as long
     ),
     AudioFormat(
         name="mp3",
@@ -112,17 +109,17 @@ _FORMATS = (
 )
 
 FORMATS: dict[str, AudioFormat] = {one.name: one for one in _FORMATS}
-"""By name: wav, flac, mp3, ogg (Vorbis), opus."""
+"""Formats by name: wav, flac, mp3, ogg (Vorbis) and opus."""
 
 _BY_SUFFIX = {one.suffix: one for one in _FORMATS}
 _HIGHEST_ODD_FLAC_RATE = 65_535
 
 
-def format_for(path: str | os.PathLike[str], audio_format: str | None = None) -> AudioFormat:
-    """The format of a file to be: the one named, otherwise the one its suffix stands for.
+def choose_format(path: str | os.PathLike[str], audio_format: str | None = None) -> AudioFormat:
+    """Return the format called `audio_format`, or else the format of the suffix.
 
     Raises:
-        ValueError: there is no such format or suffix, or the suffix stands for another format.
+        ValueError: the format or the suffix is unknown, or they contradict each other.
     """
     suffix = Path(path).suffix.lower()
     by_suffix = _BY_SUFFIX.get(suffix)
@@ -130,7 +127,7 @@ def format_for(path: str | os.PathLike[str], audio_format: str | None = None) ->
         if by_suffix is None:
             raise ValueError(
                 f"Unknown file type {suffix!r} of {os.fspath(path)}; expected one of "
-                f"{', '.join(_BY_SUFFIX)}, or name the format."
+                f"{', '.join(_BY_SUFFIX)}."
             )
         return by_suffix
     named = FORMATS.get(audio_format.lower())
@@ -138,22 +135,22 @@ def format_for(path: str | os.PathLike[str], audio_format: str | None = None) ->
         raise ValueError(f"Unknown format {audio_format!r}; expected one of {', '.join(FORMATS)}.")
     if by_suffix not in {None, named}:
         raise ValueError(
-            f"{os.fspath(path)} is to be {named.label}, but {suffix} stands for another format; "
-            f"name it {named.suffix}."
+            f"The suffix {suffix} of {os.fspath(path)} does not match the format {named.label}; "
+            f"use {named.suffix}."
         )
     return named
 
 
-def depth_for(audio_format: AudioFormat, bit_depth: str | None = None) -> str | None:
-    """The bit depth to write: the one asked for, otherwise 16 bit; None for lossy formats.
+def choose_bit_depth(audio_format: AudioFormat, bit_depth: str | None = None) -> str | None:
+    """Return the requested bit depth or the default of the format; None for lossy formats.
 
     Raises:
-        ValueError: the format does not have it.
+        ValueError: the format does not have the bit depth.
     """
     if audio_format.lossy:
         if bit_depth is not None:
             raise ValueError(
-                f"{audio_format.label} has no bit depth; leave {bit_depth} out, or write "
+                f"{audio_format.label} has no bit depth; leave out {bit_depth}, or choose "
                 "WAV or FLAC."
             )
         return None
@@ -167,19 +164,19 @@ def depth_for(audio_format: AudioFormat, bit_depth: str | None = None) -> str | 
     return bit_depth
 
 
-def rate_for(audio_format: AudioFormat, sample_rate: int) -> int:
-    """The rate in Hz at which audio of `sample_rate` is written: the next higher one there is.
+def choose_sample_rate(audio_format: AudioFormat, sample_rate: int) -> int:
+    """Return the rate in Hz at which the format stores audio of `sample_rate`.
 
-    Opus has 8, 12, 16, 24 and 48 kHz; MP3 has nine rates up to 48 kHz; what is above goes down to
-    48 kHz. The others take the rate as it is.
+    That is the same rate, or the next higher one the format has. Opus and MP3 end at 48 kHz, to
+    which higher rates go down.
 
     Raises:
-        ValueError: a FLAC file cannot have the rate.
+        ValueError: FLAC does not have the rate.
     """
     if audio_format.name == "flac" and sample_rate > _HIGHEST_ODD_FLAC_RATE and sample_rate % 10:
         raise ValueError(
-            f"FLAC cannot carry {sample_rate} Hz: above {_HIGHEST_ODD_FLAC_RATE} Hz it takes "
-            "multiples of 10."
+            f"FLAC does not support {sample_rate} Hz: above {_HIGHEST_ODD_FLAC_RATE} Hz, choose a "
+            "multiple of 10."
         )
     rates = audio_format.sample_rates
     if not rates:
@@ -188,20 +185,16 @@ def rate_for(audio_format: AudioFormat, sample_rate: int) -> int:
 
 
 def check_exact_rate(audio_format: AudioFormat, sample_rate: int) -> None:
-    """Refuse a rate that the format does not have.
-
-    Raises:
-        ValueError: it does not; the message names those it has.
-    """
+    """Raise ValueError if the format does not have the rate; the message lists the rates."""
     if not LOWEST_RATE_HZ <= sample_rate <= HIGHEST_RATE_HZ:
         raise ValueError(
             f"Unsupported sample rate {sample_rate} Hz; "
             f"expected {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz."
         )
-    if rate_for(audio_format, sample_rate) != sample_rate:
+    if choose_sample_rate(audio_format, sample_rate) != sample_rate:
         known = ", ".join(map(str, audio_format.sample_rates))
         raise ValueError(
-            f"{audio_format.label} cannot carry {sample_rate} Hz; expected one of {known}."
+            f"{audio_format.label} does not support {sample_rate} Hz; expected one of {known}."
         )
 
 
@@ -213,28 +206,28 @@ def encode(
     bit_depth: str | None = None,
     dither: bool = True,
 ) -> int:
-    """Write a file that is not WAV, without tags; return its samples per channel.
+    """Write a FLAC, MP3, Vorbis or Opus file without tags; return its samples per channel.
 
     The same samples give the same bytes.
 
     Args:
-        path: a name of its own, replaced if it exists (a temporary one, see `staged_file`).
-        source: at a rate the format has.
-        audio_format: FLAC, MP3, Vorbis or Opus.
-        bit_depth: of FLAC, see `depth_for`.
-        dither: for FLAC, as `write_wav` has it.
+        path: the file; an existing file is overwritten.
+        source: audio at a rate the format has.
+        audio_format: any but WAV.
+        bit_depth: for FLAC, see `choose_bit_depth`.
+        dither: for FLAC, see `write_wav`.
 
     Raises:
-        ValueError: a bit depth that the format does not have.
-        OSError: the disk says no.
+        ValueError: the format does not have the bit depth.
+        OSError: the file cannot be written.
     """
-    depth = depth_for(audio_format, bit_depth)
+    depth = choose_bit_depth(audio_format, bit_depth)
     with path.open("w+b") as file:
         sink = _Sink(file)
         frames = checksum = 0
-        with _libsndfile(sink, source, audio_format, depth) as encoder:
-            for block in _prepared(source, depth, dither=dither):
-                with sink.reasons():
+        with _open_encoder(sink, source, audio_format, depth) as encoder:
+            for block in _prepare(source, depth, dither=dither):
+                with sink.raise_failures():
                     encoder.write(block)
                 frames += len(block)
                 checksum = zlib.crc32(block.data, checksum)
@@ -244,39 +237,39 @@ def encode(
     return frames
 
 
-def _prepared(
+def _prepare(
     source: Source, bit_depth: str | None, *, dither: bool
 ) -> Iterator[NDArray[np.float32] | NDArray[np.int32]]:
-    """What libsndfile gets, `[some, channels]`: float for the lossy, whole steps for the others."""
-    blocks = _at_most_a_second(source)
+    """Yield the blocks for libsndfile, `[frames, channels]`: float for lossy, else int32."""
+    blocks = _split_into_seconds(source)
     if bit_depth is None:
         for block in blocks:
             yield np.ascontiguousarray(block.T)
         return
     noise = Dither() if dither else None
     for block in blocks:
-        steps = quantised(block.T, BITS[bit_depth], noise)
+        steps = quantise(block.T, BITS[bit_depth], noise)
         yield _upper_bits(steps, BITS[bit_depth]).reshape(-1, source.channels)
 
 
 def _upper_bits(steps: bytes, bits: int) -> NDArray[np.int32]:
-    """Samples of 16 or 24 bit, as they stand in a WAV file, in the upper bits of 32."""
+    """Move packed little-endian samples of 16 or 24 bit into the upper bits of int32."""
     width = bits // 8
     words = np.zeros((len(steps) // width, 4), np.uint8)
     words[:, 4 - width :] = np.frombuffer(steps, np.uint8).reshape(-1, width)
     return words.view("<i4").astype(np.int32, copy=False)
 
 
-def _at_most_a_second(source: Source) -> Iterator[Audio]:
+def _split_into_seconds(source: Source) -> Iterator[Audio]:
     for block in source.blocks():
         for start in range(0, block.shape[1], source.sample_rate):
             yield block[:, start : start + source.sample_rate]
 
 
 class _Sink:
-    """A file as libsndfile sees it, which remembers why a call failed.
+    """The file object given to libsndfile; it records why a call failed.
 
-    libsndfile hears only that bytes are missing, and its MP3 and Ogg encoders do not even look.
+    libsndfile itself only learns that bytes are missing, and its MP3 and Ogg encoders ignore it.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -304,12 +297,12 @@ class _Sink:
         return self._file.tell()
 
     @contextmanager
-    def reasons(self) -> Iterator[None]:
-        """A block in which a failure of the file or the encoder becomes an OSError."""
+    def raise_failures(self) -> Iterator[None]:
+        """Raise failures of the file or the encoder in the `with` block as an OSError."""
         import soundfile
 
         try:
-            with _signals_after():
+            with _defer_signals():
                 yield
         except (soundfile.LibsndfileError, AssertionError) as error:
             raise self._failure or OSError(errno.EIO, f"the encoder failed ({error})") from error
@@ -318,18 +311,18 @@ class _Sink:
 
 
 @contextmanager
-def _signals_after() -> Iterator[None]:
-    """A block whose signals are heard at its end.
+def _defer_signals() -> Iterator[None]:
+    """Delay signals until the end of the `with` block.
 
-    What a handler raises in a callback of C code is printed and lost, Ctrl-C included.
+    An exception that a handler raises inside a C callback is printed and lost, Ctrl-C included.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    received: list[int] = []
 
     def note(number: int, _frame: FrameType | None) -> None:
-        came.append(number)
+        received.append(number)
 
     handlers = {
         number: signal.signal(number, note)
@@ -341,17 +334,17 @@ def _signals_after() -> Iterator[None]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
-        for heard in came:
-            signal.raise_signal(heard)
+        for number in received:
+            signal.raise_signal(number)
 
 
 @contextmanager
-def _libsndfile(
+def _open_encoder(
     sink: _Sink, source: Source, audio_format: AudioFormat, bit_depth: str | None
 ) -> Iterator[soundfile.SoundFile]:
     import soundfile
 
-    with sink.reasons():
+    with sink.raise_failures():
         encoder = soundfile.SoundFile(
             sink,
             "w",
@@ -365,15 +358,15 @@ def _libsndfile(
     try:
         yield encoder
     finally:
-        with sink.reasons():
+        with sink.raise_failures():
             encoder.close()
 
 
 def _set_serial(file: BinaryIO, serial: int) -> None:
-    """Number the stream after its samples, where libsndfile draws a number.
+    """Replace libsndfile's random serial number, so that the same samples give the same bytes.
 
-    The number only has to differ between streams that are put into one file (RFC 3533, section 4),
-    and it stands on every page, under the checksum of the page.
+    Serial numbers only have to differ between the streams of one file (RFC 3533, section 4). Each
+    page has the number and a checksum over it.
     """
     from mutagen import ogg
 

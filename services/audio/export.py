@@ -1,4 +1,4 @@
-"""The exporter: a tensor or array in, a mastered file out, WAV or any other format."""
+"""Master a tensor or array and write it to a file, in WAV or any other format."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.audio.arrays import as_audio, check_sample_rate
-from services.audio.delivery import exported
-from services.audio.encoding import depth_for, format_for, rate_for
-from services.audio.finishing import Delivered, OutputFormat, deliver, deliver_mastered
+from services.audio.atomic import AtomicFile, publish_all
+from services.audio.conversion import describe_output
+from services.audio.encoding import choose_bit_depth, choose_format, choose_sample_rate
 from services.audio.mastering import (
     DEFAULT_TARGET_LUFS,
     DEFAULT_TRUE_PEAK_DBTP,
     check_target,
     master,
 )
+from services.audio.output import Output, OutputFormat, write_mastered_output, write_output
 from services.audio.sources import ArraySource
-from services.audio.staging import Staged, publish_all
 from services.audio.wav import (
     SUPPORTED_BIT_DEPTHS,
+    atomic_wav,
     check_bit_depth,
-    staged_wav,
 )
 
 if TYPE_CHECKING:
     from services.audio.arrays import Audio
-    from services.audio.delivery import Exported
+    from services.audio.conversion import Exported
     from services.audio.facts import TakeFacts
 
 
 class AudioExporter:
-    """Masters audio to one loudness and writes it.
+    """Masters audio to a loudness and writes it.
 
     Args:
-        target_lufs: integrated loudness of what is written; None keeps every level as it is.
-        true_peak_dbtp: no true peak of what is written is above this.
+        target_lufs: integrated loudness of the files; None keeps the levels.
+        true_peak_dbtp: highest true peak of the files.
 
     Raises:
-        ValueError: levels that no master can have.
+        ValueError: see `check_target`.
     """
 
     SUPPORTED_BIT_DEPTHS = SUPPORTED_BIT_DEPTHS
@@ -62,28 +62,28 @@ class AudioExporter:
         normalize: bool = True,
         bit_depth: str = "PCM_16",
     ) -> tuple[Path, int]:
-        """Write one file; return its path and size in bytes.
+        """Write a WAV file without metadata; return its path and size in bytes.
 
         Args:
             audio_tensor: `(samples,)` or `(channels, samples)`, see `as_audio`.
-            output_path: the file; its folders are made, an existing file is replaced.
+            output_path: the file; its folders are created, an existing file is replaced.
             sample_rate: 8000 to 192000 Hz.
-            normalize: master to the levels of this exporter; otherwise the samples are kept,
-                rounded to the nearest step and held at full scale where PCM cannot carry them.
+            normalize: master to the levels of this exporter. Otherwise the samples are kept; PCM
+                rounds them to the nearest step and clips them at full scale.
             bit_depth: one of `SUPPORTED_BIT_DEPTHS`.
 
         Raises:
-            TypeError: neither a tensor nor an array.
-            ValueError: the audio, the rate or the bit depth cannot be written; no file is made.
-            RuntimeError: "Could not write WAV file ..." when the disk says no.
+            TypeError: not a tensor or array.
+            ValueError: the audio, sample rate or bit depth is invalid. No file is created.
+            RuntimeError: "Could not write WAV file ..."; the message gives the reason.
         """
         check_bit_depth(bit_depth)
         audio = as_audio(audio_tensor)
         rate = check_sample_rate(sample_rate)
         with ExitStack() as stack:
-            staged = self._stage(stack, audio, output_path, rate, normalize, bit_depth)
-            staged.publish()
-        return staged.written.path, staged.written.bytes
+            file = self._write_wav(stack, audio, output_path, rate, normalize, bit_depth)
+            file.publish()
+        return file.written_file.path, file.written_file.bytes
 
     def export_wav_batch(
         self,
@@ -92,14 +92,13 @@ class AudioExporter:
         sample_rate: int = 32_000,
         normalize: bool = True,
     ) -> list[tuple[Path, int]]:
-        """Write several 16-bit files, all or none.
+        """Write several 16-bit WAV files, all or none; return their paths and sizes in bytes.
 
-        Everything is checked before the first file is written, and written before the first file
-        gets its name.
+        All arguments are checked before the first file is written.
 
         Raises:
-            TypeError, ValueError, RuntimeError: as `export_wav`; ValueError also for lists of
-                different length and for a path that comes twice.
+            TypeError, ValueError, RuntimeError: see `export_wav`; ValueError also for lists of
+                different lengths and for a path that occurs twice.
         """
         if len(audio_tensors) != len(output_paths):
             raise ValueError(
@@ -110,12 +109,12 @@ class AudioExporter:
         audios = [as_audio(tensor) for tensor in audio_tensors]
         rate = check_sample_rate(sample_rate)
         with ExitStack() as stack:
-            staged = [
-                self._stage(stack, audio, path, rate, normalize, "PCM_16")
+            outputs = [
+                self._write_wav(stack, audio, path, rate, normalize, "PCM_16")
                 for audio, path in zip(audios, output_paths, strict=True)
             ]
-            publish_all(staged)
-        return [(one.written.path, one.written.bytes) for one in staged]
+            publish_all(outputs)
+        return [(one.written_file.path, one.written_file.bytes) for one in outputs]
 
     def export(
         self,
@@ -131,25 +130,25 @@ class AudioExporter:
     ) -> Exported:
         """Write one file in any format.
 
-        What is decoded from the file keeps the ceiling of this exporter, lossy formats included,
-        and its loudness is within 0.1 LU of the target or flagged.
+        The decoded samples keep the true-peak ceiling of this exporter, in lossy formats too.
+        Their loudness is within 0.1 LU of the target, or the result has the flag `peak_limited`.
 
         Args:
             audio: `(samples,)` or `(channels, samples)`, see `as_audio`.
-            path: the file; its folders are made, an existing file is replaced.
-            sample_rate: 8000 to 192000 Hz; resampled where the format does not have it.
-            audio_format: wav, flac, mp3, ogg or opus; otherwise the suffix says it.
-            bit_depth: of WAV and FLAC, 16 bit if not given.
-            normalize: master to the levels of this exporter; otherwise no level is changed.
-            facts: what the file says about itself, with the loudness measured here; None writes
-                the samples and nothing else.
-            keep_raw: also write `NAME.raw.wav` beside it: the audio as it came, 32-bit float. Both
-                files or none.
+            path: the file; its folders are created, an existing file is replaced.
+            sample_rate: 8000 to 192000 Hz. The audio is resampled if the format lacks the rate.
+            audio_format: wav, flac, mp3, ogg or opus; by default the suffix decides.
+            bit_depth: for WAV and FLAC; 16 bit by default.
+            normalize: master to the levels of this exporter; otherwise the levels are kept.
+            facts: metadata for the file; its loudness is replaced by the measured one. None writes
+                no metadata.
+            keep_raw: also write the audio before mastering to `NAME.raw.wav`, as 32-bit float.
+                Either both files appear or none.
 
         Raises:
-            TypeError: neither a tensor nor an array.
-            ValueError: the audio, rate, format or bit depth cannot be written; no file is made.
-            RuntimeError: "Could not write ... file ..." when the disk says no.
+            TypeError: not a tensor or array.
+            ValueError: the audio, sample rate, format or bit depth is invalid. No file is created.
+            RuntimeError: "Could not write ... file ..."; the message gives the reason.
         """
         signal, rate = as_audio(audio), check_sample_rate(sample_rate)
         output_format = self._choose_output_format(
@@ -157,14 +156,14 @@ class AudioExporter:
         )
         raw_path = Path(path).with_suffix(".raw.wav")
         with ExitStack() as stack:
-            staged = [self._deliver(stack, path, signal, rate, normalize, output_format)]
+            outputs = [self._write_output(stack, path, signal, rate, normalize, output_format)]
             if keep_raw:
                 raw_format = self._choose_output_format(
                     raw_path, rate, "wav", "FLOAT", False, facts
                 )
-                staged.append(self._deliver(stack, raw_path, signal, rate, False, raw_format))
-            publish_all([one.staged for one in staged])
-        return exported(*staged)
+                outputs.append(self._write_output(stack, raw_path, signal, rate, False, raw_format))
+            publish_all([one.file for one in outputs])
+        return describe_output(*outputs)
 
     def export_batch(
         self,
@@ -178,20 +177,19 @@ class AudioExporter:
     ) -> list[Exported]:
         """Write several files, each in the format of its suffix, all or none.
 
-        Everything is checked before the first file is written, and written before the first file
-        gets its name.
+        All arguments are checked before the first file is written.
 
         Args:
-            audios: one for each path; the same one several times gives it in several formats.
+            audios: one per path; repeat one to write it in several formats.
             paths: the files.
-            sample_rate: 8000 to 192000 Hz, of all.
-            bit_depth: of those whose format has one.
-            normalize: as `export`.
-            facts: one for each path.
+            sample_rate: 8000 to 192000 Hz, of all `audios`.
+            bit_depth: for the files whose format has one.
+            normalize: see `export`.
+            facts: metadata, one per path.
 
         Raises:
-            TypeError, ValueError, RuntimeError: as `export`; ValueError also for lists of
-                different length and for a path that comes twice.
+            TypeError, ValueError, RuntimeError: see `export`; ValueError also for lists of
+                different lengths and for a path that occurs twice.
         """
         known = [None] * len(paths) if facts is None else list(facts)
         if not len(audios) == len(paths) == len(known):
@@ -207,15 +205,14 @@ class AudioExporter:
             for path, fact in zip(paths, known, strict=True)
         ]
         with ExitStack() as stack:
-            staged = [
-                self._deliver(stack, path, signal, rate, normalize, output_format)
+            outputs = [
+                self._write_output(stack, path, signal, rate, normalize, output_format)
                 for path, signal, output_format in zip(paths, signals, output_formats, strict=True)
             ]
-            publish_all([one.staged for one in staged])
-        return [exported(one) for one in staged]
+            publish_all([one.file for one in outputs])
+        return [describe_output(one) for one in outputs]
 
     def get_info(self) -> dict[str, Any]:
-        """The levels and formats of this exporter."""
         return {
             "target_lufs": self.target_lufs,
             "true_peak_dbtp": self.true_peak_dbtp,
@@ -223,7 +220,7 @@ class AudioExporter:
             "supported_bit_depths": list(self.SUPPORTED_BIT_DEPTHS),
         }
 
-    def _stage(
+    def _write_wav(
         self,
         stack: ExitStack,
         audio: Audio,
@@ -231,11 +228,11 @@ class AudioExporter:
         rate: int,
         normalize: bool,
         bit_depth: str,
-    ) -> Staged:
+    ) -> AtomicFile:
         normalize = normalize and self.target_lufs is not None
         if normalize:
             audio = master(audio, rate, self.target_lufs, self.true_peak_dbtp).audio
-        return stack.enter_context(staged_wav(path, audio, rate, bit_depth, dither=normalize))
+        return stack.enter_context(atomic_wav(path, audio, rate, bit_depth, dither=normalize))
 
     def _choose_output_format(
         self,
@@ -248,16 +245,16 @@ class AudioExporter:
         *,
         mixed: bool = False,
     ) -> OutputFormat:
-        wanted = format_for(path, audio_format)
+        wanted = choose_format(path, audio_format)
         return OutputFormat(
             audio_format=wanted,
-            sample_rate=rate_for(wanted, rate),
-            bit_depth=depth_for(wanted, None if mixed and wanted.lossy else bit_depth),
+            sample_rate=choose_sample_rate(wanted, rate),
+            bit_depth=choose_bit_depth(wanted, None if mixed and wanted.lossy else bit_depth),
             dither=normalize and self.target_lufs is not None,
             facts=facts,
         )
 
-    def _deliver(
+    def _write_output(
         self,
         stack: ExitStack,
         path: str | os.PathLike[str],
@@ -265,11 +262,11 @@ class AudioExporter:
         rate: int,
         normalize: bool,
         output_format: OutputFormat,
-    ) -> Delivered:
+    ) -> Output:
         source = ArraySource(audio, rate)
         if not normalize or self.target_lufs is None:
-            return deliver(stack, path, source, output_format)
-        return deliver_mastered(
+            return write_output(stack, path, source, output_format)
+        return write_mastered_output(
             stack,
             path,
             source,
@@ -284,5 +281,5 @@ def _check_distinct(paths: Sequence[str | os.PathLike[str]]) -> None:
     for path in paths:
         real = os.path.realpath(path)
         if real in seen:
-            raise ValueError(f"Duplicate output path: {os.fspath(path)} comes twice.")
+            raise ValueError(f"Duplicate output path: {os.fspath(path)}. Each file needs its own.")
         seen.add(real)

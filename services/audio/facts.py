@@ -1,4 +1,4 @@
-"""What a file of music says about itself, in whatever way its format can say it."""
+"""The metadata of a take, independent of the file format that carries it."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class Section:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TakeFacts:
-    """Everything that is written into a file beside its samples; what is not known is None.
+    """The metadata that is written into a file; None stands for unknown.
 
-    The prompt, the engine with its version and the seed are enough to make the take again;
-    `generation_id` is enough to find it.
+    Prompt, engine, engine version and seed suffice to render the take again; `generation_id`
+    identifies its job.
     """
 
     prompt: str | None = None
@@ -42,14 +42,14 @@ class TakeFacts:
     engine_version: str | None = None
     seed: int | None = None
     licence: str | None = None
-    """Licence of the audio, as an SPDX identifier or a sentence."""
+    """An SPDX identifier or a sentence."""
     created_at: dt.datetime | None = None
-    """Time zone aware."""
+    """With a time zone."""
     genre: str | None = None
     bpm: float | None = None
-    """Beats a minute, a beat being what `beats_per_bar` counts."""
+    """Beats per minute; a beat is the unit that `beats_per_bar` counts."""
     key: str | None = None
-    """`C# minor`, `Eb major`."""
+    """As "C# minor" or "Eb major"."""
     bars: int | None = None
     beats_per_bar: int = 4
     beat_unit: int = 4
@@ -57,15 +57,14 @@ class TakeFacts:
     loudness: Loudness | None = None
     """Of the samples in the file."""
     is_loop: bool = False
-    """Whether the end joins the beginning: a whole number of bars and nothing after them."""
+    """Whether the file can be repeated without a gap: whole bars with nothing after them."""
 
     @property
     def beats(self) -> int | None:
-        """Beats of the whole take."""
         return None if self.bars is None else self.bars * self.beats_per_bar
 
     def to_dict(self) -> dict[str, Any]:
-        """What is known, by name and ready for JSON; `from_dict` takes it back."""
+        """Return the known fields, JSON-ready; `from_dict` is the inverse."""
         known = {one.name: getattr(self, one.name) for one in fields(self)}
         if self.created_at is not None:
             known["created_at"] = self.created_at.isoformat()
@@ -78,30 +77,32 @@ class TakeFacts:
 
     @classmethod
     def from_dict(cls, found: object) -> TakeFacts:
-        """Facts out of what `to_dict` gave, or anybody else wrote.
+        """Read the metadata from untrusted JSON; never raises.
 
-        What cannot be is left out: a tempo outside 1 to 1000, a bar count of 0, a number that is
-        not finite, a value of another type. Nothing is raised.
+        Invalid values are ignored: a tempo outside 1 to 1000 BPM, no bars, a number that is not
+        finite, a value of the wrong type.
         """
         if not isinstance(found, Mapping):
             return cls()
-        meter = [_whole(found.get(name), _MOST_BEATS) for name in ("beats_per_bar", "beat_unit")]
+        meter = [
+            _parse_count(found.get(name), _MOST_BEATS) for name in ("beats_per_bar", "beat_unit")
+        ]
         beats_per_bar, beat_unit = [value or 4 for value in meter]
         return cls(
-            **{name: _text(found.get(name)) for name in _TEXTS},
-            seed=_seed(found.get("seed")),
-            created_at=_moment(found.get("created_at")),
-            bpm=_between(found.get("bpm"), _LOWEST_BPM, _HIGHEST_BPM),
-            bars=_whole(found.get("bars"), _MOST_BARS),
+            **{name: _parse_text(found.get(name)) for name in _TEXTS},
+            seed=_parse_seed(found.get("seed")),
+            created_at=_parse_time(found.get("created_at")),
+            bpm=_parse_number(found.get("bpm"), _LOWEST_BPM, _HIGHEST_BPM),
+            bars=_parse_count(found.get("bars"), _MOST_BARS),
             beats_per_bar=beats_per_bar,
             beat_unit=beat_unit,
-            sections=_sections(found.get("sections")),
-            loudness=_loudness(found.get("loudness")),
+            sections=_parse_sections(found.get("sections")),
+            loudness=_parse_loudness(found.get("loudness")),
             is_loop=found.get("is_loop") is True,
         )
 
 
-def _text(value: object) -> str | None:
+def _parse_text(value: object) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
@@ -109,22 +110,22 @@ def _is_int(value: object) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def _seed(value: Any) -> int | None:
+def _parse_seed(value: Any) -> int | None:
     return int(value) if _is_int(value) and abs(value) < _SEED_LIMIT else None
 
 
-def _whole(value: Any, most: int) -> int | None:
+def _parse_count(value: Any, most: int) -> int | None:
     return int(value) if _is_int(value) and 1 <= value <= most else None
 
 
-def _between(value: Any, lowest: float, highest: float) -> float | None:
+def _parse_number(value: Any, lowest: float, highest: float) -> float | None:
     is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    # NaN is within no limits.
+    # NaN fails both comparisons.
     return float(value) if is_number and lowest <= value <= highest else None
 
 
-def _moment(value: object) -> dt.datetime | None:
-    """In UTC, which is also what a time without a zone is taken for."""
+def _parse_time(value: object) -> dt.datetime | None:
+    """Parse an ISO 8601 time and convert it to UTC; a time without a zone is UTC."""
     if not isinstance(value, str):
         return None
     try:
@@ -134,19 +135,19 @@ def _moment(value: object) -> dt.datetime | None:
         return None
 
 
-def _sections(value: object) -> tuple[Section, ...]:
+def _parse_sections(value: object) -> tuple[Section, ...]:
     found = []
     for one in value[:_MOST_SECTIONS] if isinstance(value, list) else []:
         if not isinstance(one, Mapping):
             continue
-        start = _between(one.get("start_seconds"), 0.0, 1e9)
-        name = _text(one.get("name"))
+        start = _parse_number(one.get("start_seconds"), 0.0, 1e9)
+        name = _parse_text(one.get("name"))
         if start is not None and name is not None:
             found.append(Section(start, name))
     return tuple(found)
 
 
-def _loudness(value: object) -> Loudness | None:
+def _parse_loudness(value: object) -> Loudness | None:
     if not isinstance(value, Mapping):
         return None
     from services.audio.loudness import Loudness
@@ -155,9 +156,9 @@ def _loudness(value: object) -> Loudness | None:
     for one in fields(Loudness):
         if one.name not in value:
             return None
-        # JSON has no minus infinity: silence stands there as null.
+        # JSON has no minus infinity: `Loudness.to_dict` writes null.
         figure = value[one.name]
-        known = -math.inf if figure is None else _between(figure, -1000.0, 1000.0)
+        known = -math.inf if figure is None else _parse_number(figure, -1000.0, 1000.0)
         if known is None:
             return None
         figures[one.name] = known

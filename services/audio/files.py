@@ -1,4 +1,4 @@
-"""Where audio files lie: one folder a day under one base folder, and nothing outside it."""
+"""The output folder: one folder per day under a base folder, and no access outside it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from services.audio.inventory import (
     AnyPath,
     FileCleanup,
     StoredFile,
-    oldest_first,
     plan_cleanup,
     scan,
+    sort_oldest_first,
     summarise,
     temporary_name,
 )
@@ -32,11 +32,11 @@ _MIB = 1 << 20
 
 
 class AudioFileManager:
-    """Names, finds, moves and removes the files under one folder.
+    """Names, finds, moves and deletes the files under a base folder.
 
-    Days are days in UTC. A relative path is taken from the working folder if that leads into the
-    base folder (as what `get_output_path` returns does), otherwise from the base folder. Links are
-    neither followed nor listed, and a path that leads out of the base folder is a ValueError.
+    Days are UTC. A relative path starts at the working folder if it then lies in the base folder
+    (as the results of `get_output_path` do), otherwise at the base folder. Links are neither
+    followed nor listed. A path outside the base folder is a ValueError.
     """
 
     def __init__(self, base_dir: AnyPath = "data/outputs") -> None:
@@ -49,67 +49,68 @@ class AudioFileManager:
         create_dirs: bool = True,
         date: Day | None = None,
     ) -> Path:
-        """Where the file of a job belongs: `base_dir/YYYY/MM/DD/job_id.wav`.
+        """Return the path for the file of a job: `base_dir/YYYY/MM/DD/job_id.wav`.
 
         Args:
-            job_id: up to 128 letters, digits, `.`, `_` and `-`; no dot at either end.
+            job_id: up to 128 letters, digits, `.`, `_` and `-`. It neither begins with `.` or `-`
+                nor ends with `.`.
             extension: with or without its dot.
-            create_dirs: make the folder.
-            date: the day; today without one.
+            create_dirs: create the folder.
+            date: the day; today by default.
 
         Raises:
-            ValueError: an id or extension that is not a plain name, or a folder that is a link
+            ValueError: the id or extension is not a plain name, or a folder is a link that leads
                 out of the base folder.
         """
         if not _JOB_ID.fullmatch(job_id):
-            raise ValueError(f"Invalid job id {job_id!r}: letters, digits, '.', '_' and '-' only.")
-        folder = self.base_dir / _day(date).strftime("%Y/%m/%d")
-        path = folder / f"{job_id}{_normal_extension(extension)}"
+            raise ValueError(
+                f"Invalid job id {job_id!r}: use up to 128 letters, digits, '.', '_' and '-'."
+            )
+        folder = self.base_dir / _to_utc_day(date).strftime("%Y/%m/%d")
+        path = folder / f"{job_id}{_normalise_extension(extension)}"
         self.resolve(path)
         if create_dirs:
             folder.mkdir(parents=True, exist_ok=True)
         return path
 
     def file_exists(self, job_id: str, extension: str = ".wav", date: Day | None = None) -> bool:
-        """Whether the job has a file on that day (today without one)."""
         return self.get_output_path(job_id, extension, create_dirs=False, date=date).is_file()
 
     def get_file_size(self, path: AnyPath) -> int:
-        """Size in bytes; FileNotFoundError without the file."""
-        return self._existing(path).stat().st_size
+        return self._require_file(path).stat().st_size
 
     def get_file_size_mb(self, path: AnyPath) -> float:
-        """Size in units of 2**20 bytes; FileNotFoundError without the file."""
+        """Return the size in units of 2**20 bytes."""
         return self.get_file_size(path) / _MIB
 
     def delete_file(self, path: AnyPath) -> bool:
-        """Remove a file; False if there was none."""
+        """Delete a file; return False if it does not exist."""
         try:
-            self._existing(path).unlink()
+            self._require_file(path).unlink()
         except FileNotFoundError:
             return False
         return True
 
     def move_file(self, source: AnyPath, destination: AnyPath) -> Path:
-        """Rename a file, replacing one of the new name; return the destination.
+        """Rename a file, replacing an existing destination; return the destination.
 
         Raises:
-            FileNotFoundError: there is no source.
-            ValueError: either path leads out of the base folder.
+            FileNotFoundError: the source does not exist.
+            ValueError: either path is outside the base folder.
         """
-        found, target = self._existing(source), self.resolve(destination)
+        found, target = self._require_file(source), self.resolve(destination)
         target.parent.mkdir(parents=True, exist_ok=True)
         found.replace(target)
         return target
 
     def copy_file(self, source: AnyPath, destination: AnyPath) -> Path:
-        """Copy a file, times included; it appears whole; return the destination.
+        """Copy a file atomically, with its times; return the destination.
 
         Raises:
-            FileNotFoundError: there is no source.
-            ValueError: either path leads out of the base folder.
+            FileNotFoundError: the source does not exist.
+            ValueError: either path is outside the base folder.
         """
-        found, target = self._existing(source), self.resolve(destination)
+        found, target = self._require_file(source), self.resolve(destination)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.parent / temporary_name()
         try:
@@ -120,12 +121,16 @@ class AudioFileManager:
         return target
 
     def resolve(self, path: AnyPath) -> Path:
-        """The path as it may be used; ValueError when something on it leads out of the folder."""
+        """Return the path, made relative to the base folder if needed.
+
+        Raises:
+            ValueError: the path, with all links followed, is outside the base folder.
+        """
         given = Path(path)
         base = self.base_dir.resolve()
         candidates = [given] if given.is_absolute() else [given, self.base_dir / given]
         for candidate in candidates:
-            # A link that leads to itself leads nowhere: Python 3.13 leaves it, older ones raise.
+            # A link to itself: Python 3.13 returns it, older versions raise RuntimeError.
             with suppress(RuntimeError):
                 found = candidate.resolve()
                 if base in found.parents and not found.is_symlink():
@@ -139,11 +144,11 @@ class AudioFileManager:
         limit: int | None = None,
         extension: str | None = None,
     ) -> list[Path]:
-        """The files of the days from `start_date` to `end_date`, both included, newest first."""
-        first = _day(start_date) if start_date else dt.date.min
-        last = _day(end_date) if end_date else dt.date.max
-        ending = _normal_extension(extension).lower() if extension else None
-        newest_first = reversed(oldest_first(self._files()))
+        """Return the files of the days from `start_date` to `end_date` inclusive, newest first."""
+        first = _to_utc_day(start_date) if start_date else dt.date.min
+        last = _to_utc_day(end_date) if end_date else dt.date.max
+        ending = _normalise_extension(extension).lower() if extension else None
+        newest_first = reversed(sort_oldest_first(self._files()))
         chosen = [
             file.path
             for file in newest_first
@@ -152,14 +157,14 @@ class AudioFileManager:
         return chosen[: None if limit is None else max(limit, 0)]
 
     def cleanup_old_files(self, days_old: float = 30, dry_run: bool = True) -> int:
-        """Remove files older than that many days, left-over temporary ones too; return how many.
+        """Delete files, and abandoned temporary files, by age; return the number of files.
 
         Args:
-            days_old: 24-hour days; 0 means every file.
-            dry_run: only count.
+            days_old: delete files older than this many days of 24 hours; 0 deletes all.
+            dry_run: count the files without deleting them.
 
         Raises:
-            ValueError: a negative age.
+            ValueError: `days_old` is negative.
         """
         if not days_old >= 0:
             raise ValueError(f"days_old must be 0 or more, got {days_old}.")
@@ -170,16 +175,16 @@ class AudioFileManager:
         return sum(self.delete_file(file.path) for file in old)
 
     def cleanup_to_size(self, max_bytes: int, dry_run: bool = True) -> FileCleanup:
-        """Remove the oldest files until the rest takes `max_bytes` or less; return which.
+        """Delete the oldest files until the rest takes `max_bytes` or less.
 
-        Temporary files are neither counted nor removed: one of them may be what is being written.
+        Temporary files are neither counted nor deleted, since they may be in use.
 
         Args:
-            max_bytes: 0 means every file.
-            dry_run: only say what would go.
+            max_bytes: 0 deletes all.
+            dry_run: return the plan without deleting.
 
         Raises:
-            ValueError: a negative number of bytes.
+            ValueError: `max_bytes` is negative.
         """
         plan = plan_cleanup(self._files(), max_bytes=max_bytes)
         if dry_run:
@@ -189,7 +194,7 @@ class AudioFileManager:
         return replace(plan, deleted=True)
 
     def cleanup_empty_directories(self) -> int:
-        """Remove the folders that hold nothing, base folder excepted; return how many."""
+        """Delete empty folders below the base folder; return their number."""
         removed = 0
         for folder, _, _ in os.walk(self.base_dir, topdown=False):
             if Path(folder) == self.base_dir:
@@ -197,17 +202,16 @@ class AudioFileManager:
             try:
                 Path(folder).rmdir()
             except OSError:
-                # Not empty, or filled by a job this very moment: both are reasons to keep it.
+                # Not empty; a job may have written to it just now.
                 continue
             removed += 1
         return removed
 
     def get_storage_stats(self) -> dict[str, Any]:
-        """Count, sizes, ends and kinds of the files; oldest and newest are paths or None."""
         return summarise(self._files(), lambda file: str(file.path))
 
     def get_info(self) -> dict[str, Any]:
-        """The base folder, whether it is there, and how many bytes its disk has left (or None)."""
+        """Return the base folder, whether it exists, and the free bytes of its disk or None."""
         exists = self.base_dir.is_dir()
         return {
             "base_dir": str(self.base_dir),
@@ -215,7 +219,7 @@ class AudioFileManager:
             "free_bytes": shutil.disk_usage(self.base_dir).free if exists else None,
         }
 
-    def _existing(self, path: AnyPath) -> Path:
+    def _require_file(self, path: AnyPath) -> Path:
         found = self.resolve(path)
         if not found.is_file():
             raise FileNotFoundError(f"No such file: {os.fspath(path)}")
@@ -225,7 +229,7 @@ class AudioFileManager:
         return [file for file in scan(self.base_dir) if not file.is_temporary]
 
 
-def _day(moment: Day | None) -> dt.date:
+def _to_utc_day(moment: Day | None) -> dt.date:
     if moment is None:
         return dt.datetime.now(dt.UTC).date()
     if isinstance(moment, dt.datetime):
@@ -233,8 +237,8 @@ def _day(moment: Day | None) -> dt.date:
     return moment
 
 
-def _normal_extension(extension: str) -> str:
+def _normalise_extension(extension: str) -> str:
     match = _EXTENSION.fullmatch(extension)
     if match is None:
-        raise ValueError(f"Invalid extension {extension!r}: letters and digits only.")
+        raise ValueError(f"Invalid extension {extension!r}: use 1 to 10 letters and digits.")
     return f".{match[1]}"

@@ -1,4 +1,4 @@
-"""What lies under a folder of audio files: found without following links, with age and size."""
+"""List the files under a folder of audio files, with age and size, without following links."""
 
 from __future__ import annotations
 
@@ -22,72 +22,69 @@ _LAST_MOMENT = dt.datetime.max.replace(tzinfo=dt.UTC).timestamp() - 1.0
 
 
 def temporary_name() -> str:
-    """A name for a file that is not whole yet: hidden, and short whatever the final name is."""
+    """Return a new name for an unfinished file: hidden, and shorter than any length limit."""
     return f"{_TEMPORARY_PREFIX}{secrets.token_hex(8)}{_TEMPORARY_SUFFIX}"
 
 
 def lock_name(of: str) -> str:
-    """A name for a file that a process holds locked: it is no audio, and never listed here."""
+    """Return the name of a lock file, which `scan` leaves out."""
     return f"{_TEMPORARY_PREFIX}{of}{_LOCK_SUFFIX}"
 
 
 @dataclass(frozen=True, slots=True)
 class StoredFile:
-    """A file as it was found."""
-
     base: Path
     """The folder that was scanned."""
     relative: str
-    """The path from there, with slashes."""
+    """The path below `base`, with slashes."""
     size: int
     """Bytes."""
     changed: float
-    """Seconds since the epoch."""
+    """Last change, seconds since the epoch."""
     written: float
-    """Seconds since the epoch: the last change, or the end of the folder's day if that is earlier.
+    """The last change, or the end of the folder's day if that is earlier; seconds since the epoch.
 
-    Neither a touch nor a restored backup makes music newer than the day it was made."""
+    A restored backup is not newer than the day the audio was rendered."""
 
     @property
     def path(self) -> Path:
-        """Where it is; made when it is asked for, since many are listed and few are opened."""
+        # Computed on demand: many files are listed and few are opened.
         return self.base / self.relative
 
     @property
     def is_temporary(self) -> bool:
-        """Whether it has the name of a file that is not whole yet."""
         name = self.relative.rpartition("/")[2]
         return name.startswith(_TEMPORARY_PREFIX) and name.endswith(_TEMPORARY_SUFFIX)
 
     @property
     def is_in_day_folder(self) -> bool:
-        """Whether it lies in a folder `YYYY/MM/DD`, or in one below."""
+        """Whether the file is under a folder `YYYY/MM/DD`."""
         return _DAY_FOLDER.match(self.relative) is not None and self.relative[10:11] == "/"
 
     @property
     def day(self) -> dt.date:
-        """The day in UTC on which it was written."""
+        """The UTC day of `written`."""
         return dt.datetime.fromtimestamp(min(self.written, _LAST_MOMENT), dt.UTC).date()
 
 
 @dataclass(frozen=True, slots=True)
 class FileCleanup:
-    """What a clean-up removed, or would remove, and what stays."""
+    """The files that a clean-up deletes, and what it keeps."""
 
     files: tuple[StoredFile, ...]
-    """Oldest first."""
+    """Files to delete, oldest first."""
     kept_files: int
     kept_bytes: int
     deleted: bool
 
     @property
     def total_bytes(self) -> int:
-        """What the files take together."""
+        """Size of the files to delete."""
         return sum(file.size for file in self.files)
 
 
 def listed_file(relative: str, size: int, changed: float) -> StoredFile:
-    """A file that was found elsewhere than in a folder: it has no path.
+    """Describe a file that is not in a local folder, so that its `path` is meaningless.
 
     Args:
         relative: its name, with slashes.
@@ -97,27 +94,25 @@ def listed_file(relative: str, size: int, changed: float) -> StoredFile:
     return StoredFile(Path(), relative, size, changed, min(changed, _day_end(relative[:10])))
 
 
-def summarise(files: Iterable[StoredFile], shown: Callable[[StoredFile], str]) -> dict[str, Any]:
-    """Count, sizes, ends and kinds of files; oldest and newest as `shown` gives them, or None."""
-    ordered = oldest_first(files)
+def summarise(files: Iterable[StoredFile], label: Callable[[StoredFile], str]) -> dict[str, Any]:
+    """Return number, sizes and types of files; oldest and newest as `label` names them, or None."""
+    ordered = sort_oldest_first(files)
     size = sum(file.size for file in ordered)
     return {
         "total_files": len(ordered),
         "total_size_bytes": size,
         "total_size_mb": size / _MIB,
         "total_size_gb": size / (_MIB << 10),
-        "oldest_file": shown(ordered[0]) if ordered else None,
-        "newest_file": shown(ordered[-1]) if ordered else None,
+        "oldest_file": label(ordered[0]) if ordered else None,
+        "newest_file": label(ordered[-1]) if ordered else None,
         "file_types": dict(Counter(PurePosixPath(one.relative).suffix.lower() for one in ordered)),
     }
 
 
 def scan(base_dir: AnyPath) -> Iterator[StoredFile]:
-    """Every file under the folder, temporary ones too; links are not followed and not given.
+    """Yield every file under a folder, temporary ones included.
 
-    Locks are not given either.
-
-    What vanishes meanwhile and folders that may not be read are left out.
+    Links, lock files, files that vanish during the scan and unreadable folders are left out.
     """
     base = Path(base_dir)
     folders = [""]
@@ -144,8 +139,8 @@ def scan(base_dir: AnyPath) -> Iterator[StoredFile]:
                     yield StoredFile(base, relative, found.st_size, changed, min(changed, day_end))
 
 
-def oldest_first(files: Iterable[StoredFile]) -> list[StoredFile]:
-    """The files by the time they were written; of one moment, by name."""
+def sort_oldest_first(files: Iterable[StoredFile]) -> list[StoredFile]:
+    """Sort files by `written`, then by last change and name."""
     return sorted(files, key=lambda file: (file.written, file.changed, file.relative))
 
 
@@ -155,19 +150,19 @@ def plan_cleanup(
     written_before: float | None = None,
     max_bytes: int | None = None,
 ) -> FileCleanup:
-    """Choose what has to go, oldest first.
+    """Choose the files to delete, oldest first.
 
     Args:
-        files: what there is.
-        written_before: everything older goes, seconds since the epoch.
-        max_bytes: as many more go as it takes for the rest to fit.
+        files: all files.
+        written_before: delete older files; seconds since the epoch.
+        max_bytes: delete more files until the rest takes no more than this.
 
     Raises:
-        ValueError: a negative number of bytes.
+        ValueError: `max_bytes` is negative.
     """
     if max_bytes is not None and max_bytes < 0:
         raise ValueError(f"max_bytes must be 0 or more, got {max_bytes}.")
-    ordered = oldest_first(files)
+    ordered = sort_oldest_first(files)
     kept_bytes = sum(file.size for file in ordered)
     count = 0
     for file in ordered:
@@ -185,7 +180,7 @@ def _is_lock(name: str) -> bool:
 
 
 def _day_end(relative: str) -> float:
-    """The last moment of the day a folder stands for; infinity for other folders."""
+    """Return the last moment of the day of a folder `YYYY/MM/DD`; infinity for other folders."""
     match = _DAY_FOLDER.fullmatch(relative.rstrip("/"))
     if match is None:
         return float("inf")

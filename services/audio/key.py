@@ -1,4 +1,4 @@
-"""The key of a piece: the notes that sound, against how often a key uses each of its notes."""
+"""Estimate the key: compare the strength of the pitch classes with the profile of each key."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from services.audio.arrays import as_audio, check_sample_rate
-from services.audio.hearing import ANALYSIS_RATE, hear, ramp
 from services.audio.sources import ArraySource
-from services.audio.spectrum import frequencies, magnitudes
+from services.audio.spectrum import compute_magnitudes, frequencies
+from services.audio.summary import ANALYSIS_RATE, ramp, summarise_signal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,8 +22,8 @@ PITCH_CLASSES = ("C", "C#", "D", "Eb", "E", "F", "F#", "G", "Ab", "A", "Bb", "B"
 
 _SIZE, _HOP = 8192, 4096
 _LOWEST_HZ, _HIGHEST_HZ = 50.0, 2100.0
-_SURROUNDINGS = 41
-_STANDS_OUT, _OF_LOUDEST = 2.0, 0.01
+_LOCAL_MEAN_BINS = 41
+_OVER_LOCAL_MEAN, _OF_LOUDEST = 2.0, 0.01
 _SILENT = 1e-6
 _HARMONICS, _HARMONIC_DECAY = 4, 0.6
 _OPENING_FRAMES = 2 * ANALYSIS_RATE // _HOP
@@ -33,8 +33,8 @@ _ATONAL, _TONAL = 0.65, 0.8
 _FLAT = 0.3
 _FEW_NOTES, _ENOUGH_NOTES = 2.0, 5.0
 _ODDS = 12.0
-"""Odds of one key to another, in natural logarithms for a difference of 1 in their scores; fitted
-on composer takes and the `TUNED` styles of `benchmarks.songs`."""
+"""Natural logarithm of the odds between two keys whose scores differ by 1; fitted on composer takes
+and the `TUNED` styles of `benchmarks.songs`."""
 
 PROFILES = np.array(
     [
@@ -42,34 +42,33 @@ PROFILES = np.array(
         [0.220, 0.006, 0.104, 0.123, 0.019, 0.103, 0.012, 0.214, 0.062, 0.022, 0.061, 0.052],
     ]
 )
-"""How often major and minor use each note above the tonic (Albrecht and Shanahan 2013)."""
+"""Share of each pitch class above the tonic, in major and minor (Albrecht and Shanahan 2013)."""
 _TRIADS = np.zeros((2, 12))
 _TRIADS[0, [0, 4, 7]] = _TRIADS[1, [0, 3, 7]] = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
-    """A tonic and a mode; modes other than major and minor read as the one with their third."""
+    """A tonic and a mode; other modes count as major or minor by their third."""
 
     name: str
-    """As "C# minor"; the spelling of `PITCH_CLASSES`."""
+    """As "C# minor"; spelled as in `PITCH_CLASSES`."""
     tonic: int
     """0 = C .. 11 = B."""
     mode: Literal["major", "minor"]
     confidence: float
-    """0..1: the odds of this key among all, less where the notes fit no key well or are few."""
+    """0..1, probability among all keys; reduced for a bad fit or few notes."""
     tuning_cents: float
-    """How far the notes lie above those of A = 440 Hz, -50 to 50."""
+    """Offset from A = 440 Hz, -50 to 50."""
     alternatives: tuple[str, ...]
-    """The three next likely keys; the relative or the fifth is often among them."""
+    """The three next likely keys, often the relative key or the fifth."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures by name, JSON-ready."""
         return asdict(self) | {"alternatives": list(self.alternatives)}
 
 
 class _Peaks(NamedTuple):
-    """What stands out of the spectrum, `[peaks]` each."""
+    """Peaks of the spectra of all frames, `[peaks]` each."""
 
     frame: NDArray[np.intp]
     hertz: Curve
@@ -77,77 +76,77 @@ class _Peaks(NamedTuple):
 
 
 def estimate_key(signal: Any, sample_rate: int) -> Key | None:
-    """Find the key; None for silence, noise, drums alone and notes that belong to no key.
+    """Estimate the key; None for silence, noise, drums alone and atonal notes.
 
     Args:
-        signal: what `as_audio` takes; only the first ten minutes are listened to.
+        signal: see `as_audio`; only the first ten minutes count.
         sample_rate: 8000 to 192000 Hz.
 
     Raises:
-        TypeError: not audio, or a rate that is no whole number.
-        ValueError: what `as_audio` and `check_sample_rate` refuse.
+        TypeError: not a tensor or array, or a sample rate that is not an integer.
+        ValueError: see `as_audio` and `check_sample_rate`.
     """
     audio = as_audio(signal)
-    return key_of(hear(ArraySource(audio, check_sample_rate(sample_rate))).mono)
+    return find_key(summarise_signal(ArraySource(audio, check_sample_rate(sample_rate))).mono)
 
 
-def key_of(mono: Spectra) -> Key | None:
-    """As `estimate_key`, of a mono mix at `ANALYSIS_RATE`."""
+def find_key(mono: Spectra) -> Key | None:
+    """Estimate the key of a mono mix at `ANALYSIS_RATE`, like `estimate_key`."""
     peaks = _find_peaks(mono)
     if peaks.frame.size < _FEWEST_PEAKS:
         return None
     turn = np.sum(peaks.weight * np.exp(2j * np.pi * 12 * np.log2(peaks.hertz / 440.0)))
     tuning = float(np.angle(turn) / (2 * np.pi))
-    chroma = _chroma(peaks, tuning)
+    chroma = _compute_chroma(peaks, tuning)
     first = peaks.frame < peaks.frame[0] + _OPENING_FRAMES
-    opening = _chroma(_Peaks(*(values[first] for values in peaks)), tuning)
-    fit = _fit(chroma, PROFILES)
-    # Pieces tend to begin on their tonic chord: it decides between keys of the same notes.
-    scores = fit + _OPENING_WEIGHT * _fit(opening, _TRIADS)
+    opening = _compute_chroma(_Peaks(*(values[first] for values in peaks)), tuning)
+    fit = _correlate_keys(chroma, PROFILES)
+    # Pieces tend to begin with their tonic chord, which separates keys that share their notes.
+    scores = fit + _OPENING_WEIGHT * _correlate_keys(opening, _TRIADS)
     order = np.argsort(-scores, kind="stable")
     best = int(order[0])
     if fit[best] < _ATONAL or float(chroma.std() / chroma.mean()) < _FLAT:
         return None
     chances = np.exp(_ODDS * (scores - scores[best]))
     tonal = ramp(float(fit[best]), _ATONAL, _TONAL)
-    several = ramp(_number_of_notes(chroma), _FEW_NOTES, _ENOUGH_NOTES)
+    several = ramp(_count_notes(chroma), _FEW_NOTES, _ENOUGH_NOTES)
     return Key(
-        name=_name(best),
+        name=_format_name(best),
         tonic=best % 12,
         mode="minor" if best >= 12 else "major",
         confidence=tonal * several / float(chances.sum()),
         tuning_cents=100.0 * tuning,
-        alternatives=tuple(_name(int(other)) for other in order[1:4]),
+        alternatives=tuple(_format_name(int(other)) for other in order[1:4]),
     )
 
 
-def _name(index: int) -> str:
+def _format_name(index: int) -> str:
     return f"{PITCH_CLASSES[index % 12]} {'minor' if index >= 12 else 'major'}"
 
 
-def _number_of_notes(chroma: Curve) -> float:
-    """1 to 12: how many equally strong pitch classes would be as spread out."""
+def _count_notes(chroma: Curve) -> float:
+    """Return the effective number of pitch classes, 1 to 12 (inverse of the sum of squares)."""
     shares = chroma / chroma.sum()
     return 1.0 / float(shares @ shares)
 
 
 def _find_peaks(mono: Spectra) -> _Peaks:
-    """Local maxima of the spectrum that stand out of their surroundings, frame by frame."""
+    """Return the local maxima that exceed the local mean of their spectrum."""
     hertz = frequencies(_SIZE)
     low, high = np.searchsorted(hertz, [_LOWEST_HZ, _HIGHEST_HZ])
     frames, places, weights = [], [], []
     done = 0
-    for group in magnitudes(mono, _SIZE, _HOP):
+    for group in compute_magnitudes(mono, _SIZE, _HOP):
         part = group[:, low - 1 : high + 1]
         before, middle, after = part[:, :-2], part[:, 1:-1], part[:, 2:]
         floor = np.maximum(_OF_LOUDEST * part.max(axis=1, keepdims=True), _SILENT)
-        floor = np.maximum(floor, _STANDS_OUT * _surroundings(part)[:, 1:-1])
+        floor = np.maximum(floor, _OVER_LOCAL_MEAN * _local_mean(part)[:, 1:-1])
         frame, column = np.nonzero((middle > before) & (middle >= after) & (middle > floor))
         left, top, right = (
             np.log(values[frame, column] + 1e-12).astype(np.float64)
             for values in (before, middle, after)
         )
-        # The top of the parabola through three bins in decibels.
+        # Vertex of the parabola through three logarithmic bins.
         shift = np.clip(0.5 * (left - right) / (left - 2 * top + right - 1e-12), -0.5, 0.5)
         frames.append(frame + done)
         places.append((column + low + shift) * (ANALYSIS_RATE / _SIZE))
@@ -156,18 +155,20 @@ def _find_peaks(mono: Spectra) -> _Peaks:
     return _Peaks(np.concatenate(frames), np.concatenate(places), np.concatenate(weights))
 
 
-def _surroundings(part: Spectra) -> Spectra:
-    padded = np.pad(part, ((0, 0), (_SURROUNDINGS // 2 + 1, _SURROUNDINGS // 2)), mode="edge")
+def _local_mean(part: Spectra) -> Spectra:
+    padded = np.pad(part, ((0, 0), (_LOCAL_MEAN_BINS // 2 + 1, _LOCAL_MEAN_BINS // 2)), mode="edge")
     sums = np.cumsum(padded, axis=1, dtype=np.float64)
-    means = (sums[:, _SURROUNDINGS:] - sums[:, :-_SURROUNDINGS]) / _SURROUNDINGS
+    means = (sums[:, _LOCAL_MEAN_BINS:] - sums[:, :-_LOCAL_MEAN_BINS]) / _LOCAL_MEAN_BINS
     return means.astype(np.float32)
 
 
-def _chroma(peaks: _Peaks, tuning: float) -> Curve:
-    """Strength of the twelve pitch classes: each peak counts as several harmonics' fundamental.
+def _compute_chroma(peaks: _Peaks, tuning: float) -> Curve:
+    """Return the strength of the twelve pitch classes.
+
+    Each peak counts as harmonic 1 to 4 of a fundamental, with decreasing weight.
 
     Args:
-        peaks: what sounds.
+        peaks: peaks of the spectrum.
         tuning: semitones above A = 440 Hz.
     """
     chroma = np.zeros(12)
@@ -182,8 +183,8 @@ def _chroma(peaks: _Peaks, tuning: float) -> Curve:
     return chroma
 
 
-def _fit(chroma: Curve, profiles: Curve) -> Curve:
-    """Correlation with every rotation of two profiles: 12 major keys, then 12 minor ones."""
+def _correlate_keys(chroma: Curve, profiles: Curve) -> Curve:
+    """Return the correlation with each rotation of two profiles: 12 major, then 12 minor keys."""
     turned = np.array([np.roll(profile, tonic) for profile in profiles for tonic in range(12)])
     turned -= turned.mean(axis=1, keepdims=True)
     centred = chroma - chroma.mean()

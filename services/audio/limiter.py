@@ -1,9 +1,8 @@
-"""A look-ahead limiter that holds true peaks, not samples, under a ceiling.
+"""A look-ahead limiter that keeps true peaks, not only samples, under a ceiling.
 
-The gain is worked out about 3000 times a second, whatever the sample rate: it falls over the 10 ms
-before a peak, stays for 5 ms, and comes back with a time constant of 60 ms. It is held and smoothed
-over 10 ms in all, so it does not follow the half-waves of a bass note (down to 50 Hz), which would
-be distortion.
+The gain is computed about 3000 times per second at any sample rate. It falls over the 10 ms before
+a peak, holds for 5 ms and recovers with a time constant of 60 ms. Holding and smoothing span 10 ms,
+so that the gain does not follow the half-waves of a bass note down to 50 Hz, which would distort.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from services.audio.arrays import as_audio, check_sample_rate
-from services.audio.sources import ArraySource, filled
+from services.audio.sources import ArraySource, join_blocks
 from services.audio.truepeak import block_peaks
 
 if TYPE_CHECKING:
@@ -32,46 +31,48 @@ _ROW = 1024
 
 
 def control_block(sample_rate: int) -> int:
-    """How many samples share one gain value; between two values the gain runs straight."""
+    """Return the number of samples per gain value; the gain between two values is linear."""
     return max(1, round(sample_rate / _CONTROL_RATE_HZ))
 
 
 def limit(signal: Any, sample_rate: int, ceiling_dbtp: float) -> tuple[Audio, float]:
-    """Limit the true peak (4x reading) to a ceiling, within a few hundredths of a dB.
+    """Limit the true peak (4x oversampled) to a ceiling, within a few hundredths of a dB.
 
-    Moving the gain moves the peaks between the samples a little; `plan_master` measures what came
-    out and corrects for it.
+    The moving gain shifts the peaks between the samples slightly. `plan_master` measures the result
+    and corrects for that.
 
     Args:
-        signal: what `as_audio` takes.
+        signal: see `as_audio`.
         sample_rate: 8000 to 192000 Hz.
-        ceiling_dbtp: at most this level is let through.
+        ceiling_dbtp: highest true peak.
 
     Returns:
-        The audio, the same object where nothing reaches the ceiling, and the largest gain
-        reduction in dB (0 or positive).
+        The audio (the same object if no peak exceeds the ceiling) and the largest gain reduction in
+        dB (0 or positive).
 
     Raises:
-        TypeError, ValueError: what `as_audio` and `check_sample_rate` refuse.
+        TypeError, ValueError: see `as_audio` and `check_sample_rate`.
     """
     audio, sample_rate = as_audio(signal), check_sample_rate(sample_rate)
     block = control_block(sample_rate)
     peaks = block_peaks(audio, sample_rate, block)
-    gains = gain_curve(peaks, 10 ** (ceiling_dbtp / 20), control_step(sample_rate))
+    gains = compute_gain_curve(peaks, 10 ** (ceiling_dbtp / 20), control_step(sample_rate))
     if gains is None:
         return audio, 0.0
     source = ArraySource(audio, sample_rate)
-    limited = filled(apply_gains(source.blocks(), gains, block), audio.shape)
+    limited = join_blocks(apply_gains(source.blocks(), gains, block), audio.shape)
     return limited, reduction_db(gains)
 
 
 def control_step(sample_rate: int) -> float:
-    """Seconds between two values of the gain."""
+    """Return the seconds between two values of the gain."""
     return control_block(sample_rate) / sample_rate
 
 
-def gain_curve(peaks: NDArray[np.float32], ceiling: float, step_seconds: float) -> Gains | None:
-    """The gain at the middle of each control block that brings `peaks` under `ceiling`.
+def compute_gain_curve(
+    peaks: NDArray[np.float32], ceiling: float, step_seconds: float
+) -> Gains | None:
+    """Return the gain at the middle of each control block that keeps `peaks` under `ceiling`.
 
     Args:
         peaks: true peak of each control block, linear, `[blocks]`.
@@ -79,15 +80,15 @@ def gain_curve(peaks: NDArray[np.float32], ceiling: float, step_seconds: float) 
         step_seconds: length of a control block.
 
     Returns:
-        Linear gains `[blocks]`, at most 1, or None where no peak reaches the ceiling.
+        Linear gains `[blocks]`, at most 1, or None if no peak exceeds the ceiling.
     """
     if float(peaks.max()) <= ceiling:
         return None
     needed = 20 * np.log10(ceiling / np.maximum(peaks, ceiling, dtype=np.float64))
     released = _release(needed, step_seconds)
     reach = max(1, round(_REACH_SECONDS / step_seconds))
-    # One block more on each side than the smoothing spans: the gain of a sample lies between
-    # those of two blocks, and a peak between two blocks counts for either.
+    # The minimum spans one block more on each side than the smoothing, because the gain of a sample
+    # is interpolated between two blocks and a peak may lie between them.
     held = _sliding_minimum(released, reach + 1)
     window = np.hanning(2 * reach + 3)[1:-1]
     smooth = np.convolve(np.pad(held, reach, mode="edge"), window / window.sum(), mode="valid")
@@ -95,20 +96,19 @@ def gain_curve(peaks: NDArray[np.float32], ceiling: float, step_seconds: float) 
 
 
 def reduction_db(gains: Gains) -> float:
-    """The largest gain reduction of a curve, in dB."""
     return float(-20 * np.log10(gains.min()))
 
 
 def apply_gains(blocks: Iterable[Audio], gains: Gains, block: int) -> Iterator[Audio]:
-    """Multiply by a gain curve, joining the middles of its blocks by straight lines.
+    """Multiply by a gain curve, interpolated linearly between the middles of its blocks.
 
     Args:
-        blocks: the signal from its first sample on, in pieces of any size.
-        gains: linear, one for each `block` samples of the signal.
-        block: samples to a gain.
+        blocks: the signal from its first sample, in pieces of any size.
+        gains: linear, one per `block` samples of the signal.
+        block: samples per gain.
     """
-    # A value before the first and one after the last, then a line from middle to middle. The
-    # middle of an even block lies between two samples.
+    # The first and last values are repeated beyond the ends. The middle of an even block lies
+    # between two samples.
     offset = np.float32(0.0 if block % 2 else 0.5)
     steady = np.concatenate((gains[:1], gains, gains[-1:])).astype(np.float32)
     along = (np.arange(block, dtype=np.float32) + offset) / np.float32(block)
@@ -123,10 +123,10 @@ def apply_gains(blocks: Iterable[Audio], gains: Gains, block: int) -> Iterator[A
 
 
 def _release(needed: Gains, step_seconds: float) -> Gains:
-    """Let each reduction (dB, negative) decay to nothing: `out[i] = min(needed[i], a out[i-1])`.
+    """Let each reduction (dB, negative) decay: `out[i] = min(needed[i], a out[i-1])`.
 
-    Unrolled, `out[i]` is the minimum of `needed[j] a^(i-j)` over j <= i: a running minimum once
-    divided by `a^i`, taken in rows short enough for the powers to stay in range.
+    Unrolled, `out[i]` is the minimum of `needed[j] a^(i-j)` over j <= i, which is a running minimum
+    after division by `a^i`. Rows are short enough for the powers to stay in range.
     """
     rows = -(-needed.size // _ROW)
     padded = np.zeros(rows * _ROW)
@@ -143,7 +143,7 @@ def _release(needed: Gains, step_seconds: float) -> Gains:
 
 
 def _sliding_minimum(values: Gains, reach: int) -> Gains:
-    """The minimum over `reach` values on either side; beyond the ends there is no reduction."""
+    """Return the minimum over `reach` values on either side, with 0 beyond the ends."""
     lowest = np.pad(values, reach)
     width, span = 2 * reach + 1, 1
     while span * 2 <= width:

@@ -1,7 +1,7 @@
-"""Loudness after ITU-R BS.1770-5, EBU R 128, EBU Tech 3341 (modes) and Tech 3342 (range).
+"""Loudness by ITU-R BS.1770-5, EBU R 128, EBU Tech 3341 (modes) and Tech 3342 (range).
 
-One channel counts once, as BS.1770 has it: a mono file reads 3 LU less than the same signal on
-both channels of a stereo file. All loudness is relative to full scale at 1.0.
+By BS.1770, each channel counts once: a mono file measures 3 LU less than the same signal on both
+channels of a stereo file. Full scale is 1.0.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ SHORTEST_GATED_SECONDS = 0.4
 
 _GRID_HZ = 100
 _MOMENTARY, _SHORT_TERM, _EVERY_100_MS = 40, 300, 10
-# The high-pass has decayed to 1e-9 after this time; its tail beyond is left out.
+# The response of the high-pass has decayed to 1e-9 after this time and is cut off.
 _FILTER_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Loudness:
-    """What the meter says of a signal; minus infinity stands for silence."""
+    """Loudness and peaks of a signal; minus infinity for silence."""
 
     integrated_lufs: float
-    """Gated loudness; of a clip under 400 ms, the loudness of all of it. -inf: all below -70."""
+    """Gated loudness; ungated for a clip under 400 ms. -inf if nothing is above -70 LUFS."""
     momentary_max_lufs: float
-    """Loudest 400 ms (all of a shorter clip), looked for every 10 ms."""
+    """Loudest 400 ms, or all of a shorter clip; measured every 10 ms."""
     short_term_max_lufs: float
-    """Loudest 3 s, looked for every 10 ms; -inf where there are no 3 s."""
+    """Loudest 3 s, measured every 10 ms; -inf for a shorter clip."""
     loudness_range_lu: float
-    """10th to 95th percentile of the gated short-term loudness; 0 where there are no 3 s."""
+    """10th to 95th percentile of the gated short-term loudness; 0 for a clip under 3 s."""
     true_peak_dbtp: float
     sample_peak_dbfs: float
 
     def to_dict(self) -> dict[str, float | None]:
-        """The figures by name, with None for minus infinity, which JSON does not have."""
+        """Return the fields, with None for minus infinity, which JSON does not have."""
         return finite_or_none(asdict(self))
 
 
 class Programme:
-    """K-weighted energy of a signal on a 10 ms grid: all that the loudness figures need."""
+    """K-weighted energy of a signal on a 10 ms grid, from which all loudness is computed."""
 
     def __init__(self, sample_rate: int) -> None:
         self._rate = sample_rate
@@ -68,7 +68,7 @@ class Programme:
         self._sums = np.zeros(1)
 
     def push(self, power: NDArray[np.float32]) -> None:
-        """Take the K-weighted power of the next samples, `[some]`."""
+        """Add the K-weighted power of the next samples, `[n]`."""
         self._samples += power.size
         self._whole_energy += float(power.sum(dtype=np.float64))
         start = self._samples - power.size - self._rest.size
@@ -83,7 +83,7 @@ class Programme:
         self._rest = power
 
     def finish(self) -> None:
-        """Say that there are no more samples; the figures can be asked for now."""
+        """End the signal; call this before reading a loudness."""
         self._edges = self._edge(np.arange(self._count + 1))
         self._sums = np.zeros(self._count + 1)
         if self._bins:
@@ -103,21 +103,18 @@ class Programme:
         return energies if energies.size else np.array([self._whole_energy / self._samples])
 
     def integrated_lufs(self, gain: float = 1.0) -> float:
-        """Gated loudness, after a linear gain."""
         return gated_loudness(self._momentary(_EVERY_100_MS) * gain**2)
 
     def momentary_max_lufs(self, gain: float = 1.0) -> float:
-        """The loudest 400 ms, after a linear gain."""
-        return loudness_of(float(self._momentary(1).max()) * gain**2)
+        return energy_to_lufs(float(self._momentary(1).max()) * gain**2)
 
     def short_term_max_lufs(self, gain: float = 1.0) -> float:
-        """The loudest 3 s, after a linear gain; minus infinity where there are no 3 s."""
-        return loudness_of(float(self._windows(_SHORT_TERM, 1).max(initial=0.0)) * gain**2)
+        return energy_to_lufs(float(self._windows(_SHORT_TERM, 1).max(initial=0.0)) * gain**2)
 
     def loudness_range_lu(self, gain: float = 1.0) -> float:
-        """Loudness range after a linear gain (EBU Tech 3342, section 3)."""
+        # EBU Tech 3342, section 3.
         energies = self._windows(_SHORT_TERM, _EVERY_100_MS) * gain**2
-        energies = energies[energies >= energy_of(ABSOLUTE_GATE_LUFS)]
+        energies = energies[energies >= lufs_to_energy(ABSOLUTE_GATE_LUFS)]
         if energies.size == 0:
             return 0.0
         energies = np.sort(energies[energies >= energies.mean() * 10**-2.0])
@@ -125,7 +122,7 @@ class Programme:
         return float(10 * np.log10(energies[high] / energies[low]))
 
     def loudness(self, true_peak: float, sample_peak: float, gain: float = 1.0) -> Loudness:
-        """All figures after a linear gain; the peaks, linear, are those before it."""
+        """Return the loudness after a linear gain; the peaks are linear and before the gain."""
         return Loudness(
             integrated_lufs=self.integrated_lufs(gain),
             momentary_max_lufs=self.momentary_max_lufs(gain),
@@ -137,15 +134,15 @@ class Programme:
 
 
 def measure_loudness(signal: Any, sample_rate: int) -> Loudness:
-    """Measure a signal.
+    """Measure the loudness and peaks of a signal.
 
     Args:
-        signal: what `as_audio` takes.
+        signal: see `as_audio`.
         sample_rate: 8000 to 192000 Hz.
 
     Raises:
-        TypeError: not audio, or a rate that is no whole number.
-        ValueError: what `as_audio` and `check_sample_rate` refuse.
+        TypeError: not a tensor or array, or a sample rate that is not an integer.
+        ValueError: see `as_audio` and `check_sample_rate`.
     """
     audio = as_audio(signal)
     rate = check_sample_rate(sample_rate)
@@ -153,10 +150,10 @@ def measure_loudness(signal: Any, sample_rate: int) -> Loudness:
 
 
 def measure_source(source: Source) -> Loudness:
-    """As `measure_loudness`, for audio of any length: it is gone through once, block by block.
+    """Measure audio of any length in one pass, like `measure_loudness`.
 
     Raises:
-        ValueError: there are no samples.
+        ValueError: the source has no samples.
     """
     programme, weighting = Programme(source.sample_rate), KWeighting(source)
     peaks, highest = SteepFollower(source), 0.0
@@ -170,11 +167,11 @@ def measure_source(source: Source) -> Loudness:
 
 
 class KWeighting:
-    """The squared K-weighted signal summed over the channels (BS.1770-5, Annex 1), as a stream.
+    """Streams the squared K-weighted signal, summed over the channels (BS.1770-5, Annex 1).
 
-    The two recursive filters are applied as the finite response they amount to, by overlap-save
-    in the frequency domain: as fast as `scipy.signal`, without the second its import takes.
-    Whatever the size of the blocks, the transforms fall on the same samples.
+    The two recursive filters are applied as one finite response, by overlap-save in the frequency
+    domain. That is as fast as `scipy.signal`, whose import takes a second. The transforms cover the
+    same samples for any block size.
     """
 
     def __init__(self, source: Source) -> None:
@@ -185,7 +182,7 @@ class KWeighting:
         self._filled = self._overlap
 
     def push(self, audio: Audio) -> NDArray[np.float32]:
-        """Take the next samples, `[channels, some]`; the power of those that are through."""
+        """Add samples, `[channels, n]`; return the power of those that are complete, `[m]`."""
         done = []
         size = self._stretch.shape[1]
         at = 0
@@ -202,7 +199,7 @@ class KWeighting:
         return np.concatenate(done) if done else np.empty(0, np.float32)
 
     def finish(self) -> NDArray[np.float32]:
-        """The power of the last samples."""
+        """Return the power of the remaining samples."""
         self._stretch[:, self._filled :] = 0.0
         return self._power()[: self._filled - self._overlap]
 
@@ -216,40 +213,39 @@ class KWeighting:
 
 
 def gated_loudness(energies: Energies) -> float:
-    """Integrated loudness of 400 ms block energies: -70 LUFS, then -10 LU gate (BS.1770-5)."""
-    kept = energies[energies > energy_of(ABSOLUTE_GATE_LUFS)]
+    """Return the LUFS of 400 ms block energies after the -70 LUFS and -10 LU gates (BS.1770-5)."""
+    kept = energies[energies > lufs_to_energy(ABSOLUTE_GATE_LUFS)]
     if kept.size == 0:
         return -math.inf
     kept = kept[kept > kept.mean() * 0.1]
-    return loudness_of(float(kept.mean()))
+    return energy_to_lufs(float(kept.mean()))
 
 
-def loudness_of(energy: float) -> float:
-    """LUFS of a K-weighted mean square summed over the channels."""
+def energy_to_lufs(energy: float) -> float:
+    """Convert a K-weighted mean square, summed over the channels, to LUFS."""
     return -0.691 + 10 * math.log10(energy) if energy > 0 else -math.inf
 
 
-def energy_of(lufs: float) -> float:
-    """The K-weighted mean square that reads `lufs`."""
+def lufs_to_energy(lufs: float) -> float:
     return float(10 ** ((lufs + 0.691) / 10))
 
 
 def decibels(amplitude: float) -> float:
-    """Level of an amplitude in dB relative to 1.0; minus infinity for zero."""
+    """Return the level of an amplitude in dB relative to 1.0; minus infinity for 0."""
     return 20 * math.log10(amplitude) if amplitude > 0 else -math.inf
 
 
 def finite_or_none(figures: dict[str, float]) -> dict[str, float | None]:
-    """The same figures with None in place of what JSON cannot carry."""
+    """Replace NaN and infinity, which JSON does not have, by None."""
     return {name: value if math.isfinite(value) else None for name, value in figures.items()}
 
 
 @cache
 def _weighting_response(size: int, sample_rate: int) -> NDArray[np.complex64]:
-    """The K-weighting at the bins of a real transform of `size`.
+    """Return the K-weighting at the bins of a real transform of `size`.
 
-    BS.1770-5 tabulates both filters for 48 kHz only; these are the analogue prototypes they were
-    made from, brought to any rate by the bilinear transform (equal to the tables at 48 kHz).
+    BS.1770-5 tabulates both filters for 48 kHz only. Here their analogue prototypes are transformed
+    to any rate by the bilinear transform; at 48 kHz the result equals the tables.
     """
     z = np.exp(-2j * np.pi * np.arange(size // 2 + 1) / size)
     unit = np.array([np.ones_like(z), z, z**2])

@@ -1,8 +1,7 @@
-"""From a mix to what is delivered: one loudness, no true peak above a ceiling.
+"""Mastering: bring a mix to a target loudness with no true peak above a ceiling.
 
-A gain alone does it for most material, and then the samples are scaled and nothing else. Where
-peaks are in the way they are limited, and the gain before the limiter is searched for so that the
-loudness after it is the one asked for.
+Most material needs only a gain, and its samples are only scaled. If peaks would then exceed the
+ceiling, they are limited, and the gain before the limiter is searched for the target loudness.
 """
 
 from __future__ import annotations
@@ -14,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from services.audio.arrays import as_audio, check_sample_rate
-from services.audio.drive import DriveSearch, survey
+from services.audio.gain_search import InputGainSearch, measure_blocks
 from services.audio.limiter import apply_gains, control_block, reduction_db
 from services.audio.loudness import SHORTEST_GATED_SECONDS, decibels, finite_or_none
-from services.audio.sources import ArraySource, filled
+from services.audio.sources import ArraySource, join_blocks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from services.audio.arrays import Audio
-    from services.audio.drive import Survey
+    from services.audio.gain_search import BlockMeasurement
     from services.audio.loudness import Loudness, Programme
     from services.audio.sources import Source
 
@@ -34,7 +33,7 @@ Flag = Literal["silent", "below_gate", "short_clip", "peak_limited"]
 DEFAULT_TARGET_LUFS = -16.0
 DEFAULT_TRUE_PEAK_DBTP = -1.0
 
-# Six steps of 16 bit: rounding and dither of the delivered file move a peak by less.
+# Six steps of 16 bit: rounding and dither of the written file raise a peak by less.
 _QUANTISATION_HEADROOM = 6 / 32768
 _TOLERANCE_LU = 0.1
 _CLOSE_ENOUGH_LU = 0.03
@@ -45,30 +44,27 @@ _METER_BLOCK = 1 << 14
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MasterReport:
-    """What mastering found and did; the levels are those of the result."""
-
     loudness: Loudness
+    """Of the result."""
     gain_db: float
     """Gain before the limiter."""
     gain_reduction_db: float
-    """The most the limiter took away; 0 where it was not needed."""
+    """The largest gain reduction of the limiter; 0 if it was not needed."""
     flags: tuple[Flag, ...]
-    """silent: all zero, kept. below_gate: nothing above -70 LUFS, kept. short_clip: under 400 ms,
-    measured ungated. peak_limited: more than 0.1 LU under the target, since reaching it would take
-    more than 12 dB of limiting."""
+    """silent: all samples are 0 and kept. below_gate: nothing is above -70 LUFS, the samples are
+    kept. short_clip: under 400 ms, measured ungated. peak_limited: more than 0.1 LU below the
+    target, which would take more than 12 dB of limiting."""
 
     @property
     def integrated_lufs(self) -> float:
-        """-inf where nothing is louder than -70 LUFS."""
         return self.loudness.integrated_lufs
 
     @property
     def true_peak_dbtp(self) -> float:
-        """As the meter reads it; -inf for digital silence."""
         return self.loudness.true_peak_dbtp
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures by name, JSON-ready: None for minus infinity, a list of flags."""
+        """Return the fields, JSON-ready, with None for minus infinity."""
         gains = {"gain_db": self.gain_db, "gain_reduction_db": self.gain_reduction_db}
         return {**self.loudness.to_dict(), **finite_or_none(gains), "flags": list(self.flags)}
 
@@ -86,35 +82,31 @@ def master(
     target_lufs: float | None = DEFAULT_TARGET_LUFS,
     true_peak_dbtp: float = DEFAULT_TRUE_PEAK_DBTP,
 ) -> Mastered:
-    """Bring a signal to a loudness under a true-peak ceiling.
+    """Master a signal to a loudness under a true-peak ceiling.
 
     Args:
-        signal: what `as_audio` takes.
+        signal: see `as_audio`.
         sample_rate: 8000 to 192000 Hz.
-        target_lufs: integrated loudness; None measures and leaves the samples as they are.
-        true_peak_dbtp: ceiling, by the meter of this package and by libebur128's filter, also
-            after rounding to 16 bit.
+        target_lufs: integrated loudness; None keeps the samples and only measures.
+        true_peak_dbtp: highest true peak by both interpolators of `truepeak`, also after rounding
+            to 16 bit.
 
     Raises:
-        TypeError: not audio, or a rate that is no whole number.
-        ValueError: what `as_audio`, `check_sample_rate` and `check_target` refuse.
+        TypeError: not a tensor or array, or a sample rate that is not an integer.
+        ValueError: see `as_audio`, `check_sample_rate` and `check_target`.
     """
     rate = check_sample_rate(sample_rate)
     audio = as_audio(signal)
     source = ArraySource(audio, rate)
     plan = plan_master(source, target_lufs, true_peak_dbtp)
     if not plan.changes_nothing:
-        audio = filled(plan.apply(source.blocks()), audio.shape)
+        audio = join_blocks(plan.apply(source.blocks()), audio.shape)
     report = plan.report
     return Mastered(audio=audio, **{name: getattr(report, name) for name in MasterReport.__slots__})
 
 
 def check_target(target_lufs: float | None, true_peak_dbtp: float) -> None:
-    """Refuse levels that no master can have.
-
-    Raises:
-        ValueError: a target outside -60 to 0 LUFS, or a ceiling outside -40 to 0 dBTP.
-    """
+    """Raise ValueError for a target outside -60 to 0 LUFS or a ceiling outside -40 to 0 dBTP."""
     if target_lufs is not None and not -60.0 <= target_lufs <= 0.0:
         raise ValueError(f"The target loudness must be from -60 to 0 LUFS, got {target_lufs}.")
     if not -40.0 <= true_peak_dbtp <= 0.0:
@@ -122,7 +114,7 @@ def check_target(target_lufs: float | None, true_peak_dbtp: float) -> None:
 
 
 class MasterPlan:
-    """The gains that master a signal, found but not yet applied."""
+    """The gains that master a signal, ready to be applied."""
 
     def __init__(
         self,
@@ -139,11 +131,10 @@ class MasterPlan:
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether the samples stay as they are."""
         return self._gains is None and self._gain == 1.0
 
     def apply(self, blocks: Iterable[Audio]) -> Iterator[Audio]:
-        """The mastered samples, block by block, of the signal that was planned for."""
+        """Yield the mastered blocks of the signal that the plan was made for."""
         if self._gains is not None:
             yield from apply_gains(blocks, self._gains * self._gain, self._block)
         elif self.changes_nothing:
@@ -158,48 +149,45 @@ def plan_master(
     target_lufs: float | None = DEFAULT_TARGET_LUFS,
     true_peak_dbtp: float = DEFAULT_TRUE_PEAK_DBTP,
 ) -> MasterPlan:
-    """As `master` for audio of any length; the source is gone through a few times.
+    """Find the gains for audio of any length, like `master`; the source is read a few times.
 
-    Memory grows by about 16 MB a minute, whatever the sample rate.
+    Memory grows by about 16 MB per minute of audio at any sample rate.
 
     Raises:
-        ValueError: what `check_target` refuses.
+        ValueError: see `check_target`.
     """
     check_target(target_lufs, true_peak_dbtp)
-    take = survey(source, control_block(source.sample_rate))
-    flags = _flags(take)
-    if target_lufs is None or not math.isfinite(take.programme.integrated_lufs()):
-        return _gain_plan(take, 1.0, flags)
+    measured = measure_blocks(source, control_block(source.sample_rate))
+    flags = _list_flags(measured)
+    if target_lufs is None or not math.isfinite(measured.programme.integrated_lufs()):
+        return _make_gain_plan(measured, 1.0, flags)
     ceiling = 10 ** (true_peak_dbtp / 20) - _QUANTISATION_HEADROOM
-    gain = _plain_gain(take.programme, target_lufs)
-    if take.highest_peak * gain <= ceiling:
-        return _gain_plan(take, gain, flags)
-    return _limiting_plan(source, take, target_lufs, ceiling, gain, flags)
+    gain = _find_plain_gain(measured.programme, target_lufs)
+    if measured.highest_peak * gain <= ceiling:
+        return _make_gain_plan(measured, gain, flags)
+    return _make_limiting_plan(source, measured, target_lufs, ceiling, gain, flags)
 
 
-def _gain_plan(take: Survey, gain: float, flags: tuple[Flag, ...]) -> MasterPlan:
+def _make_gain_plan(measured: BlockMeasurement, gain: float, flags: tuple[Flag, ...]) -> MasterPlan:
     report = MasterReport(
-        loudness=take.loudness(gain), gain_db=decibels(gain), gain_reduction_db=0.0, flags=flags
+        loudness=measured.loudness(gain), gain_db=decibels(gain), gain_reduction_db=0.0, flags=flags
     )
     return MasterPlan(report, gain=gain)
 
 
-def _flags(take: Survey) -> tuple[Flag, ...]:
+def _list_flags(measured: BlockMeasurement) -> tuple[Flag, ...]:
     flags: list[Flag] = []
-    if take.samples < SHORTEST_GATED_SECONDS * take.sample_rate:
+    if measured.samples < SHORTEST_GATED_SECONDS * measured.sample_rate:
         flags.append("short_clip")
-    if take.true_peak == 0:
+    if measured.true_peak == 0:
         flags.append("silent")
-    elif not math.isfinite(take.programme.integrated_lufs()):
+    elif not math.isfinite(measured.programme.integrated_lufs()):
         flags.append("below_gate")
     return tuple(flags)
 
 
-def _plain_gain(programme: Programme, target_lufs: float) -> float:
-    """The linear gain after which the programme reads the target.
-
-    A few steps, since a gain also moves quiet passages across the absolute gate.
-    """
+def _find_plain_gain(programme: Programme, target_lufs: float) -> float:
+    # Iterative, since a gain also moves quiet passages across the absolute gate.
     gain = 1.0
     for _ in range(8):
         missing = target_lufs - programme.integrated_lufs(gain)
@@ -209,25 +197,25 @@ def _plain_gain(programme: Programme, target_lufs: float) -> float:
     return gain
 
 
-def _limiting_plan(
+def _make_limiting_plan(
     source: Source,
-    take: Survey,
+    measured: BlockMeasurement,
     target_lufs: float,
     ceiling: float,
     plain_gain: float,
     flags: tuple[Flag, ...],
 ) -> MasterPlan:
-    """Search on the control blocks, render, measure, and correct what the search got wrong."""
-    search = DriveSearch(take, ceiling, plain_gain)
+    """Search on the control blocks, apply the gains, measure the result and correct the search."""
+    search = InputGainSearch(measured, ceiling, plain_gain)
     block = control_block(source.sample_rate)
     aim, margin_db = target_lufs, _MARGIN_DB
     for _ in range(_ROUNDS):
-        drive, gains = search.run(aim, margin_db)
-        limited = _Limited(source, gains * drive, block)
-        result = survey(limited, _METER_BLOCK)
+        input_gain, gains = search.run(aim, margin_db)
+        limited = _LimitedSource(source, gains * input_gain, block)
+        result = measure_blocks(limited, _METER_BLOCK)
         excess_db = decibels(result.highest_peak / ceiling)
         missing = target_lufs - result.programme.integrated_lufs()
-        reached = abs(missing) <= _CLOSE_ENOUGH_LU or drive >= search.largest_drive
+        reached = abs(missing) <= _CLOSE_ENOUGH_LU or input_gain >= search.largest_input_gain
         if excess_db <= 0 and reached:
             break
         margin_db += max(excess_db + 0.01, 0.0)
@@ -238,17 +226,15 @@ def _limiting_plan(
         flags = (*flags, "peak_limited")
     report = MasterReport(
         loudness=loudness,
-        gain_db=decibels(drive * trim),
+        gain_db=decibels(input_gain * trim),
         gain_reduction_db=reduction_db(gains),
         flags=flags,
     )
-    return MasterPlan(report, gain=drive * trim, gains=gains, block=block)
+    return MasterPlan(report, gain=input_gain * trim, gains=gains, block=block)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Limited:
-    """A source after a gain curve."""
-
+class _LimitedSource:
     source: Source
     gains: NDArray[np.float64]
     block: int

@@ -1,4 +1,4 @@
-"""How much begins at each moment: the signal that tempo and beats are read from."""
+"""Onset strength over time, from which tempo and beats are derived."""
 
 from __future__ import annotations
 
@@ -12,48 +12,49 @@ from services.audio.spectrum import BANDS, FRAMES_PER_SECOND
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from services.audio.spectrum import Sketch
+    from services.audio.spectrum import Spectrum
 
     Curve = NDArray[np.float64]
 
 _RISE_FRAMES = 2
 _LOCAL_SECONDS = 0.5
 _LATE_FRAMES = 2.4
-"""How long after frame k what rises from it to k + _RISE_FRAMES begins (measured on clicks)."""
+"""Delay of an onset after the frame k from which the level rises to k + _RISE_FRAMES, measured on
+clicks."""
 
 _SILENT = 1e-9
-"""Magnitude under which nothing is heard, far below the step of any file format."""
+"""Magnitude of silence, far below the step of any file format."""
 _LOW, _MIDDLE = slice(0, 6), slice(14, 34)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Onsets:
-    """Onset strength, `[frames]` each, `FRAMES_PER_SECOND` of them; 0 where nothing begins."""
+    """Onset strength in curves of `[frames]` at `FRAMES_PER_SECOND`; 0 without an onset."""
 
     full: Curve
-    """All bands, those under 800 Hz counted three times: there the beat is."""
+    """All bands; those below 800 Hz, which carry the beat, count three times."""
     low: Curve
-    """Under 450 Hz: kick and bass."""
+    """Below 450 Hz: kick and bass."""
     middle: Curve
     """1.1 to 6.5 kHz: snare, clap and attacks."""
     low_accents: Curve
-    """As `low`, but less compressed: the loud count for more than the many."""
+    """Like `low` but less compressed, so that loud onsets dominate."""
     middle_accents: Curve
+    """Like `middle`, less compressed."""
     events: int
-    """Peaks of `full` that stand out."""
+    """Number of distinct peaks of `full`."""
 
     @property
     def seconds(self) -> float:
-        """Length of the curves."""
         return self.full.size / FRAMES_PER_SECOND
 
     def frame_at(self, seconds: Curve) -> Curve:
-        """Where in the curves a moment of the signal lies."""
+        """Convert seconds of the signal to a fractional frame of the curves."""
         return seconds * FRAMES_PER_SECOND - _LATE_FRAMES
 
 
 _NONE = np.zeros(0)
-_NOTHING = Onsets(
+_NO_ONSETS = Onsets(
     full=_NONE,
     low=_NONE,
     middle=_NONE,
@@ -63,31 +64,31 @@ _NOTHING = Onsets(
 )
 
 
-def find_onsets(sketch: Sketch) -> Onsets:
-    """Rise of the compressed band magnitudes over 23 ms (a spectral flux), less its local mean."""
-    loudest = float(sketch.bands.max(initial=0.0))
-    if len(sketch.bands) <= _RISE_FRAMES or loudest < _SILENT:
-        return _NOTHING
-    rise = _rise(np.log1p(sketch.bands * np.float32(1000.0 / loudest)))
-    louder = _rise(np.sqrt(sketch.bands / np.float32(loudest)))
+def find_onsets(spectrum: Spectrum) -> Onsets:
+    """Compute the rise of the compressed band magnitudes over 23 ms, less its local mean."""
+    loudest = float(spectrum.bands.max(initial=0.0))
+    if len(spectrum.bands) <= _RISE_FRAMES or loudest < _SILENT:
+        return _NO_ONSETS
+    rise = _compute_rise(np.log1p(spectrum.bands * np.float32(1000.0 / loudest)))
+    accents = _compute_rise(np.sqrt(spectrum.bands / np.float32(loudest)))
     weights = np.full(BANDS, 1.0 / BANDS, np.float32)
     weights[:10] += 0.05
-    full = _above_surroundings(rise @ weights)
+    full = _subtract_local_mean(rise @ weights)
     return Onsets(
         full=full,
-        low=_above_surroundings(rise[:, _LOW].mean(axis=1)),
-        middle=_above_surroundings(rise[:, _MIDDLE].mean(axis=1)),
-        low_accents=_above_surroundings(louder[:, _LOW].mean(axis=1)),
-        middle_accents=_above_surroundings(louder[:, _MIDDLE].mean(axis=1)),
+        low=_subtract_local_mean(rise[:, _LOW].mean(axis=1)),
+        middle=_subtract_local_mean(rise[:, _MIDDLE].mean(axis=1)),
+        low_accents=_subtract_local_mean(accents[:, _LOW].mean(axis=1)),
+        middle_accents=_subtract_local_mean(accents[:, _MIDDLE].mean(axis=1)),
         events=_count_events(full),
     )
 
 
-def _rise(level: NDArray[np.float32]) -> NDArray[np.float32]:
+def _compute_rise(level: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(np.maximum(level[_RISE_FRAMES:] - level[:-_RISE_FRAMES], np.float32(0.0)))
 
 
-def _above_surroundings(curve: NDArray[np.float32]) -> Curve:
+def _subtract_local_mean(curve: NDArray[np.float32]) -> Curve:
     width = round(_LOCAL_SECONDS * FRAMES_PER_SECOND) | 1
     padded = np.pad(curve.astype(np.float64), width // 2, mode="edge")
     sums = np.concatenate(([0.0], np.cumsum(padded)))
@@ -95,7 +96,7 @@ def _above_surroundings(curve: NDArray[np.float32]) -> Curve:
 
 
 def _count_events(curve: Curve) -> int:
-    """Local maxima that stand out from the weak ones and from what noise does by chance."""
+    """Count the local maxima that exceed both weak onsets and chance maxima of noise."""
     if curve.size < 3:
         return 0
     middle = curve[1:-1]

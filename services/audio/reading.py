@@ -1,7 +1,7 @@
-"""Audio files as they come from anywhere: opened, checked, read in blocks.
+"""Open untrusted audio files, check them and read them in blocks.
 
-libsndfile reads WAV (RF64 too), FLAC, MP3, Ogg Vorbis and Opus, AIFF, CAF and others. A header may
-claim anything, so nothing is made as large as one says: what counts is what the blocks bring.
+libsndfile reads WAV, RF64, FLAC, MP3, Ogg Vorbis and Opus, AIFF, CAF and others. A header may claim
+any length, so that no memory is allocated by it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.audio.arrays import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_CHANNELS, is_audible
+from services.audio.arrays import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_CHANNELS, has_valid_samples
 
 if TYPE_CHECKING:
     import soundfile  # type: ignore[import-untyped]  # ships neither stubs nor py.typed
@@ -41,18 +41,18 @@ _BIT_DEPTHS = {
 
 
 class UnreadableAudioError(RuntimeError):
-    """A file that is there, but holds no audio that can be used; the message says why."""
+    """An existing file has no usable audio; the message gives the reason."""
 
 
 @dataclass(frozen=True, slots=True)
 class AudioFile:
-    """A file whose header has been read and found usable."""
+    """An audio file whose header has been checked."""
 
     path: Path
     sample_rate: int
     channels: int
     frames: int
-    """Samples per channel as the header has it; a broken MP3 or FLAC file may hold fewer."""
+    """Samples per channel by the header; a damaged file may have fewer."""
     container: str
     """libsndfile's short name: WAV, RF64, WAVEX, FLAC, MP3, OGG, AIFF, ..."""
     encoding: str
@@ -61,62 +61,57 @@ class AudioFile:
 
     @property
     def bit_depth(self) -> int | None:
-        """Bits a sample; None where the encoding has no fixed number."""
+        """Bits per sample; None if the encoding has no fixed number."""
         return _BIT_DEPTHS.get(self.encoding)
 
     @property
     def duration_seconds(self) -> float:
-        """Length in seconds."""
         return self.frames / self.sample_rate
 
     def blocks(self, frames: int = BLOCK_FRAMES) -> Iterator[Audio]:
-        """The samples from the first to the last, in blocks `[channels, frames]` or less.
+        """Yield all samples in blocks of `[channels, frames]` or less.
 
-        Each call reads the file anew. A block belongs to whoever got it.
+        Each call reads the file again. The caller may write to the blocks.
 
         Raises:
-            UnreadableAudioError: the data cannot be decoded, are none, or hold NaN or infinity.
+            UnreadableAudioError: the file cannot be decoded, or has no or invalid samples.
         """
-        with _opened(self.path) as file:
+        with _open_file(self.path) as file:
             for count in itertools.count():
-                with _decoding(self.path):
+                with _explain_errors(self.path):
                     block = file.read(frames, dtype="float32", always_2d=True)
                 if not block.size:
                     if not count:
-                        raise UnreadableAudioError(f"{self.path} holds no samples.")
+                        raise UnreadableAudioError(f"{self.path} has no samples.")
                     return
-                if not is_audible(block):
+                if not has_valid_samples(block):
                     raise UnreadableAudioError(
-                        f"{self.path} holds NaN or infinite samples, or some over 100 dB above "
-                        "full scale."
+                        f"{self.path} has NaN or infinite samples, or samples more than 100 dB "
+                        "above full scale."
                     )
                 yield np.ascontiguousarray(block.T)
 
     def read(self) -> Audio:
-        """All samples, `[channels, frames]`.
-
-        Raises:
-            UnreadableAudioError: as `blocks`.
-        """
+        """Return all samples, `[channels, frames]`; raises like `blocks`."""
         return np.concatenate(list(self.blocks()), axis=1)
 
 
 def open_audio(path: str | os.PathLike[str]) -> AudioFile:
-    """Read the header of a file and check that there is usable audio behind it.
+    """Read and check the header of a file.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UnreadableAudioError: a folder, not audio, no samples, more than two channels, or a sample
+        FileNotFoundError: the file does not exist.
+        UnreadableAudioError: not a file, not audio, no samples, more than two channels, or a sample
             rate outside 8 to 192 kHz.
     """
     target = Path(path)
-    with _decoding(target):
+    with _explain_errors(target):
         is_there, is_file = target.exists(), target.is_file()
     if not is_there:
         raise FileNotFoundError(f"No such file: {target}")
     if not is_file:
         raise UnreadableAudioError(f"{target} is not a file.")
-    with _opened(target) as file:
+    with _open_file(target) as file:
         found = AudioFile(
             path=target,
             sample_rate=file.samplerate,
@@ -129,38 +124,38 @@ def open_audio(path: str | os.PathLike[str]) -> AudioFile:
     if not LOWEST_RATE_HZ <= found.sample_rate <= HIGHEST_RATE_HZ:
         raise UnreadableAudioError(
             f"{target} has a sample rate of {found.sample_rate} Hz; "
-            f"{LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz can be used."
+            f"convert it to {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz first."
         )
     if not 1 <= found.channels <= MAX_CHANNELS:
         raise UnreadableAudioError(
-            f"{target} has {found.channels} channels; mono and stereo can be used."
+            f"{target} has {found.channels} channels; convert it to mono or stereo first."
         )
     if found.frames < 1:
-        raise UnreadableAudioError(f"{target} holds no samples.")
+        raise UnreadableAudioError(f"{target} has no samples.")
     return found
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[soundfile.SoundFile]:
-    # Who only writes does not wait for the library.
+def _open_file(path: Path) -> Iterator[soundfile.SoundFile]:
+    # Imported here, so that writing WAV files does not load the library.
     import soundfile
 
-    with _decoding(path):
-        # libsndfile takes bytes, and names need not be text.
+    with _explain_errors(path):
+        # File names need not be valid text, and libsndfile accepts bytes.
         file = soundfile.SoundFile(os.fsencode(path))
     with file:
         yield file
 
 
 @contextmanager
-def _decoding(path: Path) -> Iterator[None]:
+def _explain_errors(path: Path) -> Iterator[None]:
     import soundfile
 
     try:
         yield
     except soundfile.LibsndfileError as error:
         raise UnreadableAudioError(
-            f"{path} is not audio that can be read: {error.error_string}"
+            f"{path} is not a readable audio file: {error.error_string}"
         ) from error
     except (OSError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise UnreadableAudioError(f"{path} cannot be read: {error}") from error

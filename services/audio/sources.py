@@ -1,4 +1,4 @@
-"""Audio in blocks: from memory or from a file, in one way."""
+"""One interface for audio in blocks, from memory or from a file."""
 
 from __future__ import annotations
 
@@ -18,40 +18,36 @@ _BLOCK_FRAMES = 1 << 14
 
 
 class Source(Protocol):
-    """Audio that can be gone through from its start, as often as needed."""
+    """Audio that can be read from its start any number of times."""
 
     @property
     def sample_rate(self) -> int:
-        """Samples a second."""
+        """Hz."""
 
     @property
     def channels(self) -> int:
-        """One or two."""
+        """1 or 2."""
 
     def blocks(self) -> Iterator[Audio]:
-        """All samples in order, in blocks `[channels, some]` that are not written to."""
+        """Yield all samples in blocks of `[channels, n]`, which must not be written to."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ArraySource:
-    """Audio in memory."""
-
     audio: Audio
     sample_rate: int
 
     @property
     def channels(self) -> int:
-        """One or two."""
         return int(self.audio.shape[0])
 
     def blocks(self) -> Iterator[Audio]:
-        """Views of the array."""
         for start in range(0, self.audio.shape[1], _BLOCK_FRAMES):
             yield self.audio[:, start : start + _BLOCK_FRAMES]
 
 
-def filled(blocks: Iterable[Audio], shape: tuple[int, ...]) -> Audio:
-    """Blocks joined into one array `[channels, samples]`, without a second copy of all of them."""
+def join_blocks(blocks: Iterable[Audio], shape: tuple[int, ...]) -> Audio:
+    """Join blocks into one array `[channels, samples]` without holding them all twice."""
     audio = np.empty(shape, np.float32)
     at = 0
     for block in blocks:
@@ -61,7 +57,7 @@ def filled(blocks: Iterable[Audio], shape: tuple[int, ...]) -> Audio:
 
 
 class BlockReducer:
-    """One value for each `width` values of a stream, and one for what is left at its end."""
+    """Reduces each `width` values of a stream to one; the last group may be shorter."""
 
     def __init__(self, reduce: np.ufunc, width: int) -> None:
         self._reduce = reduce
@@ -70,7 +66,7 @@ class BlockReducer:
         self._done: list[NDArray[np.float32]] = []
 
     def push(self, values: NDArray[np.float32]) -> None:
-        """Take the next values, `[some]`."""
+        """Add values, `[n]`."""
         if self._rest.size:
             values = np.concatenate((self._rest, values))
         whole = values.size // self._width * self._width
@@ -80,6 +76,6 @@ class BlockReducer:
         self._rest = values[whole:].copy()
 
     def result(self) -> NDArray[np.float32]:
-        """`[ceil(values / width)]`."""
+        """Return the reduced values, `[ceil(values / width)]`."""
         rest = [self._reduce.reduce(self._rest, keepdims=True)] if self._rest.size else []
         return np.concatenate([*self._done, *rest, np.empty(0, np.float32)])

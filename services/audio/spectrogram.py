@@ -1,4 +1,4 @@
-"""A picture of which frequencies sound when, as PNG: for pages, and with scales for people."""
+"""Draw a spectrogram as a PNG, optionally with scales of time and frequency."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ if TYPE_CHECKING:
 MAX_WIDTH, MAX_HEIGHT = 4096, 1024
 LOWEST_HZ, HIGHEST_HZ = 30.0, 20_000.0
 FLOOR_DB, TOP_DB = -100.0, -10.0
-"""Ends of the colours; 0 dB is a sine at full scale on all channels."""
+"""Levels of the first and last colour; 0 dB is a sine at full scale on all channels."""
 
 _WINDOW_SECONDS = 0.085
 _WINDOWS_AT_ONCE = 256
 _PADDING = 2
-"""Length of a transform in windows: bins between the bins, so that low notes have smooth edges."""
+"""Length of a transform in windows; the finer bins give low notes smooth edges."""
 _HANN_NOISE_BINS = 1.5 * _PADDING
 _LEFT, _BOTTOM, _RIGHT, _TOP = 44, 18, 12, 6
 _TICKS_HZ = (50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000)
@@ -44,61 +44,64 @@ _TICK_PIXELS = 70
 _INK, _PAPER = (200, 200, 208), (18, 18, 22)
 
 
-def spectrogram_png(
+def draw_spectrogram(
     signal: Any, sample_rate: int, *, width: int = 1000, height: int = 320, labels: bool = False
 ) -> bytes:
-    """Draw audio in memory: time to the right, pitch upwards, louder is brighter.
+    """Draw the spectrogram of a signal: time to the right, frequency upwards, loud is bright.
 
-    The axis is logarithmic from 30 Hz to 20 kHz, or to half the sample rate.
+    The frequency axis is logarithmic from 30 Hz to 20 kHz or half the sample rate.
 
     Args:
-        signal: as for `as_audio`; the mean of the channels is drawn.
-        sample_rate: Hz.
+        signal: see `as_audio`; the mean of the channels is drawn.
+        sample_rate: 8000 to 192000 Hz.
         width: pixels, 1 to 4096.
         height: pixels, 1 to 1024.
-        labels: add scales of time and frequency around it, which take some of the pixels.
+        labels: add scales of time and frequency within the given size.
 
     Raises:
-        TypeError, ValueError: as `as_audio` and `check_sample_rate`, or no such size.
+        TypeError, ValueError: see `as_audio`, `check_sample_rate` and `draw_source_spectrogram`.
     """
     audio = as_audio(signal)
     source = ArraySource(audio, check_sample_rate(sample_rate))
-    return spectrogram_of_source(source, audio.shape[1], width=width, height=height, labels=labels)
+    return draw_source_spectrogram(
+        source, audio.shape[1], width=width, height=height, labels=labels
+    )
 
 
-def spectrogram_of_source(
+def draw_source_spectrogram(
     source: Source, frames: int, *, width: int = 1000, height: int = 320, labels: bool = False
 ) -> bytes:
-    """As `spectrogram_png`, for audio of any length: it is gone through once, block by block.
+    """Draw audio of any length in one pass, like `draw_spectrogram`.
 
     Args:
-        source: the audio; what it has beyond `frames` is left out, what it lacks stays dark.
-        frames: samples per channel, as in the header of the file.
+        source: the audio.
+        frames: samples per channel to draw, as in the header of a file. Further samples are left
+            out; missing ones stay dark.
         width: pixels, 1 to 4096.
         height: pixels, 1 to 1024.
-        labels: add scales around it.
+        labels: add scales.
 
     Raises:
-        ValueError: no such size, too small for labels, or no frames.
-        UnreadableAudioError: as `AudioFile.blocks`.
+        ValueError: the size is out of range or too small for labels, or `frames` is less than 1.
+        UnreadableAudioError: see `AudioFile.blocks`.
     """
     least = (_LEFT + _RIGHT + 1, _BOTTOM + _TOP + 1) if labels else (1, 1)
     if not (least[0] <= width <= MAX_WIDTH and least[1] <= height <= MAX_HEIGHT):
         raise ValueError(
-            f"A spectrogram of {width} x {height} pixels cannot be drawn: "
-            f"from {least[0]} x {least[1]} to {MAX_WIDTH} x {MAX_HEIGHT} can."
+            f"A spectrogram cannot have {width} x {height} pixels; "
+            f"expected {least[0]} x {least[1]} to {MAX_WIDTH} x {MAX_HEIGHT}."
         )
     if frames < 1:
         raise ValueError("There are no samples to draw.")
     inner = (width - _LEFT - _RIGHT, height - _BOTTOM - _TOP) if labels else (width, height)
     axis = _Axis.of(source.sample_rate, inner[1])
-    pixels = _shades(_column_powers(source, frames, inner[0], axis))
-    return _png(pixels, axis, frames / source.sample_rate, labels=labels)
+    pixels = _to_palette(_compute_column_powers(source, frames, inner[0], axis))
+    return _encode_png(pixels, axis, frames / source.sample_rate, labels=labels)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Axis:
-    """Rows of equal musical width, the highest first, as weights on the bins of a spectrum."""
+    """Rows of equal width in octaves, the highest first, as weights of the bins of a spectrum."""
 
     lowest_hz: float
     highest_hz: float
@@ -112,39 +115,39 @@ class _Axis:
         highest = min(HIGHEST_HZ, sample_rate / 2.0)
         size = 1 << round(np.log2(_WINDOW_SECONDS * sample_rate))
         edges = np.geomspace(highest, LOWEST_HZ, rows + 1) * _PADDING * size / sample_rate
-        # A spectrum is taken as straight lines between its bins: each bin is a hat, and what a
-        # row gets of it is the part of the hat's area within the row.
+        # The spectrum is interpolated linearly, so that each bin is a triangle. A row gets the part
+        # of the triangle's area that lies within the row.
         area = _hat_area(edges[np.newaxis, :] - np.arange(_PADDING * size // 2 + 1)[:, np.newaxis])
         share = area[:, :-1] - area[:, 1:]
-        # Wide rows add up power as a filter does, narrow ones read it: a steady tone has the
-        # same level wherever it lies.
+        # Wide rows sum the power like a filter and narrow rows sample it, so that a steady tone has
+        # the same level at any frequency.
         width = np.minimum(edges[:-1] - edges[1:], _HANN_NOISE_BINS)
         return cls(LOWEST_HZ, highest, size, (share / width).astype(np.float32))
 
     def row_of(self, hertz: float) -> float:
-        """Where a frequency lies, in rows from the top."""
+        """Return the position of a frequency in rows from the top."""
         rows = self.weights.shape[1]
         octaves = np.log2(self.highest_hz / self.lowest_hz)
         return float(rows * np.log2(self.highest_hz / hertz) / octaves)
 
 
 def _hat_area(place: Floats) -> Floats:
-    """Area to the left of `place` under a triangle from -1 to 1 with area 1."""
+    """Return the area left of `place` under a triangle from -1 to 1 with area 1."""
     kept = np.clip(place, -1.0, 1.0)
     return np.where(kept < 0.0, 0.5 * (1.0 + kept) ** 2, 1.0 - 0.5 * (1.0 - kept) ** 2)
 
 
-def _column_powers(source: Source, frames: int, width: int, axis: _Axis) -> Powers:
-    """Mean power in each row and column, `[rows, width]`; a full-scale sine has 1."""
+def _compute_column_powers(source: Source, frames: int, width: int, axis: _Axis) -> Powers:
+    """Return the mean power in each row and column, `[rows, width]`; 1 is a full-scale sine."""
     each = max(1, -(-2 * frames // (width * axis.size)))
     grid = _Grid(count=width * each, step=frames / (width * each), size=axis.size)
     window = np.hanning(axis.size + 1)[:-1]
     window *= 2.0 / window.sum()
     powers = np.zeros((width, len(axis.weights)), np.float32)
-    for first, stretches in _stretches(source, grid):
-        windowed = stretches * window.astype(np.float32)
+    for first, windows in _iter_windows(source, grid):
+        windowed = windows * window.astype(np.float32)
         spectra = np.abs(np.fft.rfft(windowed, _PADDING * axis.size, axis=1)) ** 2
-        columns = np.arange(first, first + len(stretches)) // each
+        columns = np.arange(first, first + len(windows)) // each
         starts = np.flatnonzero(np.diff(columns, prepend=-1))
         powers[columns[starts]] += np.add.reduceat(spectra, starts, axis=0) / each
     return np.asarray(axis.weights.T @ powers.T)
@@ -152,7 +155,7 @@ def _column_powers(source: Source, frames: int, width: int, axis: _Axis) -> Powe
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """Where windows lie: evenly, from half a step on."""
+    """Evenly spaced windows, the first centred on half a step."""
 
     count: int
     step: float
@@ -160,15 +163,15 @@ class _Grid:
     """Samples of a window."""
 
     def starts(self, first: int, some: int) -> NDArray[np.int64]:
-        """First samples of some windows; before 0 is the silence before the audio."""
+        """Return the first samples of `some` windows; negative ones lie before the audio."""
         numbers = np.arange(first, min(first + some, self.count))
         return ((numbers + 0.5) * self.step).astype(np.int64) - self.size // 2
 
 
-def _stretches(source: Source, grid: _Grid) -> Iterator[tuple[int, Powers]]:
-    """The number of the first window and the samples of some windows, `[some, size]`.
+def _iter_windows(source: Source, grid: _Grid) -> Iterator[tuple[int, Powers]]:
+    """Yield groups of windows: the index of the first, and the samples `[windows, size]`.
 
-    Before the first sample and after the last there is silence.
+    The audio is surrounded by silence.
     """
     half = grid.size // 2
     held, start = np.zeros(half, np.float32), -half
@@ -194,8 +197,8 @@ def _mono_blocks(source: Source, silence: int) -> Iterator[Powers]:
     yield np.zeros(silence, np.float32)
 
 
-def _shades(powers: Powers) -> Pixels:
-    """Numbers of colours, 0 at the floor and 255 at the top."""
+def _to_palette(powers: Powers) -> Pixels:
+    """Convert powers to palette indices, 0 at the floor and 255 at the top."""
     decibels = 10.0 * np.log10(np.maximum(powers, 10.0 ** (FLOOR_DB / 10.0)))
     return np.asarray(
         np.clip((decibels - FLOOR_DB) / (TOP_DB - FLOOR_DB), 0.0, 1.0) * 255.0 + 0.5, np.uint8
@@ -204,9 +207,9 @@ def _shades(powers: Powers) -> Pixels:
 
 @cache
 def palette() -> Pixels:
-    """256 colours from night blue over red to pale yellow, `[256, 3]` sRGB.
+    """Return 256 colours from dark blue through red to pale yellow, sRGB `[256, 3]`.
 
-    Lightness rises evenly in Oklab (Björn Ottosson, 2020), so equal steps of level look equal.
+    The lightness in Oklab (Björn Ottosson, 2020) rises evenly, so that equal steps look equal.
     """
     place = np.linspace(0.0, 1.0, 256)
     lightness = 0.12 + 0.85 * place
@@ -232,19 +235,19 @@ def palette() -> Pixels:
     return np.asarray(curved * 255.0 + 0.5, np.uint8)
 
 
-def _png(pixels: Pixels, axis: _Axis, seconds: float, *, labels: bool) -> bytes:
+def _encode_png(pixels: Pixels, axis: _Axis, seconds: float, *, labels: bool) -> bytes:
     from PIL import Image
 
     picture = Image.fromarray(pixels)
     picture.putpalette(palette().tobytes())
     if labels:
-        picture = _labelled(picture, axis, seconds)
+        picture = _add_labels(picture, axis, seconds)
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=6)
     return file.getvalue()
 
 
-def _labelled(picture: Image.Image, axis: _Axis, seconds: float) -> Image.Image:
+def _add_labels(picture: Image.Image, axis: _Axis, seconds: float) -> Image.Image:
     from PIL import Image, ImageDraw
 
     size = (picture.width + _LEFT + _RIGHT, picture.height + _TOP + _BOTTOM)
@@ -269,10 +272,10 @@ def _draw_times(draw: ImageDraw.ImageDraw, picture: Image.Image, seconds: float)
     for number in range(int(seconds / tick) + 1):
         column = _LEFT + round(number * tick * a_second)
         draw.line((column, bottom, column, bottom + 3), fill=_INK)
-        draw.text((column, bottom + 5), _clock(number * tick), fill=_INK, anchor="mt")
+        draw.text((column, bottom + 5), _format_time(number * tick), fill=_INK, anchor="mt")
 
 
-def _clock(seconds: float) -> str:
+def _format_time(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:g} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -1,7 +1,7 @@
-"""What FLAC, Vorbis, Opus and MP3 files say about themselves, written and read with mutagen.
+"""Write and read the metadata of FLAC, Vorbis, Opus and MP3 files, with mutagen.
 
-Players and DAWs find title, tempo, key, genre, licence and gain where their format has them; all
-facts stand in one JSON text beside them, from which they are read back.
+Title, tempo, key, genre, licence and gain go into the standard fields for players and DAWs. All
+facts also go into one JSON field, from which they are read back.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ _R128_LUFS = -23.0
 _MOST_TAG_BYTES = 16 << 20
 _MOST_JSON_CHARACTERS = 1 << 20
 
-# Not of use in any text, and at odds with ID3, where a zero byte ends one.
+# Useless in any text. In ID3 a zero byte would end the text.
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")
 _KEY = re.compile(r"([A-G][b#]?) (\w+)")
 _SHORT_KEY = re.compile(r"([A-G][b#]?)(m?)")
 _MINOR_THIRD = {"minor", "aeolian", "dorian", "phrygian", "locrian"}
 _MAJOR_THIRD = {"major", "ionian", "lydian", "mixolydian"}
 
-_COMMENTED = {
+_VORBIS_COMMENT_FORMATS = {
     "flac": ("mutagen.flac", "FLAC"),
     "ogg": ("mutagen.oggvorbis", "OggVorbis"),
     "opus": ("mutagen.oggopus", "OggOpus"),
@@ -51,24 +51,24 @@ _ID3_TEXTS = {
     "INITIALKEY": "TKEY",
     "ENCODED-BY": "TENC",
 }
-# Bits of the frame flags: 0x80 in version 2.3, 0x08 in 2.4; either is unused in the other.
+# Bits of the frame flags: 0x80 in version 2.3, 0x08 in 2.4; each is unused in the other version.
 _ID3_COMPRESSED = 0x88
 _ID3_READ = ("TIT2", "TCON", "TDRC", "TYER", "TDAT", "TIME", "TKEY", "TBPM", "TXXX")
 
 
 def write_tags(path: Path, audio_format: AudioFormat, facts: TakeFacts) -> None:
-    """Write facts into a file without tags; what is not known is left out.
+    """Write the known facts into a file without tags; the audio data are not changed.
 
-    The samples stay bit for bit what they were. FLAC, Vorbis and Opus get Vorbis comments, MP3 gets
-    ID3v2.3, which every player and DAW reads. Loudness becomes ReplayGain 2.0 (-18 LUFS), in Opus
-    R128_TRACK_GAIN (-23 LUFS, RFC 7845, section 5.2.1).
+    FLAC, Vorbis and Opus get Vorbis comments. MP3 gets ID3v2.3, which every player and DAW reads.
+    Loudness becomes ReplayGain 2.0 (-18 LUFS), in Opus R128_TRACK_GAIN (-23 LUFS, RFC 7845,
+    section 5.2.1).
 
     Raises:
-        OSError: the disk says no.
-        ValueError: the format has its facts elsewhere (WAV).
+        OSError: the file cannot be written.
+        ValueError: the format is WAV, which has chunks instead of tags.
     """
-    if audio_format.name != "mp3" and audio_format.name not in _COMMENTED:
-        raise ValueError(f"{audio_format.label} files carry facts in chunks, not in tags.")
+    if audio_format.name != "mp3" and audio_format.name not in _VORBIS_COMMENT_FORMATS:
+        raise ValueError(f"{audio_format.label} files have chunks instead of tags.")
     import mutagen
 
     try:
@@ -85,40 +85,38 @@ def write_tags(path: Path, audio_format: AudioFormat, facts: TakeFacts) -> None:
 
 
 def read_facts(path: str | os.PathLike[str]) -> TakeFacts:
-    """What a file says about itself; what it does not say is None.
+    """Read the metadata of a WAV, FLAC, Ogg or MP3 file.
 
-    A file of ours gives back the facts it was written with. Of others come title (as the prompt),
-    tempo, key, genre, licence and date. The samples are not looked at, and no more than 16 MiB of
-    the file are.
+    A file of DGX Music returns the facts it was written with. From other files come title (as the
+    prompt), tempo, key, genre, licence and date. At most 16 MiB of tags are read, and no samples.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UnreadableAudioError: it is no WAV, FLAC, Ogg or MP3 file, its tags are broken, or the disk
-            says no.
+        FileNotFoundError: the file does not exist.
+        UnreadableAudioError: another file type, damaged tags, or the file cannot be read.
     """
     target = Path(path)
     try:
         with target.open("rb") as file:
-            kind = _kind_of(file.read(64))
+            kind = _detect_format(file.read(64))
             file.seek(0)
-            bounded = _Bounded(file)
+            bounded = _BoundedFile(file)
             if kind == "mp3":
-                return _facts_of(_read_id3(bounded))
-            if kind in _COMMENTED:
-                return _facts_of(_read_comments(kind, bounded))
+                return _parse_facts(_read_id3(bounded))
+            if kind in _VORBIS_COMMENT_FORMATS:
+                return _parse_facts(_read_comments(kind, bounded))
     except FileNotFoundError:
         raise FileNotFoundError(f"No such file: {target}") from None
-    except _failures() as error:
+    except _read_errors() as error:
         raise UnreadableAudioError(f"{target} has tags that cannot be read: {error}") from error
     if kind != "wav":
-        raise UnreadableAudioError(f"{target} is no WAV, FLAC, Ogg Vorbis, Opus or MP3 file.")
+        raise UnreadableAudioError(f"{target} is not a WAV, FLAC, Ogg Vorbis, Opus or MP3 file.")
     from services.audio.wav_facts import read_wav_facts
 
     return read_wav_facts(target)
 
 
-def _failures() -> tuple[type[Exception], ...]:
-    """The disk, mutagen's own error, and what comes from inside its parsers on broken files."""
+def _read_errors() -> tuple[type[Exception], ...]:
+    """Return the errors of the disk, of mutagen, and those its parsers leak on damaged files."""
     import mutagen
 
     return (
@@ -131,8 +129,8 @@ def _failures() -> tuple[type[Exception], ...]:
     )
 
 
-def _kind_of(head: bytes) -> str:
-    """The format by the first 64 bytes of a file; empty for any other."""
+def _detect_format(head: bytes) -> str:
+    """Return the format by the first 64 bytes of a file, or an empty string."""
     if head[:4] == b"fLaC":
         return "flac"
     if head[:4] == b"OggS":
@@ -142,9 +140,8 @@ def _kind_of(head: bytes) -> str:
     return "wav" if head[:4] in {b"RIFF", b"RF64", b"BW64"} else ""
 
 
-def _commented(kind: str, file: BinaryIO) -> Any:
-    """The file as mutagen has it, which has no annotations."""
-    module, name = _COMMENTED[kind]
+def _open_tags(kind: str, file: BinaryIO) -> Any:
+    module, name = _VORBIS_COMMENT_FORMATS[kind]
     return getattr(import_module(module), name)(file)
 
 
@@ -152,9 +149,9 @@ def _commented(kind: str, file: BinaryIO) -> Any:
 
 
 def _write_comments(kind: str, file: BinaryIO, facts: TakeFacts) -> None:
-    gain = _r128_gain if kind == "opus" else _replay_gain
-    tagged = _commented(kind, file)
-    for name, text in (_comments(facts) | gain(facts.loudness)).items():
+    gain = _build_r128_gain if kind == "opus" else _build_replay_gain
+    tagged = _open_tags(kind, file)
+    for name, text in (_build_comments(facts) | gain(facts.loudness)).items():
         tagged[name] = text
     file.seek(0)
     tagged.save(file)
@@ -164,16 +161,18 @@ def _write_id3(file: BinaryIO, facts: TakeFacts) -> None:
     from mutagen import id3
 
     frames: Any = id3  # mutagen has no annotations
-    comments = _comments(facts) | _replay_gain(facts.loudness)
+    comments = _build_comments(facts) | _build_replay_gain(facts.loudness)
     tags = frames.ID3()
     for name, text in comments.items():
         if name in _ID3_TEXTS:
-            tags.add(getattr(frames, _ID3_TEXTS[name])(encoding=_id3_encoding(text), text=[text]))
+            tags.add(
+                getattr(frames, _ID3_TEXTS[name])(encoding=_choose_id3_encoding(text), text=[text])
+            )
         elif name == "COMMENT":
-            encoding = _id3_encoding(text)
+            encoding = _choose_id3_encoding(text)
             tags.add(frames.COMM(encoding=encoding, lang="eng", desc="", text=[text]))
         else:
-            tags.add(frames.TXXX(encoding=_id3_encoding(text), desc=name, text=[text]))
+            tags.add(frames.TXXX(encoding=_choose_id3_encoding(text), desc=name, text=[text]))
     if facts.bpm is not None:
         tags.add(frames.TBPM(encoding=0, text=[str(round(facts.bpm))]))
     if facts.licence is not None:
@@ -183,26 +182,27 @@ def _write_id3(file: BinaryIO, facts: TakeFacts) -> None:
     tags.save(file, v2_version=3)
 
 
-def _id3_encoding(text: str) -> int:
-    """ISO 8859-1 where it is enough, otherwise UTF-16: ID3v2.3 has no UTF-8."""
+def _choose_id3_encoding(text: str) -> int:
+    """Return ISO 8859-1 for ASCII text and UTF-16 for other text; ID3v2.3 has no UTF-8."""
     return 0 if text.isascii() else 1
 
 
 def _add_licence(tags: Any, frames: Any, facts: TakeFacts) -> None:
-    """The copyright message, which begins with a year, or the address of the licence."""
+    """Add the licence as a URL, or as a copyright message, which has to begin with a year."""
     licence = _clean(str(facts.licence))
     if re.match(r"https?://\S+$", licence) and licence.isascii():
         tags.add(frames.WCOP(url=licence))
     elif facts.created_at is not None:
         tags.add(
             frames.TCOP(
-                encoding=_id3_encoding(licence), text=[f"{facts.created_at.year:04} {licence}"]
+                encoding=_choose_id3_encoding(licence),
+                text=[f"{facts.created_at.year:04} {licence}"],
             )
         )
 
 
-def _comments(facts: TakeFacts) -> dict[str, str]:
-    """Vorbis comments: the names that players know, then ours."""
+def _build_comments(facts: TakeFacts) -> dict[str, str]:
+    """Return Vorbis comments: the standard names first, then those of DGX Music."""
     created = facts.created_at
     known = {
         "TITLE": facts.prompt,
@@ -210,9 +210,9 @@ def _comments(facts: TakeFacts) -> dict[str, str]:
         "DATE": None if created is None else created.date().isoformat(),
         "BPM": None if facts.bpm is None else f"{facts.bpm:.12g}",
         "KEY": facts.key,
-        "INITIALKEY": short_key(facts.key),
+        "INITIALKEY": abbreviate_key(facts.key),
         "LICENSE": facts.licence,
-        "COMMENT": _sentence(facts),
+        "COMMENT": _summarise_facts(facts),
         "ENCODED-BY": f"DGX Music {__version__}",
         "DGX_PROMPT": facts.prompt,
         "DGX_SEED": facts.seed,
@@ -226,8 +226,8 @@ def _comments(facts: TakeFacts) -> dict[str, str]:
     return {name: text for name, text in texts.items() if text}
 
 
-def _sentence(facts: TakeFacts) -> str | None:
-    """For people, in the comment field that every player shows."""
+def _summarise_facts(facts: TakeFacts) -> str | None:
+    """Return a readable summary for the comment field, which every player shows."""
     engine = " ".join(filter(None, (facts.engine, facts.engine_version)))
     parts = {
         "engine": engine or None,
@@ -239,10 +239,10 @@ def _sentence(facts: TakeFacts) -> str | None:
     return f"Made with DGX Music: {known}" if known else None
 
 
-def short_key(key: str | None) -> str | None:
-    """A key as ID3's TKEY has it: "C#m" for C# minor, "Eb" for Eb major.
+def abbreviate_key(key: str | None) -> str | None:
+    """Return a key in the form of ID3's TKEY: "C#m" for C# minor, "Eb" for Eb major.
 
-    Modes go by their third: D dorian is "Dm". None for what is no key.
+    Modes count by their third: D dorian is "Dm". Returns None for an unknown key.
     """
     match = _KEY.fullmatch(key or "")
     if match is None:
@@ -253,8 +253,8 @@ def short_key(key: str | None) -> str | None:
     return tonic if mode in _MAJOR_THIRD else None
 
 
-def _replay_gain(loudness: Loudness | None) -> dict[str, str]:
-    """ReplayGain 2.0; the peak is the true peak, which is what clips."""
+def _build_replay_gain(loudness: Loudness | None) -> dict[str, str]:
+    # ReplayGain 2.0. The peak is the true peak, since that is what clips.
     if loudness is None or not math.isfinite(loudness.integrated_lufs):
         return {}
     gain = _REPLAY_GAIN_LUFS - loudness.integrated_lufs
@@ -266,8 +266,8 @@ def _replay_gain(loudness: Loudness | None) -> dict[str, str]:
     }
 
 
-def _r128_gain(loudness: Loudness | None) -> dict[str, str]:
-    """In steps of 1/256 dB, within 16 bits (RFC 7845, section 5.2.1)."""
+def _build_r128_gain(loudness: Loudness | None) -> dict[str, str]:
+    # Steps of 1/256 dB within 16 bits (RFC 7845, section 5.2.1).
     if loudness is None or not math.isfinite(loudness.integrated_lufs):
         return {}
     steps = round(256 * (_R128_LUFS - loudness.integrated_lufs))
@@ -281,8 +281,8 @@ def _clean(text: str) -> str:
 # Reading.
 
 
-class _Bounded(io.BufferedIOBase, BinaryIO):
-    """A file that ends its services after some megabytes, whatever its headers claim."""
+class _BoundedFile(io.BufferedIOBase, BinaryIO):
+    """A file of which only `_MOST_TAG_BYTES` can be read, whatever its headers claim."""
 
     def __init__(self, file: BinaryIO) -> None:
         super().__init__()
@@ -306,7 +306,7 @@ class _Bounded(io.BufferedIOBase, BinaryIO):
 
 def _read_comments(kind: str, file: BinaryIO) -> dict[str, str]:
     texts: dict[str, str] = {}
-    for name, text in _commented(kind, file).tags or []:
+    for name, text in _open_tags(kind, file).tags or []:
         texts.setdefault(name.upper(), text)
     return texts
 
@@ -316,7 +316,7 @@ def _read_id3(file: BinaryIO) -> dict[str, str]:
 
     frames: Any = id3
     try:
-        tags = frames.ID3(file, known_frames=_known_frames(frames), load_v1=False)
+        tags = frames.ID3(file, known_frames=_list_safe_frames(frames), load_v1=False)
     except frames.ID3NoHeaderError:
         return {}
     texts = {
@@ -330,8 +330,8 @@ def _read_id3(file: BinaryIO) -> dict[str, str]:
     return texts
 
 
-def _known_frames(frames: Any) -> dict[str, Any]:
-    """The frames that are read, without the decompression that makes gigabytes of a megabyte."""
+def _list_safe_frames(frames: Any) -> dict[str, Any]:
+    """Return the frame classes to read, without decompression: 1 MB could become gigabytes."""
 
     def uncompressed(base: Any) -> Any:
         def from_data(cls: Any, header: Any, flags: int, data: bytes) -> Any:
@@ -344,7 +344,7 @@ def _known_frames(frames: Any) -> dict[str, Any]:
     return {name: uncompressed(getattr(frames, name)) for name in _ID3_READ}
 
 
-def _facts_of(texts: Mapping[str, str]) -> TakeFacts:
+def _parse_facts(texts: Mapping[str, str]) -> TakeFacts:
     own = texts.get("DGX_FACTS", "")
     if 0 < len(own) <= _MOST_JSON_CHARACTERS:
         try:
@@ -354,30 +354,30 @@ def _facts_of(texts: Mapping[str, str]) -> TakeFacts:
     return TakeFacts.from_dict(
         {
             "prompt": texts.get("DGX_PROMPT") or texts.get("TITLE"),
-            "seed": _number(int, texts.get("DGX_SEED")),
+            "seed": _parse_number(int, texts.get("DGX_SEED")),
             "engine": texts.get("DGX_ENGINE"),
             "engine_version": texts.get("DGX_ENGINE_VERSION"),
             "generation_id": texts.get("DGX_GENERATION_ID"),
             "licence": texts.get("LICENSE"),
             "created_at": texts.get("DATE"),
             "genre": texts.get("GENRE"),
-            "bpm": _number(float, texts.get("BPM")),
-            "key": _long_key(texts.get("KEY")) or _long_key(texts.get("INITIALKEY")),
-            "bars": _number(int, texts.get("DGX_BARS")),
+            "bpm": _parse_number(float, texts.get("BPM")),
+            "key": _parse_key(texts.get("KEY")) or _parse_key(texts.get("INITIALKEY")),
+            "bars": _parse_number(int, texts.get("DGX_BARS")),
         }
     )
 
 
-def _number(kind: type[int] | type[float], text: str | None) -> float | None:
+def _parse_number(kind: type[int] | type[float], text: str | None) -> float | None:
     try:
         return None if text is None else kind(text)
     except ValueError:
         return None
 
 
-def _long_key(text: str | None) -> str | None:
-    """A key as `TakeFacts` has it, from that or from what ID3 has."""
+def _parse_key(text: str | None) -> str | None:
+    """Return the key in the form of `TakeFacts`, from that form or from ID3's."""
     short = _SHORT_KEY.fullmatch(text or "")
     if short is not None:
         return f"{short[1]} {'minor' if short[2] else 'major'}"
-    return text if short_key(text) else None
+    return text if abbreviate_key(text) else None

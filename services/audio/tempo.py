@@ -1,7 +1,7 @@
-"""Tempo, beats and bars of music that keeps one tempo.
+"""Tempo, beats and bars of music with a constant tempo.
 
-A constant tempo is assumed: of music that changes it, the most common one is found, and the beats
-drift away from the music. Three or four beats a bar are told apart; other metres read as four.
+If the tempo changes, the most common one is found and the beats drift away from the music. Bars
+have three or four beats; other metres count as four.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ import numpy as np
 
 from services.audio.arrays import as_audio, check_sample_rate
 from services.audio.beats import find_bar
-from services.audio.hearing import hear
 from services.audio.onsets import find_onsets
 from services.audio.periods import (
     TEMPI,
     autocorrelation,
-    clarity,
-    evidence,
-    likeness_after,
+    correlation_after,
+    measure_clarity,
     refine,
+    score_tempi,
 )
 from services.audio.sources import ArraySource
-from services.audio.spectrum import sketch
+from services.audio.spectrum import compute_spectrum
+from services.audio.summary import summarise_signal
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,53 +35,52 @@ if TYPE_CHECKING:
     Curve = NDArray[np.float64]
 
 SHORTEST_SECONDS = 1.5
-"""Under this no tempo is looked for."""
+"""A shorter signal has no tempo."""
 
 _FEWEST_EVENTS = 4
 _UNCLEAR, _SHORT_UNCLEAR_SECONDS, _TO_CLEAR = 0.15, 1.5, 0.35
-"""Noise of 8 s and more stays under a clarity of 0.15, shorter noise under 1.5 s by its length."""
+"""Limits of the clarity of noise: 0.15 for 8 s or more, 1.5 s divided by the length for less."""
 _HINT_REACH = 0.12
-"""How far, as a ratio, the music may be from the tempo that was asked for."""
+"""Largest distance of the tempo from the hint, as a ratio."""
 _HINT_WIDTH = 0.06
 _FARTHEST = -5.0
-"""Logarithm of how likely music is far from the tempo that was asked for, against at it."""
+"""Log probability of a tempo far from the hint, relative to one at the hint."""
 _OCTAVES = (1 / 3, 1 / 2, 2, 3)
 _SAME = 0.03
 _OF_A_MULTIPLE, _OF_ANOTHER = 5.0, 2.0
-"""How much less evidence a hinted tempo may have than the best one if it is a multiple of that, and
-if not; in logarithms of odds. Of the pieces that the coefficients of `evidence` were fitted on, one
-right hint in a hundred fails the second, and three wrong ones pass."""
+"""How far the score of a hinted tempo may be below the best one, if the two are multiples and if
+not; in logarithms of odds. On the material that `score_tempi` was fitted on, 1 % of the right hints
+fail the second limit and 3 % of the wrong ones pass it."""
 _AMBIGUOUS_ODDS = 1.0
 _WALTZ_MARGIN = 0.12
-"""How much more alike the onsets are after three beats than after two or four, in two curves."""
+"""Least excess of the correlation at three beats over two or four, summed over two curves."""
 _CONTRADICTED = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tempo:
-    """What the onsets tell; without a tempo, `bpm` is None and the confidence 0."""
-
     bpm: float | None
+    """None if there is no tempo."""
     confidence: float
-    """0..1: how clearly the onsets repeat, times the odds of this tempo among the others. At most
-    one half where the music contradicts the hint."""
+    """0..1: clarity of the repetition times the probability of this tempo; 0 without a tempo, at
+    most 0.5 if the music contradicts the hint."""
     octave_ambiguous: bool
-    """Whether half, double or a third of this tempo has nearly as much evidence, or more."""
+    """Whether a half, a third, double or triple of this tempo is almost as likely, or more."""
     hint_supported: bool | None
-    """Whether the music can be at the tempo of the hint; None without a hint."""
+    """Whether the music allows the tempo of the hint; None without a hint."""
     alternatives: tuple[float, ...]
-    """Up to three other tempi, the likeliest first."""
+    """Up to three other tempi, the most likely first."""
     clarity: float
-    """0..1: how much of the onsets comes back within four beats."""
+    """0..1: best correlation of the onsets after one to four beats."""
     beats: tuple[float, ...]
-    """Seconds of each beat in the first ten minutes: an even grid."""
+    """Seconds of each beat in the first ten minutes, evenly spaced."""
     downbeat_offset_seconds: float | None
-    """Seconds of the first bar: a choice by accents, less sure than the beats."""
+    """Start of the first bar in seconds; chosen by accents, less certain than the beats."""
     beats_per_bar: int
-    """4, or 3 where the onsets come back every three beats."""
+    """4, or 3 if the onsets repeat every three beats."""
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures by name, JSON-ready; the beats as the seconds of the first one."""
+        """Return the fields, JSON-ready, with `first_beat_seconds` in place of `beats`."""
         return {
             "bpm": self.bpm,
             "confidence": self.confidence,
@@ -95,98 +94,100 @@ class Tempo:
 
 
 def estimate_tempo(signal: Any, sample_rate: int, hint_bpm: float | None = None) -> Tempo:
-    """Find the tempo of a signal.
+    """Estimate the tempo of a signal.
 
-    Six seconds of machine-steady music give it to 0.1 BPM; players' timing, or less of it, widens
-    that. Noise and held sounds have none.
+    For six seconds of quantised music the error is below 0.1 BPM; it is larger for shorter signals
+    and human timing. Noise and sustained sounds have no tempo.
 
     Args:
-        signal: what `as_audio` takes; only the first ten minutes are listened to.
+        signal: see `as_audio`; only the first ten minutes count.
         sample_rate: 8000 to 192000 Hz.
-        hint_bpm: the tempo that was asked for. It decides between a tempo and its multiples and
-            draws the choice to what is within 12 % of it, if the music allows that.
+        hint_bpm: the requested tempo. It decides between a tempo and its multiples and favours
+            tempi within 12 % of it, if the music allows them.
 
     Raises:
-        TypeError: not audio, or a rate that is no whole number.
-        ValueError: what `as_audio` and `check_sample_rate` refuse, or a hint that is no positive
-            number.
+        TypeError: not a tensor or array, or a sample rate that is not an integer.
+        ValueError: see `as_audio` and `check_sample_rate`; or the hint is not a positive number.
     """
     audio = as_audio(signal)
     rate = check_sample_rate(sample_rate)
-    return tempo_of(find_onsets(sketch(hear(ArraySource(audio, rate)))), hint_bpm)
+    return find_tempo(
+        find_onsets(compute_spectrum(summarise_signal(ArraySource(audio, rate)))), hint_bpm
+    )
 
 
-def tempo_of(onsets: Onsets, hint_bpm: float | None = None) -> Tempo:
-    """As `estimate_tempo`, from onsets that are known already."""
+def find_tempo(onsets: Onsets, hint_bpm: float | None = None) -> Tempo:
     if hint_bpm is not None and not 0.0 < hint_bpm < np.inf:
-        raise ValueError(f"The hint must be a positive number of beats a minute, not {hint_bpm}.")
+        raise ValueError(f"The tempo hint must be a positive number of BPM, not {hint_bpm}.")
     if onsets.seconds < SHORTEST_SECONDS or onsets.events < _FEWEST_EVENTS:
         return _no_tempo(hint_bpm)
-    odds = evidence(onsets)
-    peaks = _peaks(odds)
+    odds = score_tempi(onsets)
+    peaks = _find_peaks(odds)
     best = int(peaks[np.argmax(odds[peaks])])
-    hinted = None if hint_bpm is None else _near_hint(odds, peaks, best, hint_bpm)
+    hinted = None if hint_bpm is None else _find_peak_near_hint(odds, peaks, best, hint_bpm)
     chosen = best if hinted is None else hinted
     bpm = refine(onsets.full, float(TEMPI[chosen]))
-    clear = clarity(onsets.full, bpm)
+    clearness = measure_clarity(onsets.full, bpm)
     unclear = max(_UNCLEAR, _SHORT_UNCLEAR_SECONDS / onsets.seconds)
-    if clear < unclear:
-        return _no_tempo(hint_bpm, clear)
+    if clearness < unclear:
+        return _no_tempo(hint_bpm, clearness)
     supported = None if hint_bpm is None else hinted is not None
-    certain = _certainty(odds, peaks, chosen, hint_bpm if supported else None)
+    chance = _compute_chance(odds, peaks, chosen, hint_bpm if supported else None)
     others = [peak for peak in peaks[np.argsort(-odds[peaks])] if peak != chosen]
     rivals = [peak for peak in others if odds[peak] > odds[chosen] - _AMBIGUOUS_ODDS]
-    beats_per_bar = _beats_per_bar(onsets, bpm)
+    beats_per_bar = _count_beats_per_bar(onsets, bpm)
     bar = find_bar(onsets, bpm, beats_per_bar)
     return Tempo(
         bpm=bpm,
-        confidence=certain
-        * min((clear - unclear) / _TO_CLEAR, 1.0)
+        confidence=chance
+        * min((clearness - unclear) / _TO_CLEAR, 1.0)
         * (_CONTRADICTED if supported is False else 1.0),
         octave_ambiguous=any(_is_multiple(TEMPI[peak], bpm) for peak in rivals),
         hint_supported=supported,
         alternatives=tuple(round(float(TEMPI[peak]), 1) for peak in others[:3]),
-        clarity=clear,
-        beats=_beats(bar, bpm, onsets.seconds),
+        clarity=clearness,
+        beats=_make_beats(bar, bpm, onsets.seconds),
         downbeat_offset_seconds=bar,
         beats_per_bar=beats_per_bar,
     )
 
 
-def _no_tempo(hint_bpm: float | None, clear: float = 0.0) -> Tempo:
+def _no_tempo(hint_bpm: float | None, clearness: float = 0.0) -> Tempo:
     return Tempo(
         bpm=None,
         confidence=0.0,
         octave_ambiguous=False,
         hint_supported=None if hint_bpm is None else False,
         alternatives=(),
-        clarity=clear,
+        clarity=clearness,
         beats=(),
         downbeat_offset_seconds=None,
         beats_per_bar=4,
     )
 
 
-def _peaks(odds: Curve) -> NDArray[np.intp]:
-    """Indices of the local maxima, the best of all among them."""
+def _find_peaks(odds: Curve) -> NDArray[np.intp]:
+    """Return the indices of the local maxima, including the global one."""
     inner = (odds[1:-1] > odds[:-2]) & (odds[1:-1] >= odds[2:])
     return np.union1d(np.flatnonzero(inner) + 1, np.argmax(odds))
 
 
-def _near_hint(odds: Curve, peaks: NDArray[np.intp], best: int, hint_bpm: float) -> int | None:
-    """The peak that the hint points at, if the music can be at that tempo."""
+def _find_peak_near_hint(
+    odds: Curve, peaks: NDArray[np.intp], best: int, hint_bpm: float
+) -> int | None:
+    """Return the index of the best peak near the hint, or None if the music contradicts it."""
     away = np.abs(np.log(TEMPI[peaks] / hint_bpm))
     near = peaks[away < _HINT_REACH]
     if not near.size:
         return None
-    chosen = int(near[np.argmax(odds[near] + _closeness(near, hint_bpm))])
+    chosen = int(near[np.argmax(odds[near] + _score_closeness(near, hint_bpm))])
     multiple = _is_multiple(TEMPI[chosen], float(TEMPI[best]))
     allowed = _OF_A_MULTIPLE if multiple else _OF_ANOTHER
     return chosen if chosen == best or odds[best] - odds[chosen] <= allowed else None
 
 
-def _closeness(peaks: NDArray[np.intp], hint_bpm: float) -> Curve:
-    """Logarithm of how likely music that was asked for at one tempo has another."""
+def _score_closeness(peaks: NDArray[np.intp], hint_bpm: float) -> Curve:
+    """Return the log probability of each peak, given the hint and relative to it."""
     return np.asarray(-0.5 * (np.log(TEMPI[peaks] / hint_bpm) / _HINT_WIDTH) ** 2)
 
 
@@ -194,26 +195,28 @@ def _is_multiple(bpm: float, other: float) -> bool:
     return any(abs(bpm / other / octave - 1.0) < _SAME for octave in _OCTAVES)
 
 
-def _certainty(odds: Curve, peaks: NDArray[np.intp], chosen: int, hint_bpm: float | None) -> float:
-    """0..1: the chance of the chosen peak among all; a hint makes those far from it unlikely."""
+def _compute_chance(
+    odds: Curve, peaks: NDArray[np.intp], chosen: int, hint_bpm: float | None
+) -> float:
+    """Return the probability of the chosen peak among all, 0..1, given the hint."""
     logs = odds[peaks] - odds[chosen]
     if hint_bpm is not None:
-        logs = logs + np.maximum(_closeness(peaks, hint_bpm), _FARTHEST)
+        logs = logs + np.maximum(_score_closeness(peaks, hint_bpm), _FARTHEST)
     chances = np.exp(logs - logs.max())
     return float(chances[peaks == chosen].sum() / chances.sum())
 
 
-def _beats_per_bar(onsets: Onsets, bpm: float) -> int:
+def _count_beats_per_bar(onsets: Onsets, bpm: float) -> int:
     after = np.array([2.0, 3.0, 4.0]) * (60.0 / bpm)
     full, low = (
-        likeness_after(autocorrelation(curve), after) for curve in (onsets.full, onsets.low)
+        correlation_after(autocorrelation(curve), after) for curve in (onsets.full, onsets.low)
     )
     two, three, four = full + low
     return 3 if three - max(two, four) > _WALTZ_MARGIN else 4
 
 
-def _beats(bar: float, bpm: float, seconds: float) -> tuple[float, ...]:
+def _make_beats(bar: float, bpm: float, seconds: float) -> tuple[float, ...]:
     beat = 60.0 / bpm
-    # A bar that begins on beat 3.9999 begins on beat 4.
+    # The tolerance treats a bar at beat 3.9999 as one at beat 4.
     first = max(bar - math.floor(bar / beat + 1e-6) * beat, 0.0)
     return tuple(float(at) for at in np.arange(first, seconds, beat))

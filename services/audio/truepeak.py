@@ -1,8 +1,8 @@
 """True peak: the level between the samples, by two interpolators (ITU-R BS.1770-5, Annex 2).
 
-The meter reads a steep 4x interpolator (soxr HQ), within 0.12 dB of the analogue signal. Many
-meters in the field, libebur128 among them, use a short filter instead, which reads up to 1 dB
-lower on extreme material and 0.3 dB higher on clicks. A ceiling has to hold on both.
+The reported value comes from a steep 4x interpolator (soxr HQ), within 0.12 dB of the analogue
+signal. Many other meters, such as libebur128, use a short filter, which reads up to 1 dB lower on
+extreme material and 0.3 dB higher on clicks. A ceiling has to hold for both.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ _SHORT_FILTER_TAPS = 49
 
 
 def oversampling(sample_rate: int) -> int:
-    """How often a sample is interpolated: 4x below 96 kHz, 2x below 192 kHz, then not at all."""
+    """Return the oversampling factor: 4 below 96 kHz, 2 below 192 kHz, then 1."""
     if sample_rate < 96_000:
         return 4
     return 2 if sample_rate < 192_000 else 1
 
 
 class PeakFollower(Protocol):
-    """Finds the peak of each `block` samples of a stream, over all channels, linear."""
+    """Finds the linear peak of each `block` samples of a stream, over all channels."""
 
     def push(self, audio: Audio) -> None:
-        """Take the next samples, `[channels, some]`."""
+        """Add samples, `[channels, n]`."""
 
     def finish(self) -> NDArray[np.float32]:
-        """The peaks, `[ceil(samples / block)]`; never less than the sample peaks."""
+        """Return the peaks, `[ceil(samples / block)]`, none below its sample peak."""
 
 
 class SteepFollower:
-    """The reading of the meter: soxr's interpolator."""
+    """Follows the peaks of the steep interpolator (soxr HQ)."""
 
     def __init__(self, source: Source, block: int = _METER_BLOCK) -> None:
         rate, factor = source.sample_rate, oversampling(source.sample_rate)
@@ -56,13 +56,11 @@ class SteepFollower:
         self._between = [BlockReducer(np.maximum, block * factor) for _ in self._streams]
 
     def push(self, audio: Audio) -> None:
-        """Take the next samples, `[channels, some]`."""
         self._samples.push(np.abs(audio).max(axis=0))
         for channel, stream, between in zip(audio, self._streams, self._between, strict=False):
             between.push(np.abs(stream.resample_chunk(channel)))
 
     def finish(self) -> NDArray[np.float32]:
-        """The peaks, `[ceil(samples / block)]`."""
         peaks = self._samples.result()
         for stream, between in zip(self._streams, self._between, strict=True):
             between.push(np.abs(stream.resample_chunk(np.empty(0, np.float32), last=True)))
@@ -72,13 +70,13 @@ class SteepFollower:
 
 
 class ShortFilterFollower:
-    """As a 49-tap Hann-windowed sinc reads it (libebur128's filter)."""
+    """Follows the peaks of the short interpolator: a 49-tap Hann-windowed sinc, as libebur128's."""
 
     def __init__(self, source: Source, block: int = _METER_BLOCK) -> None:
         factor = oversampling(source.sample_rate)
         tap = np.arange(_SHORT_FILTER_TAPS) - (_SHORT_FILTER_TAPS - 1) / 2
         response = (np.sinc(tap / factor) * np.hanning(_SHORT_FILTER_TAPS)).astype(np.float32)
-        # Phase 0 meets the samples themselves.
+        # Phase 0 would return the samples themselves.
         self._phases = [response[phase::factor] for phase in range(1, factor)]
         memory = self._phases[0].size - 1 if self._phases else 0
         self._past = np.zeros((source.channels, memory), np.float32)
@@ -89,19 +87,18 @@ class ShortFilterFollower:
         self._between = BlockReducer(np.maximum, block)
 
     def push(self, audio: Audio) -> None:
-        """Take the next samples, `[channels, some]`."""
         self._samples.push(np.abs(audio).max(axis=0))
         if self._phases:
-            between = self._filtered(audio)
+            between = self._interpolate(audio)
             skipped, self._skip = self._skip, max(self._skip - between.size, 0)
             self._before = between[:skipped].max(initial=self._before)
             self._between.push(between[skipped:])
 
     def finish(self) -> NDArray[np.float32]:
-        """The peaks, `[ceil(samples / block)]`; the ends hold what rings beyond them."""
+        # The first and last block include the ringing before and after the signal.
         peaks = self._samples.result()
         if self._phases:
-            ringing = self._filtered(np.zeros_like(self._past))
+            ringing = self._interpolate(np.zeros_like(self._past))
             skipped = self._skip
             self._between.push(ringing[skipped : self._delay])
             found = self._between.result()
@@ -110,11 +107,9 @@ class ShortFilterFollower:
             peaks[-1] = max(peaks[-1], ringing[self._delay :].max(initial=0.0))
         return peaks
 
-    def _filtered(self, audio: Audio) -> NDArray[np.float32]:
-        """The highest interpolated value after each sample, `[some]`, `_delay` samples late.
-
-        Products and sums in a fixed order give the same bits whatever the number of threads.
-        """
+    def _interpolate(self, audio: Audio) -> NDArray[np.float32]:
+        """Return the highest interpolated value after each sample, `[n]`, delayed by `_delay`."""
+        # The fixed order of products and sums gives the same bits for any number of threads.
         samples = audio.shape[1]
         stretches = np.concatenate((self._past, audio), axis=1)
         self._past = stretches[:, samples:]
@@ -131,20 +126,20 @@ class ShortFilterFollower:
 
 
 def true_peak(audio: Audio, sample_rate: int) -> float:
-    """The highest absolute value of the interpolated signal over all channels, linear."""
+    """Return the true peak over all channels by the steep interpolator, linear."""
     return _highest(SteepFollower(source := ArraySource(audio, sample_rate)), source)
 
 
 def short_filter_peak(audio: Audio, sample_rate: int) -> float:
-    """The true peak as a 49-tap Hann-windowed sinc reads it (libebur128's filter), linear."""
+    """Return the true peak over all channels by the short interpolator, linear."""
     return _highest(ShortFilterFollower(source := ArraySource(audio, sample_rate)), source)
 
 
 def block_peaks(audio: Audio, sample_rate: int, block: int) -> NDArray[np.float32]:
-    """The true peak of each block of `block` samples, over all channels, linear.
+    """Return the linear true peak of each `block` samples by the steep interpolator.
 
     Returns:
-        `[ceil(samples / block)]`; never less than the sample peaks.
+        `[ceil(samples / block)]`, over all channels, none below its sample peak.
     """
     source = ArraySource(audio, sample_rate)
     return _follow(SteepFollower(source, block), source)

@@ -1,8 +1,7 @@
-"""WAV files that appear whole or not at all, RF64 where 4 GiB are not enough.
+"""Write WAV files, or RF64 beyond 4 GiB, that appear whole or not at all (see `atomic`).
 
-The bytes go to a temporary name in the folder of the file; they are counted, brought to the disk
-and renamed, and the folder is brought to the disk too. The same samples and facts give the same
-bytes: nothing is dated but by the facts, and the dither starts from a constant.
+The same samples and facts give the same bytes: the only dates are those of the facts, and the
+dither has a constant seed.
 """
 
 from __future__ import annotations
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from services.audio.arrays import MAX_CHANNELS, as_audio, check_sample_rate
-from services.audio.staging import Staged, WrittenFile, staged_file
-from services.audio.wav_chunks import WavForm, riff_chunk, take_chunks
+from services.audio.atomic import AtomicFile, WrittenFile, atomic_file
+from services.audio.wav_chunks import WavFormat, build_chunks, riff_chunk
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +35,7 @@ _DITHER_SEED = 1770
 _PCM, _IEEE_FLOAT = 1, 3
 _IN_DS64 = 0xFFFFFFFF
 BITS = {"PCM_16": 16, "PCM_24": 24, "PCM_32": 32, "FLOAT": 32}
-"""Bit depth -> bits a sample."""
+"""Bit depth -> bits per sample."""
 SUPPORTED_BIT_DEPTHS = tuple(BITS)
 
 
@@ -49,31 +48,31 @@ def write_wav(
     dither: bool = True,
     facts: TakeFacts | None = None,
 ) -> WrittenFile:
-    """Write a WAV file, replacing an existing one only by a whole one; make its folders.
+    """Write a WAV file atomically; its folders are created.
 
-    PCM is rounded to the nearest step and held at full scale, never wrapped. A file that would
-    pass 4 GiB is an RF64 file (EBU Tech 3306).
+    PCM is rounded to the nearest step and clipped at full scale. A file over 4 GiB is RF64 (EBU
+    Tech 3306).
 
     Args:
         path: the file; a link of that name is replaced, not followed.
-        audio: what `as_audio` takes.
+        audio: see `as_audio`.
         sample_rate: 8000 to 192000 Hz.
         bit_depth: one of `SUPPORTED_BIT_DEPTHS`.
-        dither: add triangular noise of one step either way before rounding to 16 or 24 bit, so
-            that the rounding error is noise and not distortion. It begins with the first frame
-            that is not silent, so all-zero audio stays zero.
-        facts: what the file says about itself, in chunks after the samples (see `wav_chunks`).
+        dither: add triangular noise of one step before rounding to 16 or 24 bit, so that the
+            rounding error is noise instead of distortion. The noise begins with the first frame
+            that is not silent.
+        facts: metadata, written as chunks after the samples (see `wav_chunks`).
 
     Raises:
-        TypeError, ValueError: the audio, the rate or the bit depth is not one that can be written.
-        RuntimeError: the disk says no; the reason is its cause. No temporary file is left.
+        TypeError, ValueError: the audio, sample rate or bit depth is invalid.
+        RuntimeError: the file cannot be written; the cause is an OSError.
     """
-    with staged_wav(path, audio, sample_rate, bit_depth, dither=dither, facts=facts) as staged:
-        staged.publish()
-        return staged.written
+    with atomic_wav(path, audio, sample_rate, bit_depth, dither=dither, facts=facts) as file:
+        file.publish()
+        return file.written_file
 
 
-def staged_wav(
+def atomic_wav(
     path: str | os.PathLike[str],
     audio: Any,
     sample_rate: int,
@@ -81,19 +80,19 @@ def staged_wav(
     *,
     dither: bool = True,
     facts: TakeFacts | None = None,
-) -> AbstractContextManager[Staged]:
-    """Write everything but the name; what is not published by the end of the block is removed.
+) -> AbstractContextManager[AtomicFile]:
+    """Write a WAV file without publishing it; the file is deleted at the end unless published.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as `write_wav`.
+        TypeError, ValueError, RuntimeError: see `write_wav`.
     """
     check_bit_depth(bit_depth)
     signal = as_audio(audio)
-    form = _form(signal.shape[0], signal.shape[1], sample_rate, bit_depth)
-    return _staged(path, [signal], form, dither=dither, facts=facts)
+    wav_format = _make_format(signal.shape[0], signal.shape[1], sample_rate, bit_depth)
+    return _atomic_wav(path, [signal], wav_format, dither=dither, facts=facts)
 
 
-def staged_wav_stream(
+def atomic_wav_stream(
     path: str | os.PathLike[str],
     blocks: Iterable[Audio],
     channels: int,
@@ -103,36 +102,34 @@ def staged_wav_stream(
     *,
     dither: bool = True,
     facts: TakeFacts | None = None,
-) -> AbstractContextManager[Staged]:
-    """As `staged_wav`, from blocks: the memory it takes does not grow with the file.
+) -> AbstractContextManager[AtomicFile]:
+    """Write a WAV file from blocks, like `atomic_wav`; memory does not grow with the file.
 
-    The bytes are those that `staged_wav` gives for all blocks in one, however they are cut.
+    The bytes do not depend on how the samples are divided into blocks.
 
     Args:
         path: the file.
-        blocks: `[channels, n]` each, n as it comes; taken one by one as the `with` block begins.
+        blocks: `[channels, n]` each, of any n; read when the `with` block begins.
         channels: 1 or 2.
-        frames: samples a channel that the blocks bring altogether.
+        frames: samples per channel of all blocks together.
         sample_rate: 8000 to 192000 Hz.
         bit_depth: one of `SUPPORTED_BIT_DEPTHS`.
-        dither: as for `write_wav`.
-        facts: as for `write_wav`.
+        dither: see `write_wav`.
+        facts: see `write_wav`.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as `write_wav`; ValueError also for blocks that bring
+        TypeError, ValueError, RuntimeError: see `write_wav`; ValueError also if the blocks have
             more or fewer frames, or another number of channels.
     """
     check_bit_depth(bit_depth)
-    form = _form(channels, frames, sample_rate, bit_depth)
-    return _staged(path, _checked(blocks, form), form, dither=dither, facts=facts)
+    wav_format = _make_format(channels, frames, sample_rate, bit_depth)
+    return _atomic_wav(
+        path, _check_blocks(blocks, wav_format), wav_format, dither=dither, facts=facts
+    )
 
 
 def check_bit_depth(bit_depth: str) -> None:
-    """Refuse a bit depth that is not in `SUPPORTED_BIT_DEPTHS`.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Raise ValueError for a bit depth that is not in `SUPPORTED_BIT_DEPTHS`."""
     if bit_depth not in BITS:
         raise ValueError(
             f"Unsupported bit depth {bit_depth!r}; expected one of "
@@ -140,51 +137,52 @@ def check_bit_depth(bit_depth: str) -> None:
         )
 
 
-def _form(channels: int, frames: int, sample_rate: int, bit_depth: str) -> WavForm:
+def _make_format(channels: int, frames: int, sample_rate: int, bit_depth: str) -> WavFormat:
     if not 1 <= channels <= MAX_CHANNELS:
-        raise ValueError(f"A WAV file here has 1 or 2 channels, not {channels}.")
+        raise ValueError(f"A WAV file needs 1 or 2 channels, not {channels}.")
     if frames < 1:
-        raise ValueError(f"A WAV file needs samples; {frames} frames were announced.")
+        raise ValueError(f"A WAV file needs at least 1 frame, not {frames}.")
     rate = check_sample_rate(sample_rate)
-    return WavForm(channels, frames, rate, BITS[bit_depth], bit_depth == "FLOAT")
+    return WavFormat(channels, frames, rate, BITS[bit_depth], bit_depth == "FLOAT")
 
 
-def _checked(blocks: Iterable[Audio], form: WavForm) -> Iterator[Audio]:
-    """The blocks, once they are what was announced."""
+def _check_blocks(blocks: Iterable[Audio], wav_format: WavFormat) -> Iterator[Audio]:
     arrived = 0
     for block in blocks:
         if not block.size:
             continue
         audio = as_audio(block)
         channels, count = audio.shape
-        if channels != form.channels:
-            raise ValueError(f"A block has {channels} channels; {form.channels} were announced.")
+        if channels != wav_format.channels:
+            raise ValueError(f"A block has {channels} channels instead of {wav_format.channels}.")
         arrived += count
-        if arrived > form.frames:
-            raise ValueError(f"The blocks hold more than the {form.frames} frames announced.")
+        if arrived > wav_format.frames:
+            raise ValueError(f"The blocks have more than the expected {wav_format.frames} frames.")
         yield audio
-    if arrived < form.frames:
-        raise ValueError(f"The blocks hold {arrived} of the {form.frames} frames announced.")
+    if arrived < wav_format.frames:
+        raise ValueError(f"The blocks have {arrived} of the expected {wav_format.frames} frames.")
 
 
 @contextmanager
-def _staged(
+def _atomic_wav(
     path: str | os.PathLike[str],
     blocks: Iterable[Audio],
-    form: WavForm,
+    wav_format: WavFormat,
     *,
     dither: bool,
     facts: TakeFacts | None,
-) -> Iterator[Staged]:
-    # float32 has 24 bits of precision, which 32-bit integers keep: there is nothing to dither.
-    dither = dither and form.bits < 32
-    chunks = b"" if facts is None else take_chunks(facts, form, dithered=dither)
-    layout = _lay_out(form, chunks)
-    with staged_file(path, "WAV") as staged:
-        with staged.writing():
-            digest = _write(staged.temporary, layout, _encoded(blocks, form, dither=dither))
-        staged.finish(form.frames, digest)
-        yield staged
+) -> Iterator[AtomicFile]:
+    # 32-bit integers keep the 24 bits of precision of float32: there is nothing to dither.
+    dither = dither and wav_format.bits < 32
+    chunks = b"" if facts is None else build_chunks(facts, wav_format, dithered=dither)
+    layout = _plan_layout(wav_format, chunks)
+    with atomic_file(path, "WAV") as file:
+        with file.explain_errors():
+            digest = _write(
+                file.temporary, layout, _encode_samples(blocks, wav_format, dither=dither)
+            )
+        file.finish(wav_format.frames, digest)
+        yield file
 
 
 def _write(path: Path, layout: _Layout, samples: Iterator[bytes]) -> str:
@@ -196,103 +194,104 @@ def _write(path: Path, layout: _Layout, samples: Iterator[bytes]) -> str:
         file.flush()
         arrived = os.fstat(file.fileno()).st_size
     if arrived != layout.file_bytes:
-        raise OSError(errno.EIO, f"{arrived} of {layout.file_bytes} bytes arrived")
+        raise OSError(errno.EIO, f"only {arrived} of {layout.file_bytes} bytes were written")
     return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class _Layout:
     head: bytes
-    """Up to the first sample."""
+    """The bytes before the first sample."""
     tail: bytes
-    """From the last sample on: the byte that makes their number even, and the chunks."""
+    """The bytes after the last sample: the padding to an even number, and the chunks."""
     file_bytes: int
 
 
-def _lay_out(form: WavForm, chunks: bytes) -> _Layout:
-    """Everything of a file but its samples.
+def _plan_layout(wav_format: WavFormat, chunks: bytes) -> _Layout:
+    """Build all bytes of a file except its samples.
 
-    RIFF/WAVE after Microsoft/IBM, Multimedia Programming Interface 1.0; where its 32-bit sizes do
-    not reach, RF64 after EBU Tech 3306, with the sizes in a `ds64` chunk.
+    The format is RIFF/WAVE by Microsoft/IBM, Multimedia Programming Interface 1.0. If its 32-bit
+    sizes do not suffice, it is RF64 by EBU Tech 3306, with the sizes in a `ds64` chunk.
     """
-    frame_bytes = form.channels * form.bits // 8
-    data_bytes = form.frames * frame_bytes
+    frame_bytes = wav_format.channels * wav_format.bits // 8
+    data_bytes = wav_format.frames * frame_bytes
     tail = bytes(data_bytes % 2) + chunks
-    described = _format_chunks(form, frame_bytes)
+    described = _build_format_chunks(wav_format, frame_bytes)
     riff_bytes = len(b"WAVE") + len(described) + 8 + data_bytes + len(tail)
     if riff_bytes < 1 << 32:
         head = struct.pack("<4sI4s", b"RIFF", riff_bytes, b"WAVE") + described
         head += struct.pack("<4sI", b"data", data_bytes)
     else:
-        sizes = struct.pack("<QQQI", riff_bytes + 36, data_bytes, form.frames, 0)
+        sizes = struct.pack("<QQQI", riff_bytes + 36, data_bytes, wav_format.frames, 0)
         head = struct.pack("<4sI4s", b"RF64", _IN_DS64, b"WAVE") + riff_chunk(b"ds64", sizes)
         head += described + struct.pack("<4sI", b"data", _IN_DS64)
     return _Layout(head, tail, len(head) + data_bytes + len(tail))
 
 
-def _format_chunks(form: WavForm, frame_bytes: int) -> bytes:
+def _build_format_chunks(wav_format: WavFormat, frame_bytes: int) -> bytes:
     body = struct.pack(
         "<HHIIHH",
-        _IEEE_FLOAT if form.is_float else _PCM,
-        form.channels,
-        form.sample_rate,
-        form.sample_rate * frame_bytes,
+        _IEEE_FLOAT if wav_format.is_float else _PCM,
+        wav_format.channels,
+        wav_format.sample_rate,
+        wav_format.sample_rate * frame_bytes,
         frame_bytes,
-        form.bits,
+        wav_format.bits,
     )
-    if not form.is_float:
+    if not wav_format.is_float:
         return riff_chunk(b"fmt ", body)
-    fact = struct.pack("<I", min(form.frames, _IN_DS64))
+    fact = struct.pack("<I", min(wav_format.frames, _IN_DS64))
     return riff_chunk(b"fmt ", body + b"\0\0") + riff_chunk(b"fact", fact)
 
 
-def _encoded(blocks: Iterable[Audio], form: WavForm, *, dither: bool) -> Iterator[bytes]:
-    """The samples as they stand in the file."""
+def _encode_samples(
+    blocks: Iterable[Audio], wav_format: WavFormat, *, dither: bool
+) -> Iterator[bytes]:
     noise = Dither() if dither else None
     for block in blocks:
         for start in range(0, block.shape[1], _BLOCK_FRAMES):
             frames = block[:, start : start + _BLOCK_FRAMES].T
             yield (
                 frames.astype("<f4").tobytes()
-                if form.is_float
-                else quantised(frames, form.bits, noise)
+                if wav_format.is_float
+                else quantise(frames, wav_format.bits, noise)
             )
 
 
 class Dither:
-    """Triangular noise of one step either way (two uniform ones), for one file.
+    """Triangular noise of one step (the difference of two uniform ones), for one file.
 
-    It is drawn frame after frame from the first that is not silent, so it depends neither on how
-    the samples are cut into blocks nor on the silence before them.
+    It begins with the first frame that is not silent, and is drawn frame by frame. So it depends
+    neither on the division into blocks nor on the silence before.
     """
 
     def __init__(self) -> None:
         self._random = np.random.Generator(np.random.PCG64(_DITHER_SEED))
-        self._begun = False
+        self._has_begun = False
 
     def add_to(self, steps: NDArray[Any]) -> None:
-        """Add the noise to `[frames, channels]`, whose unit is one step."""
-        if not self._begun:
+        """Add the noise in place to `[frames, channels]`, whose unit is one step."""
+        if not self._has_begun:
             sounding = np.flatnonzero(steps.any(axis=1))
             if not sounding.size:
                 return
-            self._begun = True
+            self._has_begun = True
             steps = steps[sounding[0] :]
         noise = self._random.random((steps.shape[0], 2, steps.shape[1]), np.float32)
         steps += noise[:, 0]
         steps -= noise[:, 1]
 
 
-def quantised(frames: NDArray[np.float32], bits: int, noise: Dither | None) -> bytes:
-    """Samples as integers of 16, 24 or 32 bit, little-endian, as they stand in a WAV file.
+def quantise(frames: NDArray[np.float32], bits: int, noise: Dither | None) -> bytes:
+    """Convert samples to little-endian integers of 16, 24 or 32 bit, as in a WAV file.
 
     Args:
-        frames: `[frames, channels]`, full scale at 1.0; what is beyond is held there.
-        bits: of one sample.
-        noise: what is added before rounding, if anything.
+        frames: `[frames, channels]`; clipped at full scale, 1.0.
+        bits: per sample.
+        noise: added before rounding.
     """
     full_scale = 2 ** (bits - 1)
-    # float32 carries 24 bits exactly: enough for 16 and a fraction, not for 24 and a fraction.
+    # float32 has 24 bits: enough for 16 bits and a fraction, but not for 24 bits and a fraction.
     steps = frames * (np.float64(full_scale) if bits > 16 else np.float32(full_scale))
     if noise is not None:
         noise.add_to(steps)

@@ -1,4 +1,4 @@
-"""Facts out of the chunks of a WAV file, ours or anybody's; whatever the file claims."""
+"""Read metadata from the chunks of an untrusted WAV file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 from services.audio.facts import TakeFacts
 from services.audio.reading import UnreadableAudioError
-from services.audio.wav_ixml import ixml_facts
+from services.audio.wav_ixml import parse_ixml
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,45 +20,44 @@ _MOST_CHUNKS = 1000
 _MOST_CHUNK_BYTES = 4 << 20
 _IN_DS64 = 0xFFFFFFFF
 _WANTED = {b"iXML", b"bext", b"acid"}
-_OUR_NAME = "DGX Music"
-_OUR_COMMENT = re.compile(
+_OWN_NAME = "DGX Music"
+_OWN_COMMENT = re.compile(
     r"(?:engine (?P<engine>[^; ]+)(?: (?P<engine_version>[^;]+))?; )?"
     r"seed (?P<seed>\d{1,39})(?:; id (?P<generation_id>[0-9a-f-]{36}))?"
 )
 
 
 def read_wav_facts(path: str | os.PathLike[str]) -> TakeFacts:
-    """What a WAV or RF64 file says about itself; what it does not say is None.
+    """Read the metadata of a WAV or RF64 file, without its samples.
 
-    A file of ours gives back the facts it was written with; if a program has dropped all but its
-    texts, they still tell prompt, engine, seed and id. Of others come the tempo and the meter
-    (`acid`), title, licence, genre (`INFO`) and the time (`bext`); the title, or the description
-    where there is none, stands as the prompt. A chunk that is broken or larger than 4 MiB is
-    passed over. The samples are not looked at.
+    A file of DGX Music returns the facts it was written with. If a program has kept only the `INFO`
+    texts, prompt, engine, seed and id are restored from them. Other files have tempo and meter
+    (`acid`), title, licence and genre (`INFO`) and time (`bext`); the title or else the description
+    becomes the prompt. Damaged chunks and those over 4 MiB are ignored.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        UnreadableAudioError: it is no WAV file, or the disk says no.
+        FileNotFoundError: the file does not exist.
+        UnreadableAudioError: not a WAV file, or the file cannot be read.
     """
     target = Path(path)
     try:
         with target.open("rb") as file:
-            chunks = _wanted_chunks(file, target)
+            chunks = _read_chunks(file, target)
     except FileNotFoundError:
         raise FileNotFoundError(f"No such file: {target}") from None
     except (OSError, ValueError) as error:
         raise UnreadableAudioError(f"{target} cannot be read: {error}") from error
-    own = ixml_facts(chunks.get(b"iXML", b""))
-    return _foreign_facts(chunks) if own is None else own
+    own = parse_ixml(chunks.get(b"iXML", b""))
+    return _parse_other_chunks(chunks) if own is None else own
 
 
-def _wanted_chunks(file: BinaryIO, path: Path) -> dict[bytes, bytes]:
-    """The first chunk of each name we read; a `LIST` goes by the name of its type."""
+def _read_chunks(file: BinaryIO, path: Path) -> dict[bytes, bytes]:
+    """Return the first chunk of each known name; a `LIST` is named after its type."""
     head = file.read(12)
     if head[:4] not in {b"RIFF", b"RF64", b"BW64"} or head[8:] != b"WAVE":
-        raise UnreadableAudioError(f"{path} is not a WAV file; only WAV files hold these facts.")
+        raise UnreadableAudioError(f"{path} is not a WAV file.")
     found: dict[bytes, bytes] = {}
-    for name, size in _chunk_heads(file):
+    for name, size in _iter_chunk_heads(file):
         if size > _MOST_CHUNK_BYTES:
             continue
         if name in _WANTED:
@@ -68,8 +67,8 @@ def _wanted_chunks(file: BinaryIO, path: Path) -> dict[bytes, bytes]:
     return found
 
 
-def _chunk_heads(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Name and size of each chunk, with the file standing at its body."""
+def _iter_chunk_heads(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yield the name and size of each chunk, with the file positioned at its body."""
     data_bytes = None
     for _ in range(_MOST_CHUNKS):
         head = file.read(8)
@@ -85,67 +84,66 @@ def _chunk_heads(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
             size = data_bytes
         yield name, size
         end = start + size + size % 2
-        if end >= 1 << 63:  # further than a file can be read
+        if end >= 1 << 63:  # beyond the largest file offset
             return
         file.seek(end)
 
 
-def _foreign_facts(chunks: Mapping[bytes, bytes]) -> TakeFacts:
-    info = _info_texts(chunks.get(b"INFO", b""))
-    bext = _bext_facts(chunks.get(b"bext", b""))
+def _parse_other_chunks(chunks: Mapping[bytes, bytes]) -> TakeFacts:
+    info = _parse_info(chunks.get(b"INFO", b""))
+    bext = _parse_bext(chunks.get(b"bext", b""))
     return TakeFacts.from_dict(
         {
             **bext,
-            **_comment_facts(info.get("ICMT", "")),
+            **_parse_comment(info.get("ICMT", "")),
             "prompt": info.get("INAM") or bext.get("prompt"),
             "genre": info.get("IGNR"),
             "licence": info.get("ICOP"),
             "created_at": bext.get("created_at") or info.get("ICRD"),
-            **_acid_facts(chunks.get(b"acid", b"")),
+            **_parse_acid(chunks.get(b"acid", b"")),
         }
     )
 
 
-def _info_texts(body: bytes) -> dict[str, str]:
-    """Sub-chunks of a `LIST` `INFO` by name."""
+def _parse_info(body: bytes) -> dict[str, str]:
+    """Return the texts of a `LIST` `INFO` by chunk name."""
     texts: dict[str, str] = {}
     at = 0
     while at + 8 <= len(body) and len(texts) < _MOST_CHUNKS:
         name, size = struct.unpack_from("<4sI", body, at)
-        texts.setdefault(name.decode("latin-1"), _text(body[at + 8 : at + 8 + size]))
+        texts.setdefault(name.decode("latin-1"), _decode_text(body[at + 8 : at + 8 + size]))
         at += 8 + size + size % 2
     return texts
 
 
-def _comment_facts(comment: str) -> dict[str, Any]:
-    """What stays of a file of ours when a program keeps its texts and drops the rest."""
-    found = _OUR_COMMENT.fullmatch(comment)
+def _parse_comment(comment: str) -> dict[str, Any]:
+    found = _OWN_COMMENT.fullmatch(comment)
     if found is None:
         return {}
     facts = {name: text for name, text in found.groupdict().items() if text}
     return {**facts, "seed": int(found["seed"])}
 
 
-def _bext_facts(body: bytes) -> dict[str, Any]:
-    if len(body) < 338:  # the texts of EBU Tech 3285, the same in all its versions
+def _parse_bext(body: bytes) -> dict[str, Any]:
+    if len(body) < 338:  # length of the text fields, equal in all versions of EBU Tech 3285
         return {}
     fields = struct.unpack_from("<256s32s32s10s8s", body)
-    description, originator, reference, date, time = (_text(field) for field in fields)
+    description, originator, reference, date, time = (_decode_text(field) for field in fields)
     facts = {"prompt": description, "created_at": f"{date}T{time}" if time else date}
-    if originator.startswith(_OUR_NAME):
-        facts["generation_id"] = _with_dashes(reference)
+    if originator.startswith(_OWN_NAME):
+        facts["generation_id"] = _restore_dashes(reference)
     return facts
 
 
-def _with_dashes(reference: str) -> str:
-    """A UUID as it is written elsewhere; other references as they are."""
+def _restore_dashes(reference: str) -> str:
+    """Restore the dashes of a UUID; return other references unchanged."""
     try:
         return str(uuid.UUID(reference)) if len(reference) == 32 else reference
     except ValueError:
         return reference
 
 
-def _acid_facts(body: bytes) -> dict[str, Any]:
+def _parse_acid(body: bytes) -> dict[str, Any]:
     if len(body) < 24:
         return {}
     flags, _, _, _, beats, unit, beats_per_bar, bpm = struct.unpack_from("<IHHfIHHf", body)
@@ -159,8 +157,8 @@ def _acid_facts(body: bytes) -> dict[str, Any]:
     }
 
 
-def _text(field: bytes) -> str:
-    """Up to the first zero; UTF-8, or what came before it."""
+def _decode_text(field: bytes) -> str:
+    """Decode the text before the first zero, as UTF-8 or else Latin-1."""
     raw = field.split(b"\0", 1)[0]
     try:
         return raw.decode("utf-8").strip()

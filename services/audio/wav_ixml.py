@@ -1,8 +1,7 @@
-"""The iXML chunk (iXML specification 2.10): what a DAW shows, and all facts word for word.
+"""The iXML chunk (iXML specification 2.10) of a WAV file.
 
-`NOTE`, `LOUDNESS` and `TRACK_LIST` are for people and programs that know nothing of us. `USER`,
-which the specification leaves to whoever writes it, holds the facts as JSON in ASCII: that keeps
-any character, also those that XML does not have.
+DAWs and sound libraries read `NOTE`, `LOUDNESS` and `TRACK_LIST`. The specification leaves `USER`
+to the writer: here it has all facts as JSON in ASCII, which preserves characters that XML forbids.
 """
 
 from __future__ import annotations
@@ -19,24 +18,24 @@ if TYPE_CHECKING:
 
 _OWNER = "dgx_music"
 _CHANNEL_NAMES = {1: ("Mono",), 2: ("Left", "Right")}
-# Everything but the Char production of XML 1.0, and the control characters that it allows.
+# Every character that XML 1.0 forbids, and the control characters that it allows.
 _NOT_TEXT = re.compile("[^\x20-\x7e\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]+")
 
 
-def one_line(text: str) -> str:
-    """The text without control characters, lone surrogates and runs of white space."""
+def to_one_line(text: str) -> str:
+    """Remove control characters and lone surrogates, and collapse white space."""
     return " ".join(_NOT_TEXT.sub(" ", text).split())
 
 
-def ixml_document(facts: TakeFacts, channels: int) -> bytes:
-    """The body of an iXML chunk, UTF-8."""
+def build_ixml(facts: TakeFacts, channels: int) -> bytes:
+    """Return the body of an iXML chunk, UTF-8."""
     root = ET.Element("BWFXML")
     _add(root, "IXML_VERSION", "2.10")
     _add(root, "PROJECT", "DGX Music")
     if facts.prompt:
-        _add(root, "NOTE", one_line(facts.prompt))
+        _add(root, "NOTE", to_one_line(facts.prompt))
     if facts.generation_id:
-        _add(root, "FILE_UID", one_line(facts.generation_id))
+        _add(root, "FILE_UID", to_one_line(facts.generation_id))
     if facts.loudness is not None:
         _add_loudness(root, facts.loudness)
     tracks = ET.SubElement(root, "TRACK_LIST")
@@ -52,13 +51,13 @@ def ixml_document(facts: TakeFacts, channels: int) -> bytes:
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{document}\n'.encode()
 
 
-def ixml_facts(document: bytes) -> TakeFacts | None:
-    """The facts in a chunk of ours; None for every other chunk, whole or broken."""
+def parse_ixml(document: bytes) -> TakeFacts | None:
+    """Return the facts in a chunk of DGX Music; None for any other or damaged chunk."""
     text = document.decode("utf-8", "replace").strip("\0\ufeff \t\r\n")
     if "<!DOCTYPE" in text:
         return None
     try:
-        # Text, not bytes: so the parser asks for no encoding that the document names.
+        # As text, so that the parser ignores the encoding that the document declares.
         user = ET.fromstring(text).findtext("USER")  # noqa: S314 - no document type, no entities
         found = json.loads(user or "null")
     except (ET.ParseError, ValueError, RecursionError):
@@ -82,6 +81,6 @@ def _add_loudness(root: ET.Element, loudness: Loudness) -> None:
     }
     block = ET.SubElement(root, "LOUDNESS")
     for name, figure in figures.items():
-        # The range of the bext chunk, which this block repeats.
+        # The same range as in the bext chunk.
         if -99.99 <= figure <= 99.99:
             _add(block, name, f"{figure:.2f}")

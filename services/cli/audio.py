@@ -226,12 +226,12 @@ def _show_one(report: _Report) -> None:
     lines = _lines(report)
     width = max(len(name) for name in lines)
     if is_terminal(sys.stdout):
-        from services.audio import peaks_of_source, waveform_text
+        from services.audio import compute_source_peaks, draw_waveform
 
         with audio_errors():
-            peaks = peaks_of_source(report.file)
+            peaks = compute_source_peaks(report.file)
         columns = min(_WAVEFORM_COLUMNS, shutil.get_terminal_size().columns)
-        answer(waveform_text(peaks, columns, _WAVEFORM_LINES))
+        answer(draw_waveform(peaks, columns, _WAVEFORM_LINES))
     for name, value in lines.items():
         answer(f"{name:<{width}}  {value}")
 
@@ -284,13 +284,13 @@ def _level(value: float) -> str:
 
 
 def _draw(file: AudioFile, target: Path) -> None:
-    from services.audio import spectrogram_of_source
-    from services.audio.staging import staged_file
+    from services.audio import draw_source_spectrogram
+    from services.audio.atomic import atomic_file
 
     with audio_errors():
-        picture = spectrogram_of_source(file, file.frames, labels=True)
-        with staged_file(target, "PNG") as staged:
-            with staged.writing():
+        picture = draw_source_spectrogram(file, file.frames, labels=True)
+        with atomic_file(target, "PNG") as staged:
+            with staged.explain_errors():
                 staged.temporary.write_bytes(picture)
             staged.finish(0)
             staged.publish()

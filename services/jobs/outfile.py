@@ -123,9 +123,9 @@ def encode(made: Path, target: Path, target_lufs: float | None, true_peak_dbtp: 
         RuntimeError: the disk says no; nothing is left.
     """
     from services.audio import convert_file, normalise_file
-    from services.audio.encoding import format_for
+    from services.audio.encoding import choose_format
 
-    if format_for(target).lossy and target_lufs is not None:
+    if choose_format(target).lossy and target_lufs is not None:
         normalise_file(made, target, target_lufs=target_lufs, true_peak_dbtp=true_peak_dbtp)
     else:
         # Mastered and dithered already: the samples stay as they are.

@@ -70,10 +70,10 @@ class Renditions:
             UnknownGenerationError: it has no file after all.
             OutputError: the file cannot be had, or the disk has no room for another format.
         """
-        from services.audio.encoding import format_for
+        from services.audio.encoding import choose_format
 
         source = self._service.local_copy(job.job_id)
-        audio_format = format_for(f"x{suffix}")
+        audio_format = choose_format(f"x{suffix}")
         if suffix == WAV:
             etag = job.file_sha256 or _stamp(source)
             return Rendition(source, etag, audio_format.media_type, job.file_sha256)
@@ -101,9 +101,9 @@ class Renditions:
         key = _key(job, source, "peaks", form, pairs)
 
         def make(path: Path) -> None:
-            from services.audio import open_audio, peaks_of_source
+            from services.audio import compute_source_peaks, open_audio
 
-            level = peaks_of_source(open_audio(source)).at_least(pairs)
+            level = compute_source_peaks(open_audio(source)).at_least(pairs)
             data = level.to_dat() if form == "dat" else json.dumps(level.to_dict()).encode()
             _write(path, data)
 
@@ -116,10 +116,10 @@ class Renditions:
         key = _key(job, source, "spectrogram")
 
         def make(path: Path) -> None:
-            from services.audio import open_audio, spectrogram_of_source
+            from services.audio import draw_source_spectrogram, open_audio
 
             audio = open_audio(source)
-            _write(path, spectrogram_of_source(audio, audio.frames))
+            _write(path, draw_source_spectrogram(audio, audio.frames))
 
         return Rendition(self._made(f"{key}.png", make, may_make), key, "image/png")
 
@@ -167,10 +167,10 @@ def _refuse(path: Path) -> None:
 
 
 def _write(path: Path, data: bytes) -> None:
-    from services.audio.staging import staged_file
+    from services.audio.atomic import atomic_file
 
-    with staged_file(path, "written") as staged:
-        with staged.writing():
+    with atomic_file(path, "written") as staged:
+        with staged.explain_errors():
             staged.temporary.write_bytes(data)
         staged.finish(frames=0, sha256=hashlib.sha256(data).hexdigest())
         staged.publish()

@@ -1,4 +1,4 @@
-"""Tempo and key of music whose truth is known; benchmarks.analysis is the long form."""
+"""Tempo and key of music with known answers; benchmarks.analysis is the long version."""
 
 import subprocess
 import sys
@@ -36,8 +36,8 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 @pytest.fixture(scope="module")
-def heard():
-    """Name -> (true BPM, true key, analysis without a hint, with one 5 % too high)."""
+def analyses():
+    """Name -> (true BPM, true key, analysis without a hint, analysis with a hint 5 % too high)."""
     found = {}
     for style, number in SONGS.items():
         song = write_song(style, (TUNED | HELD_OUT)[style], number, seconds=20.0)
@@ -52,43 +52,43 @@ def heard():
     return found
 
 
-def test_the_tempo_is_exact_once_it_was_asked_for(heard):
-    for name, (bpm, _, _, hinted) in heard.items():
+def test_hinted_tempo_is_exact(analyses):
+    for name, (bpm, _, _, hinted) in analyses.items():
         assert hinted.tempo.bpm == pytest.approx(bpm, abs=0.1), name
         assert hinted.tempo.hint_supported, name
         assert hinted.tempo.confidence > 0.7, name
 
 
-def test_the_tempo_or_a_multiple_is_found_without_a_hint(heard):
+def test_tempo_or_a_multiple_is_found_without_a_hint(analyses):
     exact = []
-    for name, (bpm, _, blind, _) in heard.items():
+    for name, (bpm, _, blind, _) in analyses.items():
         factor = min((1 / 3, 1 / 2, 1, 2, 3), key=lambda f: abs(blind.tempo.bpm - f * bpm))
         assert blind.tempo.bpm == pytest.approx(factor * bpm, abs=0.2), name
         exact.append(factor == 1)
     assert np.mean(exact) >= 0.75
 
 
-def test_beats_lie_where_they_were_played(heard):
+def test_beats_match_the_played_beats(analyses):
     scores = [
         mir_eval.beat.f_measure(np.arange(0.0, 20.0, 60 / bpm), np.array(hinted.tempo.beats))
-        for bpm, _, _, hinted in heard.values()
+        for bpm, _, _, hinted in analyses.values()
     ]
     assert np.mean(scores) > 0.85
 
 
-def test_waltz_and_minuet_have_three_beats_and_the_rest_four(heard):
-    three = {name for name, (*_, hinted) in heard.items() if hinted.tempo.beats_per_bar == 3}
+def test_waltz_and_minuet_have_three_beats_and_the_rest_four(analyses):
+    three = {name for name, (*_, hinted) in analyses.items() if hinted.tempo.beats_per_bar == 3}
     assert three == {"waltz", "minuet"}
 
 
-def test_the_key_scores_as_it_should(heard):
+def test_estimated_keys_reach_the_required_score(analyses):
     scores = [
-        mir_eval.key.weighted_score(key, blind.key.name) for _, key, blind, _ in heard.values()
+        mir_eval.key.weighted_score(key, blind.key.name) for _, key, blind, _ in analyses.values()
     ]
     assert np.mean(scores) >= 0.88
 
 
-def test_a_file_says_what_its_samples_say(tmp_path):
+def test_analysis_of_a_file_equals_analysis_of_its_samples(tmp_path):
     song = write_song("disco", HELD_OUT["disco"], 1, seconds=12.0)
     audio = instruments.play(song)
     path = tmp_path / "disco.wav"
@@ -100,7 +100,7 @@ def test_a_file_says_what_its_samples_say(tmp_path):
     assert of_file.key.name == of_samples.key.name
 
 
-def test_a_file_that_is_not_there_or_not_audio_is_refused(tmp_path):
+def test_missing_and_unreadable_files_are_refused(tmp_path):
     text = tmp_path / "text.wav"
     text.write_text("no audio")
     with pytest.raises(FileNotFoundError):
@@ -109,7 +109,7 @@ def test_a_file_that_is_not_there_or_not_audio_is_refused(tmp_path):
         analyse_file(text)
 
 
-def test_a_file_of_ten_minutes_fits_in_little_memory(tmp_path):
+def test_ten_minutes_are_analysed_in_bounded_memory(tmp_path):
     song = write_song("disco", HELD_OUT["disco"], 1, seconds=20.0)
     path = tmp_path / "long.wav"
     write_wav(path, np.tile(instruments.play(song), 30), instruments.RATE)

@@ -15,7 +15,7 @@ class Dtype:
 
 
 class Tensor:
-    """Refuses what a torch tensor refuses, so that the order of the calls is under test."""
+    """Raises what a torch tensor raises, so that the order of the calls is tested."""
 
     def __init__(self, values, dtype="float32", *, device="cpu", grad=False):
         self.values, self.dtype, self.device, self.grad = values, Dtype(dtype), device, grad
@@ -72,7 +72,7 @@ def test_integers_have_full_scale_at_one(dtype, low):
     assert audio.tolist() == [[-1.0, 0.0, 0.5]]
 
 
-def test_one_dimension_is_one_channel():
+def test_one_dimension_becomes_one_channel():
     assert as_audio(np.zeros(7)).shape == (1, 7)
 
 
@@ -81,7 +81,7 @@ def test_mono_and_stereo_keep_their_channels():
     assert as_audio(np.zeros((2, 7))).shape == (2, 7)
 
 
-def test_the_result_is_contiguous_whatever_the_strides():
+def test_result_is_contiguous_for_any_strides():
     frames = np.arange(20, dtype=np.float32).reshape(10, 2) / 20
     audio = as_audio(frames.T)
     assert audio.flags.c_contiguous
@@ -89,7 +89,7 @@ def test_the_result_is_contiguous_whatever_the_strides():
     assert np.array_equal(as_audio(frames.T[:, ::-3]), frames.T[:, ::-3])
 
 
-def test_what_already_has_the_form_is_not_copied():
+def test_valid_array_is_not_copied():
     audio = np.zeros((2, 9), np.float32)
     assert as_audio(audio) is audio
 
@@ -112,13 +112,13 @@ def test_more_than_two_channels_are_refused():
 
 
 @pytest.mark.parametrize("channels", [1, 2])
-def test_channels_last_is_named_as_the_mistake(channels):
+def test_channels_last_is_refused_with_a_hint_to_transpose(channels):
     with pytest.raises(ValueError, match=r"Expected max 2 channels .*transpose it"):
         as_audio(np.zeros((48_000, channels)))
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
-def test_what_is_not_finite_in_float32_is_refused(value):
+def test_values_beyond_float32_are_refused(value):
     signal = np.zeros((2, 50))
     signal[1, 17] = value
     with pytest.raises(ValueError, match="NaN or infinite"):
@@ -126,19 +126,19 @@ def test_what_is_not_finite_in_float32_is_refused(value):
 
 
 @pytest.mark.parametrize("dtype", ["int8", "uint8", "uint16", "int64", "bool", "complex64", "U3"])
-def test_numbers_without_a_full_scale_are_refused(dtype):
+def test_types_without_a_full_scale_are_refused(dtype):
     with pytest.raises(ValueError, match="Unsupported sample type"):
         as_audio(np.zeros(5, dtype))
 
 
 @pytest.mark.parametrize("signal", [None, [0.0, 1.0], "audio.wav", b"RIFF", 3])
-def test_what_is_no_tensor_is_a_type_error(signal):
+def test_other_objects_raise_type_error(signal):
     with pytest.raises(TypeError, match="Expected a torch tensor or a NumPy array"):
         as_audio(signal)
 
 
 @pytest.mark.parametrize("rate", [8_000, 44_100, np.int64(48_000), 192_000])
-def test_rates_from_8_to_192_khz_are_taken(rate):
+def test_rates_from_8_to_192_khz_are_accepted(rate):
     assert check_sample_rate(rate) == rate
     assert type(check_sample_rate(rate)) is int
 
@@ -150,7 +150,7 @@ def test_other_rates_are_refused(rate):
 
 
 @pytest.mark.parametrize("rate", [44_100.0, "48000", None])
-def test_a_rate_is_a_whole_number(rate):
+def test_rate_must_be_an_integer(rate):
     with pytest.raises(TypeError):
         check_sample_rate(rate)
 
@@ -161,7 +161,7 @@ def test_a_rate_is_a_whole_number(rate):
         hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=9),
     )
 )
-def test_an_array_is_refused_or_comes_out_in_form(signal):
+def test_any_array_is_refused_or_converted(signal):
     try:
         audio = as_audio(signal)
     except ValueError:

@@ -11,10 +11,10 @@ from services.audio import AudioExporter, write_wav
 from services.audio.encoding import (
     FORMATS,
     check_exact_rate,
-    depth_for,
+    choose_bit_depth,
+    choose_format,
+    choose_sample_rate,
     encode,
-    format_for,
-    rate_for,
 )
 from services.audio.sources import ArraySource
 
@@ -29,24 +29,24 @@ def noise(frames=RATE, channels=2, level=0.1, seed=0):
 
 
 def chirp(frames, rate):
-    """Rises from 100 to 3000 Hz in a second: is like itself at no other time."""
+    """Rises from 100 to 3000 Hz in a second, so that any delay lowers the correlation."""
     time = np.arange(frames) / rate
     sweep = 2 * np.pi * (100 * time + 1450 * time**2)
     return (0.3 * np.sin(sweep)).astype(np.float32)
 
 
-def written(path, audio, rate=RATE, **options):
-    encode(path, ArraySource(audio, rate), format_for(path), **options)
+def encode_file(path, audio, rate=RATE, **options):
+    encode(path, ArraySource(audio, rate), choose_format(path), **options)
     return path
 
 
 def read(path, dtype="float32"):
-    """`[channels, samples]` and the rate, by libsndfile."""
+    """`[channels, samples]` and the rate, read by libsndfile."""
     frames, rate = soundfile.read(path, dtype=dtype, always_2d=True)
     return frames.T, rate
 
 
-def test_the_formats_and_what_the_web_calls_them():
+def test_formats_have_their_suffix_and_media_type():
     assert {name: (one.suffix, one.media_type) for name, one in FORMATS.items()} == {
         "wav": (".wav", "audio/wav"),
         "flac": (".flac", "audio/flac"),
@@ -58,10 +58,10 @@ def test_the_formats_and_what_the_web_calls_them():
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_the_suffix_says_the_format_whatever_its_case(name):
-    assert format_for(f"a.b/take.{name}").name == name
-    assert format_for(f"TAKE.{name.upper()}").name == name
-    assert format_for("take", name.upper()).name == name
+def test_suffix_selects_the_format_in_any_case(name):
+    assert choose_format(f"a.b/take.{name}").name == name
+    assert choose_format(f"TAKE.{name.upper()}").name == name
+    assert choose_format("take", name.upper()).name == name
 
 
 @pytest.mark.parametrize(
@@ -70,27 +70,27 @@ def test_the_suffix_says_the_format_whatever_its_case(name):
         ("take.m4a", None, r"Unknown file type '\.m4a'.*\.wav, \.flac, \.mp3, \.ogg, \.opus"),
         ("take", None, "Unknown file type ''"),
         ("take.wav", "aac", "Unknown format 'aac'; expected one of wav, flac, mp3, ogg, opus"),
-        ("take.wav", "mp3", r"to be MP3, but \.wav stands for another format; name it \.mp3"),
+        ("take.wav", "mp3", r"suffix \.wav of take\.wav does not match the format MP3; use \.mp3"),
     ],
 )
-def test_an_unknown_or_contradicting_format_is_refused(path, name, message):
+def test_unknown_and_contradictory_formats_are_refused(path, name, message):
     with pytest.raises(ValueError, match=message):
-        format_for(path, name)
+        choose_format(path, name)
 
 
-def test_bit_depths_are_those_of_the_format():
-    assert {name: depth_for(one) for name, one in FORMATS.items()} == {
+def test_bit_depth_must_belong_to_the_format():
+    assert {name: choose_bit_depth(one) for name, one in FORMATS.items()} == {
         "wav": "PCM_16",
         "flac": "PCM_16",
         "mp3": None,
         "ogg": None,
         "opus": None,
     }
-    assert depth_for(FORMATS["flac"], "PCM_24") == "PCM_24"
+    assert choose_bit_depth(FORMATS["flac"], "PCM_24") == "PCM_24"
     with pytest.raises(ValueError, match=r"'FLOAT' for FLAC; expected one of PCM_16, PCM_24"):
-        depth_for(FORMATS["flac"], "FLOAT")
-    with pytest.raises(ValueError, match="MP3 has no bit depth; leave PCM_24 out"):
-        depth_for(FORMATS["mp3"], "PCM_24")
+        choose_bit_depth(FORMATS["flac"], "FLOAT")
+    with pytest.raises(ValueError, match="MP3 has no bit depth; leave out PCM_24"):
+        choose_bit_depth(FORMATS["mp3"], "PCM_24")
 
 
 @pytest.mark.parametrize(
@@ -109,29 +109,31 @@ def test_bit_depths_are_those_of_the_format():
         ("wav", 44_101, 44_101),
     ],
 )
-def test_a_rate_the_format_has_not_goes_to_the_next(name, rate, expected):
-    assert rate_for(FORMATS[name], rate) == expected
+def test_missing_rate_becomes_the_next_higher_one(name, rate, expected):
+    assert choose_sample_rate(FORMATS[name], rate) == expected
 
 
-def test_a_rate_that_cannot_be_is_refused():
-    with pytest.raises(ValueError, match="FLAC cannot carry 100003 Hz"):
-        rate_for(FORMATS["flac"], 100_003)
-    with pytest.raises(ValueError, match="Opus cannot carry 44100 Hz; expected one of 8000, 12000"):
+def test_unsupported_rates_are_refused():
+    with pytest.raises(ValueError, match="FLAC does not support 100003 Hz"):
+        choose_sample_rate(FORMATS["flac"], 100_003)
+    with pytest.raises(
+        ValueError, match="Opus does not support 44100 Hz; expected one of 8000, 12000"
+    ):
         check_exact_rate(FORMATS["opus"], 44_100)
     with pytest.raises(ValueError, match="Unsupported sample rate 4000 Hz"):
         check_exact_rate(FORMATS["wav"], 4_000)
 
 
 @pytest.mark.parametrize("name", [name for name in FORMATS if name != "wav"])
-def test_every_rate_a_format_claims_can_be_written(tmp_path, name):
+def test_every_listed_rate_can_be_written(tmp_path, name):
     for rate in FORMATS[name].sample_rates or (8_000, 44_100, 96_000, 192_000):
-        audio, found = read(written(tmp_path / f"take.{name}", noise(rate // 5, 1), rate))
+        audio, found = read(encode_file(tmp_path / f"take.{name}", noise(rate // 5, 1), rate))
         assert (audio.shape, found) == ((1, rate // 5), rate)
 
 
 @pytest.mark.parametrize("rate", [32_000, 44_100, 48_000])
 @pytest.mark.parametrize("name", ENCODED)
-def test_what_is_decoded_is_as_long_and_not_shifted(tmp_path, name, rate):
+def test_decoded_audio_has_the_same_length_and_no_delay(tmp_path, name, rate):
     frames = rate + 123
     source = chirp(frames, rate)
     exported = AudioExporter(target_lufs=None).export(source, tmp_path / f"take.{name}", rate)
@@ -147,10 +149,10 @@ def test_what_is_decoded_is_as_long_and_not_shifted(tmp_path, name, rate):
 @pytest.mark.parametrize("dither", [True, False])
 @pytest.mark.parametrize("bit_depth", ["PCM_16", "PCM_24"])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_flac_has_the_samples_of_the_wav_file(tmp_path, bit_depth, dither, channels):
+def test_flac_and_wav_have_the_same_samples(tmp_path, bit_depth, dither, channels):
     audio = noise(70_001, channels, level=0.5)
     audio[:, :100] = 0.0
-    flac = written(tmp_path / "take.flac", audio, bit_depth=bit_depth, dither=dither)
+    flac = encode_file(tmp_path / "take.flac", audio, bit_depth=bit_depth, dither=dither)
     wav = write_wav(tmp_path / "take.wav", audio, RATE, bit_depth, dither=dither).path
     assert soundfile.info(flac).subtype == bit_depth
     np.testing.assert_array_equal(read(flac, "int32")[0], read(wav, "int32")[0])
@@ -158,20 +160,20 @@ def test_flac_has_the_samples_of_the_wav_file(tmp_path, bit_depth, dither, chann
 
 @pytest.mark.parametrize("name", ENCODED)
 def test_the_same_samples_give_the_same_bytes(tmp_path, name):
-    files = [written(tmp_path / f"{i}.{name}", noise()).read_bytes() for i in range(2)]
+    files = [encode_file(tmp_path / f"{i}.{name}", noise()).read_bytes() for i in range(2)]
     assert files[0] == files[1]
 
 
 @pytest.mark.parametrize("name", ["ogg", "opus"])
-def test_other_samples_make_an_ogg_stream_of_another_number(tmp_path, name):
+def test_ogg_serial_number_depends_on_the_samples(tmp_path, name):
     serials = []
     for seed in range(2):
-        data = written(tmp_path / f"{seed}.{name}", noise(seed=seed)).read_bytes()
+        data = encode_file(tmp_path / f"{seed}.{name}", noise(seed=seed)).read_bytes()
         file, pages = io.BytesIO(data), []
         while file.tell() < len(data):
             pages.append(mutagen.ogg.OggPage(file))
         serials.append({page.serial for page in pages})
-        # libogg drops a page whose checksum is wrong; here the pages are all there.
+        # libogg drops pages with a wrong checksum.
         assert [page.sequence for page in pages] == list(range(len(pages)))
         assert b"".join(page.write() for page in pages) == data
     assert len(serials[0]) == len(serials[1]) == 1
@@ -179,14 +181,14 @@ def test_other_samples_make_an_ogg_stream_of_another_number(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", LOSSY)
-def test_lossy_files_hold_what_is_above_full_scale(tmp_path, name):
+def test_lossy_files_keep_levels_above_full_scale(tmp_path, name):
     audio = (1.5 * np.sin(np.arange(RATE) * 0.05)).astype(np.float32)[None]
-    found, _ = read(written(tmp_path / f"take.{name}", audio))
+    found, _ = read(encode_file(tmp_path / f"take.{name}", audio))
     assert np.abs(found).max() == pytest.approx(1.5, abs=0.05)
 
 
-def test_a_minute_in_one_block_does_not_break_vorbis(tmp_path):
-    """In a process of its own: where it goes wrong, the interpreter ends with a signal."""
+def test_vorbis_accepts_a_block_of_a_minute(tmp_path):
+    """In its own process, since a failure is a crash of the interpreter."""
     script = """
 import sys, numpy as np
 from pathlib import Path

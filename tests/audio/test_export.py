@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from services.audio import AudioExporter, measure_loudness, staging
+from services.audio import AudioExporter, atomic, measure_loudness
 from services.audio.facts import TakeFacts
 from services.audio.tags import read_facts
 
@@ -29,14 +29,14 @@ def tone(seconds=2.0, channels=2, level=0.05):
 
 
 def read(path):
-    """`[channels, samples]` by libsndfile."""
+    """`[channels, samples]`, read by libsndfile."""
     frames, rate = soundfile.read(path, dtype="float32", always_2d=True)
     assert rate == RATE
     return np.ascontiguousarray(frames.T)
 
 
 def fail_at(monkeypatch, name, number, error):
-    """Let the n-th call of a method of Path fail, the others work."""
+    """Make the n-th call of a method of Path fail."""
     original, calls = getattr(Path, name), []
 
     def counted(self, *args, **kwargs):
@@ -48,7 +48,7 @@ def fail_at(monkeypatch, name, number, error):
     monkeypatch.setattr(Path, name, counted)
 
 
-def test_a_file_has_the_loudness_of_the_exporter(tmp_path):
+def test_wav_file_has_the_loudness_of_the_exporter(tmp_path):
     path, size = AudioExporter().export_wav(tone(), tmp_path / "take.wav")
     loudness = measure_loudness(read(path), RATE)
     assert loudness.integrated_lufs == pytest.approx(-16.0, abs=0.1)
@@ -57,7 +57,7 @@ def test_a_file_has_the_loudness_of_the_exporter(tmp_path):
 
 
 @pytest.mark.parametrize("target", [-30.0, -23.0, -14.0])
-def test_target_and_ceiling_are_attributes_and_are_met(tmp_path, target):
+def test_target_and_ceiling_are_attributes_and_hold(tmp_path, target):
     exporter = AudioExporter(target_lufs=target, true_peak_dbtp=-2.0)
     assert (exporter.target_lufs, exporter.true_peak_dbtp) == (target, -2.0)
     path, _ = exporter.export_wav(tone(), tmp_path / "take.wav")
@@ -66,7 +66,7 @@ def test_target_and_ceiling_are_attributes_and_are_met(tmp_path, target):
     assert loudness.true_peak_dbtp <= -2.0
 
 
-def test_path_and_size_are_what_was_asked_for_and_what_is_there(tmp_path):
+def test_export_returns_the_path_and_size_of_the_file(tmp_path):
     path, size = AudioExporter().export_wav(tone(), str(tmp_path / "a" / "take.wav"))
     assert path == tmp_path / "a" / "take.wav"
     assert size == Path(path).stat().st_size
@@ -87,7 +87,7 @@ def test_one_dimension_becomes_mono(tmp_path):
     assert soundfile.info(path).channels == 1
 
 
-def test_without_normalising_the_samples_are_kept(tmp_path):
+def test_samples_are_kept_without_normalising(tmp_path):
     rng = np.random.default_rng(0)
     words = rng.integers(-(2**15), 2**15, (2, 999)).astype(np.int16)
     path, _ = AudioExporter().export_wav(words, tmp_path / "take.wav", RATE, normalize=False)
@@ -99,7 +99,7 @@ def test_without_normalising_the_samples_are_kept(tmp_path):
     assert np.array_equal(read(path), floats)
 
 
-def test_no_target_keeps_the_samples_too(tmp_path):
+def test_samples_are_kept_without_a_target(tmp_path):
     words = np.arange(-500, 500, dtype=np.int16)
     path, _ = AudioExporter(target_lufs=None).export_wav(words, tmp_path / "take.wav")
     assert np.array_equal(soundfile.read(path, dtype="int16")[0], words)
@@ -110,7 +110,7 @@ def test_the_same_audio_gives_the_same_file(tmp_path):
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_silence_is_delivered_as_silence(tmp_path):
+def test_silence_is_exported_as_silence(tmp_path):
     path, _ = AudioExporter().export_wav(np.zeros((2, RATE)), tmp_path / "take.wav")
     assert not read(path).any()
 
@@ -127,7 +127,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("normalize", [True, False])
 @pytest.mark.parametrize("message", REFUSED)
-def test_what_cannot_be_exported_is_a_value_error_and_no_file(tmp_path, message, normalize):
+def test_invalid_wav_export_raises_value_error_and_creates_no_file(tmp_path, message, normalize):
     arguments = {"audio_tensor": tone(), "output_path": tmp_path / "new" / "take.wav"}
     with pytest.raises(ValueError, match=message):
         AudioExporter().export_wav(**arguments | REFUSED[message], normalize=normalize)
@@ -135,25 +135,25 @@ def test_what_cannot_be_exported_is_a_value_error_and_no_file(tmp_path, message,
 
 
 @pytest.mark.parametrize("levels", [{"target_lufs": 3.0}, {"true_peak_dbtp": 1.0}])
-def test_levels_that_no_master_can_have_are_refused_at_once(levels):
+def test_exporter_refuses_levels_out_of_range(levels):
     with pytest.raises(ValueError, match="must be from"):
         AudioExporter(**levels)
 
 
-def test_a_disk_that_says_no_is_a_runtime_error(tmp_path):
+def test_write_error_raises_runtime_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(RuntimeError, match="Could not write WAV file"):
         AudioExporter().export_wav(tone(), tmp_path / "file" / "take.wav")
 
 
-def test_the_information_names_levels_and_formats():
+def test_info_has_levels_and_bit_depths():
     info = AudioExporter(-18.0).get_info()
     assert info["target_lufs"] == -18.0
     assert info["normalization_available"] is True
     assert info["supported_bit_depths"] == ["PCM_16", "PCM_24", "PCM_32", "FLOAT"]
 
 
-def test_a_batch_writes_every_file_in_its_order(tmp_path):
+def test_batch_writes_all_files_in_order(tmp_path):
     paths = [tmp_path / "b.wav", str(tmp_path / "a.wav"), tmp_path / "deep" / "c.wav"]
     tensors = [tone(0.5), tone(0.6, 1), tone(0.7)]
     results = AudioExporter().export_wav_batch(tensors, paths)
@@ -162,14 +162,14 @@ def test_a_batch_writes_every_file_in_its_order(tmp_path):
     assert [soundfile.info(path).frames for path in paths] == [16_000, 19_200, 22_400]
 
 
-def test_a_batch_file_is_the_file_of_a_single_export(tmp_path):
+def test_batch_writes_the_same_bytes_as_a_single_export(tmp_path):
     exporter = AudioExporter()
     single, _ = exporter.export_wav(tone(), tmp_path / "single.wav")
     [(batch, _)] = exporter.export_wav_batch([tone()], [tmp_path / "batch.wav"])
     assert single.read_bytes() == batch.read_bytes()
 
 
-def test_an_empty_batch_is_empty():
+def test_empty_batch_returns_an_empty_list():
     assert AudioExporter().export_wav_batch([], []) == []
 
 
@@ -181,7 +181,7 @@ def test_a_batch_of_different_lengths_is_refused(tmp_path, count):
     assert not names_in(tmp_path)
 
 
-def test_a_path_that_comes_twice_is_refused(tmp_path):
+def test_duplicate_path_is_refused(tmp_path):
     for second in (tmp_path / "a.wav", f"{tmp_path}/x/../a.wav"):
         with pytest.raises(ValueError, match="Duplicate output path"):
             AudioExporter().export_wav_batch([tone(), tone()], [tmp_path / "a.wav", second])
@@ -189,7 +189,7 @@ def test_a_path_that_comes_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [np.zeros((3, 9)), np.zeros((1, 1, 1)), np.full(4, np.inf)])
-def test_a_batch_is_checked_before_its_first_file(tmp_path, bad):
+def test_batch_is_checked_before_writing(tmp_path, bad):
     paths = [tmp_path / f"{i}.wav" for i in range(3)]
     with pytest.raises(ValueError, match=r"(?i)audio|channels"):
         AudioExporter().export_wav_batch([tone(), tone(), bad], paths)
@@ -198,7 +198,7 @@ def test_a_batch_is_checked_before_its_first_file(tmp_path, bad):
 
 @pytest.mark.parametrize("number", [1, 2, 3])
 @pytest.mark.parametrize("call", ["open", "replace"])
-def test_a_batch_that_fails_leaves_none_of_its_files(tmp_path, monkeypatch, call, number):
+def test_failed_batch_leaves_no_files(tmp_path, monkeypatch, call, number):
     fail_at(monkeypatch, call, number, OSError(errno.ENOSPC, "No space left on device"))
     paths = [tmp_path / f"{i}.wav" for i in range(3)]
     with pytest.raises(RuntimeError, match=r"Could not write WAV file .*Free some space"):
@@ -206,7 +206,7 @@ def test_a_batch_that_fails_leaves_none_of_its_files(tmp_path, monkeypatch, call
     assert not names_in(tmp_path)
 
 
-def test_a_batch_that_fails_while_writing_keeps_the_files_that_were_there(tmp_path, monkeypatch):
+def test_failed_batch_keeps_existing_files(tmp_path, monkeypatch):
     paths = [tmp_path / f"{i}.wav" for i in range(3)]
     for path in paths:
         path.write_text("old")
@@ -216,7 +216,7 @@ def test_a_batch_that_fails_while_writing_keeps_the_files_that_were_there(tmp_pa
     assert [path.read_text() for path in paths] == ["old"] * 3
 
 
-def test_an_interrupted_batch_leaves_none_of_its_files(tmp_path, monkeypatch):
+def test_interrupted_batch_leaves_no_files(tmp_path, monkeypatch):
     fail_at(monkeypatch, "replace", 2, KeyboardInterrupt())
     paths = [tmp_path / f"{i}.wav" for i in range(3)]
     with pytest.raises(KeyboardInterrupt):
@@ -224,13 +224,13 @@ def test_an_interrupted_batch_leaves_none_of_its_files(tmp_path, monkeypatch):
     assert not names_in(tmp_path)
 
 
-def test_a_folder_that_cannot_be_brought_to_the_disk_undoes_the_batch(tmp_path, monkeypatch):
+def test_batch_is_undone_if_the_folder_cannot_be_synced(tmp_path, monkeypatch):
     def fail(_folder):
         raise OSError(errno.EIO, "Input/output error")
 
-    monkeypatch.setattr(staging, "_sync_folder", fail)
+    monkeypatch.setattr(atomic, "_sync_folder", fail)
     paths = [tmp_path / f"{i}.wav" for i in range(2)]
-    with pytest.raises(RuntimeError, match="The disk reports a fault"):
+    with pytest.raises(RuntimeError, match="The disk reports an error"):
         AudioExporter().export_wav_batch([tone(0.5)] * 2, paths)
     assert not names_in(tmp_path)
 
@@ -244,7 +244,7 @@ def test_a_folder_that_cannot_be_brought_to_the_disk_undoes_the_batch(tmp_path, 
     normalize=st.booleans(),
     bit_depth=st.sampled_from(AudioExporter.SUPPORTED_BIT_DEPTHS),
 )
-def test_an_export_is_refused_or_reads_back_whole(tmp_path_factory, signal, normalize, bit_depth):
+def test_any_signal_is_refused_or_exported(tmp_path_factory, signal, normalize, bit_depth):
     folder = tmp_path_factory.mktemp("export")
     try:
         path, size = AudioExporter().export_wav(
@@ -266,13 +266,13 @@ FACTS = TakeFacts(prompt="warm house", seed=7, bpm=124.0, key="A minor", engine=
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_every_format_has_the_loudness_of_the_exporter(tmp_path, name):
+def test_export_reaches_the_loudness_in_every_format(tmp_path, name):
     exported = AudioExporter().export(tone(), tmp_path / "new" / f"take.{name}", RATE)
     frames, rate = soundfile.read(exported.file.path, dtype="float32", always_2d=True)
     loudness = measure_loudness(frames.T, rate)
     assert loudness.integrated_lufs == pytest.approx(-16.0, abs=0.1)
     assert loudness.true_peak_dbtp <= -1.0
-    # WAV is measured before it is rounded, all others as they are decoded.
+    # WAV is measured before rounding, other formats after decoding.
     assert exported.loudness.integrated_lufs == pytest.approx(loudness.integrated_lufs, abs=0.001)
     assert exported.loudness.true_peak_dbtp == pytest.approx(loudness.true_peak_dbtp, abs=0.001)
     assert (exported.audio_format, exported.sample_rate) == (name, rate)
@@ -280,7 +280,7 @@ def test_every_format_has_the_loudness_of_the_exporter(tmp_path, name):
     assert exported.file.frames == len(frames)
 
 
-def test_a_wav_file_without_facts_is_the_one_of_export_wav(tmp_path):
+def test_export_without_facts_writes_the_same_wav_as_export_wav(tmp_path):
     path, _ = AudioExporter().export_wav(tone(), tmp_path / "a.wav", RATE)
     exported = AudioExporter().export(tone(), tmp_path / "b.wav", RATE)
     assert path.read_bytes() == exported.file.path.read_bytes()
@@ -288,7 +288,7 @@ def test_a_wav_file_without_facts_is_the_one_of_export_wav(tmp_path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_facts_are_in_the_file_with_the_loudness_that_was_measured(tmp_path, name):
+def test_facts_and_measured_loudness_are_in_the_file(tmp_path, name):
     exported = AudioExporter().export(tone(), tmp_path / f"take.{name}", RATE, facts=FACTS)
     found = read_facts(exported.file.path)
     assert found == replace(FACTS, loudness=exported.loudness)
@@ -297,14 +297,14 @@ def test_facts_are_in_the_file_with_the_loudness_that_was_measured(tmp_path, nam
 @pytest.mark.parametrize(
     ("name", "bit_depth"), [("wav", "PCM_24"), ("wav", "FLOAT"), ("flac", "PCM_24")]
 )
-def test_bit_depths_of_the_lossless_formats(tmp_path, name, bit_depth):
+def test_lossless_formats_use_the_requested_bit_depth(tmp_path, name, bit_depth):
     exported = AudioExporter().export(tone(), tmp_path / f"take.{name}", RATE, bit_depth=bit_depth)
     assert soundfile.info(exported.file.path).subtype == exported.bit_depth == bit_depth
 
 
 @pytest.mark.parametrize("levels", [{"normalize": False}, {}])
 @pytest.mark.parametrize("name", FORMATS)
-def test_without_a_target_no_level_is_changed(tmp_path, name, levels):
+def test_levels_are_kept_without_a_target(tmp_path, name, levels):
     exporter = AudioExporter() if levels else AudioExporter(target_lufs=None)
     exported = exporter.export(tone(level=0.5), tmp_path / f"take.{name}", RATE, **levels)
     found = measure_loudness(tone(level=0.5), RATE)
@@ -312,19 +312,19 @@ def test_without_a_target_no_level_is_changed(tmp_path, name, levels):
     assert exported.flags == ()
 
 
-def test_samples_of_a_lossless_file_are_kept_without_a_target(tmp_path):
+def test_flac_samples_are_kept_without_a_target(tmp_path):
     words = np.arange(-500, 500, dtype=np.int16)
     exported = AudioExporter(target_lufs=None).export(words, tmp_path / "take.flac", RATE)
     assert np.array_equal(soundfile.read(exported.file.path, dtype="int16")[0], words)
 
 
-def test_the_format_can_be_named(tmp_path):
+def test_named_format_needs_no_suffix(tmp_path):
     exported = AudioExporter().export(tone(), tmp_path / "take", RATE, audio_format="flac")
     assert soundfile.info(exported.file.path).format == "FLAC"
     assert exported.media_type == "audio/flac"
 
 
-def test_what_was_exported_is_json(tmp_path):
+def test_export_result_is_json_ready(tmp_path):
     exported = AudioExporter().export(np.zeros(RATE), tmp_path / "take.flac", RATE)
     found = json.loads(json.dumps(exported.to_dict()))
     assert found["audio_format"] == "flac"
@@ -334,7 +334,7 @@ def test_what_was_exported_is_json(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["wav", "mp3"])
-def test_the_raw_audio_lies_beside_the_mastered(tmp_path, name):
+def test_raw_audio_is_written_beside_the_master(tmp_path, name):
     audio = tone(level=1.5)
     exported = AudioExporter().export(
         audio, tmp_path / f"take.{name}", RATE, facts=FACTS, keep_raw=True
@@ -347,7 +347,7 @@ def test_the_raw_audio_lies_beside_the_mastered(tmp_path, name):
 
 
 @pytest.mark.parametrize("number", [1, 2])
-def test_raw_and_mastered_appear_both_or_not_at_all(tmp_path, monkeypatch, number):
+def test_raw_and_master_appear_together_or_not_at_all(tmp_path, monkeypatch, number):
     fail_at(monkeypatch, "replace", number, OSError(errno.ENOSPC, "No space left on device"))
     with pytest.raises(RuntimeError, match=r"Could not write .* file .*Free some space"):
         AudioExporter().export(tone(), tmp_path / "take.ogg", RATE, keep_raw=True)
@@ -357,10 +357,10 @@ def test_raw_and_mastered_appear_both_or_not_at_all(tmp_path, monkeypatch, numbe
 EXPORT_REFUSED = {
     "Unknown file type '.m4a'": {"path": "take.m4a"},
     "Unknown format 'aac'": {"audio_format": "aac"},
-    "stands for another format": {"audio_format": "mp3"},
+    "does not match the format MP3": {"audio_format": "mp3"},
     "MP3 has no bit depth": {"path": "take.mp3", "bit_depth": "PCM_16"},
     "Unsupported bit depth 'PCM_32' for FLAC": {"path": "take.flac", "bit_depth": "PCM_32"},
-    "FLAC cannot carry 100003 Hz": {"path": "take.flac", "sample_rate": 100_003},
+    "FLAC does not support 100003 Hz": {"path": "take.flac", "sample_rate": 100_003},
     "Unsupported sample rate": {"sample_rate": 0},
     "NaN or infinite": {"audio": np.array([0.0, np.inf])},
     "Empty audio": {"audio": np.zeros((2, 0))},
@@ -369,7 +369,7 @@ EXPORT_REFUSED = {
 
 
 @pytest.mark.parametrize("message", EXPORT_REFUSED)
-def test_what_no_format_can_carry_is_a_value_error_and_no_file(tmp_path, message):
+def test_invalid_export_raises_value_error_and_creates_no_file(tmp_path, message):
     arguments = {"audio": tone(), "path": "take.wav", "sample_rate": RATE}
     arguments |= EXPORT_REFUSED[message]
     arguments["path"] = tmp_path / arguments["path"]
@@ -378,7 +378,7 @@ def test_what_no_format_can_carry_is_a_value_error_and_no_file(tmp_path, message
     assert not names_in(tmp_path)
 
 
-def test_a_batch_over_formats(tmp_path):
+def test_batch_writes_several_formats(tmp_path):
     paths = [tmp_path / f"take.{name}" for name in FORMATS]
     facts = [replace(FACTS, seed=seed) for seed in range(len(paths))]
     batch = AudioExporter().export_batch(
@@ -402,9 +402,7 @@ def test_a_batch_over_formats(tmp_path):
         ({"bit_depth": "PCM_8"}, "Unsupported bit depth"),
     ],
 )
-def test_a_batch_over_formats_is_checked_before_its_first_file(
-    tmp_path, monkeypatch, change, message
-):
+def test_batch_of_formats_is_checked_before_writing(tmp_path, monkeypatch, change, message):
     monkeypatch.chdir(tmp_path)
     arguments = {"audios": [tone(), tone()], "paths": ["a.mp3", "a.wav"], "sample_rate": RATE}
     with pytest.raises(ValueError, match=message):
@@ -413,7 +411,7 @@ def test_a_batch_over_formats_is_checked_before_its_first_file(
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5])
-def test_a_batch_over_formats_appears_whole_or_not_at_all(tmp_path, monkeypatch, number):
+def test_batch_of_formats_appears_whole_or_not_at_all(tmp_path, monkeypatch, number):
     fail_at(monkeypatch, "replace", number, OSError(errno.ENOSPC, "No space left on device"))
     paths = [tmp_path / f"take.{name}" for name in FORMATS]
     with pytest.raises(RuntimeError, match=r"Could not write .* file .*Free some space"):

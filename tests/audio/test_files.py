@@ -34,20 +34,20 @@ def names(paths):
     return [path.stem for path in paths]
 
 
-def test_a_file_lies_in_the_folder_of_its_day(manager):
+def test_output_path_is_in_the_folder_of_the_day(manager):
     path = manager.get_output_path("job-1", date=DAY)
     assert path == manager.base_dir / "2025" / "11" / "07" / "job-1.wav"
     assert path.parent.is_dir()
 
 
-def test_today_is_the_day_in_utc(manager):
+def test_default_day_is_today_in_utc(manager):
     before = dt.datetime.now(dt.UTC).date()
     path = manager.get_output_path("job-1")
     after = dt.datetime.now(dt.UTC).date()
     assert dt.date(*map(int, path.parts[-4:-1])) in {before, after}
 
 
-def test_a_moment_counts_by_its_day_in_utc(manager):
+def test_datetime_is_converted_to_its_utc_day(manager):
     zone = dt.timezone(dt.timedelta(hours=5))
     aware = dt.datetime(2025, 11, 8, 3, 0, tzinfo=zone)
     assert manager.get_output_path("a", date=aware).parent.name == "07"
@@ -55,7 +55,7 @@ def test_a_moment_counts_by_its_day_in_utc(manager):
     assert manager.get_output_path("a", date=naive).parent.name == "08"
 
 
-def test_the_default_folder_is_not_made_before_it_is_needed(tmp_path, monkeypatch):
+def test_default_folder_is_not_created_early(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     manager = AudioFileManager()
     path = manager.get_output_path("job", create_dirs=False, date=DAY)
@@ -64,7 +64,7 @@ def test_the_default_folder_is_not_made_before_it_is_needed(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize("extension", ["flac", ".flac"])
-def test_an_extension_may_bring_its_dot(manager, extension):
+def test_extension_may_begin_with_a_dot(manager, extension):
     assert manager.get_output_path("job", extension).name == "job.flac"
 
 
@@ -73,7 +73,7 @@ BAD_IDS = ["", ".", "..", "a/b", "../a", "/etc/passwd", "a\\b", "a\0b", "a\n", "
 
 
 @pytest.mark.parametrize("job_id", BAD_IDS)
-def test_an_id_that_is_no_plain_name_is_refused(manager, job_id):
+def test_invalid_job_id_is_refused(manager, job_id):
     with pytest.raises(ValueError, match="Invalid job id"):
         manager.get_output_path(job_id)
     with pytest.raises(ValueError, match="Invalid job id"):
@@ -82,12 +82,12 @@ def test_an_id_that_is_no_plain_name_is_refused(manager, job_id):
 
 
 @pytest.mark.parametrize("extension", ["", ".", "/wav", "../x", ".w/v", ".wav ", ".tar.gz"])
-def test_an_extension_that_is_none_is_refused(manager, extension):
+def test_invalid_extension_is_refused(manager, extension):
     with pytest.raises(ValueError, match="Invalid extension"):
         manager.get_output_path("job", extension)
 
 
-def test_a_job_exists_on_the_day_it_was_written(manager):
+def test_file_exists_only_on_its_day(manager):
     put(manager, "job", DAY)
     assert manager.file_exists("job", date=DAY)
     assert not manager.file_exists("job", ".flac", date=DAY)
@@ -103,20 +103,20 @@ def test_sizes_are_bytes_and_mebibytes(manager):
         manager.get_file_size(path.with_name("none.wav"))
 
 
-def test_deleting_says_whether_there_was_a_file(manager):
+def test_delete_returns_whether_the_file_existed(manager):
     path = put(manager, "job")
     assert manager.delete_file(path) is True
     assert not path.exists()
     assert manager.delete_file(path) is False
 
 
-def test_a_folder_is_no_file_to_delete(manager):
+def test_delete_ignores_folders(manager):
     path = put(manager, "job")
     assert manager.delete_file(path.parent) is False
     assert path.exists()
 
 
-def test_moving_returns_the_destination(manager):
+def test_move_returns_the_destination(manager):
     source = put(manager, "job", text="music")
     destination = manager.base_dir / "kept" / "best.wav"
     assert manager.move_file(source, destination) == destination
@@ -124,7 +124,7 @@ def test_moving_returns_the_destination(manager):
     assert not source.exists()
 
 
-def test_copying_keeps_the_source_and_leaves_no_other_file(manager):
+def test_copy_keeps_the_source_and_its_times(manager):
     source = put(manager, "job", text="music", age_days=3)
     destination = manager.copy_file(source, manager.base_dir / "kept" / "best.wav")
     assert destination.read_text() == source.read_text() == "music"
@@ -132,7 +132,7 @@ def test_copying_keeps_the_source_and_leaves_no_other_file(manager):
     assert names_in(destination.parent) == ["best.wav"]
 
 
-def test_a_copy_that_fails_leaves_nothing(manager):
+def test_failed_copy_leaves_nothing(manager):
     source = put(manager, "job")
     (manager.base_dir / "kept" / "best.wav").mkdir(parents=True)
     with pytest.raises(IsADirectoryError):
@@ -141,12 +141,12 @@ def test_a_copy_that_fails_leaves_nothing(manager):
 
 
 @pytest.mark.parametrize("operation", ["move_file", "copy_file"])
-def test_without_a_source_there_is_nothing_to_move(manager, operation):
+def test_missing_source_is_reported(manager, operation):
     with pytest.raises(FileNotFoundError, match="No such file"):
         getattr(manager, operation)(manager.base_dir / "none.wav", manager.base_dir / "to.wav")
 
 
-def test_a_relative_path_is_taken_from_the_working_or_the_base_folder(tmp_path, monkeypatch):
+def test_relative_path_starts_at_the_working_or_base_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     manager = AudioFileManager("outputs")
     path = put(manager, "job", DAY)
@@ -156,7 +156,7 @@ def test_a_relative_path_is_taken_from_the_working_or_the_base_folder(tmp_path, 
 
 
 def outside_paths(tmp_path):
-    """Paths that lead to a file outside, one way or another."""
+    """Paths that lead outside the base folder in various ways."""
     base = tmp_path / "outputs"
     base.mkdir()
     (tmp_path / "secret").mkdir()
@@ -202,7 +202,7 @@ def test_no_path_reaches_outside(tmp_path, monkeypatch, index):
     assert inside.read_text() == "audio"
 
 
-def test_a_day_folder_that_leads_out_is_refused(tmp_path, manager):
+def test_day_folder_that_links_outside_is_refused(tmp_path, manager):
     (tmp_path / "secret").mkdir()
     manager.base_dir.mkdir()
     (manager.base_dir / "2025").symlink_to(tmp_path / "secret")
@@ -211,7 +211,7 @@ def test_a_day_folder_that_leads_out_is_refused(tmp_path, manager):
     assert not names_in(tmp_path / "secret")
 
 
-def test_links_are_neither_listed_nor_followed_nor_cleaned(tmp_path):
+def test_links_are_neither_listed_nor_followed_nor_deleted(tmp_path):
     outside_paths(tmp_path)
     manager = AudioFileManager(tmp_path / "outputs")
     assert manager.list_files() == []
@@ -223,7 +223,7 @@ def test_links_are_neither_listed_nor_followed_nor_cleaned(tmp_path):
     assert (tmp_path / "outputs" / "folder-link").is_symlink()
 
 
-def test_the_base_folder_itself_may_be_a_link(tmp_path):
+def test_base_folder_may_be_a_link(tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "outputs").symlink_to(tmp_path / "disk")
     manager = AudioFileManager(tmp_path / "outputs")
@@ -247,13 +247,13 @@ def test_files_are_listed_newest_first(manager):
     assert manager.list_files(limit=0) == manager.list_files(limit=-3) == []
 
 
-def test_within_a_past_day_the_later_file_is_first(manager):
+def test_files_of_a_past_day_are_sorted_by_time(manager):
     put(manager, "first", DAY, age_days=0.2)
     put(manager, "second", DAY, age_days=0.1)
     assert names(manager.list_files()) == ["second", "first"]
 
 
-def test_both_ends_of_a_range_of_days_belong_to_it(manager):
+def test_date_range_is_inclusive(manager):
     for day in (1, 2, 3, 4):
         put(manager, f"d{day}", dt.date(2025, 11, day))
     listed = manager.list_files(dt.date(2025, 11, 2), dt.datetime(2025, 11, 3))
@@ -263,19 +263,19 @@ def test_both_ends_of_a_range_of_days_belong_to_it(manager):
 
 
 @pytest.mark.parametrize("extension", ["flac", ".FLAC"])
-def test_a_listing_can_be_of_one_kind(manager, extension):
+def test_list_can_be_filtered_by_extension(manager, extension):
     put(manager, "a")
     put(manager, "b", extension=".flac")
     assert names(manager.list_files(extension=extension)) == ["b"]
 
 
-def test_nothing_is_listed_where_there_is_no_folder(manager):
+def test_missing_base_folder_is_empty(manager):
     assert manager.list_files() == []
     assert manager.cleanup_old_files() == 0
     assert manager.cleanup_empty_directories() == 0
 
 
-def test_a_dry_run_counts_and_keeps(manager):
+def test_dry_run_counts_without_deleting(manager):
     old = put(manager, "old", age_days=31)
     put(manager, "young", age_days=29)
     assert manager.cleanup_old_files() == 1
@@ -284,7 +284,7 @@ def test_a_dry_run_counts_and_keeps(manager):
     assert names(manager.list_files()) == ["young"]
 
 
-def test_a_restored_file_is_as_old_as_its_folder(manager):
+def test_restored_file_is_as_old_as_its_folder(manager):
     put(manager, "restored", DAY)
     assert manager.cleanup_old_files(30) == 1
 
@@ -295,14 +295,14 @@ def test_a_negative_age_is_refused(manager):
             manager.cleanup_old_files(age)
 
 
-def test_the_oldest_go_until_the_rest_fits(manager):
+def test_oldest_files_are_deleted_until_the_rest_fits(manager):
     put(manager, "oldest", DAY, text="x" * 500)
     put(manager, "older", age_days=2, text="x" * 300)
     put(manager, "new", text="x" * 200)
-    shown = manager.cleanup_to_size(400)
-    assert names(file.path for file in shown.files) == ["oldest", "older"]
-    assert (shown.total_bytes, shown.kept_files, shown.kept_bytes) == (800, 1, 200)
-    assert not shown.deleted
+    plan = manager.cleanup_to_size(400)
+    assert names(file.path for file in plan.files) == ["oldest", "older"]
+    assert (plan.total_bytes, plan.kept_files, plan.kept_bytes) == (800, 1, 200)
+    assert not plan.deleted
     assert len(manager.list_files()) == 3
     assert manager.cleanup_to_size(500, dry_run=False).deleted
     assert names(manager.list_files()) == ["new", "older"]
@@ -311,7 +311,7 @@ def test_the_oldest_go_until_the_rest_fits(manager):
 @pytest.mark.parametrize(
     ("max_bytes", "left"), [(1000, 2), (10, 2), (9, 1), (5, 1), (4, 0), (0, 0)]
 )
-def test_as_few_files_go_as_it_takes(manager, max_bytes, left):
+def test_as_few_files_as_possible_are_deleted(manager, max_bytes, left):
     put(manager, "a", age_days=1)
     put(manager, "b")
     manager.cleanup_to_size(max_bytes, dry_run=False)
@@ -323,7 +323,7 @@ def test_a_negative_size_is_refused(manager):
         manager.cleanup_to_size(-1)
 
 
-def test_what_is_being_written_does_not_go_for_its_size(manager):
+def test_temporary_file_is_not_deleted_for_its_size(manager):
     path = put(manager, "job")
     partial = path.rename(path.with_name(temporary_name()))
     assert manager.cleanup_to_size(0, dry_run=False).files == ()
@@ -331,7 +331,7 @@ def test_what_is_being_written_does_not_go_for_its_size(manager):
 
 
 @pytest.mark.parametrize("folder", ["9999/12/31", "0001/01/01", "2025/13/45", "2025/02/30"])
-def test_a_folder_may_have_any_number_for_a_name(manager, folder):
+def test_folder_with_an_unusual_date_is_scanned(manager, folder):
     path = manager.base_dir / folder / "job.wav"
     path.parent.mkdir(parents=True)
     path.write_text("audio")
@@ -340,7 +340,7 @@ def test_a_folder_may_have_any_number_for_a_name(manager, folder):
 
 
 @pytest.mark.parametrize(("written", "year"), [(-1e9, 1938), (0.0, 1970), (1e15, 9999)])
-def test_a_file_may_come_from_any_year(tmp_path, written, year):
+def test_file_may_be_from_any_year(tmp_path, written, year):
     assert StoredFile(tmp_path, "job.wav", 5, written, written).day.year == year
 
 
@@ -355,7 +355,7 @@ def test_a_file_may_come_from_any_year(tmp_path, written, year):
         ("job.wav", False),
     ],
 )
-def test_a_file_knows_whether_it_lies_in_the_folder_of_a_day(tmp_path, relative, expected):
+def test_day_folders_are_recognised(tmp_path, relative, expected):
     path = tmp_path / relative
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("audio")
@@ -364,7 +364,7 @@ def test_a_file_knows_whether_it_lies_in_the_folder_of_a_day(tmp_path, relative,
     assert found.is_in_day_folder is expected
 
 
-def test_what_a_process_holds_locked_is_neither_listed_nor_cleaned(manager):
+def test_lock_file_is_neither_listed_nor_deleted(manager):
     lock = manager.base_dir / lock_name("worker-0")
     lock.parent.mkdir(parents=True, exist_ok=True)
     lock.touch()
@@ -376,7 +376,7 @@ def test_what_a_process_holds_locked_is_neither_listed_nor_cleaned(manager):
     assert lock.exists()
 
 
-def test_left_over_temporary_files_are_hidden_and_cleaned(manager):
+def test_abandoned_temporary_file_is_hidden_and_deleted(manager):
     path = put(manager, "job", age_days=40)
     path.rename(path.with_name(".dgx-0123456789abcdef.part"))
     assert manager.list_files() == []
@@ -384,7 +384,7 @@ def test_left_over_temporary_files_are_hidden_and_cleaned(manager):
     assert not names_in(path.parent)
 
 
-def test_empty_folders_go_and_full_ones_stay(manager):
+def test_only_empty_folders_are_deleted(manager):
     kept = put(manager, "job", DAY)
     manager.get_output_path("gone", date=dt.date(2024, 1, 1))
     (manager.base_dir / "x" / "y").mkdir(parents=True)
@@ -393,13 +393,13 @@ def test_empty_folders_go_and_full_ones_stay(manager):
     assert names_in(manager.base_dir) == ["2025"]
 
 
-def test_the_base_folder_stays_when_it_is_empty(manager):
+def test_empty_base_folder_is_kept(manager):
     manager.base_dir.mkdir()
     assert manager.cleanup_empty_directories() == 0
     assert manager.base_dir.is_dir()
 
 
-def test_statistics_count_what_is_there(manager):
+def test_statistics_count_files_and_sizes(manager):
     oldest = put(manager, "a", dt.date(2025, 1, 1), text="x" * 1000)
     put(manager, "b", extension=".flac", text="x" * 500, age_days=1)
     newest = put(manager, "c", text="x" * 548)
@@ -411,7 +411,7 @@ def test_statistics_count_what_is_there(manager):
     assert stats["file_types"] == {".wav": 2, ".flac": 1}
 
 
-def test_an_empty_store_has_statistics_too(manager):
+def test_statistics_of_an_empty_folder(manager):
     assert manager.get_storage_stats() == {
         "total_files": 0,
         "total_size_bytes": 0,
@@ -423,7 +423,7 @@ def test_an_empty_store_has_statistics_too(manager):
     }
 
 
-def test_the_information_says_whether_the_folder_is_there(manager):
+def test_info_has_the_existence_of_the_folder(manager):
     info = manager.get_info()
     assert (info["base_dir"], info["base_dir_exists"]) == (str(manager.base_dir), False)
     assert info["free_bytes"] is None
@@ -434,7 +434,7 @@ def test_the_information_says_whether_the_folder_is_there(manager):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(job_id=st.text(max_size=40), extension=st.text(max_size=12))
-def test_an_id_is_refused_or_stays_in_the_folder_of_its_day(manager, job_id, extension):
+def test_any_id_is_refused_or_stays_in_its_folder(manager, job_id, extension):
     try:
         path = manager.get_output_path(job_id, extension, create_dirs=False, date=DAY)
     except ValueError:
@@ -463,7 +463,7 @@ PARTS = st.sampled_from(
 
 
 def paths_of_all_kinds(base):
-    """Relative to the base, absolute, or with the base in front."""
+    """Paths relative to the base, absolute, or below the base."""
     fronts = st.sampled_from(["", "/", f"{base}/", f"{base}/in/../", f"{base.parent}/"])
     parts = st.lists(PARTS, max_size=7)
     return st.builds(lambda front, rest: front + "/".join(rest), fronts, parts)
@@ -475,7 +475,7 @@ def contents(folder):
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_whatever_the_path_nothing_outside_is_read_or_written(tmp_path, data):
+def test_no_path_reads_or_writes_outside(tmp_path, data):
     base, secret = tmp_path / "outputs", tmp_path / "secret"
     (base / "in").mkdir(parents=True, exist_ok=True)
     secret.mkdir(exist_ok=True)

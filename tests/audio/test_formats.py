@@ -1,4 +1,4 @@
-"""Files in every format, on a real disk and before readers of others."""
+"""Files in every format, on a real disk and read by other programs."""
 
 import json
 import resource
@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from services.audio import AudioExporter, measure_loudness, write_wav
-from services.audio.delivery import convert_file, normalise_file
+from services.audio.conversion import convert_file, normalise_file
 from services.audio.encoding import FORMATS, encode
 from services.audio.facts import Section, TakeFacts
 from services.audio.mastering import master
@@ -44,7 +44,7 @@ needs_ffmpeg = pytest.mark.skipif(
 
 
 def take(seconds=4.0, rate=RATE, snare_level=0.15):
-    """Bass, chords and a loud snare: takes limiting, which lossy encoders undo in part."""
+    """Bass, chords and a loud snare: needs limiting, which lossy encoders partly undo."""
     rng = np.random.default_rng(16)
     time = np.arange(round(seconds * rate)) / rate
     chords = sum(np.sin(2 * np.pi * f * time + f) for f in (220, 277.2, 329.6)) * 0.02
@@ -64,7 +64,7 @@ def read(path, dtype="float32"):
 
 
 def true_peaks(audio, rate):
-    """dBTP by our meter and by libebur128."""
+    """dBTP by services.audio and by libebur128."""
     state = pyebur128.R128State(len(audio), rate, pyebur128.MeasurementMode.MODE_TRUE_PEAK)
     state.add_frames(audio.T.astype(np.float64).ravel(), audio.shape[1])
     theirs = max(pyebur128.get_true_peak(state, channel) for channel in range(len(audio)))
@@ -73,7 +73,7 @@ def true_peaks(audio, rate):
 
 @pytest.mark.parametrize("target", [-16.0, -14.0, -9.0])
 @pytest.mark.parametrize("name", LOSSY)
-def test_what_is_decoded_keeps_the_ceiling_and_the_loudness(tmp_path, name, target):
+def test_decoded_audio_keeps_the_ceiling_and_the_loudness(tmp_path, name, target):
     audio = take(snare_level=0.15 if target < -9 else 0.05)
     exported = AudioExporter(target).export(audio, tmp_path / f"take.{name}", RATE)
     audio, rate = read(exported.file.path)
@@ -83,15 +83,15 @@ def test_what_is_decoded_keeps_the_ceiling_and_the_loudness(tmp_path, name, targ
 
 
 @pytest.mark.parametrize("name", LOSSY)
-def test_an_encoder_alone_would_pass_the_ceiling(tmp_path, name):
-    """Otherwise the test above could not fail."""
+def test_encoder_alone_would_exceed_the_ceiling(tmp_path, name):
+    """Shows that the test above can fail."""
     mastered = master(take(snare_level=0.05), RATE, -9.0)
     path = tmp_path / f"take.{name}"
     encode(path, ArraySource(mastered.audio, RATE), FORMATS[name])
     assert max(true_peaks(*read(path))) > -1.0
 
 
-def test_a_take_that_cannot_be_so_loud_is_flagged(tmp_path):
+def test_unreachable_loudness_is_flagged(tmp_path):
     clicks = np.zeros((1, 2 * RATE), np.float32)
     clicks[:, ::12_000] = 0.5
     exported = AudioExporter(-9.0).export(clicks, tmp_path / "take.opus", RATE)
@@ -99,7 +99,7 @@ def test_a_take_that_cannot_be_so_loud_is_flagged(tmp_path):
     assert exported.loudness.true_peak_dbtp <= -1.0
 
 
-def decoded_by_ffmpeg(path, rate):
+def decode_with_ffmpeg(path, rate):
     command = ["ffmpeg", "-v", "error", "-i", path, "-f", "f32le", "-ar", str(rate), "-"]
     output = subprocess.run(command, capture_output=True, check=True)
     assert not output.stderr
@@ -110,11 +110,11 @@ def decoded_by_ffmpeg(path, rate):
 @pytest.mark.parametrize(
     ("name", "tolerance"), [("flac", 1e-6), ("mp3", 1e-4), ("ogg", 1e-4), ("opus", 5e-3)]
 )
-def test_ffmpeg_hears_the_same(tmp_path, name, tolerance):
-    """Its Opus decoder is not the reference one, so it is allowed more."""
+def test_ffmpeg_decodes_the_same_samples(tmp_path, name, tolerance):
+    """FFmpeg has its own Opus decoder, so its tolerance is larger."""
     exported = AudioExporter(-14.0).export(take(), tmp_path / f"take.{name}", RATE, facts=FACTS)
     audio, rate = read(exported.file.path)
-    theirs = decoded_by_ffmpeg(exported.file.path, rate)
+    theirs = decode_with_ffmpeg(exported.file.path, rate)
     assert theirs.shape == audio.shape
     assert np.abs(theirs - audio).max() < tolerance
     assert max(true_peaks(np.ascontiguousarray(theirs), rate)) <= -1.0 + 10 * tolerance
@@ -143,7 +143,7 @@ def test_ffprobe_shows_the_facts(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", ["flac", "mp3", "ogg", "opus"])
-def test_a_disk_that_says_no_leaves_the_old_file_and_nothing_else(tmp_path, name):
+def test_write_error_leaves_only_the_old_file(tmp_path, name):
     path = tmp_path / f"take.{name}"
     path.write_text("old")
     exporter, audio = AudioExporter(target_lufs=None), take(2.0)
@@ -159,7 +159,7 @@ def test_a_disk_that_says_no_leaves_the_old_file_and_nothing_else(tmp_path, name
 
 
 @pytest.mark.parametrize("name", ["flac", "mp3", "ogg", "opus"])
-def test_a_disk_that_fills_up_with_the_tags_leaves_nothing(tmp_path, name):
+def test_write_error_in_the_tags_leaves_no_file(tmp_path, name):
     exporter, audio = AudioExporter(target_lufs=None), take(0.2)
     plain = exporter.export(audio, tmp_path / f"plain.{name}", RATE)
     facts = replace(FACTS, prompt="x" * 100_000)
@@ -181,20 +181,20 @@ def original(tmp_path):
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_a_copy_in_another_format_keeps_levels_and_facts(tmp_path, original, name):
+def test_converted_file_keeps_levels_and_facts(tmp_path, original, name):
     copy = convert_file(original, tmp_path / "new" / f"copy.{name}")
     audio, rate = read(copy.path)
     source, _ = read(original)
     assert (audio.shape, copy.frames) == (source.shape, source.shape[1])
     loudness, before = measure_loudness(audio, rate), measure_loudness(source, RATE)
-    # An encoder leaves out what is above 20 kHz, of which the snare has much.
+    # Encoders drop everything above 20 kHz, of which the snare has much.
     assert loudness.integrated_lufs == pytest.approx(before.integrated_lufs, abs=0.3)
     facts = read_facts(copy.path)
     assert replace(facts, loudness=None) == FACTS
     assert facts.loudness.integrated_lufs == pytest.approx(loudness.integrated_lufs, abs=0.001)
 
 
-def test_a_lossless_copy_and_back_is_the_same_audio(tmp_path, original):
+def test_lossless_round_trip_keeps_the_samples(tmp_path, original):
     flac = convert_file(original, tmp_path / "copy.flac").path
     back = convert_file(flac, tmp_path / "back.wav").path
     assert soundfile.info(flac).subtype == soundfile.info(back).subtype == "PCM_24"
@@ -215,13 +215,13 @@ def test_a_lossless_copy_and_back_is_the_same_audio(tmp_path, original):
         ("ULAW", "flac", "PCM_24"),
     ],
 )
-def test_the_bit_depth_of_a_copy_follows_the_source(tmp_path, subtype, target, expected):
+def test_converted_file_has_the_bit_depth_of_its_source(tmp_path, subtype, target, expected):
     soundfile.write(tmp_path / "a.wav", take(0.1).T, RATE, subtype=subtype)
     copy = convert_file(tmp_path / "a.wav", tmp_path / f"b.{target}")
     assert soundfile.info(copy.path).subtype == expected
 
 
-def test_a_copy_of_fewer_bits_is_dithered(tmp_path):
+def test_reduced_bit_depth_is_dithered(tmp_path):
     quiet = np.full((1, RATE), 0.25 / 32768, np.float32)
     source = write_wav(tmp_path / "quiet.wav", quiet, RATE, "FLOAT").path
     copy, _ = read(convert_file(source, tmp_path / "copy.flac", bit_depth="PCM_16").path)
@@ -230,31 +230,31 @@ def test_a_copy_of_fewer_bits_is_dithered(tmp_path):
 
 
 @pytest.mark.parametrize(("target", "rate"), [("a.wav", 44_100), ("a.opus", 24_000)])
-def test_a_copy_at_another_rate(tmp_path, original, target, rate):
+def test_converted_file_has_the_requested_rate(tmp_path, original, target, rate):
     copy = convert_file(original, tmp_path / target, sample_rate=rate)
     audio, found = read(copy.path)
     assert (found, audio.shape) == (rate, (2, rate))
 
 
-def test_facts_can_be_given(tmp_path, original):
+def test_given_facts_replace_those_of_the_source(tmp_path, original):
     copy = convert_file(original, tmp_path / "a.mp3", facts=TakeFacts(seed=1))
     assert replace(read_facts(copy.path), loudness=None) == TakeFacts(seed=1)
 
 
-def test_a_file_can_be_replaced_by_its_copy(original):
+def test_source_can_be_the_target(original):
     convert_file(original, original, bit_depth="PCM_16")
     assert soundfile.info(original).subtype == "PCM_16"
     assert names_in(original.parent) == ["original.wav"]
 
 
-def test_a_source_without_readable_facts_is_still_audio(tmp_path):
+def test_source_without_readable_facts_is_converted(tmp_path):
     soundfile.write(tmp_path / "a.aiff", take(0.1).T, RATE)
     copy = convert_file(tmp_path / "a.aiff", tmp_path / "a.flac")
     assert replace(read_facts(copy.path), loudness=None) == TakeFacts()
 
 
 @pytest.mark.parametrize("name", ["wav", "flac"])
-def test_a_source_that_holds_less_than_it_says_gives_what_there_is(tmp_path, name):
+def test_truncated_source_is_converted_up_to_its_end(tmp_path, name):
     whole = convert_file(
         write_wav(tmp_path / "a.wav", take(2.0), RATE).path, tmp_path / "a.mp3"
     ).path
@@ -264,15 +264,15 @@ def test_a_source_that_holds_less_than_it_says_gives_what_there_is(tmp_path, nam
     assert 0 < audio.shape[1] == copy.frames < 2 * RATE
 
 
-def test_what_cannot_be_converted_leaves_no_file(tmp_path, original):
+def test_failed_conversion_leaves_no_file(tmp_path, original):
     (tmp_path / "text.wav").write_text("no audio")
     with pytest.raises(FileNotFoundError, match="No such file"):
         convert_file(tmp_path / "none.wav", tmp_path / "new.mp3")
-    with pytest.raises(UnreadableAudioError, match="not audio"):
+    with pytest.raises(UnreadableAudioError, match="not a readable audio file"):
         convert_file(tmp_path / "text.wav", tmp_path / "new.mp3")
     with pytest.raises(ValueError, match="Unknown file type"):
         convert_file(original, tmp_path / "new.m4a")
-    with pytest.raises(ValueError, match="Opus cannot carry 44100 Hz"):
+    with pytest.raises(ValueError, match="Opus does not support 44100 Hz"):
         convert_file(original, tmp_path / "new.opus", sample_rate=44_100)
     with pytest.raises(ValueError, match="MP3 has no bit depth"):
         convert_file(original, tmp_path / "new.mp3", bit_depth="PCM_16")
@@ -290,38 +290,38 @@ def test_a_file_can_be_mastered_into_any_format(tmp_path, original, name):
     assert done.gain_reduction_db > 0
 
 
-def test_mastering_a_file_is_mastering_its_samples(tmp_path, original):
+def test_mastering_a_file_equals_mastering_its_samples(tmp_path, original):
     audio, _ = read(original)
     exported = AudioExporter(-12.0).export(audio, tmp_path / "a.mp3", RATE, facts=FACTS)
     done = normalise_file(original, tmp_path / "b.mp3", target_lufs=-12.0)
     assert done.file.sha256 == exported.file.sha256
 
 
-def test_mastering_without_a_target_is_converting(tmp_path, original):
+def test_mastering_without_a_target_only_converts(tmp_path, original):
     done = normalise_file(original, tmp_path / "a.flac", target_lufs=None)
     assert done.file.sha256 == convert_file(original, tmp_path / "b.flac").sha256
 
 
-def test_levels_that_no_master_can_have_are_refused(tmp_path, original):
+def test_normalise_refuses_levels_out_of_range(tmp_path, original):
     with pytest.raises(ValueError, match="must be from -60 to 0 LUFS"):
         normalise_file(original, tmp_path / "a.flac", target_lufs=1.0)
     assert names_in(tmp_path) == ["original.wav"]
 
 
-# The most memory it had, in kB; `getrusage` counts that of the process above as well.
+# Peak memory in kB; `getrusage` would include the parent process.
 CONVERT_BOTH = """
 import sys
 from pathlib import Path
-from services.audio import delivery
+from services.audio import conversion
 for source in sys.argv[1:3]:
-    delivery.convert_file(source, sys.argv[3])
+    conversion.convert_file(source, sys.argv[3])
     print(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 """
 
 
 @pytest.mark.parametrize("name", ["flac", "ogg"])
 def test_memory_does_not_grow_with_the_length(tmp_path, name):
-    """100 s at 48 kHz are 19 MB of floats in one channel."""
+    """100 s at 48 kHz are 19 MB of floats per channel."""
     part = take(5.0)[0]
     for seconds in (5, 100):
         with soundfile.SoundFile(tmp_path / f"{seconds}.wav", "w", RATE, 1, "PCM_16") as file:

@@ -27,7 +27,7 @@ def chord(pitches, seconds=1.5, a4=440.0, partials=6):
 
 
 def cadence(tonic, mode, degrees=CADENCE, a4=440.0, partials=6):
-    """A chord and its bass a degree; the dominant of minor is major."""
+    """A chord and its bass per degree; the dominant of minor is major."""
     parts = []
     for degree in degrees:
         scale = list(MAJOR if mode == "major" else MINOR)
@@ -39,7 +39,7 @@ def cadence(tonic, mode, degrees=CADENCE, a4=440.0, partials=6):
 
 
 @pytest.mark.parametrize(("tonic", "mode"), KEYS)
-def test_every_key_is_told_by_its_cadence(tonic, mode):
+def test_cadence_determines_every_key(tonic, mode):
     key = estimate_key(cadence(tonic, mode), RATE)
     assert (key.tonic, key.mode) == (tonic, mode)
     assert key.name == f"{PITCH_CLASSES[tonic]} {mode}"
@@ -50,19 +50,19 @@ def test_every_key_is_told_by_its_cadence(tonic, mode):
 
 @pytest.mark.parametrize("a4", [430.0, 432.0, 436.0, 442.0, 446.0, 450.0])
 @pytest.mark.parametrize(("tonic", "mode"), [(9, "minor"), (3, "major"), (11, "major")])
-def test_music_that_is_tuned_otherwise_keeps_its_key(a4, tonic, mode):
+def test_other_tunings_keep_the_key(a4, tonic, mode):
     key = estimate_key(cadence(tonic, mode, a4=a4), RATE)
     assert (key.tonic, key.mode) == (tonic, mode)
     assert key.tuning_cents == pytest.approx(1200 * np.log2(a4 / 440.0), abs=3.0)
 
 
 @pytest.mark.parametrize("partials", [1, 2, 12])
-def test_dull_and_bright_instruments_are_in_the_same_key(partials):
+def test_key_does_not_depend_on_timbre(partials):
     key = estimate_key(cadence(2, "minor", partials=partials), RATE)
     assert key.name == "D minor"
 
 
-def test_keys_of_the_same_notes_are_named_as_alternatives():
+def test_relative_key_is_an_alternative():
     loop = estimate_key(cadence(9, "minor", degrees=(0, 5, 2, 6)), RATE)
     relatives = {"A minor", "C major"}
     assert loop.name in relatives
@@ -86,11 +86,11 @@ def test_keys_of_the_same_notes_are_named_as_alternatives():
     ],
     ids=["one sample", "silence", "offset", "0.1 s", "noise", "all notes", "drums"],
 )
-def test_what_has_no_key_gets_none(signal):
+def test_atonal_signals_have_no_key(signal):
     assert estimate_key(signal, RATE) is None
 
 
-def test_one_note_makes_no_sure_key():
+def test_single_note_gives_low_confidence():
     key = estimate_key(chord([57], 6.0), RATE)
     assert key is None or key.confidence < 0.3
 
@@ -100,24 +100,24 @@ def test_channels_in_opposite_phase_do_not_hide_the_music():
     assert estimate_key(np.stack((signal, -signal)), RATE).name == "G major"
 
 
-def test_drums_over_the_music_leave_its_key():
+def test_drums_do_not_change_the_key():
     signal = cadence(5, "minor")
     hits = np.random.default_rng(3).standard_normal(signal.size)
     hits *= 0.3 * np.exp(-25 * (np.arange(signal.size) / RATE % 0.5))
     assert estimate_key(signal + hits, RATE).name == "F minor"
 
 
-def test_keys_are_spelled_as_the_composer_spells_them():
+def test_keys_are_spelled_as_in_the_composer():
     assert PITCH_CLASSES == score.PITCH_CLASSES
 
 
-def test_what_was_found_can_be_written_as_json():
+def test_result_is_json_ready():
     found = estimate_key(cadence(1, "minor"), RATE).to_dict()
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["name"] == "C# minor"
 
 
-def test_audio_that_cannot_be_used_is_refused():
+def test_invalid_audio_is_refused():
     with pytest.raises(ValueError, match="Empty"):
         estimate_key(np.zeros(0), RATE)
     with pytest.raises(ValueError, match="sample rate"):
@@ -126,7 +126,7 @@ def test_audio_that_cannot_be_used_is_refused():
 
 @given(arrays.arrays(np.float32, st.integers(1, 30_000), elements=st.floats(-4, 4, width=32)))
 @settings(max_examples=100)
-def test_any_signal_gives_an_answer_within_its_bounds(signal):
+def test_result_of_any_signal_is_in_range(signal):
     key = estimate_key(signal, 8_000)
     if key is not None:
         assert 0.0 < key.confidence <= 1.0

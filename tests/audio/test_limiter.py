@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from services.audio import limit
 from services.audio.limiter import (
     apply_gains,
+    compute_gain_curve,
     control_block,
     control_step,
-    gain_curve,
     reduction_db,
 )
 from services.audio.truepeak import true_peak
@@ -39,7 +39,7 @@ def bursts(seed, rate, seconds=1.0):
 
 
 @pytest.mark.parametrize("frequency", [60, 100, 1000])
-def test_a_steady_tone_six_db_over_comes_out_clean(frequency):
+def test_steady_tone_is_limited_without_distortion(frequency):
     limited, reduction = limit(sine(frequency, 6.0), RATE, -1.0)
     settled = limited[0, RATE : 2 * RATE].astype(np.float64)
     time = 2 * np.pi * frequency * np.arange(RATE) / RATE
@@ -49,7 +49,7 @@ def test_a_steady_tone_six_db_over_comes_out_clean(frequency):
     assert reduction == pytest.approx(6.0, abs=0.05)
 
 
-def test_what_stays_under_the_ceiling_is_the_same_object():
+def test_signal_under_the_ceiling_is_the_same_object():
     signal = sine(997, -0.1)
     limited, reduction = limit(signal, RATE, -1.0)
     assert limited is signal
@@ -68,7 +68,7 @@ def test_the_ceiling_holds_between_the_samples_at_every_rate(rate):
     rate=st.sampled_from([8_000, 22_050, 48_000]),
     ceiling=st.floats(-20, 0),
 )
-def test_samples_never_pass_the_ceiling_and_are_never_turned_up(seed, rate, ceiling):
+def test_samples_never_exceed_the_ceiling_nor_grow(seed, rate, ceiling):
     signal = bursts(seed, rate, seconds=0.3)
     limited, reduction = limit(signal, rate, ceiling)
     assert np.abs(limited).max() <= 10 ** (ceiling / 20) * (1 + 1e-5)
@@ -84,13 +84,13 @@ def test_both_channels_get_the_same_gain():
     assert np.array_equal(np.delete(limited[0], 20_000), np.delete(limited[1], 20_000))
 
 
-def test_far_from_a_peak_nothing_is_changed():
+def test_samples_far_from_a_peak_are_unchanged():
     signal = np.full((1, 2 * RATE), 0.1, np.float32)
     signal[0, RATE] = 2.0
     limited, _ = limit(signal, RATE, -1.0)
     look_ahead = round(0.012 * RATE)
     assert np.array_equal(limited[0, : RATE - look_ahead], signal[0, : RATE - look_ahead])
-    # 60 ms is the time constant: after a second 7 dB have decayed to nothing.
+    # With a time constant of 60 ms, the reduction has decayed after a second.
     assert limited[0, -1] == pytest.approx(0.1, rel=1e-6)
 
 
@@ -99,14 +99,14 @@ def test_the_gain_moves_without_steps():
     signal[0, RATE // 2 : RATE // 2 + 40] = 3.0
     limited, reduction = limit(signal, RATE, -1.0)
     gain_db = 20 * np.log10(limited[0] / signal[0])
-    # A raised cosine over 5 ms on either side is steepest in its middle.
+    # A raised cosine of 5 ms on either side is steepest in the middle.
     assert np.abs(np.diff(gain_db)).max() < 2.5 * reduction / (2 * 0.005 * RATE)
 
 
-def test_the_gain_is_down_when_the_peak_comes_and_returns_with_its_time_constant():
+def test_gain_falls_before_the_peak_and_recovers_with_its_time_constant():
     peaks = np.full(3000, 0.5, np.float32)
     peaks[1000] = 2.0
-    gains = 20 * np.log10(gain_curve(peaks, 1.0, STEP))
+    gains = 20 * np.log10(compute_gain_curve(peaks, 1.0, STEP))
     assert gains[999:1002].max() <= -6.02
     look_ahead = 1000 - round(0.012 / STEP)
     assert (gains[:look_ahead] == 0).all()
@@ -116,7 +116,7 @@ def test_the_gain_is_down_when_the_peak_comes_and_returns_with_its_time_constant
     assert gains[later] == pytest.approx(-6.02 / math.e, rel=0.1)
 
 
-def test_the_release_is_the_recursion_it_stands_for():
+def test_release_equals_its_recursion():
     rng = np.random.default_rng(8)
     peaks = rng.uniform(0.5, 1.0, 5000).astype(np.float32)
     peaks[rng.integers(0, 5000, 40)] = rng.uniform(1.0, 8.0, 40)
@@ -130,11 +130,11 @@ def test_the_release_is_the_recursion_it_stands_for():
     held = np.lib.stride_tricks.sliding_window_view(padded, 2 * reach + 3).min(axis=1)
     window = np.hanning(2 * reach + 3)[1:-1]
     smooth = np.convolve(np.pad(held, reach, mode="edge"), window / window.sum(), "valid")
-    assert 20 * np.log10(gain_curve(peaks, 1.0, STEP)) == pytest.approx(smooth, abs=1e-9)
+    assert 20 * np.log10(compute_gain_curve(peaks, 1.0, STEP)) == pytest.approx(smooth, abs=1e-9)
 
 
-def test_no_peak_over_the_ceiling_needs_no_gain():
-    assert gain_curve(np.array([0.2, 1.0], np.float32), 1.0, STEP) is None
+def test_no_peak_over_the_ceiling_gives_no_gain_curve():
+    assert compute_gain_curve(np.array([0.2, 1.0], np.float32), 1.0, STEP) is None
 
 
 @given(
@@ -143,7 +143,7 @@ def test_no_peak_over_the_ceiling_needs_no_gain():
 )
 def test_the_gain_covers_each_block_and_its_neighbours(peaks, rate):
     values = np.array([*peaks, 2.0], np.float32)
-    gains = gain_curve(values, 1.0, control_step(rate))
+    gains = compute_gain_curve(values, 1.0, control_step(rate))
     assert gains.shape == values.shape
     assert (gains > 0).all()
     assert (gains <= 1 + 1e-12).all()
@@ -155,7 +155,7 @@ def test_the_gain_covers_each_block_and_its_neighbours(peaks, rate):
 @pytest.mark.parametrize("samples", [1, 15, 16, 17, 4000])
 @pytest.mark.parametrize("block", [1, 15, 16, 64])
 @pytest.mark.parametrize("piece", [1, 13, 32, 4000])
-def test_gains_are_joined_by_straight_lines(samples, block, piece):
+def test_gains_are_interpolated_linearly(samples, block, piece):
     gains = np.linspace(1.0, 0.25, math.ceil(samples / block))
     ones = np.ones((2, samples), np.float32)
     pieces = [ones[:, start : start + piece] for start in range(0, samples, piece)]
@@ -166,17 +166,17 @@ def test_gains_are_joined_by_straight_lines(samples, block, piece):
     assert shaped == pytest.approx(np.tile(expected, (2, 1)), abs=1e-6)
 
 
-def test_the_largest_reduction_is_read_off_the_curve():
+def test_reduction_is_that_of_the_lowest_gain():
     assert reduction_db(np.array([1.0, 0.5, 0.25])) == pytest.approx(12.04, abs=0.01)
 
 
 @pytest.mark.parametrize("rate", [8_000, 11_025, 44_100, 48_000, 192_000])
-def test_the_gain_is_worked_out_about_3000_times_a_second(rate):
+def test_gain_is_computed_about_3000_times_a_second(rate):
     assert rate / control_block(rate) == pytest.approx(3000, rel=0.15)
     assert control_step(rate) * rate == pytest.approx(control_block(rate))
 
 
-def test_what_is_no_audio_is_refused():
+def test_invalid_audio_is_refused():
     with pytest.raises(ValueError, match="NaN"):
         limit(np.array([0.0, np.nan]), RATE, -1.0)
     with pytest.raises(ValueError, match="sample rate"):

@@ -1,7 +1,7 @@
 """EBU Tech 3341 (November 2023), table 1, and Tech 3342, table 1, with the tolerances given there.
 
-Left out: 3341-6 (five channels), 3341-7 and -8, 3342-5 and -6 (authentic programmes, which cannot
-be synthesised), 3341-11 and -14 (the live forms of 10 and 13).
+Not tested: 3341-6 (five channels), 3341-7 and -8, 3342-5 and -6 (authentic programmes, which cannot
+be synthesised), 3341-11 and -14 (live versions of 10 and 13).
 """
 
 import json
@@ -36,7 +36,7 @@ def weighted_power(signal, rate):
     return np.concatenate([weighting.push(signal), weighting.finish()])
 
 
-def programme_of(power, rate):
+def build_programme(power, rate):
     programme = Programme(rate)
     programme.push(power)
     programme.finish()
@@ -44,11 +44,11 @@ def programme_of(power, rate):
 
 
 def integrated(signal, rate):
-    return programme_of(weighted_power(signal, rate), rate).integrated_lufs()
+    return build_programme(weighted_power(signal, rate), rate).integrated_lufs()
 
 
-def independent(signal, rate):
-    """Integrated loudness as libebur128 reads it."""
+def libebur128(signal, rate):
+    """Integrated loudness by libebur128."""
     state = pyebur128.R128State(len(signal), rate, pyebur128.MeasurementMode.MODE_I)
     frames = np.ascontiguousarray(signal.T, np.float64)
     state.add_frames(frames.ravel(), len(frames))
@@ -75,7 +75,7 @@ INTEGRATED = {
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize(("case", "level"), [("1", -23.0), ("2", -33.0)])
-def test_a_steady_tone_reads_its_level_in_all_three_modes(case, level, rate):
+def test_steady_tone_measures_its_level_in_all_three_modes(case, level, rate):
     loudness = measure_loudness(tone(rate, (20, level)), rate)
     assert loudness.integrated_lufs == pytest.approx(level, abs=0.1)
     assert loudness.momentary_max_lufs == pytest.approx(level, abs=0.1)
@@ -84,7 +84,7 @@ def test_a_steady_tone_reads_its_level_in_all_three_modes(case, level, rate):
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("case", INTEGRATED)
-def test_gating_leaves_the_quiet_parts_out(case, rate):
+def test_gating_excludes_quiet_parts(case, rate):
     assert integrated(tone(rate, *INTEGRATED[case]), rate) == pytest.approx(-23.0, abs=0.1)
 
 
@@ -126,27 +126,27 @@ RANGE = {
 @pytest.mark.parametrize("case", RANGE)
 def test_loudness_range_of_tech_3342(case, rate):
     segments, expected = RANGE[case]
-    programme = programme_of(weighted_power(tone(rate, *segments), rate), rate)
+    programme = build_programme(weighted_power(tone(rate, *segments), rate), rate)
     assert programme.loudness_range_lu() == pytest.approx(expected, abs=1.0)
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_random_mixes_read_as_libebur128_reads_them(seed):
+def test_random_mixes_agree_with_libebur128(seed):
     rate = [8_000, 22_050, 32_000, 44_100, 48_000, 96_000, 192_000][seed % 7]
     # Clips of a block and a little more included: 0.4 s to 3.8 s.
     signal = mix(seed, rate, 0.4 + (seed % 5) * 0.85, channels=1 + seed % 2)
     assert measure_loudness(signal, rate).integrated_lufs == pytest.approx(
-        independent(signal, rate), abs=0.02
+        libebur128(signal, rate), abs=0.02
     )
 
 
-def test_a_long_signal_reads_the_same_across_the_blocks_of_the_transform():
+def test_long_signal_agrees_with_libebur128():
     signal = mix(1, 48_000, 12.0)
-    expected = independent(signal, 48_000)
+    expected = libebur128(signal, 48_000)
     assert integrated(signal, 48_000) == pytest.approx(expected, abs=0.002)
 
 
-def test_the_weighting_is_the_table_of_the_standard_at_48_khz():
+def test_weighting_equals_the_table_of_the_standard_at_48_khz():
     # BS.1770-5, annex 1, tables 1 and 2, run as the recursion they describe.
     shelf = (
         (1.53512485958697, -2.69169618940638, 1.19839281085285),
@@ -188,7 +188,7 @@ def test_silence_is_minus_infinity_and_none_in_json():
     assert list(figures) == list(Loudness.__slots__)
 
 
-def test_what_stays_under_the_absolute_gate_has_no_integrated_loudness():
+def test_signal_under_the_absolute_gate_has_no_integrated_loudness():
     loudness = measure_loudness(tone(48_000, (2, -75)), 48_000)
     assert loudness.integrated_lufs == -math.inf
     assert loudness.momentary_max_lufs == pytest.approx(-75.0, abs=0.1)
@@ -205,7 +205,7 @@ def test_a_clip_shorter_than_a_block_is_measured_as_a_whole(seconds):
     assert loudness.loudness_range_lu == 0.0
 
 
-def test_the_unfinished_last_block_is_discarded():
+def test_incomplete_last_block_is_discarded():
     quiet = mix(4, 48_000, 0.5)
     loud_end = np.concatenate([quiet, np.full((2, 4700), 0.9, np.float32)], axis=1)
     expected = integrated(quiet, 48_000)
@@ -218,23 +218,23 @@ def test_the_unfinished_last_block_is_discarded():
     gain_db=st.floats(-20, 12),
     rate=st.sampled_from([8_000, 11_025, 32_000]),
 )
-def test_gain_moves_the_loudness_by_itself(seed, gain_db, rate):
+def test_gain_shifts_the_loudness_by_its_level(seed, gain_db, rate):
     signal = mix(seed, rate, 1.0)
     gain = 10 ** (gain_db / 20)
-    programme = programme_of(weighted_power(signal, rate), rate)
+    programme = build_programme(weighted_power(signal, rate), rate)
     scaled = integrated(signal * np.float32(gain), rate)
     assert programme.integrated_lufs(gain) == pytest.approx(scaled, abs=0.01)
 
 
 def test_a_loud_offset_does_not_hide_the_signal():
     signal = tone(48_000, (4, -40))
-    # The start of the offset is a click; the second half of the signal knows only the tone.
+    # The start of the offset is a click; the second half of the signal has only the tone.
     power = weighted_power(signal + np.float32(0.9), 48_000)[96_000:]
-    assert programme_of(power, 48_000).integrated_lufs() == pytest.approx(-40.0, abs=0.1)
+    assert build_programme(power, 48_000).integrated_lufs() == pytest.approx(-40.0, abs=0.1)
 
 
-class Cut:
-    """A signal in blocks of given lengths."""
+class InBlocks:
+    """A source with blocks of given lengths."""
 
     channels = 2
 
@@ -253,14 +253,14 @@ class Cut:
     samples=st.integers(1, 40_000),
     lengths=st.lists(st.integers(1, 9_000), max_size=12),
 )
-def test_the_reading_does_not_depend_on_the_blocks(seed, rate, samples, lengths):
+def test_loudness_does_not_depend_on_the_blocks(seed, rate, samples, lengths):
     signal = np.random.default_rng(seed).uniform(-1, 1, (2, samples)).astype(np.float32)
-    read = measure_source(Cut(signal, rate, lengths)).to_dict()
+    read = measure_source(InBlocks(signal, rate, lengths)).to_dict()
     expected = measure_loudness(signal, rate).to_dict()
     assert read == pytest.approx(expected, abs=1e-6)
 
 
-def test_a_long_signal_is_measured_in_little_memory():
+def test_long_signal_is_measured_in_bounded_memory():
     minute = tone(8_000, (60, -20))
 
     class Hour:

@@ -41,7 +41,7 @@ def libebur128(signal, rate):
 
 
 @pytest.mark.parametrize("target", [-23.0, -16.0, -14.0])
-def test_without_peaks_in_the_way_every_sample_is_scaled_alike(target):
+def test_signal_without_high_peaks_is_only_scaled(target):
     signal = noise()
     mastered = master(signal, RATE, target)
     assert mastered.gain_reduction_db == 0.0
@@ -52,7 +52,7 @@ def test_without_peaks_in_the_way_every_sample_is_scaled_alike(target):
     assert np.array_equal(mastered.audio, signal * gain)
 
 
-def test_peaks_in_the_way_are_limited_and_the_loudness_still_met():
+def test_high_peaks_are_limited_and_the_target_is_reached():
     mastered = master(drums(), RATE)
     assert 1.0 < mastered.gain_reduction_db < 6.0
     assert mastered.flags == ()
@@ -62,7 +62,7 @@ def test_peaks_in_the_way_are_limited_and_the_loudness_still_met():
 
 @pytest.mark.parametrize("rate", [32_000, 44_100, 48_000])
 @pytest.mark.parametrize("target", [-18.0, -16.0, -14.0])
-def test_the_report_is_what_two_meters_read(rate, target):
+def test_report_agrees_with_two_meters(rate, target):
     mastered = master(drums(rate=rate), rate, target)
     own = measure_loudness(mastered.audio, rate)
     loudness, peak = libebur128(mastered.audio, rate)
@@ -73,7 +73,7 @@ def test_the_report_is_what_two_meters_read(rate, target):
     assert peak <= -1.0
 
 
-def test_more_than_12_db_of_limiting_is_not_done_but_flagged():
+def test_limiting_stops_at_12_db_and_is_flagged():
     clicks = noise(level=0.001)
     clicks[:, :: RATE // 3] = 1.0
     mastered = master(clicks, RATE)
@@ -83,14 +83,14 @@ def test_more_than_12_db_of_limiting_is_not_done_but_flagged():
     assert mastered.true_peak_dbtp <= -1.0
 
 
-def test_a_loud_clipped_mix_is_brought_down():
+def test_loud_clipped_mix_is_attenuated():
     mastered = master(np.clip(noise(level=3.0), -1, 1), RATE)
     assert mastered.integrated_lufs == pytest.approx(-16.0, abs=0.01)
     assert mastered.gain_db < -10
     assert mastered.gain_reduction_db == 0.0
 
 
-def test_silence_stays_and_is_flagged():
+def test_silence_is_kept_and_flagged():
     signal = np.zeros((2, RATE), np.float32)
     mastered = master(signal, RATE)
     assert mastered.audio is signal
@@ -99,7 +99,7 @@ def test_silence_stays_and_is_flagged():
     assert mastered.gain_db == 0.0
 
 
-def test_what_is_under_the_gate_stays_and_is_flagged():
+def test_signal_under_the_gate_is_kept_and_flagged():
     signal = noise(level=1e-5)
     mastered = master(signal, RATE)
     assert mastered.audio is signal
@@ -109,7 +109,7 @@ def test_what_is_under_the_gate_stays_and_is_flagged():
 
 
 @pytest.mark.parametrize("samples", [1, 7, 480, 19_199])
-def test_short_clips_are_mastered_by_their_whole_and_flagged(samples):
+def test_short_clips_are_measured_ungated_and_flagged(samples):
     signal = (np.sin(0.13 * np.arange(1, samples + 1)) * 0.03).astype(np.float32)
     mastered = master(signal, RATE)
     assert "short_clip" in mastered.flags
@@ -124,7 +124,7 @@ def test_a_gain_moves_quiet_passages_across_the_gate():
     assert measure_loudness(mastered.audio, RATE).integrated_lufs == pytest.approx(-55.0, abs=0.01)
 
 
-def test_no_target_measures_and_changes_nothing():
+def test_master_without_a_target_only_measures():
     signal = drums() * np.float32(3)
     mastered = master(signal, RATE, None)
     assert mastered.audio is signal
@@ -132,7 +132,7 @@ def test_no_target_measures_and_changes_nothing():
     assert (mastered.gain_db, mastered.gain_reduction_db, mastered.flags) == (0.0, 0.0, ())
 
 
-def test_the_signal_that_is_given_is_not_changed():
+def test_input_is_not_modified():
     signal = drums()
     before = signal.copy()
     master(signal, RATE)
@@ -144,7 +144,7 @@ def test_mastering_is_repeatable():
     assert np.array_equal(master(drums(), RATE).audio, master(drums(), RATE).audio)
 
 
-def test_mastering_a_master_changes_next_to_nothing():
+def test_mastering_a_master_changes_almost_nothing():
     once = master(drums(), RATE)
     twice = master(once.audio, RATE)
     assert abs(twice.gain_db) < 0.1
@@ -155,7 +155,7 @@ def test_mono_stays_mono():
     assert master(drums(channels=1), RATE).audio.shape == (1, 4 * RATE)
 
 
-def test_the_report_is_ready_for_json():
+def test_report_is_json_ready():
     figures = json.loads(json.dumps(master(np.zeros(RATE), RATE).to_dict(), allow_nan=False))
     assert figures == {
         "integrated_lufs": None,
@@ -171,13 +171,13 @@ def test_the_report_is_ready_for_json():
 
 
 @pytest.mark.parametrize("target", [-60.1, 0.1, math.nan, math.inf, -math.inf])
-def test_targets_no_master_can_have_are_refused(target):
+def test_targets_out_of_range_are_refused(target):
     with pytest.raises(ValueError, match="target loudness"):
         master(noise(), RATE, target)
 
 
 @pytest.mark.parametrize("ceiling", [-40.1, 0.1, math.nan])
-def test_ceilings_no_master_can_have_are_refused(ceiling):
+def test_ceilings_out_of_range_are_refused(ceiling):
     with pytest.raises(ValueError, match="true-peak ceiling"):
         check_target(-16.0, ceiling)
 
@@ -190,7 +190,7 @@ def test_the_audio_and_the_rate_are_checked():
 
 
 def material(seed, rate, seconds, channels):
-    """Anything between a click track and a wall of noise."""
+    """Random material between a click track and loud noise."""
     rng = np.random.default_rng(seed)
     time = np.arange(round(rate * seconds)) / rate
     signal = rng.standard_normal((channels, time.size)) * 10 ** rng.uniform(-3, 0)
@@ -213,29 +213,29 @@ def material(seed, rate, seconds, channels):
     target=st.sampled_from([-23.0, -16.0, -9.0]),
     ceiling=st.sampled_from([-0.1, -1.0, -10.0]),
 )
-def test_what_is_delivered_keeps_its_levels(
+def test_written_master_keeps_its_levels(
     tmp_path_factory, seed, rate, seconds, channels, target, ceiling
 ):
     mastered = master(material(seed, rate, seconds, channels), rate, target, ceiling)
-    path = tmp_path_factory.mktemp("delivered") / "take.wav"
+    path = tmp_path_factory.mktemp("master") / "take.wav"
     header = 44
     write_wav(path, mastered.audio, rate)
     words = np.frombuffer(path.read_bytes()[header:], "<i2")
-    delivered = (words.reshape(-1, channels).T / 32768).astype(np.float32)
-    assert measure_loudness(delivered, rate).true_peak_dbtp <= ceiling
-    assert libebur128(delivered, rate)[1] <= ceiling
+    written = (words.reshape(-1, channels).T / 32768).astype(np.float32)
+    assert measure_loudness(written, rate).true_peak_dbtp <= ceiling
+    assert libebur128(written, rate)[1] <= ceiling
     if "peak_limited" not in mastered.flags:
         assert mastered.integrated_lufs == pytest.approx(target, abs=0.1)
     else:
         assert mastered.gain_reduction_db > 6.0
 
 
-def test_the_two_results_share_their_figures():
+def test_mastered_has_all_fields_of_the_report():
     assert issubclass(Mastered, MasterReport)
     assert set(MasterReport.__dataclass_fields__) | {"audio"} == set(Mastered.__dataclass_fields__)
 
 
-def test_a_search_that_does_not_arrive_still_keeps_the_ceiling(monkeypatch):
+def test_failed_search_still_keeps_the_ceiling(monkeypatch):
     monkeypatch.setattr(mastering, "_ROUNDS", 1)
     monkeypatch.setattr(mastering, "_MARGIN_DB", -0.5)
     mastered = master(drums(), RATE)
@@ -247,22 +247,22 @@ def test_a_search_that_does_not_arrive_still_keeps_the_ceiling(monkeypatch):
 
 
 @pytest.mark.parametrize("rate", [32_000, 48_000])
-def test_one_round_is_enough_for_most_material(monkeypatch, rate):
+def test_one_round_of_search_suffices_for_drums(monkeypatch, rate):
     rounds = []
-    run = mastering.DriveSearch.run
+    run = mastering.InputGainSearch.run
 
     def counted(self, aim_lufs, margin_db):
         rounds.append(aim_lufs)
         return run(self, aim_lufs, margin_db)
 
-    monkeypatch.setattr(mastering.DriveSearch, "run", counted)
+    monkeypatch.setattr(mastering.InputGainSearch, "run", counted)
     for target in (-16.0, -15.0, -14.0):
         master(drums(rate=rate), rate, target)
     assert len(rounds) == 3
 
 
 @pytest.mark.parametrize("target", [None, -30.0, -16.0])
-def test_a_file_is_mastered_like_the_array_it_holds(tmp_path, target):
+def test_file_is_mastered_like_its_array(tmp_path, target):
     signal = drums()
     write_wav(tmp_path / "take.wav", signal, RATE, "FLOAT")
     file = open_audio(tmp_path / "take.wav")
@@ -271,6 +271,6 @@ def test_a_file_is_mastered_like_the_array_it_holds(tmp_path, target):
     found, expected = plan.report.to_dict(), mastered.to_dict()
     assert found.pop("flags") == expected.pop("flags")
     assert found == pytest.approx(expected, rel=1e-5)
-    delivered = np.concatenate(list(plan.apply(file.blocks())), axis=1)
-    assert delivered == pytest.approx(mastered.audio, abs=1e-6)
+    written = np.concatenate(list(plan.apply(file.blocks())), axis=1)
+    assert written == pytest.approx(mastered.audio, abs=1e-6)
     assert plan.changes_nothing == (target is None)

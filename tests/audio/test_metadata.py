@@ -39,7 +39,7 @@ def take(tmp_path):
     return path
 
 
-def test_a_file_gives_every_key_of_the_contract(take):
+def test_metadata_of_a_file_has_every_key_of_the_contract(take):
     found = AudioMetadataExtractor().extract_metadata(take)
     assert set(found) == BASE | STATS
     assert found["duration_seconds"] == 8.0
@@ -56,7 +56,7 @@ def test_a_file_gives_every_key_of_the_contract(take):
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
-def test_a_tensor_gives_the_same_without_size_and_bit_depth(take):
+def test_metadata_of_a_tensor_lacks_size_and_bit_depth(take):
     extractor = AudioMetadataExtractor()
     of_file = extractor.extract_metadata(take)
     of_tensor = extractor.extract_metadata_from_tensor(np.stack((music(), music())), RATE)
@@ -67,7 +67,7 @@ def test_a_tensor_gives_the_same_without_size_and_bit_depth(take):
     assert of_tensor["integrated_lufs"] == pytest.approx(of_file["integrated_lufs"], abs=1e-3)
 
 
-def test_statistics_are_left_out_when_not_asked_for(take):
+def test_statistics_are_optional(take):
     extractor = AudioMetadataExtractor()
     assert set(extractor.extract_metadata(take, compute_stats=False)) == BASE
     found = extractor.extract_metadata_from_tensor(music(2.0), RATE, compute_stats=False)
@@ -76,7 +76,7 @@ def test_statistics_are_left_out_when_not_asked_for(take):
 
 @pytest.mark.parametrize("bpm", [True, False])
 @pytest.mark.parametrize("key", [True, False])
-def test_what_is_not_asked_for_is_none(bpm, key):
+def test_fields_that_are_not_requested_are_none(bpm, key):
     extractor = AudioMetadataExtractor(extract_bpm=bpm, extract_key=key)
     found = extractor.extract_metadata_from_tensor(music(), RATE)
     assert (found["bpm"] is not None, found["bpm_confidence"] is not None) == (bpm, bpm)
@@ -94,26 +94,26 @@ def test_silence_has_neither_tempo_nor_key_nor_loudness():
     assert found["peak_amplitude"] == 0.0
 
 
-def test_a_format_without_a_bit_depth_has_none(tmp_path):
+def test_lossy_format_has_no_bit_depth(tmp_path):
     path = tmp_path / "take.ogg"
     soundfile.write(path, music(1.0), RATE, format="OGG", subtype="VORBIS")
     assert AudioMetadataExtractor().extract_metadata(path)["bit_depth"] is None
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path):
+def test_missing_file_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.wav"):
         AudioMetadataExtractor().extract_metadata(tmp_path / "nowhere.wav")
 
 
 @pytest.mark.parametrize("content", [b"", b"not audio at all" * 100, b"RIFF\x00\x00\x00\x00WAVE"])
-def test_what_is_not_audio_cannot_be_extracted(tmp_path, content):
+def test_extraction_from_other_files_fails(tmp_path, content):
     path = tmp_path / "text.wav"
     path.write_bytes(content)
     with pytest.raises(RuntimeError, match="Metadata extraction failed"):
         AudioMetadataExtractor().extract_metadata(str(path))
 
 
-def test_a_folder_and_infinite_samples_cannot_be_extracted(tmp_path):
+def test_extraction_from_folders_and_infinite_samples_fails(tmp_path):
     broken = tmp_path / "broken.wav"
     soundfile.write(broken, np.array([0.0, np.inf, 0.0]), RATE, subtype="FLOAT")
     for path in (tmp_path, broken):
@@ -121,6 +121,6 @@ def test_a_folder_and_infinite_samples_cannot_be_extracted(tmp_path):
             AudioMetadataExtractor().extract_metadata(path)
 
 
-def test_a_tensor_that_cannot_be_used_is_refused_with_the_reason():
+def test_invalid_tensor_is_refused_with_the_reason():
     with pytest.raises(ValueError, match="Expected max 2 channels"):
         AudioMetadataExtractor().extract_metadata_from_tensor(np.zeros((3, 100)), RATE)

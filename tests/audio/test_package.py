@@ -7,29 +7,29 @@ import services.audio
 
 
 def modules_after(statement):
-    """The top-level packages loaded by a fresh interpreter that ran the statement."""
+    """The top-level packages that a new interpreter has loaded after a statement."""
     code = f"import sys; {statement}; print(*{{name.split('.')[0] for name in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return set(done.stdout.split())
 
 
-def test_the_public_names_are_sorted_and_all_there():
+def test_public_names_are_sorted_and_exist():
     names = services.audio.__all__
     assert names == sorted(names, key=lambda name: (not name.isupper(), name[0].islower(), name))
     assert all(hasattr(services.audio, name) for name in names)
     assert set(dir(services.audio)) == set(names)
 
 
-def test_the_names_of_the_contract_are_there():
+def test_names_of_the_contract_are_public():
     assert {"AudioExporter", "AudioFileManager"} <= set(services.audio.__all__)
 
 
-def test_other_names_are_not():
+def test_unknown_name_raises_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = services.audio.nothing
 
 
-def test_who_only_handles_files_does_not_wait_for_numpy():
+def test_handling_files_does_not_import_numpy():
     assert "numpy" not in modules_after("from services.audio import AudioFileManager")
 
 

@@ -13,8 +13,8 @@ from services.audio.peaks import (
     OVERVIEW_PAIRS,
     ZOOM,
     compute_peaks,
-    peaks_of_source,
-    waveform_text,
+    compute_source_peaks,
+    draw_waveform,
 )
 from services.audio.reading import open_audio
 from services.audio.sources import ArraySource
@@ -28,7 +28,7 @@ def noise(samples, channels=2, seed=1):
 
 
 class InBlocks:
-    """A source that gives blocks of the lengths it is told."""
+    """A source with blocks of given lengths."""
 
     sample_rate = RATE
 
@@ -41,7 +41,7 @@ class InBlocks:
 
 
 def parse(data):
-    """An independent reading of the binary form: header fields and pairs."""
+    """Parse the binary form into rate, frames per pair and pairs."""
     version, flags, rate, frames, length, channels = struct.unpack_from("<iIiiIi", data)
     numbers = np.frombuffer(data, "<i1" if flags & 1 else "<i2", offset=24)
     assert version == 2
@@ -55,7 +55,7 @@ def parse(data):
     gain=st.floats(1e-6, 4.0),
     seed=st.integers(0, 1000),
 )
-def test_every_sample_lies_within_its_pair(samples, channels, bits, gain, seed):
+def test_every_sample_is_within_its_pair(samples, channels, bits, gain, seed):
     audio = noise(samples, channels, seed) * np.float32(gain)
     (level,) = compute_peaks(audio, RATE, bits=bits).levels
     assert (level.bits, level.channels) == (bits, channels)
@@ -67,7 +67,7 @@ def test_every_sample_lies_within_its_pair(samples, channels, bits, gain, seed):
 
 
 @given(samples=st.integers(1, 3000), seed=st.integers(0, 1000))
-def test_no_pair_is_a_step_wider_than_its_samples(samples, seed):
+def test_pairs_are_less_than_a_step_wider_than_their_samples(samples, seed):
     audio = noise(samples, 1, seed)
     (level,) = compute_peaks(audio, RATE).levels
     for start, (low, high) in enumerate(level.pairs[:, 0]):
@@ -78,7 +78,7 @@ def test_no_pair_is_a_step_wider_than_its_samples(samples, seed):
 
 @settings(max_examples=25)
 @given(samples=st.integers(260_000, 1_100_000), bits=st.sampled_from([8, 16]))
-def test_a_pair_of_one_zoom_is_the_four_of_the_finer_one(samples, bits):
+def test_coarser_pair_combines_four_finer_ones(samples, bits):
     levels = compute_peaks(noise(samples, 1), RATE, bits=bits).levels
     for fine, coarse in itertools.pairwise(levels):
         assert coarse.frames_per_pair == ZOOM * fine.frames_per_pair
@@ -92,19 +92,19 @@ def test_a_pair_of_one_zoom_is_the_four_of_the_finer_one(samples, bits):
 
 
 @given(lengths=st.lists(st.integers(1, 700), min_size=1, max_size=8))
-def test_the_size_of_the_blocks_does_not_matter(lengths):
+def test_peaks_do_not_depend_on_the_block_size(lengths):
     audio = noise(2000)
     whole = compute_peaks(audio, RATE).levels[0].pairs
-    assert np.array_equal(peaks_of_source(InBlocks(audio, lengths)).levels[0].pairs, whole)
+    assert np.array_equal(compute_source_peaks(InBlocks(audio, lengths)).levels[0].pairs, whole)
 
 
-def test_channels_keep_to_themselves():
+def test_channels_are_separate():
     audio = np.stack([np.full(300, 0.5), np.full(300, -0.25)])
     (level,) = compute_peaks(audio, RATE).levels
     assert level.pairs.tolist() == [[[64, 64], [-32, -32]]] * 2
 
 
-def test_full_scale_and_what_is_above_is_held():
+def test_levels_above_full_scale_are_clipped():
     audio = np.array([[1.0, -1.0, 9e4, -9e4]], np.float32)
     for bits, largest in ((8, 127), (16, 32_767)):
         (level,) = compute_peaks(audio, RATE, bits=bits).levels
@@ -136,14 +136,14 @@ def test_the_json_form_has_the_same_numbers():
     }
 
 
-def test_a_file_gives_what_its_samples_give(tmp_path):
+def test_file_and_samples_give_the_same_result(tmp_path):
     audio = noise(100_000)
     soundfile.write(tmp_path / "x.wav", audio.T, RATE, subtype="FLOAT")
-    of_file = peaks_of_source(open_audio(tmp_path / "x.wav"))
+    of_file = compute_source_peaks(open_audio(tmp_path / "x.wav"))
     assert of_file.levels[0].to_dat() == compute_peaks(audio, RATE).levels[0].to_dat()
 
 
-def test_a_level_is_chosen_by_the_pairs_it_has():
+def test_level_is_chosen_by_its_number_of_pairs():
     peaks = compute_peaks(noise(256 * 4000, 1), RATE)
     assert [level.length for level in peaks.levels] == [4000, 1000]
     assert peaks.at_least(1).length == 1000
@@ -151,13 +151,13 @@ def test_a_level_is_chosen_by_the_pairs_it_has():
     assert peaks.at_least(10**9).length == 4000
 
 
-def test_ten_minutes_are_gone_through_in_little_memory():
+def test_ten_minutes_need_bounded_memory():
     second = noise(RATE)
     minutes = InBlocks(second, [])
     minutes.blocks = lambda: (second for _ in range(600))
     tracemalloc.start()
     try:
-        peaks = peaks_of_source(minutes)
+        peaks = compute_source_peaks(minutes)
         assert tracemalloc.get_traced_memory()[1] < 16 * 2**20
     finally:
         tracemalloc.stop()
@@ -165,41 +165,41 @@ def test_ten_minutes_are_gone_through_in_little_memory():
 
 
 @pytest.mark.parametrize("bad", [np.zeros(0), np.array([np.nan])])
-def test_what_is_no_audio_is_refused(bad):
+def test_invalid_audio_is_refused(bad):
     with pytest.raises(ValueError, match=r"Empty|NaN"):
         compute_peaks(bad, RATE)
 
 
 def test_a_source_without_samples_is_refused():
     with pytest.raises(ValueError, match="no samples"):
-        peaks_of_source(ArraySource(np.zeros((1, 0), np.float32), RATE))
+        compute_source_peaks(ArraySource(np.zeros((1, 0), np.float32), RATE))
 
 
 def lines(audio, width, height):
-    return waveform_text(compute_peaks(audio, RATE), width, height).splitlines()
+    return draw_waveform(compute_peaks(audio, RATE), width, height).splitlines()
 
 
-def test_text_has_the_size_asked_for():
+def test_waveform_has_the_requested_size():
     shown = lines(noise(10_000), 30, 5)
     assert [len(line) for line in shown] == [30] * 5
     assert all("\u2800" <= character <= "\u28ff" for character in "".join(shown))
 
 
-def test_full_scale_fills_the_text_and_silence_is_a_line():
+def test_full_scale_fills_the_waveform_and_silence_is_a_line():
     assert lines(np.tile([1.0, -1.0], 5000), 4, 2) == ["⣿⣿⣿⣿"] * 2
     assert lines(np.zeros(10_000), 4, 2) == ["⠀⠀⠀⠀", "⠉⠉⠉⠉"]
 
 
-def test_the_text_goes_from_left_to_right_and_up_is_positive():
+def test_waveform_runs_from_left_to_right_with_positive_up():
     audio = np.concatenate([np.zeros(5120), np.full(5120, 0.99)])
     assert lines(audio, 4, 2) == ["⠀⠀⠉⠉", "⠉⠉⠀⠀"]
 
 
-def test_one_sample_can_be_shown():
+def test_one_sample_can_be_drawn():
     assert lines(np.array([0.99]), 3, 1) == ["⠉⠉⠉"]
 
 
 @pytest.mark.parametrize(("width", "height"), [(0, 1), (1, 0), (-3, 2)])
-def test_a_text_of_no_size_is_refused(width, height):
-    with pytest.raises(ValueError, match="columns and lines"):
+def test_waveform_without_columns_or_lines_is_refused(width, height):
+    with pytest.raises(ValueError, match="at least 1 column and 1 line"):
         lines(np.zeros(10), width, height)

@@ -1,4 +1,4 @@
-"""Any signal: a clear refusal and no file, or a right result. 100 examples, nightly 2,000."""
+"""Any signal is refused without a file, or gives a correct result: 100 examples, nightly 2,000."""
 
 import math
 
@@ -31,7 +31,7 @@ SPOILERS = (None,) * 16 + (math.nan, math.inf, -math.inf, 1e39)
 
 @st.composite
 def signals(draw):
-    """Arrays of any shape, order, type and level, most of them audio."""
+    """Arrays of any shape, memory order, type and level; most are audio."""
     shape = draw(
         st.one_of(
             st.tuples(st.sampled_from([1, 2]), st.integers(0, 3_000)),
@@ -59,8 +59,8 @@ def signals(draw):
     return signal
 
 
-def accepted(signal):
-    """The audio of a signal, or None where it is refused as it has to be."""
+def convert_or_none(signal):
+    """Return the audio of a signal, or None if it is refused."""
     try:
         return as_audio(signal)
     except ValueError:
@@ -76,7 +76,7 @@ def libebur128_peak(audio, rate):
 
 
 def check_master(signal, rate, target, ceiling):
-    audio = accepted(signal)
+    audio = convert_or_none(signal)
     if audio is None:
         with pytest.raises(ValueError, match=r"\w"):
             master(signal, rate, target, ceiling)
@@ -95,7 +95,7 @@ def check_master(signal, rate, target, ceiling):
 
 
 def check_export(folder, signal, rate, name, normalize):
-    audio = accepted(signal)
+    audio = convert_or_none(signal)
     exporter = AudioExporter()
     path = folder / f"take.{name}"
     if audio is None:
@@ -115,7 +115,7 @@ def check_export(folder, signal, rate, name, normalize):
 
 
 def check_analysis(signal, rate):
-    audio = accepted(signal)
+    audio = convert_or_none(signal)
     if audio is None:
         with pytest.raises(ValueError, match=r"\w"):
             AudioMetadataExtractor().extract_metadata_from_tensor(signal, rate)
@@ -149,19 +149,19 @@ many = settings(max_examples=2_000, deadline=None)
 
 @few
 @mastering
-def test_a_master_is_refused_or_keeps_its_levels(signal, rate, target, ceiling):
+def test_any_signal_is_refused_or_mastered(signal, rate, target, ceiling):
     check_master(signal, rate, target, ceiling)
 
 
 @few
 @exporting
-def test_an_export_is_refused_or_reads_back_whole(tmp_path_factory, signal, rate, name, normalize):
+def test_any_signal_is_refused_or_exported(tmp_path_factory, signal, rate, name, normalize):
     check_export(tmp_path_factory.mktemp("export"), signal, rate, name, normalize)
 
 
 @few
 @analysing
-def test_an_analysis_is_refused_or_has_figures(signal, rate):
+def test_any_signal_is_refused_or_analysed(signal, rate):
     check_analysis(signal, rate)
 
 

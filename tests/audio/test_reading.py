@@ -23,7 +23,7 @@ def write(path, audio, rate=RATE, **kind):
     return path
 
 
-def encoded(container, encoding, rate=RATE):
+def encode_bytes(container, encoding, rate=RATE):
     out = io.BytesIO()
     soundfile.write(out, noise().T, rate, format=container, subtype=encoding)
     return out.getvalue()
@@ -39,11 +39,11 @@ FORMATS = [
     ("OGG", "VORBIS"),
     ("OGG", "OPUS"),
 ]
-BYTES = {kind: encoded(*kind) for kind in FORMATS}
+BYTES = {kind: encode_bytes(*kind) for kind in FORMATS}
 
 
 @pytest.mark.parametrize("kind", FORMATS, ids="-".join)
-def test_a_file_says_what_it_is_and_gives_its_samples(tmp_path, kind):
+def test_header_and_samples_of_each_format_are_read(tmp_path, kind):
     path = tmp_path / "take.bin"
     path.write_bytes(BYTES[kind])
     file = open_audio(path)
@@ -62,7 +62,7 @@ def test_lossless_samples_come_back_exactly(tmp_path):
 
 
 @pytest.mark.parametrize("frames", [1, 7, 1_999, 2_000, 5_000])
-def test_blocks_joined_are_the_file_each_time_it_is_read(tmp_path, frames):
+def test_joined_blocks_are_the_whole_file(tmp_path, frames):
     file = open_audio(write(tmp_path / "take.wav", noise(), subtype="FLOAT"))
     for _ in range(2):
         blocks = list(file.blocks(frames))
@@ -77,29 +77,29 @@ def test_the_bit_depth_is_that_of_the_samples(tmp_path, encoding, bits):
     assert open_audio(write(tmp_path / "a.wav", noise(), subtype=encoding)).bit_depth == bits
 
 
-def test_what_is_lossy_has_no_bit_depth(tmp_path):
+def test_lossy_file_has_no_bit_depth(tmp_path):
     assert open_audio(write(tmp_path / "a.ogg", noise())).bit_depth is None
 
 
-def test_a_missing_file_is_said_to_be_missing(tmp_path):
+def test_missing_file_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No such file: .*gone\.wav"):
         open_audio(tmp_path / "gone.wav")
 
 
 @pytest.mark.parametrize("content", [b"", b"R", b"RIFF", b"hello, world" * 50, bytes(4096)])
-def test_what_is_not_audio_is_refused_by_name(tmp_path, content):
+def test_other_file_is_refused_with_its_name(tmp_path, content):
     path = tmp_path / "take.wav"
     path.write_bytes(content)
     with pytest.raises(UnreadableAudioError, match=r"take\.wav"):
         open_audio(path)
 
 
-def test_a_folder_is_not_a_file(tmp_path):
+def test_folder_is_refused(tmp_path):
     with pytest.raises(UnreadableAudioError, match="not a file"):
         open_audio(tmp_path)
 
 
-def test_a_pipe_does_not_make_the_reader_wait(tmp_path):
+def test_pipe_is_refused_without_blocking(tmp_path):
     os.mkfifo(tmp_path / "pipe.wav")
     with pytest.raises(UnreadableAudioError, match="not a file"):
         open_audio(tmp_path / "pipe.wav")
@@ -113,7 +113,7 @@ def test_more_than_two_channels_are_refused(tmp_path, channels):
 
 
 @pytest.mark.parametrize("rate", [4_000, 384_000])
-def test_a_rate_that_nothing_here_can_use_is_refused(tmp_path, rate):
+def test_rate_out_of_range_is_refused(tmp_path, rate):
     with pytest.raises(UnreadableAudioError, match=f"{rate} Hz"):
         open_audio(write(tmp_path / "take.wav", noise(), rate))
 
@@ -124,7 +124,7 @@ def test_a_file_without_samples_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_refused(tmp_path, bad):
+def test_invalid_samples_are_refused(tmp_path, bad):
     audio = noise()
     audio[1, 1_500] = bad
     file = open_audio(write(tmp_path / "take.wav", audio, subtype="FLOAT"))
@@ -132,7 +132,7 @@ def test_samples_that_are_no_numbers_are_refused(tmp_path, bad):
         file.read()
 
 
-def test_a_file_that_ends_early_gives_what_there_is(tmp_path):
+def test_truncated_file_is_read_up_to_its_end(tmp_path):
     path = tmp_path / "take.wav"
     whole = BYTES["WAV", "PCM_16"]
     path.write_bytes(whole[: len(whole) // 2])
@@ -140,8 +140,8 @@ def test_a_file_that_ends_early_gives_what_there_is(tmp_path):
     assert 900 < audio.shape[1] < 1_000
 
 
-def hostile(data, tmp_path):
-    """Whatever the bytes are: samples that are numbers, or the one error."""
+def read_or_refuse(data, tmp_path):
+    """Read finite samples, or get the one error."""
     path = tmp_path / "hostile"
     path.write_bytes(data)
     with suppress(UnreadableAudioError):
@@ -167,11 +167,11 @@ FUZZ = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_
 @settings(max_examples=100, **FUZZ)
 @given(data=damaged())
 def test_damaged_files_are_read_or_refused(tmp_path, data):
-    hostile(data, tmp_path)
+    read_or_refuse(data, tmp_path)
 
 
 @pytest.mark.nightly
 @settings(max_examples=2_000, **FUZZ)
 @given(data=damaged())
 def test_two_thousand_damaged_files_are_read_or_refused(tmp_path, data):
-    hostile(data, tmp_path)
+    read_or_refuse(data, tmp_path)

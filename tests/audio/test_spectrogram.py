@@ -14,9 +14,9 @@ from services.audio.spectrogram import (
     HIGHEST_HZ,
     LOWEST_HZ,
     TOP_DB,
+    draw_source_spectrogram,
+    draw_spectrogram,
     palette,
-    spectrogram_of_source,
-    spectrogram_png,
 )
 
 RATE = 48_000
@@ -34,13 +34,15 @@ def sweep(seconds):
     return 0.1 * np.sin(2 * np.pi * turns)
 
 
-def opened(data):
+def open_png(data):
     return Image.open(io.BytesIO(data))
 
 
 def shades(audio, rate=RATE, width=60, height=200):
-    """Numbers of colours, `[height, width]`."""
-    return np.asarray(opened(spectrogram_png(audio, rate, width=width, height=height))).astype(int)
+    """Palette indices, `[height, width]`."""
+    return np.asarray(open_png(draw_spectrogram(audio, rate, width=width, height=height))).astype(
+        int
+    )
 
 
 def level_db(shade):
@@ -51,20 +53,20 @@ def row_of(hertz, height=200, highest=HIGHEST_HZ):
     return height * np.log2(highest / hertz) / np.log2(highest / LOWEST_HZ)
 
 
-def test_it_is_a_png_of_the_size_asked_for():
-    picture = opened(spectrogram_png(sine(440), RATE, width=123, height=45))
+def test_png_has_the_requested_size():
+    picture = open_png(draw_spectrogram(sine(440), RATE, width=123, height=45))
     assert (picture.format, picture.mode, picture.size) == ("PNG", "P", (123, 45))
     assert picture.convert("RGB").getcolors(maxcolors=256)
 
 
 @pytest.mark.parametrize("hertz", [60, 440, 1000, 5000, 15_000])
-def test_a_tone_is_brightest_in_its_row(hertz):
+def test_tone_is_brightest_in_its_row(hertz):
     column = shades(sine(hertz, gain=0.1))[:, 30]
     assert abs(np.flatnonzero(column == column.max()).mean() + 0.5 - row_of(hertz)) <= 1.5
 
 
 @pytest.mark.parametrize("hertz", [100, 440, 1000, 5000, 15_000])
-def test_a_tone_has_its_level_wherever_it_lies(hertz):
+def test_tone_has_its_level_at_any_frequency(hertz):
     assert level_db(shades(sine(hertz, gain=0.1))[:, 10:50].max()) == pytest.approx(-20.0, abs=1.5)
 
 
@@ -75,14 +77,14 @@ def test_a_sweep_is_one_rising_line():
     assert (np.diff(found) <= 0).all()
 
 
-def test_away_from_the_line_of_a_sweep_it_is_dark():
+def test_picture_is_dark_away_from_a_sweep():
     picture = shades(sweep(8.0), width=200)
     assert picture[:60, 20:100].max() < 40
     assert picture[150:, 120:180].max() < 40
 
 
 @pytest.mark.parametrize("seconds", [0.05, 1.0, 30.0])
-def test_time_goes_to_the_right_whatever_the_length(seconds):
+def test_time_runs_to_the_right_for_any_length(seconds):
     half = int(seconds * RATE / 2)
     audio = np.concatenate([np.zeros(half), sine(1000, seconds)[:half]])
     loudness = shades(audio, width=40).max(axis=0)
@@ -91,7 +93,7 @@ def test_time_goes_to_the_right_whatever_the_length(seconds):
     assert loudness[30:].mean() > loudness[:10].mean()
 
 
-def test_a_click_is_seen_in_a_long_file():
+def test_click_is_visible_in_a_long_file():
     audio = np.zeros(60 * RATE)
     audio[30 * RATE] = 1.0
     loudness = shades(audio, width=100).max(axis=0)
@@ -106,7 +108,7 @@ def test_silence_is_the_darkest_colour(audio):
 
 
 @pytest.mark.parametrize("rate", [8000, 44_100, 192_000])
-def test_other_rates_have_the_axis_up_to_half_of_them(rate):
+def test_axis_ends_at_half_the_sample_rate(rate):
     found = shades(sine(1000, rate=rate), rate)[:, 30].argmax()
     assert abs(found + 0.5 - row_of(1000, highest=min(HIGHEST_HZ, rate / 2))) <= 2.0
 
@@ -124,40 +126,40 @@ def test_the_mean_of_the_channels_is_drawn():
 )
 def test_any_length_and_size_can_be_drawn(samples, size, rate):
     audio = np.random.default_rng(samples).uniform(-1, 1, samples)
-    assert opened(spectrogram_png(audio, rate, width=size[0], height=size[1])).size == size
+    assert open_png(draw_spectrogram(audio, rate, width=size[0], height=size[1])).size == size
 
 
 @pytest.mark.parametrize("size", [(0, 10), (10, 0), (4097, 10), (10, 1025), (-1, -1)])
-def test_a_size_that_cannot_be_is_refused(size):
-    with pytest.raises(ValueError, match="pixels cannot be drawn"):
-        spectrogram_png(sine(440), RATE, width=size[0], height=size[1])
+def test_size_out_of_range_is_refused(size):
+    with pytest.raises(ValueError, match="A spectrogram cannot have"):
+        draw_spectrogram(sine(440), RATE, width=size[0], height=size[1])
 
 
-def test_labels_need_some_room():
-    with pytest.raises(ValueError, match="from 57 x 25"):
-        spectrogram_png(sine(440), RATE, width=56, height=100, labels=True)
+def test_labels_need_a_minimum_size():
+    with pytest.raises(ValueError, match="expected 57 x 25"):
+        draw_spectrogram(sine(440), RATE, width=56, height=100, labels=True)
 
 
 @pytest.mark.parametrize("seconds", [0.001, 0.5, 30.0, 400.0])
-def test_labels_stand_around_the_same_picture(seconds):
+def test_labels_surround_the_same_picture(seconds):
     audio = np.resize(sine(1000, 0.1), int(seconds * 8000))
-    plain = opened(spectrogram_png(audio, 8000, width=344, height=176)).convert("RGB")
-    sheet = opened(spectrogram_png(audio, 8000, width=400, height=200, labels=True))
+    plain = open_png(draw_spectrogram(audio, 8000, width=344, height=176)).convert("RGB")
+    sheet = open_png(draw_spectrogram(audio, 8000, width=400, height=200, labels=True))
     assert sheet.size == (400, 200)
     assert np.array_equal(np.asarray(sheet)[6:182, 44:388], np.asarray(plain))
     assert np.asarray(sheet)[:, :40].max() > 150
     assert np.asarray(sheet)[185:].max() > 150
 
 
-def test_a_file_gives_what_its_samples_give(tmp_path):
+def test_file_and_samples_give_the_same_result(tmp_path):
     audio = np.random.default_rng(1).uniform(-0.5, 0.5, (2, 200_000)).astype(np.float32)
     soundfile.write(tmp_path / "x.wav", audio.T, RATE, subtype="FLOAT")
     file = open_audio(tmp_path / "x.wav")
-    assert spectrogram_of_source(file, file.frames) == spectrogram_png(audio, RATE)
+    assert draw_source_spectrogram(file, file.frames) == draw_spectrogram(audio, RATE)
 
 
 class Long:
-    """A tone, made as it is asked for."""
+    """A source of a tone, generated on demand."""
 
     sample_rate = RATE
     channels = 2
@@ -170,26 +172,26 @@ class Long:
         return (second for _ in range(self.seconds))
 
 
-def test_ten_minutes_are_gone_through_in_little_memory():
+def test_ten_minutes_need_bounded_memory():
     tracemalloc.start()
     try:
-        drawn = spectrogram_of_source(Long(600), 600 * RATE, width=400, height=100)
+        drawn = draw_source_spectrogram(Long(600), 600 * RATE, width=400, height=100)
         assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     finally:
         tracemalloc.stop()
-    brightest = np.asarray(opened(drawn)).max(axis=0)
+    brightest = np.asarray(open_png(drawn)).max(axis=0)
     assert level_db(brightest[1:-1]) == pytest.approx(-20.0, abs=1.5)
 
 
 @pytest.mark.parametrize("claimed", [10**15, 40 * RATE])
-def test_what_a_header_claims_beyond_the_samples_stays_dark(claimed):
-    drawn = np.asarray(opened(spectrogram_of_source(Long(20), claimed, width=40, height=50)))
+def test_missing_samples_stay_dark(claimed):
+    drawn = np.asarray(open_png(draw_source_spectrogram(Long(20), claimed, width=40, height=50)))
     assert not drawn[:, 21:].any()
 
 
-def test_a_header_without_frames_is_refused():
+def test_no_frames_are_refused():
     with pytest.raises(ValueError, match="no samples"):
-        spectrogram_of_source(Long(1), 0)
+        draw_source_spectrogram(Long(1), 0)
 
 
 def cielab_lightness(colours):
@@ -201,7 +203,7 @@ def cielab_lightness(colours):
     return np.where(luminance > 0.008856, 116 * root - 16, 903.3 * luminance)
 
 
-def test_the_colours_get_lighter_at_an_even_pace():
+def test_lightness_of_the_palette_rises_evenly():
     lightness = cielab_lightness(palette())
     assert lightness[0] < 5
     assert lightness[-1] > 90

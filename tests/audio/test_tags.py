@@ -14,12 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services import __version__
-from services.audio.encoding import FORMATS, encode, format_for
+from services.audio.encoding import FORMATS, choose_format, encode
 from services.audio.facts import Section, TakeFacts
 from services.audio.loudness import Loudness
 from services.audio.reading import UnreadableAudioError
 from services.audio.sources import ArraySource
-from services.audio.tags import read_facts, short_key, write_tags
+from services.audio.tags import abbreviate_key, read_facts, write_tags
 
 RATE = 48_000
 TAGGED = ("flac", "ogg", "opus", "mp3")
@@ -67,8 +67,8 @@ def untagged(tmp_path_factory):
 
 
 @pytest.fixture
-def tagged(tmp_path, untagged):
-    """Makes a file with facts in it."""
+def tag_file(tmp_path, untagged):
+    """A function that makes a file with facts."""
 
     def make(name, facts=FACTS):
         path = tmp_path / f"take.{name}"
@@ -84,38 +84,38 @@ def samples(path):
 
 
 @pytest.mark.parametrize("name", TAGGED)
-def test_facts_come_back(tagged, name):
-    assert read_facts(tagged(name)) == FACTS
+def test_tagged_facts_are_read_back(tag_file, name):
+    assert read_facts(tag_file(name)) == FACTS
 
 
 @pytest.mark.parametrize("name", TAGGED)
-def test_a_file_without_tags_knows_nothing(tmp_path, untagged, name):
+def test_file_without_tags_has_no_facts(tmp_path, untagged, name):
     (tmp_path / "take").write_bytes(untagged[name])
     assert read_facts(tmp_path / "take") == TakeFacts()
 
 
 @pytest.mark.parametrize("name", TAGGED)
-def test_unknown_facts_are_left_out(tagged, name):
-    path = tagged(name, TakeFacts(bpm=90.0))
+def test_unknown_facts_are_left_out(tag_file, name):
+    path = tag_file(name, TakeFacts(bpm=90.0))
     assert read_facts(path) == TakeFacts(bpm=90.0)
     found = {key.upper() for key in READERS[name](path)}
     assert not [key for key in found if "SEED" in key or "GAIN" in key or "TITLE" in key]
 
 
 @pytest.mark.parametrize("name", TAGGED)
-def test_the_samples_are_those_of_the_file_without_tags(tmp_path, tagged, untagged, name):
+def test_tags_do_not_change_the_samples(tmp_path, tag_file, untagged, name):
     (tmp_path / "plain").write_bytes(untagged[name])
-    np.testing.assert_array_equal(samples(tagged(name)), samples(tmp_path / "plain"))
+    np.testing.assert_array_equal(samples(tag_file(name)), samples(tmp_path / "plain"))
 
 
 @pytest.mark.parametrize("name", TAGGED)
-def test_the_same_facts_give_the_same_bytes(tagged, name):
-    assert tagged(name).read_bytes() == tagged(name).read_bytes()
+def test_the_same_facts_give_the_same_bytes(tag_file, name):
+    assert tag_file(name).read_bytes() == tag_file(name).read_bytes()
 
 
 @pytest.mark.parametrize("name", ["flac", "ogg", "opus"])
-def test_players_find_what_they_show_in_vorbis_comments(tagged, name):
-    found = {key: texts[0] for key, texts in READERS[name](tagged(name)).items()}
+def test_vorbis_comments_have_the_standard_names(tag_file, name):
+    found = {key: texts[0] for key, texts in READERS[name](tag_file(name)).items()}
     expected = {
         "title": FACTS.prompt,
         "genre": "house",
@@ -137,8 +137,8 @@ def test_players_find_what_they_show_in_vorbis_comments(tagged, name):
     assert {key: found.get(key) for key in expected} == expected
 
 
-def test_players_find_what_they_show_in_id3(tagged):
-    tags = mutagen.id3.ID3(tagged("mp3"), translate=False)
+def test_id3_has_the_standard_frames(tag_file):
+    tags = mutagen.id3.ID3(tag_file("mp3"), translate=False)
     assert tags.version == (2, 3, 0)
     texts = {name: str(tags[name].text[0]) for name in ("TIT2", "TBPM", "TKEY", "TCON", "TCOP")}
     assert texts == {
@@ -156,16 +156,16 @@ def test_players_find_what_they_show_in_id3(tagged):
     assert tags["COMM::eng"].text[0].startswith("Made with DGX Music: engine composer 1, seed 42")
 
 
-def test_a_licence_that_is_an_address_is_one_in_id3(tagged):
+def test_licence_url_becomes_wcop_in_id3(tag_file):
     address = "https://creativecommons.org/publicdomain/zero/1.0/"
-    tags = mutagen.id3.ID3(tagged("mp3", TakeFacts(licence=address)))
+    tags = mutagen.id3.ID3(tag_file("mp3", TakeFacts(licence=address)))
     assert tags["WCOP"].url == address
     assert "TCOP" not in tags
 
 
 @pytest.mark.parametrize("name", ["flac", "ogg", "mp3"])
-def test_players_find_the_replay_gain(tagged, name):
-    tags = READERS[name](tagged(name))
+def test_replay_gain_is_written(tag_file, name):
+    tags = READERS[name](tag_file(name))
     found = [
         tags[key if name != "mp3" else f"TXXX:{key}"][0]
         for key in ("REPLAYGAIN_TRACK_GAIN", "REPLAYGAIN_TRACK_PEAK")
@@ -176,17 +176,17 @@ def test_players_find_the_replay_gain(tagged, name):
 @pytest.mark.parametrize(
     ("lufs", "steps"), [(-16.02, -1787), (-23.0, 0), (-30.0, 1792), (-200.0, 32767)]
 )
-def test_opus_has_the_r128_gain_and_no_replay_gain(tagged, lufs, steps):
+def test_opus_has_r128_gain_instead_of_replay_gain(tag_file, lufs, steps):
     loudness = Loudness(lufs, lufs, lufs, 0.0, -3.0, -3.0)
-    tags = mutagen.oggopus.OggOpus(tagged("opus", TakeFacts(loudness=loudness)))
+    tags = mutagen.oggopus.OggOpus(tag_file("opus", TakeFacts(loudness=loudness)))
     assert tags["R128_TRACK_GAIN"] == [str(steps)]
     assert not [name for name in tags if name.startswith("replaygain")]
 
 
 @pytest.mark.parametrize("name", TAGGED)
-def test_silence_has_no_gain(tagged, name):
+def test_silence_has_no_gain(tag_file, name):
     silent = Loudness(*[-math.inf] * 3, 0.0, -math.inf, -math.inf)
-    path = tagged(name, TakeFacts(loudness=silent))
+    path = tag_file(name, TakeFacts(loudness=silent))
     assert not [key for key in READERS[name](path) if "GAIN" in key.upper()]
     assert read_facts(path).loudness == silent
 
@@ -206,8 +206,8 @@ def test_silence_has_no_gain(tagged, name):
         (None, None),
     ],
 )
-def test_keys_as_id3_writes_them(key, short):
-    assert short_key(key) == short
+def test_keys_are_abbreviated_for_id3(key, short):
+    assert abbreviate_key(key) == short
 
 
 @pytest.mark.parametrize("name", TAGGED)
@@ -219,21 +219,21 @@ def test_keys_as_id3_writes_them(key, short):
     bpm=st.floats(20, 300),
     licence=st.text(min_size=1),
 )
-def test_any_text_comes_back(tagged, name, prompt, genre, seed, bpm, licence):
+def test_any_text_is_read_back(tag_file, name, prompt, genre, seed, bpm, licence):
     facts = TakeFacts(
         prompt=prompt, genre=genre, seed=seed, bpm=bpm, licence=licence, created_at=FACTS.created_at
     )
-    path = tagged(name, facts)
+    path = tag_file(name, facts)
     assert read_facts(path) == facts
     assert READERS[name](path)
     assert samples(path).size == RATE // 10
 
 
-def test_wav_is_not_tagged_but_read(tmp_path):
+def test_wav_cannot_be_tagged(tmp_path):
     path = tmp_path / "take.wav"
     soundfile.write(path, np.zeros(100), RATE)
-    with pytest.raises(ValueError, match="WAV files carry facts in chunks"):
-        write_tags(path, format_for(path), FACTS)
+    with pytest.raises(ValueError, match="WAV files have chunks instead of tags"):
+        write_tags(path, choose_format(path), FACTS)
     assert read_facts(path) == TakeFacts()
 
 
@@ -255,7 +255,7 @@ FOREIGN_FACTS = TakeFacts(
 )
 
 
-def test_vorbis_comments_of_others_are_understood(tmp_path, untagged):
+def test_foreign_vorbis_comments_are_read(tmp_path, untagged):
     path = tmp_path / "take.flac"
     path.write_bytes(untagged["flac"])
     tags = mutagen.flac.FLAC(path)
@@ -265,7 +265,7 @@ def test_vorbis_comments_of_others_are_understood(tmp_path, untagged):
 
 
 @pytest.mark.parametrize("version", [3, 4])
-def test_id3_of_others_is_understood(tmp_path, untagged, version):
+def test_foreign_id3_tags_are_read(tmp_path, untagged, version):
     path = tmp_path / "take.mp3"
     path.write_bytes(untagged["mp3"])
     frames = mutagen.id3
@@ -291,7 +291,7 @@ def test_id3_of_others_is_understood(tmp_path, untagged, version):
         {"dgx_facts": "{" + " " * (1 << 20) + "}"},
     ],
 )
-def test_what_makes_no_sense_is_left_out(tmp_path, untagged, comments):
+def test_invalid_tags_are_ignored(tmp_path, untagged, comments):
     path = tmp_path / "take.flac"
     path.write_bytes(untagged["flac"])
     tags = mutagen.flac.FLAC(path)
@@ -300,8 +300,8 @@ def test_what_makes_no_sense_is_left_out(tmp_path, untagged, comments):
     assert read_facts(path) == TakeFacts()
 
 
-def test_facts_survive_an_editor_that_drops_what_it_does_not_know(tagged):
-    path = tagged("flac")
+def test_facts_survive_without_the_json_field(tag_file):
+    path = tag_file("flac")
     tags = mutagen.flac.FLAC(path)
     del tags["DGX_FACTS"]
     tags.save()
@@ -314,8 +314,8 @@ def id3_frame(name, body, flags):
     return struct.pack(">4sIH", name, len(body), flags) + body
 
 
-def test_a_compressed_frame_is_not_blown_up(tmp_path):
-    """Zlib makes a thousand bytes of one."""
+def test_compressed_frames_are_not_decompressed(tmp_path):
+    """Decompression would multiply its size by a thousand."""
     body = b"\0\0\0\0" + zlib.compress(b"\0DGX_PROMPT\0" + b"a" * (1 << 26))
     frames = id3_frame(b"TXXX", body, 0x80) + id3_frame(b"TBPM", b"\00090", 0)
     size = bytes(len(frames) >> shift & 0x7F for shift in (21, 14, 7, 0))
@@ -332,13 +332,13 @@ def test_tags_of_more_than_16_mib_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"OggS" + bytes(60), b"FORM" + bytes(60)])
-def test_what_is_no_such_file_is_refused(tmp_path, data):
+def test_other_file_types_are_refused(tmp_path, data):
     (tmp_path / "take.mp3").write_bytes(data)
-    with pytest.raises(UnreadableAudioError, match="is no WAV, FLAC, Ogg Vorbis, Opus or MP3"):
+    with pytest.raises(UnreadableAudioError, match="is not a WAV, FLAC, Ogg Vorbis, Opus or MP3"):
         read_facts(tmp_path / "take.mp3")
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+def test_missing_file_and_folder_have_different_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match="No such file"):
         read_facts(tmp_path / "none.flac")
     with pytest.raises(UnreadableAudioError, match="cannot be read"):
@@ -347,7 +347,7 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
 
 @st.composite
 def damages(draw):
-    """Places in the first 4 KB, where the tags are, and what happens there."""
+    """Changes within the first 4 KB, where the tags are."""
     kinds = st.sampled_from(["set", "drop", "insert", "cut"])
     places = st.tuples(kinds, st.integers(0, 4000), st.binary(min_size=1, max_size=8))
     return draw(st.lists(places, min_size=1, max_size=8))
@@ -380,13 +380,13 @@ def read_or_refuse(path, data):
 @pytest.mark.parametrize("name", TAGGED)
 @settings(max_examples=100, **FUZZ)
 @given(changes=damages())
-def test_a_damaged_file_is_read_or_refused(tagged, tmp_path, name, changes):
-    read_or_refuse(tmp_path / "damaged", damage(tagged(name).read_bytes(), changes))
+def test_a_damaged_file_is_read_or_refused(tag_file, tmp_path, name, changes):
+    read_or_refuse(tmp_path / "damaged", damage(tag_file(name).read_bytes(), changes))
 
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("name", TAGGED)
 @settings(max_examples=2_000, **FUZZ)
 @given(changes=damages())
-def test_two_thousand_damaged_files_are_read_or_refused(tagged, tmp_path, name, changes):
-    read_or_refuse(tmp_path / "damaged", damage(tagged(name).read_bytes(), changes))
+def test_two_thousand_damaged_files_are_read_or_refused(tag_file, tmp_path, name, changes):
+    read_or_refuse(tmp_path / "damaged", damage(tag_file(name).read_bytes(), changes))

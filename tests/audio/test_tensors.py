@@ -1,4 +1,4 @@
-"""The real torch, where it is installed; its rules are also played by a stand-in elsewhere."""
+"""Tensors of the installed torch; test_arrays has a substitute for machines without it."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch", reason="torch is not part of the core insta
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("grad", [False, True])
-def test_tensors_of_any_float_type_are_taken(dtype, grad):
+def test_tensors_of_any_float_type_are_accepted(dtype, grad):
     tensor = torch.tensor([[0.5, -0.25, 0.0]], dtype=getattr(torch, dtype), requires_grad=grad)
     audio = as_audio(tensor)
     assert audio.dtype == np.float32
@@ -28,7 +28,7 @@ def test_strides_do_not_matter():
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_tensors_that_are_no_numbers_are_refused(value):
+def test_tensors_with_invalid_samples_are_refused(value):
     with pytest.raises(ValueError, match="NaN or infinite"):
         as_audio(torch.tensor([0.0, value], dtype=torch.bfloat16))
 

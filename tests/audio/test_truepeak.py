@@ -20,7 +20,7 @@ from services.audio.truepeak import (
 RATES = [32_000, 44_100, 48_000]
 
 
-def faded(signal, rate):
+def fade(signal, rate):
     """The signal with 10 ms ramps, on both channels."""
     ramp = np.minimum(1.0, np.arange(signal.size) / (0.01 * rate))
     return np.tile((signal * ramp * ramp[::-1]).astype(np.float32), (2, 1))
@@ -28,7 +28,7 @@ def faded(signal, rate):
 
 def sine(rate, divisor, amplitude, degrees):
     angle = 2 * np.pi * np.arange(rate) / divisor + math.radians(degrees)
-    return faded(amplitude * np.sin(angle), rate)
+    return fade(amplitude * np.sin(angle), rate)
 
 
 def burst(rate, offset):
@@ -43,11 +43,11 @@ def burst(rate, offset):
     kernel = np.sinc(taps * 0.97 / 4) * np.kaiser(taps.size, 10.0)
     spectrum = np.fft.rfft(fine, 1 << 20) * np.fft.rfft(kernel / kernel.sum(), 1 << 20)
     smooth = np.fft.irfft(spectrum)[2048 : 2048 + fine.size]
-    return faded(smooth[offset::4], rate)
+    return fade(smooth[offset::4], rate)
 
 
-def independent(signal, rate):
-    """The true peak as libebur128 reads it, linear."""
+def libebur128(signal, rate):
+    """True peak by libebur128, linear."""
     state = pyebur128.R128State(len(signal), rate, pyebur128.MeasurementMode.MODE_TRUE_PEAK)
     frames = np.ascontiguousarray(signal.T, np.float64)
     state.add_frames(frames.ravel(), len(frames))
@@ -80,25 +80,25 @@ def test_bursts_wherever_they_fall_between_the_samples(offset, rate):
 
 @pytest.mark.parametrize("rate", [8_000, 32_000, 44_100, 48_000, 96_000, 192_000])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_the_short_filter_reads_what_libebur128_reads(rate, channels):
+def test_short_filter_agrees_with_libebur128(rate, channels):
     rng = np.random.default_rng(rate)
     signal = rng.standard_normal((channels, 20_011)).astype(np.float32) * np.float32(0.2)
     signal[:, ::977] *= 4
-    assert short_filter_peak(signal, rate) == pytest.approx(independent(signal, rate), rel=1e-5)
+    assert short_filter_peak(signal, rate) == pytest.approx(libebur128(signal, rate), rel=1e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 2, 13, 31, 32, 33, 100])
-def test_the_short_filter_reads_short_clips_too(samples):
+def test_short_filter_agrees_on_short_clips(samples):
     signal = np.random.default_rng(samples).uniform(-1, 1, (2, samples)).astype(np.float32)
-    # libebur128 stops at the last sample; what rings after it counts here.
+    # libebur128 stops at the last sample; the ringing after it counts here.
     ringing = np.pad(signal, ((0, 0), (0, 16)))
-    expected = independent(ringing, 48_000)
+    expected = libebur128(ringing, 48_000)
     assert short_filter_peak(signal, 48_000) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("samples", [1, 5, 16, 16_384, 16_385, 40_000])
 @pytest.mark.parametrize("block", [1, 16, 1000])
-def test_there_is_one_peak_a_block_and_none_is_under_its_samples(samples, block):
+def test_block_peaks_are_not_below_their_samples(samples, block):
     signal = np.random.default_rng(samples).uniform(-1, 1, (2, samples)).astype(np.float32)
     peaks = block_peaks(signal, 48_000, block)
     assert peaks.size == math.ceil(samples / block)
@@ -106,7 +106,7 @@ def test_there_is_one_peak_a_block_and_none_is_under_its_samples(samples, block)
     assert (np.repeat(peaks, block)[:samples] >= inside).all()
 
 
-def test_blocks_hold_the_peak_of_their_own_time():
+def test_peak_is_in_the_block_of_its_time():
     signal = np.zeros((1, 48_000), np.float32)
     signal[0, 30_007] = 0.7
     peaks = block_peaks(signal, 48_000, 16)
@@ -126,7 +126,7 @@ def test_the_interpolator_is_within_a_tenth_of_a_db_of_a_fine_one():
     spectrum[850:] = 0
     signal = np.fft.irfft(spectrum, 2400)
     fine = np.abs(np.fft.irfft(spectrum, 2400 * 32)).max() * 32
-    # Repeated, since the interpolation of a transform is that of a periodic signal.
+    # Repeated, since a transform interpolates a periodic signal.
     measured = true_peak(np.tile(signal, 5)[None].astype(np.float32), 48_000)
     assert 20 * math.log10(measured / fine) == pytest.approx(0.0, abs=0.13)
 
@@ -144,13 +144,13 @@ def test_memory_does_not_grow_with_the_length_times_the_oversampling():
     true_peak(signal, 48_000)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    # The absolute values of the samples are one copy; four interpolated ones would be four more.
+    # The absolute values are one copy; interpolating all at once would need four more.
     assert peak_bytes < 2.5 * signal.nbytes
 
 
 def short_filter_blocks(signal, rate):
     follower = ShortFilterFollower(ArraySource(signal, rate), 16)
-    # In pieces shorter than the filter, which has to carry on across them.
+    # In pieces shorter than the filter, which has to span several.
     for start in range(0, signal.shape[1], 7):
         follower.push(signal[:, start : start + 7])
     return follower.finish()
@@ -158,7 +158,7 @@ def short_filter_blocks(signal, rate):
 
 @pytest.mark.parametrize("samples", [1, 31, 33, 5000])
 @pytest.mark.parametrize("rate", [48_000, 96_000, 192_000])
-def test_the_blocks_of_the_short_filter_hold_its_peak(samples, rate):
+def test_short_filter_blocks_include_its_peak(samples, rate):
     signal = np.random.default_rng(samples).uniform(-1, 1, (2, samples)).astype(np.float32)
     peaks = short_filter_blocks(signal, rate)
     assert peaks.size == math.ceil(signal.shape[1] / 16)
@@ -166,7 +166,7 @@ def test_the_blocks_of_the_short_filter_hold_its_peak(samples, rate):
     assert (np.repeat(peaks, 16)[: signal.shape[1]] >= np.abs(signal).max(axis=0)).all()
 
 
-def test_the_blocks_of_the_short_filter_hold_the_peak_of_their_own_time():
+def test_short_filter_peak_is_in_the_block_of_its_time():
     signal = np.zeros((1, 48_000), np.float32)
     # The peak of two equal samples lies between them, and above both.
     signal[0, 30_007:30_009] = 0.7

@@ -17,8 +17,8 @@ from services.audio import SUPPORTED_BIT_DEPTHS, write_wav
 from services.audio import wav as wav_module
 from services.audio.facts import TakeFacts
 from services.audio.reading import UnreadableAudioError
-from services.audio.wav import staged_wav, staged_wav_stream
-from services.audio.wav_chunks import take_chunks
+from services.audio.wav import atomic_wav, atomic_wav_stream
+from services.audio.wav_chunks import build_chunks
 from services.audio.wav_facts import read_wav_facts
 
 RATE = 48_000
@@ -35,13 +35,13 @@ def noise(samples=1000, channels=2, level=0.3):
 
 
 def read(path):
-    """`[channels, samples]` float64 by libsndfile."""
+    """`[channels, samples]` float64, read by libsndfile."""
     frames, _ = soundfile.read(path, dtype="float64", always_2d=True)
     return frames.T
 
 
-def failing(monkeypatch, name, error):
-    """Make one call into the operating system fail."""
+def make_fail(monkeypatch, name, error):
+    """Make a function of `os` fail."""
 
     def fail(*_args, **_kwargs):
         raise error
@@ -52,7 +52,7 @@ def failing(monkeypatch, name, error):
 @pytest.mark.parametrize("bit_depth", SUPPORTED_BIT_DEPTHS)
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("samples", [1, 3, 65_537])
-def test_an_independent_reader_finds_what_was_written(tmp_path, bit_depth, channels, samples):
+def test_libsndfile_reads_the_written_samples(tmp_path, bit_depth, channels, samples):
     audio = noise(samples, channels)
     written = write_wav(tmp_path / "take.wav", audio, RATE, bit_depth, dither=False)
     info = soundfile.info(written.path)
@@ -86,7 +86,7 @@ def test_chunks_are_even_and_the_riff_size_covers_the_file(tmp_path):
     assert struct.unpack_from("<4sI", data, 36) == (b"data", 9)
 
 
-def test_pcm_is_held_at_full_scale_and_never_wraps(tmp_path):
+def test_pcm_clips_at_full_scale(tmp_path):
     audio = np.array([[2.0, 1.0, -1.0, -2.0, 9e4, -9e4]], np.float32)
     for bit_depth, steps in STEPS.items():
         written = write_wav(tmp_path / f"{bit_depth}.wav", audio, RATE, bit_depth, dither=False)
@@ -94,12 +94,12 @@ def test_pcm_is_held_at_full_scale_and_never_wraps(tmp_path):
         assert read(written.path)[0] == pytest.approx([top, top, -1, -1, top, -1], abs=1e-12)
 
 
-def test_float_keeps_what_is_over_full_scale(tmp_path):
+def test_float_keeps_levels_above_full_scale(tmp_path):
     audio = np.array([[2.0, -3.5, 1e-20]], np.float32)
     assert np.array_equal(read(write_wav(tmp_path / "a.wav", audio, RATE, "FLOAT").path), audio)
 
 
-def test_sixteen_bit_samples_come_back_as_they_were(tmp_path):
+def test_sixteen_bit_samples_are_exact(tmp_path):
     words = np.arange(-(2**15), 2**15, dtype=np.int16)
     written = write_wav(tmp_path / "all.wav", words, RATE, dither=False)
     assert np.array_equal(soundfile.read(written.path, dtype="int16")[0], words)
@@ -119,7 +119,7 @@ def test_dither_makes_the_rounding_error_independent_of_the_signal(tmp_path):
     assert np.abs(error).max() <= 1.5
 
 
-def test_both_channels_get_their_own_dither(tmp_path):
+def test_channels_have_independent_dither(tmp_path):
     audio = np.full((2, 5000), 0.1, np.float32)
     left, right = read(write_wav(tmp_path / "a.wav", audio, RATE).path) - audio
     assert abs(np.corrcoef(left, right)[0, 1]) < 0.1
@@ -137,19 +137,19 @@ def test_24_bit_is_dithered_as_well(tmp_path):
     dithered = read(write_wav(tmp_path / "dithered.wav", quiet, RATE, "PCM_24").path)[0]
     assert not plain.any()
     assert ((dithered - quiet) * 2**23).var() == pytest.approx(0.25, rel=0.03)
-    # The noise is whole next to a large sample too, where float32 has no room for it.
+    # The noise is complete even next to a large sample, where float32 is too coarse.
     near_full_scale = read(write_wav(tmp_path / "loud.wav", loud, RATE, "PCM_24").path)[0]
     assert ((near_full_scale - loud) * 2**23).var() == pytest.approx(0.25, rel=0.03)
 
 
 @pytest.mark.parametrize("bit_depth", ["PCM_32", "FLOAT"])
-def test_what_float32_fits_in_is_not_dithered(tmp_path, bit_depth):
+def test_32_bit_samples_are_not_dithered(tmp_path, bit_depth):
     one = write_wav(tmp_path / "a.wav", noise(), RATE, bit_depth, dither=True)
     other = write_wav(tmp_path / "b.wav", noise(), RATE, bit_depth, dither=False)
     assert one.sha256 == other.sha256
 
 
-def test_dither_begins_with_the_first_sound_and_is_the_same_wherever_that_is(tmp_path):
+def test_dither_starts_with_the_first_sound(tmp_path):
     sound = noise(3000)
     late = np.concatenate([np.zeros((2, 70_001), np.float32), sound], axis=1)
     plain = read(write_wav(tmp_path / "plain.wav", sound, RATE).path)
@@ -158,7 +158,7 @@ def test_dither_begins_with_the_first_sound_and_is_the_same_wherever_that_is(tmp
     assert np.array_equal(delayed[:, 70_001:], plain)
 
 
-def test_folders_are_made(tmp_path):
+def test_folders_are_created(tmp_path):
     written = write_wav(str(tmp_path / "a" / "b" / "take.wav"), noise(), RATE)
     assert written.path == tmp_path / "a" / "b" / "take.wav"
     assert written.path.is_file()
@@ -180,7 +180,7 @@ def test_a_link_is_replaced_and_not_followed(tmp_path):
     assert not (tmp_path / "take.wav").is_symlink()
 
 
-def test_a_file_gets_the_permissions_new_files_get(tmp_path):
+def test_file_has_default_permissions(tmp_path):
     (tmp_path / "plain").touch()
     written = write_wav(tmp_path / "take.wav", noise(), RATE)
     assert written.path.stat().st_mode == (tmp_path / "plain").stat().st_mode
@@ -198,7 +198,7 @@ def test_unknown_bit_depths_are_refused(tmp_path, bit_depth):
     assert not names_in(tmp_path)
 
 
-def test_audio_that_cannot_be_written_makes_neither_file_nor_folder(tmp_path):
+def test_invalid_audio_creates_neither_file_nor_folder(tmp_path):
     for audio in (np.zeros((3, 9)), np.zeros(0), np.full(5, np.nan)):
         with pytest.raises(ValueError, match=r"(?i)audio|channels"):
             write_wav(tmp_path / "new" / "take.wav", audio, RATE)
@@ -206,20 +206,20 @@ def test_audio_that_cannot_be_written_makes_neither_file_nor_folder(tmp_path):
 
 
 def layout(frames, channels=2, bit_depth="PCM_16", chunks=b""):
-    form = wav_module._form(channels, frames, RATE, bit_depth)
-    return wav_module._lay_out(form, chunks)
+    wav_format = wav_module._make_format(channels, frames, RATE, bit_depth)
+    return wav_module._plan_layout(wav_format, chunks)
 
 
 @pytest.mark.parametrize(
     ("frames", "chunks", "kind"),
     [
-        (2**30 - 10, b"", b"RIFF"),  # 36 bytes of head and the samples: the last that fits
+        (2**30 - 10, b"", b"RIFF"),  # the largest RIFF file: 36 bytes of header and the samples
         (2**30 - 9, b"", b"RF64"),
         (2**30 - 10, b"note\0\0\0\0", b"RF64"),
         (2**33, b"", b"RF64"),
     ],
 )
-def test_what_32_bit_sizes_cannot_say_goes_into_an_rf64_file(frames, chunks, kind):
+def test_sizes_beyond_32_bits_give_an_rf64_file(frames, chunks, kind):
     planned = layout(frames, chunks=chunks)
     assert planned.head[:4] == kind
     assert planned.file_bytes == len(planned.head) + 4 * frames + len(planned.tail)
@@ -235,13 +235,13 @@ def test_what_32_bit_sizes_cannot_say_goes_into_an_rf64_file(frames, chunks, kin
 
 
 @pytest.mark.parametrize("bit_depth", ["PCM_16", "PCM_24", "FLOAT"])
-def test_an_independent_reader_finds_every_frame_of_an_rf64_file(tmp_path, bit_depth):
+def test_libsndfile_reads_every_frame_of_an_rf64_file(tmp_path, bit_depth):
     frames = 2**32 // 4 + 12_345
     facts = TakeFacts(prompt="long", seed=7, bpm=120.0, bars=3, is_loop=True)
-    form = wav_module._form(2, frames, RATE, bit_depth)
-    planned = wav_module._lay_out(form, take_chunks(facts, form, dithered=False))
+    wav_format = wav_module._make_format(2, frames, RATE, bit_depth)
+    planned = wav_module._plan_layout(wav_format, build_chunks(facts, wav_format, dithered=False))
     path = tmp_path / "long.wav"
-    with path.open("wb") as file:  # with a hole: it takes no room and no time
+    with path.open("wb") as file:  # a sparse file
         file.write(planned.head)
         file.seek(planned.file_bytes - len(planned.tail))
         file.write(planned.tail)
@@ -256,7 +256,7 @@ def test_an_independent_reader_finds_every_frame_of_an_rf64_file(tmp_path, bit_d
 
 
 def cut(audio, *lengths):
-    """Blocks of these lengths over and over."""
+    """Blocks of these lengths, repeated."""
     start = 0
     for length in itertools.cycle(lengths):
         if start >= audio.shape[1]:
@@ -266,14 +266,14 @@ def cut(audio, *lengths):
 
 
 def stream(path, blocks, channels=2, frames=1000, **options):
-    with staged_wav_stream(path, blocks, channels, frames, RATE, **options) as staged:
-        staged.publish()
-    return staged.written
+    with atomic_wav_stream(path, blocks, channels, frames, RATE, **options) as file:
+        file.publish()
+    return file.written_file
 
 
 @pytest.mark.parametrize("bit_depth", SUPPORTED_BIT_DEPTHS)
 @pytest.mark.parametrize("channels", [1, 2])
-def test_blocks_of_any_length_give_the_same_file(tmp_path, bit_depth, channels):
+def test_file_does_not_depend_on_the_block_lengths(tmp_path, bit_depth, channels):
     audio = noise(70_001, channels)
     audio[:, :333] = 0
     facts = TakeFacts(prompt="blocks", bpm=100.0)
@@ -289,20 +289,20 @@ def test_blocks_of_any_length_give_the_same_file(tmp_path, bit_depth, channels):
 @pytest.mark.parametrize(
     ("blocks", "message"),
     [
-        ([noise(999)], "999 of the 1000 frames"),
-        ([], "0 of the 1000 frames"),
-        ([noise(600), noise(401)], "more than the 1000 frames"),
+        ([noise(999)], "999 of the expected 1000 frames"),
+        ([], "0 of the expected 1000 frames"),
+        ([noise(600), noise(401)], "more than the expected 1000 frames"),
         ([noise(600), noise(400, 1)], "A block has 1 channels"),
         ([noise(600), np.full((2, 400), np.nan, np.float32)], "NaN"),
     ],
 )
-def test_blocks_that_are_not_what_was_announced_leave_no_file(tmp_path, blocks, message):
+def test_unexpected_blocks_leave_no_file(tmp_path, blocks, message):
     with pytest.raises(ValueError, match=message):
         stream(tmp_path / "take.wav", blocks)
     assert not names_in(tmp_path)
 
 
-def test_a_source_that_fails_leaves_no_file(tmp_path):
+def test_failing_source_leaves_no_file(tmp_path):
     def broken():
         yield noise(500)
         raise UnreadableAudioError("broken.mp3 cannot be decoded")
@@ -335,19 +335,17 @@ ERRORS = [
     (errno.ENOSPC, "Free some space"),
     (errno.EDQUOT, "disk quota"),
     (errno.EFBIG, "file-size limit"),
-    (errno.EIO, "check it"),
-    (errno.EROFS, "folder you may write to"),
-    (errno.EBUSY, "another place"),
+    (errno.EIO, "check the disk"),
+    (errno.EROFS, "folder you can write to"),
+    (errno.EBUSY, "another folder"),
 ]
 
 
 @pytest.mark.parametrize(("code", "advice"), ERRORS)
 @pytest.mark.parametrize("call", ["fsync", "fstat"])
-def test_a_disk_that_says_no_is_explained_and_leaves_nothing(
-    tmp_path, monkeypatch, call, code, advice
-):
+def test_disk_errors_are_explained_and_leave_nothing(tmp_path, monkeypatch, call, code, advice):
     (tmp_path / "take.wav").write_text("old")
-    failing(monkeypatch, call, OSError(code, os.strerror(code)))
+    make_fail(monkeypatch, call, OSError(code, os.strerror(code)))
     with pytest.raises(RuntimeError, match=f"Could not write WAV file .*{advice}") as caught:
         write_wav(tmp_path / "take.wav", noise(), RATE)
     monkeypatch.undo()
@@ -357,42 +355,44 @@ def test_a_disk_that_says_no_is_explained_and_leaves_nothing(
     assert (tmp_path / "take.wav").read_text() == "old"
 
 
-def test_a_file_that_came_out_short_is_not_delivered(tmp_path, monkeypatch):
+def test_short_file_is_not_published(tmp_path, monkeypatch):
     monkeypatch.setattr(wav_module.os, "fstat", lambda _fd: os.stat_result(range(10)))
-    with pytest.raises(RuntimeError, match=r"Could not write WAV file .*6 of 4044 bytes arrived"):
+    with pytest.raises(
+        RuntimeError, match=r"Could not write WAV file .*only 6 of 4044 bytes were written"
+    ):
         write_wav(tmp_path / "take.wav", noise(), RATE)
     monkeypatch.undo()
     assert not names_in(tmp_path)
 
 
-def test_an_interrupt_passes_through_and_leaves_nothing(tmp_path, monkeypatch):
-    failing(monkeypatch, "fsync", KeyboardInterrupt())
+def test_interrupt_leaves_nothing(tmp_path, monkeypatch):
+    make_fail(monkeypatch, "fsync", KeyboardInterrupt())
     with pytest.raises(KeyboardInterrupt):
         write_wav(tmp_path / "take.wav", noise(), RATE)
     monkeypatch.undo()
     assert not names_in(tmp_path)
 
 
-def test_a_folder_that_is_a_file_is_explained(tmp_path):
+def test_file_in_place_of_a_folder_is_explained(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(RuntimeError, match="part of the path is a file"):
         write_wav(tmp_path / "file" / "take.wav", noise(), RATE)
 
 
-def test_a_name_that_is_a_folder_is_explained(tmp_path):
+def test_folder_in_place_of_the_file_is_explained(tmp_path):
     (tmp_path / "take.wav").mkdir()
     with pytest.raises(RuntimeError, match="the path is a folder"):
         write_wav(tmp_path / "take.wav", noise(), RATE)
     assert names_in(tmp_path) == ["take.wav"]
 
 
-def test_a_name_that_is_too_long_is_explained(tmp_path):
+def test_long_name_is_explained(tmp_path):
     with pytest.raises(RuntimeError, match="shorter file name"):
         write_wav(tmp_path / ("n" * 300), noise(), RATE)
     assert not names_in(tmp_path)
 
 
-def test_file_and_folders_reach_the_disk_before_and_after_the_name(tmp_path, monkeypatch):
+def test_file_is_synced_before_and_folders_after_the_rename(tmp_path, monkeypatch):
     events = []
     fsync, replace = os.fsync, Path.replace
 
@@ -412,19 +412,19 @@ def test_file_and_folders_reach_the_disk_before_and_after_the_name(tmp_path, mon
     assert set(events[3:]) == {tmp_path / "a", tmp_path}
 
 
-def test_what_is_not_published_is_removed(tmp_path):
-    with staged_wav(tmp_path / "take.wav", noise(), RATE) as staged:
+def test_unpublished_file_is_deleted(tmp_path):
+    with atomic_wav(tmp_path / "take.wav", noise(), RATE) as file:
         assert len(names_in(tmp_path)) == 1
         assert not (tmp_path / "take.wav").exists()
-        staged.withdraw()
+        file.withdraw()
     assert not names_in(tmp_path)
 
 
-def test_what_is_published_can_be_withdrawn(tmp_path):
-    with staged_wav(tmp_path / "take.wav", noise(), RATE) as staged:
-        staged.publish()
+def test_published_file_can_be_withdrawn(tmp_path):
+    with atomic_wav(tmp_path / "take.wav", noise(), RATE) as file:
+        file.publish()
         assert names_in(tmp_path) == ["take.wav"]
-        staged.withdraw()
+        file.withdraw()
     assert not names_in(tmp_path)
 
 
@@ -438,7 +438,7 @@ def test_what_is_published_can_be_withdrawn(tmp_path):
     bit_depth=st.sampled_from(list(STEPS)),
     dither=st.booleans(),
 )
-def test_every_sample_is_within_its_rounding(tmp_path_factory, audio, bit_depth, dither):
+def test_every_sample_is_within_the_rounding_error(tmp_path_factory, audio, bit_depth, dither):
     path = tmp_path_factory.mktemp("wav") / "take.wav"
     write_wav(path, audio, 8_000, bit_depth, dither=dither)
     steps = STEPS[bit_depth]
@@ -447,7 +447,7 @@ def test_every_sample_is_within_its_rounding(tmp_path_factory, audio, bit_depth,
     assert np.abs(read(path) - kept).max() <= allowed / steps + 1e-12
 
 
-def test_a_folder_that_cannot_be_synced_is_no_reason_to_fail(tmp_path, monkeypatch):
+def test_folder_without_sync_support_is_accepted(tmp_path, monkeypatch):
     fsync = os.fsync
 
     def only_files(descriptor):
@@ -459,14 +459,14 @@ def test_a_folder_that_cannot_be_synced_is_no_reason_to_fail(tmp_path, monkeypat
     assert write_wav(tmp_path / "take.wav", noise(), RATE).path.is_file()
 
 
-def test_a_folder_that_cannot_be_read_is_no_reason_to_fail(tmp_path, monkeypatch):
-    failing(monkeypatch, "open", PermissionError(errno.EACCES, "Permission denied"))
+def test_unreadable_folder_is_accepted(tmp_path, monkeypatch):
+    make_fail(monkeypatch, "open", PermissionError(errno.EACCES, "Permission denied"))
     written = write_wav(tmp_path / "take.wav", noise(), RATE)
     monkeypatch.undo()
     assert written.path.is_file()
 
 
-def test_a_folder_the_disk_fails_on_is_a_reason_to_fail(tmp_path, monkeypatch):
+def test_disk_error_on_the_folder_fails(tmp_path, monkeypatch):
     fsync = os.fsync
 
     def only_files(descriptor):
@@ -475,5 +475,5 @@ def test_a_folder_the_disk_fails_on_is_a_reason_to_fail(tmp_path, monkeypatch):
         fsync(descriptor)
 
     monkeypatch.setattr(wav_module.os, "fsync", only_files)
-    with pytest.raises(RuntimeError, match="The disk reports a fault"):
+    with pytest.raises(RuntimeError, match="The disk reports an error"):
         write_wav(tmp_path / "take.wav", noise(), RATE)

@@ -17,9 +17,15 @@ from services.audio import write_wav
 from services.audio.facts import Section, TakeFacts
 from services.audio.loudness import Loudness, measure_loudness
 from services.audio.reading import UnreadableAudioError
-from services.audio.wav_chunks import WavForm, ascii_text, markers, root_note, take_chunks
+from services.audio.wav_chunks import (
+    WavFormat,
+    build_chunks,
+    find_root_note,
+    place_markers,
+    to_ascii,
+)
 from services.audio.wav_facts import read_wav_facts
-from services.audio.wav_ixml import ixml_document, ixml_facts
+from services.audio.wav_ixml import build_ixml, parse_ixml
 
 RATE = 48_000
 ID = "1b4e28ba-2fa1-4d2b-883f-0016d3cca427"
@@ -39,7 +45,7 @@ FACTS = TakeFacts(
     loudness=Loudness(-16.0, -12.34, -14.0, 5.5, -1.02, -1.1),
     is_loop=True,
 )
-FORM = WavForm(2, round(32 * 60 / 124 * RATE), RATE, 16, is_float=False)
+FORM = WavFormat(2, round(32 * 60 / 124 * RATE), RATE, 16, is_float=False)
 
 
 def noise(frames=5000, channels=2):
@@ -47,7 +53,7 @@ def noise(frames=5000, channels=2):
     return (rng.standard_normal((channels, frames)) * 0.1).astype(np.float32)
 
 
-def written(tmp_path, facts, frames=5000, **options):
+def write_take(tmp_path, facts, frames=5000, **options):
     return write_wav(tmp_path / "take.wav", noise(frames), RATE, facts=facts, **options).path
 
 
@@ -56,7 +62,7 @@ def reader(path):
 
 
 def chunks_of(data):
-    """Name and body of each chunk; a LIST goes by the name of its type."""
+    """Name -> body of each chunk; a LIST is named after its type."""
     found, at = {}, 12
     while at < len(data):
         name, size = struct.unpack_from("<4sI", data, at)
@@ -69,31 +75,31 @@ def chunks_of(data):
 
 
 def chunks(facts, form=FORM, *, dithered=False):
-    return chunks_of(bytes(12) + take_chunks(facts, form, dithered=dithered))
+    return chunks_of(bytes(12) + build_chunks(facts, form, dithered=dithered))
 
 
-def test_every_fact_comes_back(tmp_path):
-    path = written(tmp_path, FACTS)
+def test_all_facts_are_read_back(tmp_path):
+    path = write_take(tmp_path, FACTS)
     assert read_wav_facts(path) == FACTS
     assert read_wav_facts(str(path)) == FACTS
 
 
-def test_facts_follow_the_samples_and_leave_them_alone(tmp_path):
+def test_facts_follow_the_unchanged_samples(tmp_path):
     plain = write_wav(tmp_path / "plain.wav", noise(), RATE).path.read_bytes()
-    told = written(tmp_path, FACTS).read_bytes()
-    assert told[8 : len(plain)] == plain[8:]
-    assert struct.unpack_from("<I", told, 4) == (len(told) - 8,)
+    with_facts = write_take(tmp_path, FACTS).read_bytes()
+    assert with_facts[8 : len(plain)] == plain[8:]
+    assert struct.unpack_from("<I", with_facts, 4) == (len(with_facts) - 8,)
     names = [b"fmt ", b"data", b"CSET", b"bext", b"iXML", b"acid", b"smpl", b"cue "]
-    assert list(chunks_of(told)) == [*names, b"adtl", b"INFO"]
+    assert list(chunks_of(with_facts)) == [*names, b"adtl", b"INFO"]
 
 
 def test_the_same_facts_give_the_same_bytes():
-    one, other = (take_chunks(FACTS, FORM, dithered=True) for _ in range(2))
+    one, other = (build_chunks(FACTS, FORM, dithered=True) for _ in range(2))
     assert one == other
 
 
-def test_what_is_not_known_is_not_said(tmp_path):
-    path = written(tmp_path, TakeFacts())
+def test_unknown_facts_write_no_chunks(tmp_path):
+    path = write_take(tmp_path, TakeFacts())
     assert read_wav_facts(path) == TakeFacts()
     found = chunks_of(path.read_bytes())
     assert list(found) == [b"fmt ", b"data", b"CSET", b"bext", b"iXML", b"INFO"]
@@ -101,11 +107,11 @@ def test_what_is_not_known_is_not_said(tmp_path):
     assert not any(reader(path).info.to_dict()[name] for name in ("title", "comment", "keywords"))
     bext = reader(path).bext
     assert (bext.description, bext.originator_ref, bext.originator_date) == ("", "", "")
-    assert bext.loudness_value == bext.max_true_peak == 327.67  # 0x7FFF: not known
+    assert bext.loudness_value == bext.max_true_peak == 327.67  # 0x7FFF: unknown
 
 
-def test_a_library_reads_the_broadcast_extension(tmp_path):
-    bext = reader(written(tmp_path, FACTS)).bext
+def test_wavinfo_reads_the_broadcast_extension(tmp_path):
+    bext = reader(write_take(tmp_path, FACTS)).bext
     assert bext.version == 2
     assert bext.description == 'Warm lo-fi "dusk" - cafe ? ]]> <b>'
     assert bext.originator == f"DGX Music {__version__}"
@@ -125,7 +131,7 @@ def test_a_library_reads_the_broadcast_extension(tmp_path):
         ("FLOAT", 2, "A=PCM,F=48000,W=32,M=stereo,T=DGX Music {}; a b 2; IEEE float\r\n"),
     ],
 )
-def test_the_coding_history_says_how_the_samples_were_made(tmp_path, bit_depth, channels, line):
+def test_coding_history_describes_the_samples(tmp_path, bit_depth, channels, line):
     facts = TakeFacts(engine="a,b", engine_version="2")
     audio = noise(channels=channels)
     path = write_wav(tmp_path / "a.wav", audio, RATE, bit_depth, facts=facts).path
@@ -144,28 +150,28 @@ def test_the_coding_history_says_how_the_samples_were_made(tmp_path, bit_depth, 
         ("\ud800 alone", "alone"),
     ],
 )
-def test_text_becomes_ascii_as_readably_as_it_can(text, plain):
-    assert ascii_text(text) == plain
+def test_text_becomes_readable_ascii(text, plain):
+    assert to_ascii(text) == plain
 
 
-def test_a_long_prompt_is_cut_where_a_field_ends_and_kept_whole_elsewhere(tmp_path):
+def test_long_prompt_is_cut_only_in_short_fields(tmp_path):
     facts = TakeFacts(prompt="a" + "\xe9\u4e16" * 2000)
-    path = written(tmp_path, facts)
+    path = write_take(tmp_path, facts)
     assert reader(path).bext.description == "a" + "e?" * 127 + "e"
     assert reader(path).info.title == "a" + "\xe9\u4e16" * 399 + "\xe9"  # 1998 bytes
     assert read_wav_facts(path).prompt == facts.prompt
 
 
-def test_levels_that_the_field_has_no_room_for_are_not_known(tmp_path):
+def test_levels_out_of_range_are_written_as_unknown(tmp_path):
     loudness = measure_loudness(np.zeros((2, RATE), np.float32), RATE)
-    path = written(tmp_path, TakeFacts(loudness=loudness))
+    path = write_take(tmp_path, TakeFacts(loudness=loudness))
     assert reader(path).bext.loudness_value == 327.67
     assert reader(path).bext.loudness_range == 0.0
     assert read_wav_facts(path).loudness == loudness
 
 
-def test_a_library_reads_the_ixml_document(tmp_path):
-    ixml = reader(written(tmp_path, FACTS)).ixml
+def test_wavinfo_reads_the_ixml_document(tmp_path):
+    ixml = reader(write_take(tmp_path, FACTS)).ixml
     assert ixml.project == "DGX Music"
     assert [(track.channel_index, track.name) for track in ixml.track_list] == [
         ("1", "Left"),
@@ -198,14 +204,14 @@ def test_a_library_reads_the_ixml_document(tmp_path):
         ),
     ],
 )
-def test_loop_software_reads_tempo_beats_meter_and_root(facts, expected):
+def test_acid_chunk_has_tempo_beats_meter_and_root(facts, expected):
     flags, root, _, _, beats, unit, per_bar, bpm = struct.unpack(
         "<IHHfIHHf", chunks(facts)[b"acid"]
     )
     assert (flags, root, beats, unit, per_bar, bpm) == expected
 
 
-def test_without_a_tempo_there_is_no_acid_chunk_and_no_bar_is_marked():
+def test_unknown_tempo_gives_no_acid_chunk_and_no_markers():
     assert not {b"acid", b"cue ", b"adtl"} & set(chunks(TakeFacts(bars=8, key="C major")))
 
 
@@ -225,34 +231,34 @@ def test_without_a_tempo_there_is_no_acid_chunk_and_no_bar_is_marked():
         (None, None),
     ],
 )
-def test_the_root_of_a_key_is_a_note(key, note):
-    assert root_note(key) == note
+def test_root_of_a_key_is_a_midi_note(key, note):
+    assert find_root_note(key) == note
 
 
-def test_a_sampler_reads_the_root_and_one_loop_over_everything(tmp_path):
-    smpl = reader(written(tmp_path, FACTS)).smpl
+def test_wavinfo_reads_the_root_and_the_loop(tmp_path):
+    smpl = reader(write_take(tmp_path, FACTS)).smpl
     assert (smpl.midi_note, smpl.sample_period_ns) == (69, 20_833)
     [loop] = smpl.sample_loops
     assert (loop.start, loop.end, loop.loop_type, loop.repetition_count) == (0, 4999, 0, 0)
 
 
-def test_what_is_no_loop_has_no_loop(tmp_path):
-    assert not reader(written(tmp_path, TakeFacts(key="D minor"))).smpl.sample_loops
-    assert reader(written(tmp_path, TakeFacts(bpm=120.0))).smpl is None
+def test_one_shot_has_no_loop(tmp_path):
+    assert not reader(write_take(tmp_path, TakeFacts(key="D minor"))).smpl.sample_loops
+    assert reader(write_take(tmp_path, TakeFacts(bpm=120.0))).smpl is None
 
 
 @pytest.mark.parametrize("rate", [44_100, 48_000])
 @pytest.mark.parametrize(("bpm", "beats_per_bar"), [(124.0, 4), (93.7, 3), (150.0, 7)])
-def test_every_bar_is_marked_to_the_sample(rate, bpm, beats_per_bar):
+def test_bar_markers_are_exact_to_the_sample(rate, bpm, beats_per_bar):
     facts = TakeFacts(bpm=bpm, bars=400, beats_per_bar=beats_per_bar)
-    found = markers(facts, rate, 1 << 40)
+    found = place_markers(facts, rate, 1 << 40)
     assert [label for _, label in found] == [f"bar {bar}" for bar in range(1, 401)]
     for bar, (frame, _) in enumerate(found):
         assert abs(frame - bar * beats_per_bar * 60 / bpm * rate) <= 0.5 + 1e-6
 
 
-def test_sections_stand_in_the_place_of_their_bars():
-    assert markers(FACTS, RATE, FORM.frames) == [
+def test_sections_replace_the_markers_of_their_bars():
+    assert place_markers(FACTS, RATE, FORM.frames) == [
         (0, "intro"),
         (48_000, "pick-up"),
         (92_903, "bar 2"),
@@ -265,10 +271,10 @@ def test_sections_stand_in_the_place_of_their_bars():
     ]
 
 
-def test_a_section_within_a_millisecond_of_a_bar_begins_with_it():
+def test_section_within_a_millisecond_of_a_bar_replaces_it():
     near, apart = Section(1.9995, "drop"), Section(3.99, "fill")
     facts = TakeFacts(bpm=120.0, bars=3, sections=(near, apart))
-    assert markers(facts, RATE, 1 << 40) == [
+    assert place_markers(facts, RATE, 1 << 40) == [
         (0, "bar 1"),
         (96_000, "drop"),
         (191_520, "fill"),
@@ -276,26 +282,26 @@ def test_a_section_within_a_millisecond_of_a_bar_begins_with_it():
     ]
 
 
-def test_nothing_is_marked_past_the_end():
-    assert markers(FACTS, RATE, 92_903) == [(0, "intro"), (48_000, "pick-up")]
+def test_no_marker_is_past_the_end():
+    assert place_markers(FACTS, RATE, 92_903) == [(0, "intro"), (48_000, "pick-up")]
     late = TakeFacts(sections=(Section(1e9, "never"), Section(0.5, " \n")))
-    assert markers(late, RATE, 1 << 50) == [(24_000, "section")]  # 1e9 s are over 32 bits
+    assert place_markers(late, RATE, 1 << 50) == [(24_000, "section")]  # 1e9 s are over 32 bits
 
 
-def test_of_very_many_bars_only_the_sections_are_marked():
+def test_many_bars_get_no_markers():
     facts = TakeFacts(bpm=120.0, bars=401, sections=(Section(2.0, "verse"),))
-    assert markers(facts, RATE, 1 << 40) == [(96_000, "verse")]
+    assert place_markers(facts, RATE, 1 << 40) == [(96_000, "verse")]
 
 
-def test_a_library_reads_the_markers(tmp_path):
+def test_wavinfo_reads_the_markers(tmp_path):
     path = write_wav(tmp_path / "a.wav", noise(FORM.frames), RATE, facts=FACTS).path
     found = reader(path).cues.to_dict()
-    expected = enumerate(markers(FACTS, RATE, FORM.frames), 1)
+    expected = enumerate(place_markers(FACTS, RATE, FORM.frames), 1)
     assert found == {n: {"frame": frame, "label": label} for n, (frame, label) in expected}
 
 
-def test_players_read_title_and_comment(tmp_path):
-    path = written(tmp_path, FACTS)
+def test_title_and_comment_are_read_by_two_libraries(tmp_path):
+    path = write_take(tmp_path, FACTS)
     info = reader(path).info
     comment = f"engine composer 1.2; seed 9223372036854775813; id {ID}"
     assert (info.title, info.comment, info.copyright) == (FACTS.prompt, comment, "CC0-1.0")
@@ -312,12 +318,12 @@ def test_players_read_title_and_comment(tmp_path):
         }
 
 
-def test_mutagen_finds_the_length(tmp_path):
-    info = mutagen.File(written(tmp_path, FACTS)).info
+def test_mutagen_reads_the_length(tmp_path):
+    info = mutagen.File(write_take(tmp_path, FACTS)).info
     assert (info.length, info.sample_rate, info.channels) == (5000 / RATE, RATE, 2)
 
 
-def test_facts_that_cannot_be_are_left_out(tmp_path):
+def test_invalid_facts_are_left_out(tmp_path):
     strange = TakeFacts(
         prompt="kept",
         seed=1 << 200,
@@ -328,19 +334,19 @@ def test_facts_that_cannot_be_are_left_out(tmp_path):
         sections=(Section(math.inf, "a"), Section(-1.0, "b"), Section(0.0, "")),
         loudness=Loudness(math.nan, 0.0, 0.0, 0.0, 0.0, 0.0),
     )
-    assert read_wav_facts(written(tmp_path, strange)) == TakeFacts(
+    assert read_wav_facts(write_take(tmp_path, strange)) == TakeFacts(
         prompt="kept", loudness=Loudness(-math.inf, 0.0, 0.0, 0.0, 0.0, 0.0)
     )
 
 
-def test_numbers_of_numpy_are_numbers(tmp_path):
+def test_numpy_numbers_are_accepted(tmp_path):
     facts = TakeFacts(bpm=np.float32(120.5), seed=np.int64(7), bars=np.int32(2))
-    assert read_wav_facts(written(tmp_path, facts)) == TakeFacts(bpm=120.5, seed=7, bars=2)
+    assert read_wav_facts(write_take(tmp_path, facts)) == TakeFacts(bpm=120.5, seed=7, bars=2)
 
 
-def test_a_time_without_a_zone_is_taken_for_utc(tmp_path):
+def test_time_without_a_zone_is_utc(tmp_path):
     naive = dt.datetime(2026, 1, 2, 3, 4, 5, 678)
-    found = read_wav_facts(written(tmp_path, TakeFacts(created_at=naive)))
+    found = read_wav_facts(write_take(tmp_path, TakeFacts(created_at=naive)))
     assert found.created_at == naive.replace(tzinfo=dt.UTC)
 
 
@@ -357,18 +363,18 @@ def test_a_time_without_a_zone_is_taken_for_utc(tmp_path):
         {"beats_per_bar": 0, "beat_unit": -4, "created_at": "0001-01-01T00:00:00+14:00"},
     ],
 )
-def test_whatever_is_found_in_place_of_facts_none_are_taken_from_it(found):
+def test_invalid_json_gives_no_facts(found):
     assert TakeFacts.from_dict(found) == TakeFacts()
 
 
 def own_document(facts=FACTS):
-    return ixml_document(facts, 2)
+    return build_ixml(facts, 2)
 
 
-def test_a_document_survives_being_written_anew():
+def test_rewritten_document_is_read():
     rewritten = own_document().replace(b"\n", b"\r\n").replace(b'"', b"&#34;")
     rewritten = rewritten.replace(b"&#34;1.0&#34; encoding=&#34;UTF-8&#34;", b'"1.0"')
-    assert ixml_facts(b"\xef\xbb\xbf" + rewritten + b"\0\0") == FACTS
+    assert parse_ixml(b"\xef\xbb\xbf" + rewritten + b"\0\0") == FACTS
 
 
 @pytest.mark.parametrize(
@@ -389,12 +395,12 @@ def test_a_document_survives_being_written_anew():
         b'<?xml version="1.0" encoding="no-such"?><BWFXML>',
     ],
 )
-def test_documents_that_are_not_ours_hold_no_facts(document):
-    assert ixml_facts(document) is None
+def test_foreign_documents_have_no_facts(document):
+    assert parse_ixml(document) is None
 
 
 def riff(*parts, kind=b"RIFF"):
-    """A file of these chunks, given as pairs of name and body."""
+    """A file of chunks, given as pairs of name and body."""
     body = b"".join(
         struct.pack("<4sI", name, len(data)) + data + bytes(len(data) % 2) for name, data in parts
     )
@@ -408,7 +414,7 @@ def facts_in(tmp_path, data):
 
 
 def test_a_file_that_lost_its_ixml_can_still_be_found(tmp_path):
-    found = chunks_of(written(tmp_path, FACTS).read_bytes())
+    found = chunks_of(write_take(tmp_path, FACTS).read_bytes())
     left = [(b"LIST" if name in {b"adtl", b"INFO"} else name, body) for name, body in found.items()]
     stripped = facts_in(tmp_path, riff(*(one for one in left if one[0] != b"iXML")))
     assert stripped == TakeFacts(
@@ -432,7 +438,7 @@ def test_a_reference_of_ours_that_is_no_uuid_is_the_id(tmp_path, reference):
     assert facts_in(tmp_path, riff((b"bext", bext))) == TakeFacts(generation_id=reference)
 
 
-def commented(comment):
+def riff_with_comment(comment):
     body = comment.encode() + b"\0"
     return riff((b"LIST", b"INFOICMT" + struct.pack("<I", len(body)) + body + b"\0"))
 
@@ -448,12 +454,12 @@ def commented(comment):
         ("seed " + "9" * 40, (None, None, None, None)),
     ],
 )
-def test_a_comment_of_ours_tells_how_to_make_the_take_again(tmp_path, comment, expected):
-    found = facts_in(tmp_path, commented(comment))
+def test_own_comment_restores_engine_seed_and_id(tmp_path, comment, expected):
+    found = facts_in(tmp_path, riff_with_comment(comment))
     assert (found.engine, found.engine_version, found.seed, found.generation_id) == expected
 
 
-def test_a_foreign_file_gives_what_it_says(tmp_path):
+def test_foreign_file_is_read(tmp_path):
     path = tmp_path / "foreign.wav"
     with soundfile.SoundFile(path, "w", RATE, 1) as file:
         file.title, file.genre, file.copyright, file.date = "Loop", "House", "Ann", "2020-02-03"
@@ -466,7 +472,7 @@ def test_a_foreign_file_gives_what_it_says(tmp_path):
     )
 
 
-def test_a_foreign_description_stands_in_for_a_title(tmp_path):
+def test_foreign_description_replaces_a_missing_title(tmp_path):
     texts = [b"Rain", b"Recorder", b"REF1", b"2021-05-06", b"07:08:09"]
     bext = struct.pack("<256s32s32s10s8s", *texts) + bytes(264)
     assert facts_in(tmp_path, riff((b"bext", bext))) == TakeFacts(
@@ -474,7 +480,7 @@ def test_a_foreign_description_stands_in_for_a_title(tmp_path):
     )
 
 
-def test_texts_from_before_utf_8_are_read(tmp_path):
+def test_latin_1_texts_are_read(tmp_path):
     info = b"INFOINAM" + struct.pack("<I", 5) + b"caf\xe9\0\0"
     assert facts_in(tmp_path, riff((b"LIST", info))).prompt == "caf\xe9"
 
@@ -483,13 +489,13 @@ def test_the_texts_are_declared_to_be_utf_8():
     assert chunks(TakeFacts())[b"CSET"] == struct.pack("<4H", 65_001, 0, 0, 0)
 
 
-def test_chunks_are_found_behind_one_of_odd_length(tmp_path):
+def test_chunks_after_an_odd_one_are_found(tmp_path):
     acid = struct.pack("<IHHfIHHf", 1, 60, 0, 0.0, 7, 4, 3, 88.0)
     found = facts_in(tmp_path, riff((b"note", b"odd"), (b"acid", acid)))
-    assert found == TakeFacts(bpm=88.0, beats_per_bar=3)  # 7 beats are no whole bars of 3
+    assert found == TakeFacts(bpm=88.0, beats_per_bar=3)  # 7 beats are not whole bars of 3
 
 
-def test_chunks_are_found_behind_rf64_data(tmp_path):
+def test_chunks_after_rf64_data_are_found(tmp_path):
     ds64 = struct.pack("<QQQI", 0, 6, 3, 0)
     acid = struct.pack("<IHHfIHHf", 0, 60, 0, 0.0, 8, 4, 4, 99.5)
     data = riff((b"ds64", ds64), (b"data", b"\1" * 6), (b"acid", acid), kind=b"RF64")
@@ -508,27 +514,27 @@ def test_chunks_are_found_behind_rf64_data(tmp_path):
         [(b"junk", b"")] * 1000 + [(b"iXML", own_document())],
     ],
 )
-def test_chunks_that_are_broken_or_too_many_are_passed_over(tmp_path, parts):
+def test_damaged_and_excessive_chunks_are_ignored(tmp_path, parts):
     assert facts_in(tmp_path, riff(*parts)) == TakeFacts()
 
 
-def test_a_size_beyond_the_end_is_not_believed(tmp_path):
+def test_size_beyond_the_end_of_the_file_is_ignored(tmp_path):
     ds64 = struct.pack("<QQQI", 0, 2**64 - 1, 0, 0)
     endless = riff((b"ds64", ds64), (b"data", b""), kind=b"RF64")[:-4] + b"\xff\xff\xff\xff"
     assert facts_in(tmp_path, endless) == TakeFacts()
-    cut_off = written(tmp_path, FACTS).read_bytes()[:-200]
+    cut_off = write_take(tmp_path, FACTS).read_bytes()[:-200]
     assert facts_in(tmp_path, cut_off) == FACTS
 
 
 @pytest.mark.parametrize(
     "data", [b"", b"RIFF", b"fLaC" + bytes(50), b"RIFF\0\0\0\0AVI " + bytes(9)]
 )
-def test_what_is_no_wav_file_is_refused(tmp_path, data):
+def test_other_files_are_refused(tmp_path, data):
     with pytest.raises(UnreadableAudioError, match="not a WAV file"):
         facts_in(tmp_path, data)
 
 
-def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+def test_missing_file_and_folder_have_different_errors(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"No such file: .*gone"):
         read_wav_facts(tmp_path / "gone.wav")
     with pytest.raises(UnreadableAudioError, match=r"cannot be read: .*directory"):
@@ -565,37 +571,39 @@ def any_facts(draw):
 FUZZ = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
-def any_facts_round_trip(tmp_path, facts, frames, bit_depth):
+def check_round_trip(tmp_path, facts, frames, bit_depth):
     audio = noise(frames)
     plain = write_wav(tmp_path / "plain.wav", audio, RATE, bit_depth).path
-    told = written(tmp_path, facts, frames, bit_depth=bit_depth)
-    samples = [soundfile.read(path, dtype="float64")[0] for path in (plain, told)]
+    with_facts = write_take(tmp_path, facts, frames, bit_depth=bit_depth)
+    samples = [soundfile.read(path, dtype="float64")[0] for path in (plain, with_facts)]
     assert np.array_equal(*samples)
-    assert read_wav_facts(told) == facts
+    assert read_wav_facts(with_facts) == facts
 
 
 @settings(max_examples=100, **FUZZ)
 @given(any_facts(), st.integers(1, 500), st.sampled_from(["PCM_16", "PCM_24", "FLOAT"]))
-def test_any_facts_come_back_beside_the_same_samples(tmp_path, facts, frames, bit_depth):
-    any_facts_round_trip(tmp_path, facts, frames, bit_depth)
+def test_any_facts_are_read_back_beside_the_same_samples(tmp_path, facts, frames, bit_depth):
+    check_round_trip(tmp_path, facts, frames, bit_depth)
 
 
 @pytest.mark.nightly
 @settings(max_examples=2_000, **FUZZ)
 @given(any_facts(), st.integers(1, 500), st.sampled_from(["PCM_16", "PCM_24", "FLOAT"]))
-def test_two_thousand_facts_come_back_beside_the_same_samples(tmp_path, facts, frames, bit_depth):
-    any_facts_round_trip(tmp_path, facts, frames, bit_depth)
+def test_two_thousand_facts_are_read_back_beside_the_same_samples(
+    tmp_path, facts, frames, bit_depth
+):
+    check_round_trip(tmp_path, facts, frames, bit_depth)
 
 
 SMALL = riff((b"fmt ", struct.pack("<HHIIHH", 1, 2, RATE, RATE * 4, 4, 16)), (b"data", bytes(40)))
-SMALL += take_chunks(FACTS, FORM, dithered=True)
+SMALL += build_chunks(FACTS, FORM, dithered=True)
 
 
 @st.composite
 def damaged(draw):
     data = bytearray(SMALL)
     for _ in range(draw(st.integers(1, 8))):
-        # Names and sizes are what leads a reader astray; most bytes are text.
+        # Names and sizes mislead a reader; most bytes are text.
         near = draw(st.sampled_from([0, *(SMALL.index(name) for name in NAMES)]))
         at = min(near + draw(st.integers(0, 80)), len(data) - 1)
         data[at] = draw(st.sampled_from([0, 1, 0x7F, 0x80, 0xFF]) | st.integers(0, 255))
@@ -607,22 +615,22 @@ def damaged(draw):
 NAMES = [b"data", b"bext", b"iXML", b"<USER", b"acid", b"LIST", b"INFO", b"INAM"]
 
 
-def read_or_refused(tmp_path, data):
-    """Facts that can be written again, or the one error."""
+def read_or_refuse(tmp_path, data):
+    """Read facts that can be written again, or get the one error."""
     with suppress(UnreadableAudioError):
         facts = facts_in(tmp_path, data)
         assert TakeFacts.from_dict(facts.to_dict()) == facts
-        assert take_chunks(facts, FORM, dithered=False)
+        assert build_chunks(facts, FORM, dithered=False)
 
 
 @settings(max_examples=100, **FUZZ)
 @given(damaged())
 def test_damaged_files_are_read_or_refused(tmp_path, data):
-    read_or_refused(tmp_path, data)
+    read_or_refuse(tmp_path, data)
 
 
 @pytest.mark.nightly
 @settings(max_examples=2_000, **FUZZ)
 @given(damaged() | st.binary(max_size=300).map(lambda data: SMALL[:12] + data))
 def test_two_thousand_damaged_files_are_read_or_refused(tmp_path, data):
-    read_or_refused(tmp_path, data)
+    read_or_refuse(tmp_path, data)

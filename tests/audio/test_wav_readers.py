@@ -1,4 +1,4 @@
-"""Our WAV files as the programs of others read them: libsndfile's tools, FFmpeg, MediaInfo."""
+"""WAV files read by other programs: libsndfile's tools, FFmpeg and MediaInfo."""
 
 import datetime as dt
 import json
@@ -13,7 +13,7 @@ from services import __version__
 from services.audio import measure_loudness, write_wav
 from services.audio import wav as wav_module
 from services.audio.facts import Section, TakeFacts
-from services.audio.wav_chunks import markers, take_chunks
+from services.audio.wav_chunks import build_chunks, place_markers
 
 pytestmark = pytest.mark.integration
 
@@ -50,21 +50,23 @@ def facts(audio):
 
 @pytest.fixture(scope="module")
 def take(tmp_path_factory):
-    """A take with all its facts: path and facts."""
+    """Path and facts of a take with all facts."""
     audio = sound()
-    told = facts(audio)
+    facts_of_take = facts(audio)
     path = tmp_path_factory.mktemp("wav") / "take.wav"
-    write_wav(path, audio, RATE, "PCM_24", facts=told)
-    return path, told
+    write_wav(path, audio, RATE, "PCM_24", facts=facts_of_take)
+    return path, facts_of_take
 
 
 @pytest.fixture(scope="module")
 def long_take(tmp_path_factory):
-    """An RF64 file of silence, with a hole for its 4 GiB of samples: path and frames."""
-    told = TakeFacts(prompt="long", seed=7, bpm=120.0, bars=3)
+    """Path and frames of a sparse RF64 file of silence."""
+    facts_of_take = TakeFacts(prompt="long", seed=7, bpm=120.0, bars=3)
     frames = 2**30 + 12_345
-    form = wav_module._form(2, frames, RATE, "PCM_16")
-    planned = wav_module._lay_out(form, take_chunks(told, form, dithered=True))
+    wav_format = wav_module._make_format(2, frames, RATE, "PCM_16")
+    planned = wav_module._plan_layout(
+        wav_format, build_chunks(facts_of_take, wav_format, dithered=True)
+    )
     path = tmp_path_factory.mktemp("wav") / "long.wav"
     with path.open("wb") as file:
         file.write(planned.head)
@@ -74,7 +76,7 @@ def long_take(tmp_path_factory):
     path.unlink()
 
 
-def said_by(program, *arguments):
+def run_program(program, *arguments):
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
     done = subprocess.run(
@@ -83,16 +85,16 @@ def said_by(program, *arguments):
     return done.stdout.decode()
 
 
-def probed(path):
-    """What ffprobe finds, and that it has nothing to complain of."""
+def probe(path):
+    """Return the format, first stream and chapters by ffprobe."""
     show = ("-show_format", "-show_streams", "-show_chapters")
-    found = json.loads(said_by("ffprobe", "-v", "warning", "-of", "json", *show, path))
+    found = json.loads(run_program("ffprobe", "-v", "warning", "-of", "json", *show, path))
     return found["format"], found["streams"][0], found["chapters"]
 
 
 def test_libsndfile_reads_the_tempo_the_loop_and_the_markers(take):
-    path, told = take
-    lines = re.sub(r" +", " ", said_by("sndfile-info", path))
+    path, facts_of_take = take
+    lines = re.sub(r" +", " ", run_program("sndfile-info", path))
     for line in (
         "Flags : 0x0006 (Loop,RootNoteValid,StretchOn,RAMBased",
         "Root note : 0x45",
@@ -106,19 +108,19 @@ def test_libsndfile_reads_the_tempo_the_loop_and_the_markers(take):
         "Frames : " + str(FRAMES),
     ):
         assert line in lines
-    marks = markers(told, RATE, FRAMES)
+    marks = place_markers(facts_of_take, RATE, FRAMES)
     assert re.findall(r"labl : (\d+) : (.*)", lines) == [
         (str(number), label) for number, (_, label) in enumerate(marks, 1)
     ]
     cues = re.findall(r"Cue ID : \d+ Pos : (\d+) Chunk : data .* Offset : (\d+)", lines)
     assert cues == [(str(frame), str(frame)) for frame, _ in marks]
-    # It writes "***" in front of what it cannot make sense of; CSET it does not know.
+    # "***" marks what it does not understand; it does not know CSET.
     assert re.findall(r"\*\*\* (.*)", lines) in ([], ["CSET : 8 (unknown marker)"])
 
 
 def test_libsndfile_reads_the_broadcast_extension(take):
-    path, told = take
-    lines = re.sub(r" +", " ", said_by("sndfile-info", "--broadcast", path))
+    path, facts_of_take = take
+    lines = re.sub(r" +", " ", run_program("sndfile-info", "--broadcast", path))
     for line in (
         'Description : Warm lo-fi "dusk", cafe ?',
         f"Originator : DGX Music {__version__}",
@@ -126,16 +128,16 @@ def test_libsndfile_reads_the_broadcast_extension(take):
         "Origination date : 2026-11-21",
         "Origination time : 03:04:05",
         "BWF version : 2",
-        f"Loudness value : {told.loudness.integrated_lufs:.2f} LUFS",
-        f"Max. true peak level : {told.loudness.true_peak_dbtp:.2f} dBTP",
+        f"Loudness value : {facts_of_take.loudness.integrated_lufs:.2f} LUFS",
+        f"Max. true peak level : {facts_of_take.loudness.true_peak_dbtp:.2f} dBTP",
         f"A=PCM,F=48000,W=24,M=stereo,T=DGX Music {__version__}; composer 1.2; TPDF dither",
     ):
         assert line in lines
 
 
 def test_ffmpeg_reads_tags_and_chapters(take):
-    path, told = take
-    container, stream, chapters = probed(path)
+    path, facts_of_take = take
+    container, stream, chapters = probe(path)
     assert (stream["codec_name"], stream["duration_ts"]) == ("pcm_s24le", FRAMES)
     assert (
         container["tags"]
@@ -153,7 +155,7 @@ def test_ffmpeg_reads_tags_and_chapters(take):
         == container["tags"]
     )
     found = [(chapter["start"], chapter["tags"]["title"]) for chapter in chapters]
-    assert found == markers(told, RATE, FRAMES)
+    assert found == place_markers(facts_of_take, RATE, FRAMES)
     assert chapters[0]["time_base"] == f"1/{RATE}"
 
 
@@ -162,39 +164,39 @@ def test_ffmpeg_decodes_the_samples_that_were_written(take):
     plain = path.with_name("plain.wav")
     write_wav(plain, sound(), RATE, "PCM_24")
     digests = [
-        said_by("ffmpeg", "-v", "error", "-i", one, "-f", "md5", "-c", "copy", "-")
+        run_program("ffmpeg", "-v", "error", "-i", one, "-f", "md5", "-c", "copy", "-")
         for one in (path, plain)
     ]
     assert digests[0] == digests[1]
 
 
 def test_mediainfo_reads_the_loudness(take):
-    path, told = take
-    tracks = json.loads(said_by("mediainfo", "--Output=JSON", path))["media"]["track"]
+    path, facts_of_take = take
+    tracks = json.loads(run_program("mediainfo", "--Output=JSON", path))["media"]["track"]
     general, audio = tracks
     assert (general["Encoded_Date"], general["Genre"]) == ("2026-11-21 03:04:05", "lo-fi")
     assert audio["SamplingCount"] == str(FRAMES)
     found = {name: float(value) for name, value in audio["extra"].items() if value}
     assert found == {
-        "LoudnessValue": round(told.loudness.integrated_lufs, 2),
-        "LoudnessRange": round(told.loudness.loudness_range_lu, 2),
-        "MaxTruePeakLevel": round(told.loudness.true_peak_dbtp, 2),
-        "MaxMomentaryLoudness": round(told.loudness.momentary_max_lufs, 2),
-        "MaxShortTermLoudness": round(told.loudness.short_term_max_lufs, 2),
+        "LoudnessValue": round(facts_of_take.loudness.integrated_lufs, 2),
+        "LoudnessRange": round(facts_of_take.loudness.loudness_range_lu, 2),
+        "MaxTruePeakLevel": round(facts_of_take.loudness.true_peak_dbtp, 2),
+        "MaxMomentaryLoudness": round(facts_of_take.loudness.momentary_max_lufs, 2),
+        "MaxShortTermLoudness": round(facts_of_take.loudness.short_term_max_lufs, 2),
     }
 
 
-def test_libsndfile_reads_all_of_a_file_past_4_gib(long_take):
+def test_libsndfile_reads_a_whole_file_over_4_gib(long_take):
     path, frames = long_take
-    lines = re.sub(r" +", " ", said_by("sndfile-info", path))
+    lines = re.sub(r" +", " ", run_program("sndfile-info", path))
     assert f"\nFrames : {frames}\n" in lines
     assert re.findall(r"labl : \d+ : (.*)", lines) == ["bar 1", "bar 2", "bar 3"]
     assert "INAM : long" in lines
 
 
-def test_ffmpeg_reads_all_of_a_file_past_4_gib(long_take):
+def test_ffmpeg_reads_a_whole_file_over_4_gib(long_take):
     path, frames = long_take
-    container, stream, chapters = probed(path)
+    container, stream, chapters = probe(path)
     assert stream["duration_ts"] == frames
     assert (container["tags"]["title"], container["tags"]["comment"]) == ("long", "seed 7")
     assert [chapter["start"] for chapter in chapters] == [0, 96_000, 192_000]

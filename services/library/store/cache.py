@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from services.audio.atomic import atomic_file
 from services.audio.inventory import scan
-from services.audio.staging import staged_file
 from services.errors import OutputError
 
 CACHE_FOLDER = ".dgx-cache"
@@ -66,8 +66,8 @@ class FileCache:
         digest = hashlib.sha256()
         pieces = fetch()
         try:
-            with staged_file(path, "downloaded") as staged:
-                with staged.writing(), staged.temporary.open("wb") as out:
+            with atomic_file(path, "downloaded") as staged:
+                with staged.explain_errors(), staged.temporary.open("wb") as out:
                     for piece in pieces:
                         digest.update(piece)
                         out.write(piece)

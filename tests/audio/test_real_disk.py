@@ -1,4 +1,4 @@
-"""From samples to a file on a real disk, and what is left when the disk or a signal says stop."""
+"""Export to a real disk, with size limits, signals and several processes."""
 
 import json
 import resource
@@ -20,7 +20,7 @@ RATE = 48_000
 
 
 def take(seconds=8.0, rate=RATE):
-    """Bass, chords and a loud snare: needs limiting to reach -16 LUFS."""
+    """Bass, chords and a loud snare, which needs limiting at -16 LUFS."""
     rng = np.random.default_rng(16)
     time = np.arange(round(seconds * rate)) / rate
     chords = sum(np.sin(2 * np.pi * f * time + f) for f in (220, 277.2, 329.6)) * 0.02
@@ -46,7 +46,7 @@ def run(script, *arguments, **options):
 
 @pytest.mark.parametrize("rate", [32_000, 44_100, 48_000])
 @pytest.mark.parametrize("bit_depth", AudioExporter.SUPPORTED_BIT_DEPTHS)
-def test_the_file_on_the_disk_has_its_levels_by_two_meters(tmp_path, rate, bit_depth):
+def test_written_file_has_its_levels_by_two_meters(tmp_path, rate, bit_depth):
     mastered = master(take(rate=rate), rate)
     assert 0 < mastered.gain_reduction_db < 6
     written = write_wav(tmp_path / "take.wav", mastered.audio, rate, bit_depth)
@@ -62,14 +62,14 @@ def test_the_file_on_the_disk_has_its_levels_by_two_meters(tmp_path, rate, bit_d
     assert max(pyebur128.get_true_peak(state, channel) for channel in (0, 1)) <= 10 ** (-1 / 20)
 
 
-def test_a_job_goes_to_the_folder_of_its_day_and_is_found_there(tmp_path):
+def test_exported_file_is_listed_in_the_folder_of_its_day(tmp_path):
     manager = AudioFileManager(tmp_path)
     path, size = AudioExporter().export_wav(take(1.0), manager.get_output_path("job"), RATE)
     assert manager.list_files() == [path]
     assert manager.get_file_size(path) == size == manager.get_storage_stats()["total_size_bytes"]
 
 
-def test_a_real_file_size_limit_leaves_the_old_file_and_nothing_else(tmp_path):
+def test_file_size_limit_leaves_only_the_old_file(tmp_path):
     path = tmp_path / "take.wav"
     path.write_text("old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
@@ -95,7 +95,7 @@ WRITE_FOREVER = """
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_writer_that_is_stopped_leaves_a_whole_file(tmp_path, number):
+def test_interrupted_writer_leaves_a_complete_file(tmp_path, number):
     path = tmp_path / "take.wav"
     writer = run(WRITE_FOREVER, path)
     for _ in range(7):

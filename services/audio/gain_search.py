@@ -1,4 +1,4 @@
-"""The search for the gain into the limiter that gives a loudness out of it."""
+"""Search for the gain before the limiter that gives the target loudness after it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.audio.limiter import control_step, gain_curve
+from services.audio.limiter import compute_gain_curve, control_step
 from services.audio.loudness import (
     SHORTEST_GATED_SECONDS,
     KWeighting,
@@ -30,33 +30,31 @@ LARGEST_REDUCTION_DB = 12.0
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
-    """What is measured of a signal once, whatever gains are tried later."""
+class BlockMeasurement:
+    """A measurement of a signal from which the effect of any gain can be computed."""
 
     sample_rate: int
     samples: int
     programme: Programme
     power: NDArray[np.float32]
-    """Mean K-weighted power of each block."""
+    """Mean K-weighted power, `[blocks]`."""
     peaks: NDArray[np.float32]
-    """The higher of both true-peak readings in each block, linear."""
+    """The higher of the two true-peak readings, linear, `[blocks]`; see `truepeak`."""
     true_peak: float
-    """As the meter reads it, linear."""
+    """Reading of the steep interpolator, linear."""
     sample_peak: float
     """Linear."""
 
     @property
     def highest_peak(self) -> float:
-        """By either reading, linear."""
         return float(self.peaks.max())
 
     def loudness(self, gain: float = 1.0) -> Loudness:
-        """All figures of the meter, after a linear gain."""
         return self.programme.loudness(self.true_peak, self.sample_peak, gain)
 
 
-def survey(source: Source, block: int) -> Survey:
-    """Go through a signal once; `block` is the number of samples to a value of what is kept."""
+def measure_blocks(source: Source, block: int) -> BlockMeasurement:
+    """Measure a signal in one pass, with one value of power and peak per `block` samples."""
     weighting, programme = KWeighting(source), Programme(source.sample_rate)
     energy = BlockReducer(np.add, block)
     steep, short = SteepFollower(source, block), ShortFilterFollower(source, block)
@@ -74,7 +72,7 @@ def survey(source: Source, block: int) -> Survey:
     programme.finish()
     energy.push(power)
     peaks = steep.finish()
-    return Survey(
+    return BlockMeasurement(
         sample_rate=source.sample_rate,
         samples=samples,
         programme=programme,
@@ -85,42 +83,50 @@ def survey(source: Source, block: int) -> Survey:
     )
 
 
-class DriveSearch:
-    """Finds the gain into the limiter for a loudness out of it.
+class InputGainSearch:
+    """Finds the input gain of the limiter for a loudness at its output.
 
-    The gain moves slowly against the programme, so the K-weighted power of the limited signal is,
-    to a few hundredths of a LU, that of the unlimited one times the squared gain, and a trial
-    costs a few thousand values a second instead of all samples. More drive is never quieter,
-    which makes the search a bracketing one.
+    The gain of the limiter changes slowly compared with the signal. So the K-weighted power of the
+    limited signal is that of the unlimited one times the squared gain, within a few hundredths of
+    a LU, and a trial needs about 3000 values per second of audio instead of all samples. More
+    input gain never lowers the loudness, which allows bracketing.
     """
 
-    def __init__(self, take: Survey, ceiling: float, plain_gain: float) -> None:
-        self._peaks = take.peaks
-        self._step = control_step(take.sample_rate)
-        self._power = take.power.astype(np.float64)
+    def __init__(self, measured: BlockMeasurement, ceiling: float, plain_gain: float) -> None:
+        self._peaks = measured.peaks
+        self._step = control_step(measured.sample_rate)
+        self._power = measured.power.astype(np.float64)
         self._ceiling = ceiling
-        self.largest_drive = 10 ** (LARGEST_REDUCTION_DB / 20) * ceiling / take.highest_peak
-        self._smallest_drive = min(plain_gain, self.largest_drive)
-        # Blocks do not fall on the grid of the meter; what that does is known without the limiter.
-        exact = take.programme.integrated_lufs(self._smallest_drive)
-        self._offset = exact - self._loudness(self._power * self._smallest_drive**2)
+        self.largest_input_gain = (
+            10 ** (LARGEST_REDUCTION_DB / 20) * ceiling / measured.highest_peak
+        )
+        self._smallest_input_gain = min(plain_gain, self.largest_input_gain)
+        # The blocks do not coincide with the grid of the meter. The resulting error is measured
+        # once without limiting.
+        exact = measured.programme.integrated_lufs(self._smallest_input_gain)
+        self._offset = exact - self._loudness(self._power * self._smallest_input_gain**2)
 
     def run(self, aim_lufs: float, margin_db: float) -> tuple[float, NDArray[np.float64]]:
-        """The linear drive whose result reads `aim_lufs` (or the largest), and its gains."""
+        """Return the linear input gain for `aim_lufs`, or the largest, and the limiter's gains.
+
+        Args:
+            aim_lufs: integrated loudness to reach.
+            margin_db: distance to keep below the ceiling.
+        """
         ceiling = self._ceiling * 10 ** (-margin_db / 20)
 
-        def missing(drive_db: float) -> float:
-            drive = 10 ** (drive_db / 20)
-            power = self._power * (self._gains(drive, ceiling) * drive) ** 2
+        def missing(input_gain_db: float) -> float:
+            input_gain = 10 ** (input_gain_db / 20)
+            power = self._power * (self._gains(input_gain, ceiling) * input_gain) ** 2
             return aim_lufs - self._loudness(power) - self._offset
 
-        low, high = decibels(self._smallest_drive), decibels(self.largest_drive)
-        drive = 10 ** (_falling_root(missing, low, high) / 20)
-        drive = min(drive, self.largest_drive)
-        return drive, self._gains(drive, ceiling)
+        low, high = decibels(self._smallest_input_gain), decibels(self.largest_input_gain)
+        input_gain = 10 ** (_find_falling_root(missing, low, high) / 20)
+        input_gain = min(input_gain, self.largest_input_gain)
+        return input_gain, self._gains(input_gain, ceiling)
 
-    def _gains(self, drive: float, ceiling: float) -> NDArray[np.float64]:
-        gains = gain_curve(self._peaks, ceiling / drive, self._step)
+    def _gains(self, input_gain: float, ceiling: float) -> NDArray[np.float64]:
+        gains = compute_gain_curve(self._peaks, ceiling / input_gain, self._step)
         return np.ones(self._peaks.size) if gains is None else gains
 
     def _loudness(self, power: NDArray[np.float64]) -> float:
@@ -128,17 +134,17 @@ class DriveSearch:
         width = round(SHORTEST_GATED_SECONDS / self._step)
         if power.size < width:
             return gated_loudness(power.mean(keepdims=True))
-        # A whole number of steps may come out a rounding error short of it.
+        # Rounding errors may leave the quotient just below an integer.
         count = int((power.size - width) * self._step / 0.1 + 1e-6) + 1
         starts = np.rint(np.arange(count) * (0.1 / self._step)).astype(np.int64)
         starts = np.minimum(starts, power.size - width)
         return gated_loudness((sums[starts + width] - sums[starts]) / width)
 
 
-def _falling_root(function: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function crosses zero between `low` and `high`; else the nearer end.
+def _find_falling_root(function: Callable[[float], float], low: float, high: float) -> float:
+    """Return the zero of a falling function between `low` and `high`, or the nearer end.
 
-    Regula falsi with the Illinois rule; stops within 0.01 of zero.
+    Regula falsi with the Illinois rule, which stops within 0.01 of zero.
     """
     at_low = function(low)
     if at_low <= 0 or high <= low:

@@ -1,4 +1,4 @@
-"""From file to file, converted or mastered, never with all samples in memory."""
+"""Convert or master a file into another one, without loading all samples into memory."""
 
 from __future__ import annotations
 
@@ -11,45 +11,44 @@ from typing import TYPE_CHECKING, Any
 from services.audio.encoding import (
     AudioFormat,
     check_exact_rate,
-    depth_for,
-    format_for,
-    rate_for,
+    choose_bit_depth,
+    choose_format,
+    choose_sample_rate,
 )
 from services.audio.facts import TakeFacts
-from services.audio.finishing import Delivered, OutputFormat, deliver, deliver_mastered
 from services.audio.mastering import DEFAULT_TARGET_LUFS, DEFAULT_TRUE_PEAK_DBTP, check_target
+from services.audio.output import Output, OutputFormat, write_mastered_output, write_output
 from services.audio.reading import AudioFile, UnreadableAudioError, open_audio
 from services.audio.wav import BITS
 
 if TYPE_CHECKING:
+    from services.audio.atomic import WrittenFile
     from services.audio.loudness import Loudness
     from services.audio.mastering import Flag
-    from services.audio.staging import WrittenFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exported:
-    """A file that was written, and what a reader will find in it."""
+    """A published file and the audio in it."""
 
     file: WrittenFile
     audio_format: str
     """wav, flac, mp3, ogg or opus."""
     media_type: str
     sample_rate: int
-    """Hz in the file; the next one up where the format does not have the rate of the audio."""
+    """Hz, of the file; see `choose_sample_rate`."""
     bit_depth: str | None
     """None for a lossy format."""
     loudness: Loudness
-    """Measured on the samples as they are decoded."""
+    """Of the decoded samples."""
     gain_reduction_db: float
-    """The most the limiter took away."""
+    """The largest gain reduction of the limiter."""
     flags: tuple[Flag, ...]
-    """As mastering has them; none where it was not asked for."""
+    """See `MasterReport.flags`; empty without mastering."""
     raw: WrittenFile | None = None
     """The audio before mastering, 32-bit float."""
 
     def to_dict(self) -> dict[str, Any]:
-        """What is in the file, JSON-ready."""
         return {
             "audio_format": self.audio_format,
             "media_type": self.media_type,
@@ -64,19 +63,18 @@ class Exported:
         }
 
 
-def exported(delivered: Delivered, raw: Delivered | None = None) -> Exported:
-    """What a delivered file is once it is published."""
-    output_format = delivered.output_format
+def describe_output(output: Output, raw: Output | None = None) -> Exported:
+    output_format = output.output_format
     return Exported(
-        file=delivered.staged.written,
+        file=output.file.written_file,
         audio_format=output_format.audio_format.name,
         media_type=output_format.audio_format.media_type,
         sample_rate=output_format.sample_rate,
         bit_depth=output_format.bit_depth,
-        loudness=delivered.loudness,
-        gain_reduction_db=delivered.gain_reduction_db,
-        flags=delivered.flags,
-        raw=None if raw is None else raw.staged.written,
+        loudness=output.loudness,
+        gain_reduction_db=output.gain_reduction_db,
+        flags=output.flags,
+        raw=None if raw is None else raw.file.written_file,
     )
 
 
@@ -91,34 +89,34 @@ def convert_file(
 ) -> WrittenFile:
     """Write the audio of a file in another format, at the same levels.
 
-    Memory does not grow with the length. No level is changed: a lossy file may peak a few tenths
-    of a dB above its source, and what is above full scale is held there in PCM. Samples that the
-    new bit depth can hold are kept exactly, otherwise they are dithered.
+    No gain is applied: a lossy file may peak a few tenths of a dB above its source, and PCM is
+    clipped at full scale. Samples that the new bit depth can hold are kept exactly; others are
+    dithered. Memory does not grow with the length.
 
     Args:
-        source: anything `open_audio` opens.
-        target: the file; its folders are made, an existing file is replaced, the source too.
-        audio_format: name of the format; otherwise the suffix of the target says it.
-        bit_depth: of WAV and FLAC; otherwise that of the source, or 24 bit where it has none or
-            the format does not have it.
-        sample_rate: otherwise that of the source, or the next one that the format has.
-        facts: what the new file says about itself; otherwise what the source says. The loudness
-            is measured.
+        source: any file that `open_audio` opens.
+        target: the file to write. Its folders are created, and an existing file is replaced; it
+            may be the source.
+        audio_format: name of the format; by default the suffix of the target decides.
+        bit_depth: for WAV and FLAC; by default the lowest depth that keeps the samples of the
+            source, or 24 bit.
+        sample_rate: Hz; by default that of the source, see `choose_sample_rate`.
+        facts: metadata for the new file; by default that of the source. The loudness is measured.
 
     Raises:
-        FileNotFoundError: there is no such source.
-        UnreadableAudioError: it holds no audio that can be used.
-        ValueError: the format, its bit depth or its rate are not to be had.
-        RuntimeError: the disk says no.
+        FileNotFoundError: the source does not exist.
+        UnreadableAudioError: the source has no usable audio.
+        ValueError: the format is unknown, or does not have the bit depth or sample rate.
+        RuntimeError: the target cannot be written.
     """
     found = open_audio(source)
     output_format = _choose_output_format(
         found, target, audio_format, bit_depth, sample_rate, facts
     )
     with ExitStack() as stack:
-        delivered = deliver(stack, target, found, output_format)
-        delivered.staged.publish()
-    return delivered.staged.written
+        output = write_output(stack, target, found, output_format)
+        output.file.publish()
+    return output.file.written_file
 
 
 def normalise_file(
@@ -131,29 +129,32 @@ def normalise_file(
     bit_depth: str | None = None,
     facts: TakeFacts | None = None,
 ) -> Exported:
-    """Bring a file to a loudness under a true-peak ceiling, in any format.
+    """Master a file to a loudness under a true-peak ceiling, in any format.
+
+    Both levels hold for the decoded samples of the new file. The other arguments are those of
+    `convert_file`.
 
     Args:
-        source: anything `open_audio` opens; it is read several times.
-        target: the file; its folders are made, an existing file is replaced, the source too.
-        target_lufs: integrated loudness of the new file as it is decoded; None keeps the levels.
-        true_peak_dbtp: no true peak of the new file as it is decoded is above this.
-        audio_format: as for `convert_file`.
-        bit_depth: as for `convert_file`.
-        facts: as for `convert_file`.
+        source: any file that `open_audio` opens; it is read several times.
+        target: the file to write.
+        target_lufs: integrated loudness; None keeps the levels.
+        true_peak_dbtp: highest true peak.
+        audio_format: name of the format.
+        bit_depth: for WAV and FLAC.
+        facts: metadata for the new file.
 
     Raises:
-        FileNotFoundError, UnreadableAudioError, RuntimeError: as `convert_file`.
-        ValueError: as `convert_file`, and levels that no master can have.
+        FileNotFoundError, UnreadableAudioError, RuntimeError: see `convert_file`.
+        ValueError: see `convert_file` and `check_target`.
     """
     check_target(target_lufs, true_peak_dbtp)
     found = open_audio(source)
     output_format = _choose_output_format(found, target, audio_format, bit_depth, None, facts)
     with ExitStack() as stack:
         if target_lufs is None:
-            delivered = deliver(stack, target, found, output_format)
+            output = write_output(stack, target, found, output_format)
         else:
-            delivered = deliver_mastered(
+            output = write_mastered_output(
                 stack,
                 target,
                 found,
@@ -161,8 +162,8 @@ def normalise_file(
                 target_lufs=target_lufs,
                 true_peak_dbtp=true_peak_dbtp,
             )
-        delivered.staged.publish()
-    return exported(delivered)
+        output.file.publish()
+    return describe_output(output)
 
 
 def _choose_output_format(
@@ -173,21 +174,23 @@ def _choose_output_format(
     sample_rate: int | None,
     facts: TakeFacts | None,
 ) -> OutputFormat:
-    wanted = format_for(target, audio_format)
+    wanted = choose_format(target, audio_format)
     if sample_rate is not None:
         check_exact_rate(wanted, sample_rate)
-    depth = depth_for(wanted, bit_depth) if bit_depth else _kept_depth(wanted, source)
-    rate = sample_rate or rate_for(wanted, source.sample_rate)
+    depth = (
+        choose_bit_depth(wanted, bit_depth) if bit_depth else _choose_lossless_depth(wanted, source)
+    )
+    rate = sample_rate or choose_sample_rate(wanted, source.sample_rate)
     return OutputFormat(
         audio_format=wanted,
         sample_rate=rate,
         bit_depth=depth,
-        dither=rate != source.sample_rate or not _holds(depth, source.bit_depth),
-        facts=_facts_in(source.path) if facts is None else facts,
+        dither=rate != source.sample_rate or not _can_hold(depth, source.bit_depth),
+        facts=_read_facts(source.path) if facts is None else facts,
     )
 
 
-def _facts_in(path: Path) -> TakeFacts:
+def _read_facts(path: Path) -> TakeFacts:
     from services.audio.tags import read_facts
 
     with suppress(UnreadableAudioError):
@@ -195,18 +198,18 @@ def _facts_in(path: Path) -> TakeFacts:
     return TakeFacts()
 
 
-def _holds(bit_depth: str | None, source_bits: int | None) -> bool:
-    """Whether PCM of this depth keeps samples of `source_bits` exactly."""
+def _can_hold(bit_depth: str | None, source_bits: int | None) -> bool:
+    """Return whether PCM of this depth keeps samples of `source_bits` exactly."""
     return source_bits is not None and source_bits <= BITS.get(bit_depth or "", 0)
 
 
-def _kept_depth(audio_format: AudioFormat, source: AudioFile) -> str | None:
-    """The least depth of the format that keeps the samples of the source; else 24 bit."""
+def _choose_lossless_depth(audio_format: AudioFormat, source: AudioFile) -> str | None:
+    """Return the lowest depth of the format that keeps the samples of the source, or 24 bit."""
     if audio_format.lossy:
         return None
     if source.encoding in {"FLOAT", "DOUBLE"} and "FLOAT" in audio_format.bit_depths:
         return "FLOAT"
     for depth in audio_format.bit_depths:
-        if depth != "FLOAT" and _holds(depth, source.bit_depth):
+        if depth != "FLOAT" and _can_hold(depth, source.bit_depth):
             return depth
     return "PCM_24"
