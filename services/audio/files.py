@@ -66,7 +66,7 @@ class AudioFileManager:
             raise ValueError(
                 f"Invalid job id {job_id!r}: use up to 128 letters, digits, '.', '_' and '-'."
             )
-        folder = self.base_dir / _to_utc_day(date).strftime("%Y/%m/%d")
+        folder = self.base_dir / _to_utc_day(date).isoformat().replace("-", "/")
         path = folder / f"{job_id}{_normalise_extension(extension)}"
         self.resolve(path)
         if create_dirs:

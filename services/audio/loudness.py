@@ -59,7 +59,7 @@ class Programme:
 
     def __init__(self, sample_rate: int) -> None:
         self._rate = sample_rate
-        self._samples = 0
+        self.samples = 0
         self._whole_energy = 0.0
         self._rest: NDArray[np.float32] = np.empty(0, np.float32)
         self._bins: list[NDArray[np.float32]] = []
@@ -69,13 +69,13 @@ class Programme:
 
     def push(self, power: NDArray[np.float32]) -> None:
         """Add the K-weighted power of the next samples, `[n]`."""
-        self._samples += power.size
+        self.samples += power.size
         self._whole_energy += float(power.sum(dtype=np.float64))
-        start = self._samples - power.size - self._rest.size
+        start = self.samples - power.size - self._rest.size
         power = np.concatenate((self._rest, power))
-        count = self._samples * _GRID_HZ // self._rate
+        count = self.samples * _GRID_HZ // self._rate
         edges = self._edge(np.arange(self._count, count + 1))
-        edges = edges[edges <= self._samples] - start
+        edges = edges[edges <= self.samples] - start
         if edges.size > 1:
             self._bins.append(np.add.reduceat(power[: edges[-1]], edges[:-1]))
             self._count += edges.size - 1
@@ -100,7 +100,7 @@ class Programme:
 
     def _momentary(self, step: int) -> Energies:
         energies = self._windows(_MOMENTARY, step)
-        return energies if energies.size else np.array([self._whole_energy / self._samples])
+        return energies if energies.size else np.array([self._whole_energy / self.samples])
 
     def integrated_lufs(self, gain: float = 1.0) -> float:
         return gated_loudness(self._momentary(_EVERY_100_MS) * gain**2)
@@ -160,9 +160,11 @@ def measure_source(source: Source) -> Loudness:
     for block in source.blocks():
         programme.push(weighting.push(block))
         peaks.push(block)
-        highest = max(highest, float(np.abs(block).max()))
+        highest = max(highest, float(np.abs(block).max(initial=0.0)))
     programme.push(weighting.finish())
     programme.finish()
+    if not programme.samples:
+        raise ValueError("There are no samples to measure.")
     return programme.loudness(float(peaks.finish().max()), highest)
 
 

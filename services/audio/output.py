@@ -6,6 +6,7 @@ import errno
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,8 +22,6 @@ from services.audio.wav import atomic_wav_stream
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
-
-    from numpy.typing import NDArray
 
     from services.audio.arrays import Audio
     from services.audio.facts import TakeFacts
@@ -187,14 +186,16 @@ class _ResampledSource:
         stream = soxr.ResampleStream(
             self.source.sample_rate, self.sample_rate, self.channels, "float32", "VHQ"
         )
-        for block in self.source.blocks():
-            yield _to_channels_first(stream.resample_chunk(np.ascontiguousarray(block.T)))
-        ending = np.empty((0, self.channels), np.float32)
-        yield _to_channels_first(stream.resample_chunk(ending, last=True))
-
-
-def _to_channels_first(frames: NDArray[np.float32]) -> Audio:
-    return np.ascontiguousarray(frames.reshape(-1, frames.shape[-1]).T)
+        frames = 0
+        for block in chain(self.source.blocks(), [None]):
+            frames_in = np.empty((0, self.channels), np.float32) if block is None else block.T
+            resampled = stream.resample_chunk(np.ascontiguousarray(frames_in), last=block is None)
+            # The filter delays its output: the first blocks may give no samples.
+            if resampled.size:
+                frames += len(resampled)
+                yield np.ascontiguousarray(resampled.reshape(-1, self.channels).T)
+        if not frames:
+            raise ValueError(f"The audio is too short: it has no samples at {self.sample_rate} Hz.")
 
 
 def _resample(source: Source, sample_rate: int) -> Source:
@@ -211,10 +212,6 @@ def _encode(file: AtomicFile, source: Source, output_format: OutputFormat) -> _D
             bit_depth=output_format.bit_depth,
             dither=output_format.dither,
         )
-        if not frames:
-            raise ValueError(
-                f"The audio is too short: it has no samples at {output_format.sample_rate} Hz."
-            )
         try:
             written = open_audio(file.temporary)
             follower = ShortFilterFollower(written)

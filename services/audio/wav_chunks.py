@@ -91,7 +91,7 @@ def build_chunks(facts: TakeFacts, wav_format: WavFormat, *, dithered: bool) -> 
 
 
 def _pad_to_even(body: bytes, filler: bytes) -> bytes:
-    # libsndfile 1.2 ignores the padding byte after a chunk in RF64 files.
+    # libsndfile 1.2 ignores the padding of chunks in RF64 files, so the body itself is made even.
     return body + filler * (len(body) % 2)
 
 

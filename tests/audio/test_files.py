@@ -55,6 +55,14 @@ def test_datetime_is_converted_to_its_utc_day(manager):
     assert manager.get_output_path("a", date=naive).parent.name == "08"
 
 
+@given(date=st.dates())
+def test_path_of_any_date_is_in_a_day_folder(date):
+    path = AudioFileManager("base").get_output_path("job", create_dirs=False, date=date)
+    relative = path.relative_to("base").as_posix()
+    assert relative == f"{date.isoformat().replace('-', '/')}/job.wav"
+    assert StoredFile(Path("base"), relative, 0, 0.0, 0.0).is_in_day_folder
+
+
 def test_default_folder_is_not_created_early(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     manager = AudioFileManager()

@@ -260,6 +260,19 @@ def test_loudness_does_not_depend_on_the_blocks(seed, rate, samples, lengths):
     assert read == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("lengths", [[], [0], [0, 0]])
+def test_source_without_samples_is_refused(lengths):
+    source = InBlocks(np.zeros((2, 0), np.float32), 48_000, lengths)
+    with pytest.raises(ValueError, match="no samples to measure"):
+        measure_source(source)
+
+
+def test_empty_blocks_are_skipped():
+    signal = tone(8_000, (1, -20))
+    cut = InBlocks(signal, 8_000, [0, 4_000, 0, 0])
+    assert measure_source(cut) == measure_loudness(signal, 8_000)
+
+
 def test_long_signal_is_measured_in_bounded_memory():
     minute = tone(8_000, (60, -20))
 
