@@ -205,7 +205,7 @@ def _can_hold(bit_depth: str | None, source_bits: int | None) -> bool:
 
 def _choose_lossless_depth(audio_format: AudioFormat, source: AudioFile) -> str | None:
     """Return the lowest depth of the format that keeps the samples of the source, or 24 bit."""
-    if audio_format.lossy:
+    if audio_format.is_lossy:
         return None
     if source.encoding in {"FLOAT", "DOUBLE"} and "FLOAT" in audio_format.bit_depths:
         return "FLOAT"

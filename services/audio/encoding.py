@@ -51,7 +51,7 @@ class AudioFormat:
     """libsndfile's scale: 0 is the best quality (FLAC: the fastest), 1 the smallest file."""
 
     @property
-    def lossy(self) -> bool:
+    def is_lossy(self) -> bool:
         return not self.bit_depths
 
 
@@ -147,7 +147,7 @@ def choose_bit_depth(audio_format: AudioFormat, bit_depth: str | None = None) ->
     Raises:
         ValueError: the format does not have the bit depth.
     """
-    if audio_format.lossy:
+    if audio_format.is_lossy:
         if bit_depth is not None:
             raise ValueError(
                 f"{audio_format.label} has no bit depth; leave out {bit_depth}, or choose "

@@ -249,7 +249,7 @@ class AudioExporter:
         return OutputFormat(
             audio_format=wanted,
             sample_rate=choose_sample_rate(wanted, rate),
-            bit_depth=choose_bit_depth(wanted, None if mixed and wanted.lossy else bit_depth),
+            bit_depth=choose_bit_depth(wanted, None if mixed and wanted.is_lossy else bit_depth),
             dither=normalize and self.target_lufs is not None,
             facts=facts,
         )

@@ -103,7 +103,7 @@ def write_mastered_output(
         UnreadableAudioError, ValueError, RuntimeError: see `write_output`.
     """
     plan = plan_master(source, target_lufs, true_peak_dbtp)
-    if not output_format.audio_format.lossy:
+    if not output_format.audio_format.is_lossy:
         output = write_output(stack, path, _MasteredSource(source, plan), output_format)
         return replace(
             output,

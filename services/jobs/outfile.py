@@ -125,7 +125,7 @@ def encode(made: Path, target: Path, target_lufs: float | None, true_peak_dbtp: 
     from services.audio import convert_file, normalise_file
     from services.audio.encoding import choose_format
 
-    if choose_format(target).lossy and target_lufs is not None:
+    if choose_format(target).is_lossy and target_lufs is not None:
         normalise_file(made, target, target_lufs=target_lufs, true_peak_dbtp=true_peak_dbtp)
     else:
         # Mastered and dithered already: the samples stay as they are.

@@ -1,13 +1,16 @@
+import errno
 import io
+import signal
 import subprocess
 import sys
+import threading
 
 import mutagen.ogg
 import numpy as np
 import pytest
 import soundfile
 
-from services.audio import AudioExporter, write_wav
+from services.audio import AudioExporter, encoding, write_wav
 from services.audio.encoding import (
     FORMATS,
     check_exact_rate,
@@ -54,7 +57,7 @@ def test_formats_have_their_suffix_and_media_type():
         "ogg": (".ogg", "audio/ogg; codecs=vorbis"),
         "opus": (".opus", "audio/ogg; codecs=opus"),
     }
-    assert [name for name, one in FORMATS.items() if one.lossy] == list(LOSSY)
+    assert [name for name, one in FORMATS.items() if one.is_lossy] == list(LOSSY)
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -205,3 +208,116 @@ print(encode(Path(sys.argv[1]), OneBlock(), FORMATS["ogg"]))
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, f"{70 * RATE}\n"), done.stderr
     assert soundfile.info(tmp_path / "take.ogg").frames == 70 * RATE
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_encoding_returns_the_number_of_frames(tmp_path, name):
+    source = ArraySource(noise(12_345), RATE)
+    assert encode(tmp_path / "take", source, FORMATS[name]) == 12_345
+
+
+@pytest.mark.parametrize("name", ["flac", "mp3", "opus"])  # libvorbis decides by block
+def test_samples_do_not_depend_on_the_block_size(tmp_path, name):
+    audio = noise(2 * RATE + 77)
+
+    class OneBlock(ArraySource):
+        def blocks(self):
+            yield audio
+
+    for file, source in (("one", OneBlock(audio, RATE)), ("many", ArraySource(audio, RATE))):
+        encode(tmp_path / file, source, FORMATS[name])
+    assert np.array_equal(read(tmp_path / "one")[0], read(tmp_path / "many")[0])
+
+
+class FullDisk(io.BytesIO):
+    def __init__(self, limit):
+        super().__init__()
+        self.limit = limit
+
+    def write(self, data):
+        if self.tell() + len(data) > self.limit:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return super().write(data)
+
+
+@pytest.mark.parametrize("limit", [0, 100, 20_000])
+@pytest.mark.parametrize("name", ENCODED)
+def test_full_disk_is_reported_by_its_own_error(name, limit):
+    sink = encoding._Sink(FullDisk(limit))
+    audio_format = FORMATS[name]
+    depth = choose_bit_depth(audio_format)
+
+    def write():
+        with encoding._open_encoder(sink, ArraySource(noise(), RATE), audio_format, depth) as out:
+            for _ in range(3):
+                with sink.raise_failures():
+                    out.write(noise().T)
+
+    with pytest.raises(OSError, match="No space left") as caught:
+        write()
+    assert caught.value.errno == errno.ENOSPC
+
+
+class Unseekable(io.BytesIO):
+    def seek(self, *_args):
+        raise OSError(errno.ESPIPE, "Illegal seek")
+
+
+def test_failed_seek_is_reported():
+    sink = encoding._Sink(Unseekable())
+    assert sink.seek(0, 0) == -1
+    with pytest.raises(OSError, match="Illegal seek"), sink.raise_failures():
+        pass
+
+
+def test_failure_of_the_encoder_itself_is_an_io_error():
+    def fail():
+        with encoding._Sink(io.BytesIO()).raise_failures():
+            raise soundfile.LibsndfileError(1)
+
+    with pytest.raises(OSError, match="the encoder failed") as caught:
+        fail()
+    assert caught.value.errno == errno.EIO
+
+
+@pytest.fixture
+def received():
+    """Signals that arrived, in order."""
+    numbers = []
+    old = signal.signal(signal.SIGTERM, lambda number, _frame: numbers.append(number))
+    yield numbers
+    signal.signal(signal.SIGTERM, old)
+
+
+def test_signals_are_delivered_after_the_block(received):
+    handler = signal.getsignal(signal.SIGTERM)
+    with encoding._defer_signals():
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)
+        assert received == []
+    assert received == [signal.SIGTERM] * 2
+    assert signal.getsignal(signal.SIGTERM) is handler
+
+
+def test_signals_are_delivered_after_an_error(received):
+    def fail():
+        with encoding._defer_signals():
+            signal.raise_signal(signal.SIGTERM)
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert received == [signal.SIGTERM]
+
+
+def test_other_threads_leave_the_handlers_alone(received):
+    handlers = []
+
+    def look_up():
+        with encoding._defer_signals():
+            handlers.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=look_up)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.getsignal(signal.SIGTERM)]

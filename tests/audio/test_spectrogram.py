@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from services.audio import spectrogram
 from services.audio.reading import open_audio
 from services.audio.spectrogram import (
     FLOOR_DB,
@@ -209,3 +210,49 @@ def test_lightness_of_the_palette_rises_evenly():
     assert lightness[-1] > 90
     assert (np.diff(lightness[::4]) > 0).all()
     assert np.diff(lightness[::16]).std() < 0.35 * np.diff(lightness[::16]).mean()
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0.005, "0.005 s"), (0.5, "0.5 s"), (59, "59 s"), (60, "1:00"), (3661, "61:01")],
+)
+def test_times_are_formatted_for_the_axis(seconds, text):
+    assert spectrogram._format_time(seconds) == text
+
+
+def ticks_in(sheet):
+    """Columns of the time ticks below the picture, and rows of the frequency ticks beside it."""
+    pixels = np.asarray(sheet)[:, :, 0]
+    return np.flatnonzero(pixels[-17] == 200), np.flatnonzero(pixels[:, 41] == 200)
+
+
+@pytest.mark.parametrize(("seconds", "step"), [(1.0, 0.2), (10.0, 2.0), (90.0, 30.0)])
+def test_time_ticks_are_evenly_spaced(seconds, step):
+    audio = np.zeros(round(seconds * 8000))
+    sheet = open_png(draw_spectrogram(audio, 8000, width=456, height=124, labels=True))
+    columns, _ = ticks_in(sheet)
+    expected = 44 + np.arange(0.0, seconds + 1e-9, step) * 400 / seconds
+    assert columns == pytest.approx(expected[expected < 456], abs=1)
+
+
+def test_frequency_ticks_end_at_half_the_sample_rate():
+    sheet = open_png(draw_spectrogram(np.zeros(8000), 8000, width=200, height=224, labels=True))
+    _, rows = ticks_in(sheet)
+    expected = [6 + row_of(hertz, 200, 4000) for hertz in (2000, 1000, 500, 200, 100, 50)]
+    assert rows == pytest.approx(expected, abs=1)
+
+
+def test_same_audio_gives_the_same_bytes():
+    pictures = {draw_spectrogram(sweep(1.0), RATE, labels=True) for _ in range(2)}
+    assert len(pictures) == 1
+
+
+def test_source_is_not_read_beyond_the_picture():
+    class Endless(Long):
+        def blocks(self):
+            for second, block in enumerate(super().blocks()):
+                assert second < 4, "the picture ends after 2 s"
+                yield block
+
+    drawn = draw_source_spectrogram(Endless(100), 2 * RATE, width=10, height=10)
+    assert drawn == draw_source_spectrogram(Long(3), 2 * RATE, width=10, height=10)

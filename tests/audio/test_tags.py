@@ -1,4 +1,5 @@
 import datetime as dt
+import errno
 import math
 import struct
 import zlib
@@ -14,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from services import __version__
+from services.audio import tags as tags_module
 from services.audio.encoding import FORMATS, choose_format, encode
 from services.audio.facts import Section, TakeFacts
 from services.audio.loudness import Loudness
@@ -343,6 +345,53 @@ def test_missing_file_and_folder_have_different_errors(tmp_path):
         read_facts(tmp_path / "none.flac")
     with pytest.raises(UnreadableAudioError, match="cannot be read"):
         read_facts(tmp_path)
+
+
+@pytest.mark.parametrize("name", TAGGED)
+def test_write_error_is_an_os_error(tmp_path, untagged, name):
+    with pytest.raises(OSError, match="No such file"):
+        write_tags(tmp_path / "missing", FORMATS[name], FACTS)
+
+
+@pytest.mark.parametrize(
+    ("cause", "code", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), errno.ENOSPC, "No space left"),
+        ("broken", errno.EIO, "the tags could not be written"),
+    ],
+)
+def test_failure_of_mutagen_is_an_os_error(tmp_path, untagged, monkeypatch, cause, code, message):
+    def fail(*_args):
+        raise mutagen.MutagenError(cause)
+
+    (tmp_path / "take").write_bytes(untagged["flac"])
+    monkeypatch.setattr(tags_module, "_write_comments", fail)
+    with pytest.raises(OSError, match=message) as caught:
+        write_tags(tmp_path / "take", FORMATS["flac"], FACTS)
+    assert caught.value.errno == code
+
+
+def test_control_characters_are_removed_except_line_breaks(tag_file):
+    path = tag_file("flac", TakeFacts(prompt="a\x00b\x07\ud800c\nd"))
+    assert mutagen.flac.FLAC(path)["TITLE"] == ["abc\nd"]
+
+
+def test_duplicate_comments_keep_the_first(tmp_path, untagged):
+    path = tmp_path / "take.ogg"
+    path.write_bytes(untagged["ogg"])
+    tags = mutagen.oggvorbis.OggVorbis(path)
+    tags["genre"] = ["House", "Techno"]
+    tags.save()
+    assert read_facts(path).genre == "House"
+
+
+@pytest.mark.parametrize(
+    ("date", "year"), [(None, None), (dt.datetime(2026, 1, 2, tzinfo=dt.UTC), "2026 my licence")]
+)
+def test_copyright_message_needs_a_year(tag_file, date, year):
+    tags = mutagen.id3.ID3(tag_file("mp3", TakeFacts(licence="my licence", created_at=date)))
+    assert [str(frame) for frame in tags.getall("TCOP")] == ([year] if year else [])
+    assert read_facts(tags.filename).licence == "my licence"
 
 
 @st.composite
