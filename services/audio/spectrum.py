@@ -106,8 +106,6 @@ def _mel_weights() -> Spectra:
     low, middle, high = edges[:-2], edges[1:-1], edges[2:]
     rising, falling = (hertz - low) / (middle - low), (high - hertz) / (high - middle)
     weights = np.maximum(np.minimum(rising, falling), 0.0)
-    for band in np.flatnonzero(weights.sum(axis=0) == 0.0):
-        weights[np.argmin(np.abs(hertz - middle[band])), band] = 1.0
     return weights.astype(np.float32)
 
 

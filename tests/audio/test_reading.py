@@ -140,6 +140,32 @@ def test_truncated_file_is_read_up_to_its_end(tmp_path):
     assert 900 < audio.shape[1] < 1_000
 
 
+def test_file_that_is_emptied_after_opening_is_refused(tmp_path):
+    file = open_audio(write(tmp_path / "take.wav", noise()))
+    write(tmp_path / "take.wav", noise(samples=0))
+    with pytest.raises(UnreadableAudioError, match=r"take\.wav has no samples"):
+        file.read()
+
+
+def test_file_that_is_deleted_after_opening_is_refused(tmp_path):
+    file = open_audio(write(tmp_path / "take.wav", noise()))
+    (tmp_path / "take.wav").unlink()
+    with pytest.raises(UnreadableAudioError, match=r"take\.wav is not a readable audio file"):
+        file.read()
+
+
+def test_file_can_be_closed_before_its_end(tmp_path):
+    blocks = open_audio(write(tmp_path / "take.wav", noise())).blocks(100)
+    assert next(blocks).shape == (2, 100)
+    blocks.close()
+    assert list(blocks) == []
+
+
+def test_name_that_is_too_long_is_refused(tmp_path):
+    with pytest.raises(UnreadableAudioError, match=r"cannot be read: .*too long"):
+        open_audio(tmp_path / ("x" * 300))
+
+
 def read_or_refuse(data, tmp_path):
     """Read finite samples, or get the one error."""
     path = tmp_path / "hostile"

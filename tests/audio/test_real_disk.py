@@ -84,8 +84,9 @@ def test_file_size_limit_leaves_only_the_old_file(tmp_path):
 
 
 WRITE_FOREVER = """
-    import sys, numpy as np
+    import signal, sys, numpy as np
     from services.audio import write_wav
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored below a background shell
     quiet, loud = (np.full((2, 500_000), level, np.float32) for level in (0.1, 0.9))
     while True:
         for audio in (quiet, loud):
