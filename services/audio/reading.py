@@ -155,7 +155,7 @@ def _explain_errors(path: Path) -> Iterator[None]:
         yield
     except soundfile.LibsndfileError as error:
         raise UnreadableAudioError(
-            f"{path} is not a readable audio file: {error.error_string}"
+            f"{path} is not audio, or it is damaged: {error.error_string}"
         ) from error
     except (OSError, TypeError, ValueError, OverflowError, MemoryError) as error:
         raise UnreadableAudioError(f"{path} cannot be read: {error}") from error

@@ -268,7 +268,7 @@ def test_failed_conversion_leaves_no_file(tmp_path, original):
     (tmp_path / "text.wav").write_text("no audio")
     with pytest.raises(FileNotFoundError, match="No such file"):
         convert_file(tmp_path / "none.wav", tmp_path / "new.mp3")
-    with pytest.raises(UnreadableAudioError, match="not a readable audio file"):
+    with pytest.raises(UnreadableAudioError, match="not audio, or it is damaged"):
         convert_file(tmp_path / "text.wav", tmp_path / "new.mp3")
     with pytest.raises(ValueError, match="Unknown file type"):
         convert_file(original, tmp_path / "new.m4a")

@@ -150,7 +150,7 @@ def test_file_that_is_emptied_after_opening_is_refused(tmp_path):
 def test_file_that_is_deleted_after_opening_is_refused(tmp_path):
     file = open_audio(write(tmp_path / "take.wav", noise()))
     (tmp_path / "take.wav").unlink()
-    with pytest.raises(UnreadableAudioError, match=r"take\.wav is not a readable audio file"):
+    with pytest.raises(UnreadableAudioError, match=r"take\.wav is not audio, or it is damaged"):
         file.read()
 
 
