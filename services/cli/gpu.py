@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from services.cli.console import answer, answer_json, note
-from services.machine.gpu_verdict import INSTEAD, GpuFacts, is_usable, judge
+from services.machine.gpu_verdict import INSTEAD, GpuSetup, is_usable, judge
 
 NO_GPU_EXIT_CODE = 9
 
@@ -37,7 +37,7 @@ def validate_gpu(
         raise typer.Exit(NO_GPU_EXIT_CODE)
 
 
-def look() -> GpuFacts:
+def look() -> GpuSetup:
     """Ask the settings, the driver and torch; nothing is changed."""
     from services.config import load_settings
     from services.machine.gpu import look_for_gpus
@@ -48,5 +48,5 @@ def look() -> GpuFacts:
         from services.generation.musicgen.gpu_probe import probe_gpus
     except ImportError as error:
         problem = f"torch does not load: {error}"
-        return GpuFacts(use_gpu=use_gpu, driver=driver, torch=None, torch_problem=problem)
-    return GpuFacts(use_gpu=use_gpu, driver=driver, torch=probe_gpus())
+        return GpuSetup(use_gpu=use_gpu, driver=driver, torch=None, torch_problem=problem)
+    return GpuSetup(use_gpu=use_gpu, driver=driver, torch=probe_gpus())

@@ -76,8 +76,8 @@ class TorchBuild:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GpuFacts:
-    """Everything that was looked at."""
+class GpuSetup:
+    """The setting, the driver and the torch of a machine: what decides if its GPU is usable."""
 
     use_gpu: bool
     """The setting."""
@@ -98,7 +98,7 @@ class Check:
     """What to do about it."""
 
 
-def judge(facts: GpuFacts) -> list[Check]:
+def judge(facts: GpuSetup) -> list[Check]:
     """Give a verdict on each fact, in the order in which one needs the other."""
     checks = [_driver(facts.driver), _torch(facts)]
     if not facts.use_gpu:
@@ -178,7 +178,7 @@ def _driver(report: GpuReport) -> Check:
     return Check("driver", "fail", reason, advice)
 
 
-def _torch(facts: GpuFacts) -> Check:
+def _torch(facts: GpuSetup) -> Check:
     if facts.torch is None:
         return Check(
             "torch",

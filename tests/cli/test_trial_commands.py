@@ -24,7 +24,7 @@ from tests.generation.test_trial import FACTS, Tone
 from tests.machine.test_gpu_verdict import GOOD
 
 if TYPE_CHECKING:
-    from services.machine.gpu_verdict import GpuFacts
+    from services.machine.gpu_verdict import GpuSetup
 
 NEURAL = replace(FACTS, name="musicgen-tone")
 MISSING = "Its weights are not here."
@@ -100,7 +100,7 @@ def test_what_a_model_lacks_is_said() -> None:
         trial.benchmark(model="musicgen-tone")
 
 
-def seeing(monkeypatch: pytest.MonkeyPatch, facts: GpuFacts) -> None:
+def seeing(monkeypatch: pytest.MonkeyPatch, facts: GpuSetup) -> None:
     monkeypatch.setattr(gpu, "look", lambda: facts)
 
 

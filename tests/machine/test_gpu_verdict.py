@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.machine.gpu import Gpu, GpuReport
 from services.machine.gpu_verdict import (
     Device,
-    GpuFacts,
+    GpuSetup,
     KernelRun,
     TorchBuild,
     has_code_for,
@@ -33,10 +33,10 @@ GB10 = Device(
 )
 BUILD = TorchBuild(version="2.13.0+cu130", cuda="13.0", targets=TARGETS, devices=(GB10,))
 DRIVER = GpuReport((Gpu("NVIDIA GB10", "580.95.05", None, None),))
-GOOD = GpuFacts(use_gpu=True, driver=DRIVER, torch=BUILD)
+GOOD = GpuSetup(use_gpu=True, driver=DRIVER, torch=BUILD)
 
 
-def with_device(**changed: object) -> GpuFacts:
+def with_device(**changed: object) -> GpuSetup:
     return replace(GOOD, torch=replace(BUILD, devices=(replace(GB10, **changed),)))
 
 
@@ -78,7 +78,7 @@ def test_a_gb10_with_the_wheel_for_aarch64_can_be_used() -> None:
     ],
 )
 def test_what_stands_in_the_way_is_said_with_what_to_do(
-    facts: GpuFacts, name: str, said: str
+    facts: GpuSetup, name: str, said: str
 ) -> None:
     checks = judge(facts)
     assert not is_usable(checks)
