@@ -19,7 +19,7 @@ os.environ |= {"COLUMNS": "96", "NO_COLOR": "1", "TERM": "dumb", "TERMINAL_WIDTH
 from typer.testing import CliRunner
 
 from services.api.application import create_app
-from services.api.document import operations
+from services.api.document import list_operations
 from services.api.problems import TYPES
 from services.cli import app
 from services.config import Settings, variable_of
@@ -91,7 +91,7 @@ def openapi() -> dict[str, Any]:
 def route_table() -> str:
     """One row a route."""
     rows = ["| route | what it does |", "| --- | --- |"]
-    for path, method, operation in operations(openapi()):
+    for path, method, operation in list_operations(openapi()):
         rows.append(f"| {method} `{path}` | {operation['summary']} |")
     return "\n".join(rows) + "\n"
 

@@ -1,1 +1,1 @@
-"""The REST API (docs/api.md): FastAPI over `MusicService`, a router a noun."""
+"""The REST API (docs/api.md): FastAPI routes over `MusicService`."""

@@ -1,4 +1,4 @@
-"""The FastAPI application: its routers, its document, and how errors become problems."""
+"""The FastAPI application: routers, OpenAPI document, and handlers that answer with problems."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.routing import compile_path
 
 from services import __version__
 from services.api import docs_page, metrics
-from services.api.document import document_of, operations
+from services.api.document import build_document, list_operations
 from services.api.metrics import Metrics
 from services.api.problems import (
     INTERNAL_DETAIL,
@@ -24,9 +24,9 @@ from services.api.problems import (
     PREFIX,
     FieldProblem,
     ProblemError,
-    body_of,
-    problem_of,
-    problem_of_status,
+    convert_error,
+    convert_status,
+    encode_problem,
 )
 from services.api.routers import (
     events,
@@ -51,31 +51,28 @@ log = logging.getLogger(__name__)
 
 SUMMARY = "Turns a sentence into music a producer can drop into a DAW."
 THREADS = 8
-"""Routes at work at once: each has a connection to the database, of which a process has fifteen."""
+"""Routes that run at once. Each holds a database connection, and a process has fifteen."""
 
 TAGS = [
-    {"name": "generate", "description": "Ask for music."},
-    {"name": "inputs", "description": "Audio files that requests name."},
-    {"name": "jobs", "description": "What becomes of it: state, events, cancellation."},
-    {"name": "files", "description": "The audio in every format, and its waveform."},
-    {"name": "history", "description": "Everything that was ever asked for."},
-    {"name": "prompts", "description": "The words it was asked for with."},
-    {"name": "models", "description": "What can make it."},
-    {"name": "queue", "description": "How much there is to do, and who does it."},
-    {"name": "health", "description": "Whether the service works."},
-    {"name": "problems", "description": "What errors mean."},
+    {"name": "generate", "description": "Request music."},
+    {"name": "inputs", "description": "Audio files that requests refer to."},
+    {"name": "jobs", "description": "State, events and cancellation of a job."},
+    {"name": "files", "description": "Audio in every format, waveform and spectrogram."},
+    {"name": "history", "description": "All jobs, newest first."},
+    {"name": "prompts", "description": "Prompts, and how often they were used."},
+    {"name": "models", "description": "The models, and which are available."},
+    {"name": "queue", "description": "Queue length and workers."},
+    {"name": "health", "description": "Health checks."},
+    {"name": "problems", "description": "Explanations of the error types."},
 ]
 
 
 def create_app(state: ApiState | None, registry: Registry) -> FastAPI:
-    """Make the application.
+    """Build the application without its guard: `guard.assemble` adds keys, limits and headers.
 
     Args:
-        state: what the routes share; None for an application that is only to be described.
+        state: shared by the routes; None if only the OpenAPI document is needed.
         registry: the engines.
-
-    Returns:
-        The bare application; `guard.assemble` puts keys, limits and headers around it.
     """
     app = FastAPI(
         title="DGX Music",
@@ -101,64 +98,63 @@ def create_app(state: ApiState | None, registry: Registry) -> FastAPI:
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(metrics.router)
     _install_handlers(app)
-    # FastAPI has this as its way to change the document.
-    app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
+    # Assigning the method is how FastAPI lets an application replace the document.
+    app.openapi = lambda: build_document(app)  # type: ignore[method-assign]
     return app
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = THREADS
-    feed = app.state.api.feed
-    async with feed.running():
+    async with app.state.api.feed.lifespan():
         yield
 
 
 def _install_handlers(app: FastAPI) -> None:
     @app.exception_handler(ProblemError)
-    async def _problem(request: Request, error: ProblemError) -> Response:
-        return _answer(request, error)
+    async def _handle_problem(request: Request, error: ProblemError) -> Response:
+        return _respond(request, error)
 
     @app.exception_handler(DGXMusicError)
-    async def _ours(request: Request, error: DGXMusicError) -> Response:
-        problem = problem_of(error)
+    async def _handle_service_error(request: Request, error: DGXMusicError) -> Response:
+        problem = convert_error(error)
         if problem.kind.status == HTTPStatus.INTERNAL_SERVER_ERROR:
-            log.error("unexpected", exc_info=error)
-        return _answer(request, problem)
+            log.error("unexpected error", exc_info=error)
+        return _respond(request, problem)
 
     @app.exception_handler(RequestValidationError)
-    async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        return _answer(request, _explain(error))
+    async def _handle_invalid(request: Request, error: RequestValidationError) -> Response:
+        return _respond(request, _convert_invalid(error))
 
     @app.exception_handler(HTTPException)
-    async def _status(request: Request, error: HTTPException) -> Response:
+    async def _handle_status(request: Request, error: HTTPException) -> Response:
         headers = dict(error.headers or {})
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-            headers["Allow"] = _allowed(app, request.url.path)
+            headers["Allow"] = _list_methods(app, request.url.path)
         detail = "" if error.detail == HTTPStatus(error.status_code).phrase else str(error.detail)
-        return _answer(request, problem_of_status(error.status_code, detail, headers))
+        return _respond(request, convert_status(error.status_code, detail, headers))
 
     @app.exception_handler(Exception)
-    async def _unexpected(request: Request, error: Exception) -> Response:
-        log.error("unexpected", exc_info=error)
-        return _answer(request, ProblemError("internal-error", INTERNAL_DETAIL))
+    async def _handle_unexpected(request: Request, error: Exception) -> Response:
+        log.error("unexpected error", exc_info=error)
+        return _respond(request, ProblemError("internal-error", INTERNAL_DETAIL))
 
 
-def _answer(request: Request, error: ProblemError) -> Response:
+def _respond(request: Request, error: ProblemError) -> Response:
     request_id = getattr(request.state, "request_id", None)
     return Response(
-        body_of(error, request_id),
+        encode_problem(error, request_id),
         status_code=error.kind.status,
         media_type=MEDIA_TYPE,
         headers=error.headers,
     )
 
 
-def _allowed(app: FastAPI, path: str) -> str:
-    """Every method of a path; the framework gives those of the first route that fits."""
+def _list_methods(app: FastAPI, path: str) -> str:
+    # Starlette's Allow header names only the methods of the first route that matches.
     methods = {
         method
-        for template, method, _ in operations(app.openapi())
+        for template, method, _ in list_operations(app.openapi())
         if compile_path(template)[0].match(path)
     }
     if "GET" in methods and path.startswith(f"{PREFIX}/files/"):
@@ -166,7 +162,7 @@ def _allowed(app: FastAPI, path: str) -> str:
     return ", ".join(sorted(methods))
 
 
-def _explain(error: RequestValidationError) -> ProblemError:
+def _convert_invalid(error: RequestValidationError) -> ProblemError:
     problems = []
     for found in error.errors():
         place = found["loc"]
@@ -176,5 +172,5 @@ def _explain(error: RequestValidationError) -> ProblemError:
             pointer = ".".join(str(part) for part in place[1:])
         detail = str(found["msg"]).removeprefix("Value error, ")
         problems.append(FieldProblem(detail=detail, pointer=pointer))
-    said = "; ".join(f"{one.pointer or 'the body'}: {one.detail}" for one in problems)
-    return ProblemError("invalid-request", f"{said}.".replace("..", "."), errors=problems)
+    details = "; ".join(f"{one.pointer or 'the body'}: {one.detail}" for one in problems)
+    return ProblemError("invalid-request", f"{details}.".replace("..", "."), errors=problems)

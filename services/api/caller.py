@@ -1,4 +1,4 @@
-"""Who calls: the key that came with a request, and what it may see."""
+"""The caller of a request: its key, and which jobs that key can see."""
 
 from __future__ import annotations
 
@@ -7,22 +7,21 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """The client behind a request."""
+    """The client that sent a request."""
 
     owner: str | None
-    """Noted on what it makes: the id of its key; None for the operator, and on an open server."""
+    """Id of its key, recorded on its jobs; None for the operator and on a server without keys."""
     sees_all: bool
-    """Whether it sees what others made: the operator's key, and a server that needs no key."""
+    """True for the operator's key, and for every caller of a server without keys."""
     name: str
-    """Whose share of the workers and of the rate it uses: the key's id, else the address."""
+    """Name its rate and its turn in the queue are counted under: the key's id, else the address."""
     is_exempt: bool = False
-    """Whether the rate limit leaves it alone: loopback."""
+    """Whether the rate limit does not apply: loopback."""
 
-    def may_see(self, owner: str | None) -> bool:
-        """Whether it may see a generation of that owner."""
+    def can_see(self, owner: str | None) -> bool:
         return self.sees_all or (self.owner is not None and self.owner == owner)
 
     @property
-    def only_owner(self) -> str | None:
-        """What to narrow a list to; None for all."""
+    def owner_filter(self) -> str | None:
+        """The owner whose jobs a list is limited to; None for all jobs."""
         return None if self.sees_all else self.owner

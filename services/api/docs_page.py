@@ -1,4 +1,4 @@
-"""GET /docs: the routes to look at and try, from files of this machine alone."""
+"""GET /docs: Swagger UI, served from files of this machine only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Swagger UI has its pictures in its style sheet."""
+"""`data:` because Swagger UI embeds images in its style sheet."""
 
 _MEDIA_TYPES = {
     "swagger-ui-bundle.js": "text/javascript; charset=utf-8",
@@ -25,39 +25,37 @@ _MEDIA_TYPES = {
     "start.js": "text/javascript; charset=utf-8",
 }
 _FOREVER = "public, max-age=31536000, immutable"
-"""The address of a file changes with what is in it."""
+"""The URL of an asset changes with its content."""
 
 
 @router.api_route("/docs", methods=["GET", "HEAD"])
 def get_docs() -> Response:
-    """Give the page."""
     headers = {"Content-Security-Policy": POLICY, "Cache-Control": "no-cache"}
-    return Response(_page(), media_type="text/html", headers=headers)
+    return Response(_build_page(), media_type="text/html", headers=headers)
 
 
 @router.api_route("/docs/assets/{name}", methods=["GET", "HEAD"])
 def get_docs_asset(name: str) -> Response:
-    """Give a file of the page."""
     if name not in _MEDIA_TYPES:
-        raise ProblemError("not-found", f"The page has no file {name!r}.")
+        raise ProblemError("not-found", f"The documentation page has no file {name!r}.")
     headers = {"Cache-Control": _FOREVER}
-    return Response(_asset(name), media_type=_MEDIA_TYPES[name], headers=headers)
+    return Response(_read_asset(name), media_type=_MEDIA_TYPES[name], headers=headers)
 
 
 @cache
-def _page() -> bytes:
-    digest = hashlib.sha256(b"".join(_asset(name) for name in _MEDIA_TYPES)).hexdigest()
-    text = _ours("page.html").read_text(encoding="utf-8")
+def _build_page() -> bytes:
+    digest = hashlib.sha256(b"".join(_read_asset(name) for name in _MEDIA_TYPES)).hexdigest()
+    text = _find_asset("page.html").read_text(encoding="utf-8")
     return text.replace("{version}", digest[:16]).encode()
 
 
 @cache
-def _asset(name: str) -> bytes:
-    file = _ours(name)
+def _read_asset(name: str) -> bytes:
+    file = _find_asset(name)
     if not file.is_file():
         file = files("fastapi_offline").joinpath("static", name)
     return file.read_bytes()
 
 
-def _ours(name: str) -> Traversable:
+def _find_asset(name: str) -> Traversable:
     return files("services.api").joinpath("docs_assets", name)

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI says of the routes, and what only we know."""
+"""The OpenAPI document: FastAPI's, completed with problems, model names and API keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi.openapi.utils import get_openapi
 
-from services.api.problems import MEDIA_TYPE, Problem, documented
+from services.api.problems import MEDIA_TYPE, Problem, describe_problems
 from services.generation.registry import AUTO
 
 if TYPE_CHECKING:
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 _METHODS = ("get", "post", "delete")
 
 
-def document_of(app: FastAPI) -> dict[str, Any]:
-    """Give the document; made once for each application."""
+def build_document(app: FastAPI) -> dict[str, Any]:
+    """Return the document; it is built once per application."""
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
@@ -26,16 +26,20 @@ def document_of(app: FastAPI) -> dict[str, Any]:
             tags=app.openapi_tags,
             separate_input_output_schemas=False,
         )
-        _describe_problems(document)
-        # A server names what can be asked of it; without one, all that this release knows.
+        _replace_error_schema(document)
+        # A running server lists the models it accepts; otherwise the release's are listed.
         entries = [
             entry
             for entry in app.state.registry
             if app.state.api is None or entry.why_unavailable() is None
         ]
-        _name_models(document, [entry.facts.name for entry in entries])
+        _add_model_names(document, [entry.facts.name for entry in entries])
         document["components"]["securitySchemes"] = {
-            "key": {"type": "http", "scheme": "bearer", "description": "`dgx-music keys create`"}
+            "key": {
+                "type": "http",
+                "scheme": "bearer",
+                "description": "A key from `dgx-music keys create`.",
+            }
         }
         document["security"] = [{"key": []}, {}]
         document["servers"] = [{"url": "/"}]
@@ -43,8 +47,8 @@ def document_of(app: FastAPI) -> dict[str, Any]:
     return app.openapi_schema
 
 
-def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
-    """Every operation of a document: path, method in capitals, description."""
+def list_operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return the path, method (in capitals) and description of every operation."""
     return [
         (path, method.upper(), item[method])
         for path, item in document["paths"].items()
@@ -53,22 +57,20 @@ def operations(document: dict[str, Any]) -> list[tuple[str, str, dict[str, Any]]
     ]
 
 
-def _describe_problems(document: dict[str, Any]) -> None:
-    """Put our form of an error in the place of FastAPI's."""
+def _replace_error_schema(document: dict[str, Any]) -> None:
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
     schemas |= problem.pop("$defs", {}) | {"Problem": problem}
-    invalid = documented("invalid-request")[422]
-    for _, _, operation in operations(document):
+    invalid = describe_problems("invalid-request")[422]
+    for _, _, operation in list_operations(document):
         answer = operation["responses"].get("422", {})
         if MEDIA_TYPE not in answer.get("content", {MEDIA_TYPE: None}):
             operation["responses"]["422"] = invalid
 
 
-def _name_models(document: dict[str, Any], names: list[str]) -> None:
-    """Say which models there are, which depends on the registry."""
+def _add_model_names(document: dict[str, Any], names: list[str]) -> None:
     model = document["components"]["schemas"]["GenerateRequest"]["properties"]["model"]
     for variant in model["anyOf"]:
         if variant.get("type") == "string":

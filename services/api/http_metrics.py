@@ -1,4 +1,4 @@
-"""Requests and answers, counted and timed: a pure ASGI middleware."""
+"""ASGI middleware that counts and times requests."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 OTHER = "other"
-"""Any other method: who asks may invent some, and each would be a series."""
+"""Label of any other method: a client could invent methods, and each would be a new series."""
 
 _FAILED = 500
 
 
 class HttpInstruments:
-    """What is counted of requests."""
+    """The HTTP metrics of one application."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.requests = Counter(
@@ -32,8 +32,8 @@ class HttpInstruments:
         )
         self.seconds = Histogram(
             "dgx_music_http_request_seconds",
-            "From the request until the answer begins, so that neither a slow reader nor an event "
-            "stream counts as a slow server.",
+            "Time from the request to the start of the answer; excludes sending the body, so that "
+            "slow readers and event streams do not count as slow.",
             ("method", "route"),
             buckets=BUCKETS,
             registry=registry,
@@ -41,7 +41,7 @@ class HttpInstruments:
 
 
 class HttpMetrics:
-    """Counts what goes through it; it belongs outside of everything that may refuse a request."""
+    """Counts every request, so it must be outside of every layer that can refuse one."""
 
     def __init__(self, app: ASGIApp, instruments: HttpInstruments, names: RouteNames) -> None:
         self._app = app
@@ -49,29 +49,28 @@ class HttpMetrics:
         self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Count a request, and what is answered."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
         method = scope["method"] if scope["method"] in METHODS else OTHER
-        route = self._names.name_of(scope["path"].removeprefix(scope.get("root_path", "")))
-        answered = False
+        route = self._names.find_template(scope["path"].removeprefix(scope.get("root_path", "")))
+        is_answered = False
 
         def count(status: int) -> None:
-            nonlocal answered
-            answered = True
+            nonlocal is_answered
+            is_answered = True
             self._instruments.requests.labels(method, route, str(status)).inc()
             self._instruments.seconds.labels(method, route).observe(time.perf_counter() - began)
 
-        async def counted(message: Message) -> None:
+        async def send_and_count(message: Message) -> None:
             if message["type"] == "http.response.start":
                 count(message["status"])
             await send(message)
 
         try:
-            await self._app(scope, receive, counted)
+            await self._app(scope, receive, send_and_count)
         finally:
-            if not answered:
-                # The server answers so where the application says nothing.
+            if not is_answered:
+                # uvicorn answers 500 when the application sends nothing.
                 count(_FAILED)

@@ -1,4 +1,4 @@
-"""GET /metrics, for Prometheus: what this process answered, and what the database holds."""
+"""GET /metrics, for Prometheus: HTTP of this process, and jobs and workers of the database."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from prometheus_client.registry import Collector
 from services import __version__, storage
 from services.api.http_metrics import HttpInstruments
 from services.api.state import Api
-from services.operations.figures import JobFigures, read_figures
-from services.operations.watching import NoAnswerError, Probe, Value, answer_of
+from services.operations.figures import JobFigures, make_figures_reader
+from services.operations.probes import NoAnswerError, Probe, Value, wait_for
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -37,69 +37,68 @@ if TYPE_CHECKING:
     from services.worker.worker import Worker
 
 LIMIT_SECONDS = 6.0
-"""What the database and the driver have to answer; Prometheus waits for 10 s unless told else."""
+"""Time-out of the database and of the GPU driver; Prometheus gives up after 10 s by default."""
 
 router = APIRouter(include_in_schema=False)
 
 
 class Metrics:
-    """Every metric of one application, in a registry of its own."""
+    """The metrics of one application, in a registry of its own."""
 
     def __init__(self) -> None:
-        """Make the instruments; the first scrape looks at `app.state.api`."""
-        # The time at which each series began would be as many series again.
+        # A creation time for each series would double the number of series.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self.http = HttpInstruments(self.registry)
         self._lock = threading.Lock()
-        self._watched: _Watched | None = None
+        self._collector: _ServiceCollector | None = None
 
-    def text(self, api: ApiState, gpus: Callable[[], GpuReport]) -> bytes:
-        """Write every metric as Prometheus reads it.
+    def encode(self, api: ApiState, gpus: Callable[[], GpuReport]) -> bytes:
+        """Return every metric in Prometheus's text format.
 
         Args:
-            api: of the application.
-            gpus: gives what the driver says.
+            api: the state of the application; the first call fixes it.
+            gpus: asks the driver; may hang.
         """
         with self._lock:
-            if self._watched is None:
-                self._watched = _Watched(api, gpus)
-                self.registry.register(self._watched)
+            if self._collector is None:
+                self._collector = _ServiceCollector(api, gpus)
+                self.registry.register(self._collector)
         return generate_latest(self.registry)
 
 
-class _Watched(Collector):
-    """Reads the database once a scrape."""
+class _ServiceCollector(Collector):
+    """Reads the database and the GPU driver once a scrape."""
 
     def __init__(self, api: ApiState, gpus: Callable[[], GpuReport]) -> None:
         self._api = api
         self._gpus = Probe("GPU", gpus)
-        self._read_figures = read_figures(api.settings)
+        self._read_figures = make_figures_reader(api.settings)
         self._read = Probe("database", self._read_database)
 
     def describe(self) -> list[Metric]:
-        """Nothing: registering must not read the database."""
+        # The registry would otherwise call `collect` when the collector is registered.
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Give the metrics; those of a database that does not answer are left out."""
+        """Yield the metrics; those of a database or driver that does not answer are left out."""
         deadline = time.monotonic() + LIMIT_SECONDS
         database = self._read.begin()
         driver = self._gpus.begin() if self._api.settings.use_gpu else None
-        yield _build_info(self._api)
-        figures = _in_time(database, deadline)
+        yield _collect_build_info(self._api)
+        figures = _wait_until(deadline, database)
         yield GaugeMetricFamily(
             "dgx_music_database_up",
             "Whether the database answered this scrape.",
             value=float(figures is not None),
         )
         if figures is not None:
-            yield from _of_jobs(figures)
-        report = None if driver is None else _in_time(driver, deadline)
+            yield from _collect_jobs(figures)
+        report = None if driver is None else _wait_until(deadline, driver)
         if report is not None:
-            yield _of_gpus(report)
+            yield _collect_gpu_memory(report)
         if self._api.worker is not None:
-            yield _loaded(self._api.worker)
+            yield _collect_loaded_models(self._api.worker)
 
     def _read_database(self) -> JobFigures | None:
         try:
@@ -110,27 +109,26 @@ class _Watched(Collector):
 
 @router.get("/metrics")
 def get_metrics(request: Request, api: Api) -> Response:
-    """Give every metric as Prometheus reads it."""
     metrics: Metrics = request.app.state.metrics
-    text = metrics.text(api, api.health.gpus.get)
+    text = metrics.encode(api, api.health.gpus.get)
     headers = {"Cache-Control": "no-store"}
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4, headers=headers)
 
 
-def _build_info(api: ApiState) -> Metric:
+def _collect_build_info(api: ApiState) -> Metric:
     family = GaugeMetricFamily(
         "dgx_music_build_info",
-        "Always 1: the release, the revision of its tables, and the engine of the settings.",
+        "Always 1; labels: release, database revision, default model.",
         labels=["version", "revision", "model"],
     )
     family.add_metric([__version__, storage.HEAD_REVISION, api.settings.model_name], 1)
     return family
 
 
-def _loaded(worker: Worker) -> Metric:
+def _collect_loaded_models(worker: Worker) -> Metric:
     family = GaugeMetricFamily(
         "dgx_music_model_loaded",
-        "Processes of this server's own worker that have the engine.",
+        "Engine processes of this server's worker that have the model loaded.",
         labels=["model"],
     )
     for model, processes in worker.loaded_models.items():
@@ -138,17 +136,17 @@ def _loaded(worker: Worker) -> Metric:
     return family
 
 
-def _in_time(look: Future[Value], deadline: float) -> Value | None:
+def _wait_until(deadline: float, answer: Future[Value]) -> Value | None:
     try:
-        return answer_of(look, deadline - time.monotonic())
+        return wait_for(answer, deadline - time.monotonic())
     except NoAnswerError:
         return None
 
 
-def _of_gpus(report: GpuReport) -> Metric:
+def _collect_gpu_memory(report: GpuReport) -> Metric:
     family = GaugeMetricFamily(
         "dgx_music_gpu_memory_used_bytes",
-        "Memory in use on a GPU of this machine, by whomever.",
+        "Memory in use on a GPU of this machine, by all processes.",
         labels=["gpu"],
     )
     for number, gpu in enumerate(report.gpus):
@@ -157,45 +155,46 @@ def _of_gpus(report: GpuReport) -> Metric:
     return family
 
 
-def _of_jobs(figures: JobFigures) -> Iterator[Metric]:
+def _collect_jobs(figures: JobFigures) -> Iterator[Metric]:
     if figures.totals is not None:
-        yield from _of_finished(figures.totals)
-    yield _gauge("dgx_music_jobs", "Jobs in the database, by status.", "status", figures.statuses)
-    yield _gauge(
+        yield from _collect_finished(figures.totals)
+    text = "Jobs in the database, by status."
+    yield _make_gauge("dgx_music_jobs", text, "status", figures.statuses)
+    yield _make_gauge(
         "dgx_music_realtime_ratio",
-        "Seconds of music that a second of work makes, over the last 20 completed jobs.",
+        "Seconds of music per second of run time, over the last 20 completed jobs.",
         "model",
         figures.realtime,
     )
     yield GaugeMetricFamily(
         "dgx_music_store_bytes",
-        "Bytes of finished files, as the rows have them; up to 5 minutes old.",
+        "Size of the finished files according to their rows; up to 5 minutes old.",
         value=figures.store_bytes,
     )
-    yield _gauge("dgx_music_workers", "Living workers.", "state", figures.workers)
+    yield _make_gauge("dgx_music_workers", "Workers alive.", "state", figures.workers)
     yield GaugeMetricFamily(
         "dgx_music_oldest_waiting_seconds",
-        "Since the job that waits longest was asked for; 0 when none waits.",
+        "Age of the oldest waiting job; 0 when none waits.",
         value=figures.oldest_waiting_seconds,
     )
 
 
-def _of_finished(totals: Totals) -> Iterator[Metric]:
+def _collect_finished(totals: Totals) -> Iterator[Metric]:
     jobs = CounterMetricFamily(
-        "dgx_music_jobs", "Jobs that finished, by how.", labels=["model", "outcome"]
+        "dgx_music_jobs", "Finished jobs, by outcome.", labels=["model", "outcome"]
     )
     for (model, outcome), number in sorted(totals.jobs.items()):
         jobs.add_metric([model, outcome], number)
     yield jobs
-    yield _histogram(
+    yield _make_histogram(
         "dgx_music_job_queue_seconds",
-        "Completed jobs: from the request until the attempt that made it began.",
+        "Completed jobs: time from the request to the start of the successful attempt.",
         totals,
         totals.queued,
     )
-    yield _histogram(
+    yield _make_histogram(
         "dgx_music_job_run_seconds",
-        "Completed jobs: what the attempt that made it took.",
+        "Completed jobs: duration of the successful attempt.",
         totals,
         totals.worked,
     )
@@ -207,14 +206,14 @@ def _of_finished(totals: Totals) -> Iterator[Metric]:
     yield audio
 
 
-def _gauge(name: str, text: str, label: str, values: dict[str, float]) -> Metric:
+def _make_gauge(name: str, text: str, label: str, values: dict[str, float]) -> Metric:
     family = GaugeMetricFamily(name, text, labels=[label])
     for value, number in sorted(values.items()):
         family.add_metric([value], number)
     return family
 
 
-def _histogram(name: str, text: str, totals: Totals, spread: Spread) -> Metric:
+def _make_histogram(name: str, text: str, totals: Totals, spread: Spread) -> Metric:
     family = HistogramMetricFamily(name, text)
     bounds = [*(str(float(bound)) for bound in totals.bounds), "+Inf"]
     below = 0

@@ -1,4 +1,4 @@
-"""Every error as a problem, RFC 9457: what is wrong, and what to do, in one form for all routes."""
+"""Errors as problem details (RFC 9457), in one form for all routes."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 PREFIX = "/api/v1"
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
-"""When to ask again where nothing better is known."""
+"""Retry-After where no better estimate exists."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProblemType:
-    """One kind of problem; its page is `/api/v1/problems/<name>`."""
+    """One type of problem, explained at `/api/v1/problems/<name>`."""
 
     name: str
     status: int
@@ -46,7 +46,7 @@ class ProblemType:
 
     @property
     def uri(self) -> str:
-        """What stands in `type`."""
+        """The value of `type`."""
         return f"{PREFIX}/problems/{self.name}"
 
 
@@ -54,117 +54,120 @@ TYPES = {
     kind.name: kind
     for kind in (
         ProblemType(
-            "bad-request", 400, "Bad request", "The request is not HTTP as this server reads it."
+            "bad-request",
+            400,
+            "Bad request",
+            "The request is not valid HTTP, or its body did not arrive.",
         ),
         ProblemType(
             "key-required",
             401,
-            "A key is required",
-            "Send `Authorization: Bearer <key>`. The operator makes keys with "
+            "API key required",
+            "Send `Authorization: Bearer <key>`. The operator creates keys with "
             "`dgx-music keys create NAME`.",
         ),
         ProblemType(
             "cross-site",
             403,
-            "Refused to another site",
+            "Cross-site request refused",
             "A page of another site sent this request through a browser. Call the API from its own "
-            "page, or from a program.",
+            "page or from a program.",
         ),
         ProblemType(
             "operator-only",
             403,
-            "For the operator only",
-            "Send the operator's key, or ask without this.",
+            "Operator only",
+            "Send the operator's key, or leave out what needs it.",
         ),
         ProblemType(
             "not-found",
             404,
             "Not found",
-            "There is nothing under this path or id, or it belongs to another key.",
+            "Nothing exists under this path or id, or it belongs to another key.",
         ),
         ProblemType(
             "method-not-allowed",
             405,
             "Method not allowed",
-            "The header Allow says which methods this path has.",
+            "The Allow header lists the methods of this path.",
         ),
         ProblemType(
-            "job-finished", 409, "The job is finished", "A finished job can no longer be cancelled."
+            "job-finished", 409, "Job already finished", "A finished job cannot be cancelled."
         ),
         ProblemType(
             "not-ready",
             409,
-            "There is no audio yet",
-            "Ask for the file when the job's status is `completed`.",
+            "No audio yet",
+            "Request the file again when the job's status is `completed`.",
         ),
-        ProblemType("gone", 410, "The file is gone", "The job's audio was removed or lost."),
+        ProblemType("gone", 410, "File gone", "The job's audio was deleted or lost."),
         ProblemType(
             "too-large",
             413,
-            "The body is too large",
-            "Send a smaller body; the detail has the limit.",
+            "Body too large",
+            "Send a smaller body; the detail states the limit.",
         ),
         ProblemType(
             "unsupported-media-type",
             415,
             "Unsupported media type",
-            "Send JSON, with `Content-Type: application/json`; an input as `audio/wav` or another.",
+            "Send JSON as `application/json`, and an input as `audio/wav` or another audio type.",
         ),
         ProblemType(
             "range-not-satisfiable",
             416,
             "Range not satisfiable",
-            "The header Content-Range says how many bytes there are.",
+            "The Content-Range header states the size of the file.",
         ),
         ProblemType(
             "host-not-allowed",
             421,
             "Host not allowed",
-            "The server does not answer to this name. The operator adds it to "
+            "The server does not answer to this host name. The operator can add it to "
             "DGX_MUSIC_API_ALLOWED_HOSTS.",
         ),
         ProblemType(
             "invalid-request",
             422,
-            "The request is not valid",
-            "`errors` says for each field what is wrong; `pointer` is a JSON Pointer.",
+            "Invalid request",
+            "`errors` says what is wrong with each field; `pointer` is a JSON Pointer.",
         ),
         ProblemType(
             "idempotency-key-reused",
             422,
-            "The Idempotency-Key was used for another request",
+            "Idempotency-Key reused",
             "Use a new key for each different request.",
         ),
         ProblemType(
             "rate-limited",
             429,
             "Too many requests",
-            "Wait as many seconds as Retry-After says. The operator sets the limit with "
+            "Wait for the number of seconds in Retry-After. The operator sets the limit with "
             "DGX_MUSIC_RATE_LIMIT_PER_MINUTE.",
         ),
         ProblemType(
             "internal-error",
             500,
             "Internal error",
-            "This is a fault of the server. Report the request_id; the log has the reason.",
+            "This is a fault of the server. Report the request_id; the server's log has the cause.",
         ),
         ProblemType(
             "unavailable",
             503,
-            "Not available now",
-            "Wait as many seconds as Retry-After says, and send the same again.",
+            "Temporarily unavailable",
+            "Wait for the number of seconds in Retry-After, then send the request again.",
         ),
         ProblemType(
             "queue-full",
             503,
-            "The queue is full",
-            "Wait as many seconds as Retry-After says, and send the same again.",
+            "Queue full",
+            "Wait for the number of seconds in Retry-After, then send the request again.",
         ),
         ProblemType(
             "insufficient-storage",
             507,
             "Not enough storage",
-            "The operator frees space, for instance with `dgx-music files cleanup`.",
+            "The operator must free space, for instance with `dgx-music files cleanup`.",
         ),
     )
 }
@@ -184,8 +187,6 @@ class FieldProblem(BaseModel):
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it."""
-
     model_config = ConfigDict(json_schema_extra={"description": "An error (RFC 9457)."})
 
     type: str = Field(examples=[TYPES["not-found"].uri])
@@ -197,7 +198,7 @@ class Problem(BaseModel):
 
 
 class ProblemError(Exception):
-    """Raised by a route to answer with a problem."""
+    """Raised to answer a request with a problem."""
 
     def __init__(
         self,
@@ -207,13 +208,13 @@ class ProblemError(Exception):
         errors: Sequence[FieldProblem] | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Name the kind.
+        """Create a problem.
 
         Args:
-            name: of `TYPES`.
-            detail: what is wrong this time, and what to do.
-            errors: for each field.
-            headers: to be sent with it.
+            name: key of `TYPES`.
+            detail: what is wrong with this request, and what to do.
+            errors: one entry per wrong field.
+            headers: sent with the answer.
         """
         super().__init__(detail)
         self.kind = TYPES[name]
@@ -236,16 +237,16 @@ _NAMES: tuple[tuple[type[DGXMusicError], str], ...] = (
     (StoreAwayError, "unavailable"),
     (OutputError, "insufficient-storage"),
 )
-"""The first that fits; the special before the general."""
+"""The first match counts, so subclasses stand before their base."""
 
 
-def problem_of(error: DGXMusicError) -> ProblemError:
-    """Give the problem that says what `error` says."""
+def convert_error(error: DGXMusicError) -> ProblemError:
+    """Convert an error; the message of an error outside `_NAMES` is not passed on."""
     name = next((name for kind, name in _NAMES if isinstance(error, kind)), None)
     if name is None:
         return ProblemError("internal-error", INTERNAL_DETAIL)
     text = str(error)
-    waits = name in {"queue-full", "unavailable"}
+    is_temporary = name in {"queue-full", "unavailable"}
     field = error.field if isinstance(error, UnknownInputError) else None
     if isinstance(error, EngineUnavailableError):
         field = "model"
@@ -253,21 +254,20 @@ def problem_of(error: DGXMusicError) -> ProblemError:
         name,
         text,
         errors=[FieldProblem(detail=text, pointer=f"/{field}")] if field else None,
-        headers={"Retry-After": str(RETRY_SECONDS)} if waits else None,
+        headers={"Retry-After": str(RETRY_SECONDS)} if is_temporary else None,
     )
 
 
-INTERNAL_DETAIL = "Something unexpected happened; the server's log has it under the request_id."
+INTERNAL_DETAIL = "An unexpected error occurred; the server's log has it under the request_id."
 
 
-def problem_of_status(status: int, detail: str, headers: Mapping[str, str] | None) -> ProblemError:
-    """Give the problem for an error that a library answers with a bare status."""
+def convert_status(status: int, detail: str, headers: Mapping[str, str] | None) -> ProblemError:
+    """Convert an HTTP status that a library raised; `detail` may be empty."""
     kind = _BY_STATUS.get(status) or _BY_STATUS[500 if status >= 500 else 400]
     return ProblemError(kind.name, detail or kind.advice, headers=headers)
 
 
-def body_of(error: ProblemError, request_id: str | None) -> bytes:
-    """Write the problem as JSON."""
+def encode_problem(error: ProblemError, request_id: str | None) -> bytes:
     problem = Problem(
         type=error.kind.uri,
         title=error.kind.title,
@@ -280,8 +280,8 @@ def body_of(error: ProblemError, request_id: str | None) -> bytes:
 
 
 async def send_problem(send: Send, error: ProblemError, request_id: str | None) -> None:
-    """Answer an ASGI request with a problem, from outside of the application."""
-    body = body_of(error, request_id)
+    """Answer an ASGI request with a problem from a middleware."""
+    body = encode_problem(error, request_id)
     headers = [
         (b"content-type", MEDIA_TYPE.encode()),
         (b"content-length", str(len(body)).encode()),
@@ -292,8 +292,8 @@ async def send_problem(send: Send, error: ProblemError, request_id: str | None) 
     await send({"type": "http.response.body", "body": body})
 
 
-def documented(*names: str) -> dict[int | str, dict[str, Any]]:
-    """Describe the problems of a route for the OpenAPI document, by status."""
+def describe_problems(*names: str) -> dict[int | str, dict[str, Any]]:
+    """Return the `responses` of a route with these problems, for the OpenAPI document."""
     responses: dict[int | str, dict[str, Any]] = {}
     for kind in (TYPES[name] for name in names):
         titles = [responses[kind.status]["description"]] if kind.status in responses else []

@@ -1,4 +1,4 @@
-"""Reads that many ask for at once, made together: what one costs serves all who came before it."""
+"""Concurrent reads, combined: one call answers every request that arrived before it began."""
 
 from __future__ import annotations
 
@@ -15,60 +15,65 @@ Value = TypeVar("Value")
 
 @dataclass(slots=True, eq=False)
 class _Batch(Generic[Key, Value]):
-    """Keys that will be read together; none is added once that has begun."""
+    """Keys that are read together; none is added after the read has begun."""
 
     keys: dict[Key, None] = field(default_factory=dict)
-    found: asyncio.Task[Mapping[Key, Value]] | None = None
+    """Insertion-ordered set."""
+    task: asyncio.Task[Mapping[Key, Value]] | None = None
 
 
 class SharedReads(Generic[Key, Value]):
-    """Gathers what is asked for until a thread is free to read it.
+    """Collects keys until a thread is free to read them.
 
-    Nobody gets anything older than the question: what is being read already is not joined.
+    A value is never older than the request for it: a read that has begun is not joined.
     """
 
     def __init__(
-        self, read: Callable[[list[Key]], Mapping[Key, Value]], *, lanes: int, most: int = 1
+        self,
+        read: Callable[[list[Key]], Mapping[Key, Value]],
+        *,
+        concurrency: int,
+        max_keys: int = 1,
     ) -> None:
-        """Say how it is read.
+        """Create an empty collection.
 
         Args:
-            read: gives what there is under each key; runs in a thread.
-            lanes: how many reads may be under way at once.
-            most: keys a read.
+            read: returns the values that exist for some keys; runs in a thread.
+            concurrency: reads that may run at once.
+            max_keys: most keys in one read.
         """
         self._read = read
-        self._most = most
-        self._lanes = asyncio.Semaphore(lanes)
+        self._max_keys = max_keys
+        self._slots = asyncio.Semaphore(concurrency)
         self._open: _Batch[Key, Value] | None = None
         self._waiting: dict[Key, _Batch[Key, Value]] = {}
 
     async def get(self, key: Key) -> Value | None:
-        """Give what is under the key now, None where nothing is; raises as the read does."""
-        return (await self._found(key)).get(key)
+        """Return the current value of a key, or None; raises what the read raises."""
+        return (await self._read_batch(key)).get(key)
 
     async def read(self, key: Key) -> Value:
-        """As `get`, where there is something under every key."""
-        return (await self._found(key))[key]
+        """Return the current value of a key that always has one; raises what the read raises."""
+        return (await self._read_batch(key))[key]
 
-    async def _found(self, key: Key) -> Mapping[Key, Value]:
-        batch = self._waiting.get(key) or self._gathering()
+    async def _read_batch(self, key: Key) -> Mapping[Key, Value]:
+        batch = self._waiting.get(key) or self._get_open_batch()
         self._waiting[key] = batch
         batch.keys[key] = None
-        if batch.found is None:
-            batch.found = asyncio.create_task(self._run(batch))
-            # Where everybody who asked has left, nobody hears what became of it.
-            batch.found.add_done_callback(lambda done: done.cancelled() or done.exception())
-        # Who leaves takes the answer from nobody else.
-        return await asyncio.shield(batch.found)
+        if batch.task is None:
+            batch.task = asyncio.create_task(self._run(batch))
+            # Retrieve the exception: asyncio warns about it if every caller was cancelled.
+            batch.task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # A cancelled caller must not cancel the read of the others.
+        return await asyncio.shield(batch.task)
 
-    def _gathering(self) -> _Batch[Key, Value]:
-        if self._open is None or len(self._open.keys) >= self._most:
+    def _get_open_batch(self) -> _Batch[Key, Value]:
+        if self._open is None or len(self._open.keys) >= self._max_keys:
             self._open = _Batch()
         return self._open
 
     async def _run(self, batch: _Batch[Key, Value]) -> Mapping[Key, Value]:
-        async with self._lanes:
+        async with self._slots:
             if self._open is batch:
                 self._open = None
             for key in batch.keys:

@@ -1,4 +1,4 @@
-"""The template behind a path, also of a request that was refused before it got to its route."""
+"""Route templates of paths, also for requests that are refused before they reach their route."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ class RouteNames:
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
-        self._known: list[tuple[re.Pattern[str], str]] | None = None
+        self._patterns: list[tuple[re.Pattern[str], str]] | None = None
 
-    def name_of(self, path: str) -> str:
-        """Give the template, as `/api/v1/jobs/{job_id}`, or `UNMATCHED`.
-
-        The scope of a request would tell the route, but not the prefix of its router.
+    def find_template(self, path: str) -> str:
+        """Return the template of a path, such as `/api/v1/jobs/{job_id}`, or `UNMATCHED`.
 
         Args:
-            path: as the request has it, without what a proxy put before it.
+            path: path of the request, without the prefix of a proxy.
         """
-        if self._known is None:
-            self._known = list(self._patterns())
-        return next((name for shape, name in self._known if shape.match(path)), UNMATCHED)
+        # The scope of a request has its route, but without the prefix of the router.
+        if self._patterns is None:
+            self._patterns = self._read_patterns()
+        matches = (template for pattern, template in self._patterns if pattern.match(path))
+        return next(matches, UNMATCHED)
 
-    def _patterns(self) -> list[tuple[re.Pattern[str], str]]:
+    def _read_patterns(self) -> list[tuple[re.Pattern[str], str]]:
         routes: list[Any] = list(iter_route_contexts(self._app.routes))
         return [
             (route.path_regex, route.path_format)

@@ -1,4 +1,4 @@
-"""What goes over the wire: the requests and answers of docs/api.md and the OpenAPI document."""
+"""The JSON of requests and answers, as in docs/api.md and the OpenAPI document."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.generation.engine import SEED_LIMIT
 from services.jobs.models import GenerationRequest, Job, PromptText
 from services.jobs.submission import LARGEST_BATCH
 
-LONGEST_PAGE = 100
+MAX_PAGE_SIZE = 100
 JOB_ID = "0d5e5a3c-8a8c-4c9b-9a55-3f0d6a2f7a11"
 
 Status = Literal["pending", "processing", "completed", "failed", "cancelled"]
@@ -35,21 +35,21 @@ _CONTROLS = "\\u0000-\\u0008\\u000e-\\u001b\\u007f-\\u0084\\u0086-\\u009f"
 _SPACES = (
     "\\t-\\r\\u001c-\\u0020\\u0085\\u00a0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
 )
-"""Python's white space in full: ECMA's, which a schema is read with, is another."""
+"""Python's white space, spelled out: a schema has ECMA patterns, whose `\\s` is another set."""
 PROMPT_PATTERN = (
     f"^[{_SPACES}]*[^{_SPACES}{_CONTROLS}]"
     f"[^{_CONTROLS}]{{1,498}}[^{_SPACES}{_CONTROLS}][{_SPACES}]*$"
 )
-"""3 to 500 characters without the white space around them, none of them a control character."""
+"""3 to 500 characters after trimming, without control characters."""
 
 
-def _whole(value: object) -> object:
-    """Take 7.0 for 7: JSON knows no difference (JSON Schema, 6.1.1)."""
+def _convert_whole_float(value: object) -> object:
+    # JSON has no integer type: 7.0 is the integer 7 (JSON Schema, 6.1.1).
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class GenerateRequest(GenerationRequest):
-    """What to make."""
+    """A request for one piece of music."""
 
     model_config = ConfigDict(
         strict=True,
@@ -68,21 +68,24 @@ class GenerateRequest(GenerationRequest):
     prompt: Annotated[
         PromptText,
         Field(
-            description="The music in words, 3 to 500 characters; white space around is left out.",
+            description="The music in words: 3 to 500 characters after trimming.",
             json_schema_extra={"pattern": PROMPT_PATTERN},
         ),
     ]
-    top_k: Annotated[int, BeforeValidator(_whole)] = Field(250, ge=0, le=500)
-    seed: Annotated[int | None, BeforeValidator(_whole)] = Field(
-        None, ge=0, lt=SEED_LIMIT, description="The same seed makes the same music; null draws one."
+    top_k: Annotated[int, BeforeValidator(_convert_whole_float)] = Field(250, ge=0, le=500)
+    seed: Annotated[int | None, BeforeValidator(_convert_whole_float)] = Field(
+        None,
+        ge=0,
+        lt=SEED_LIMIT,
+        description="The same seed gives the same music; a random one is drawn if null.",
     )
     priority: Priority = Field(
-        "normal", description="Class in the queue; `high` is for the operator's key."
+        "normal", description="Class in the queue; `high` needs the operator's key."
     )
 
 
 class BatchRequest(BaseModel):
-    """Several requests, taken all or none."""
+    """Several requests, accepted all or none."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -90,42 +93,44 @@ class BatchRequest(BaseModel):
 
 
 class JobView(BaseModel):
-    """A job, the same from every route: while it waits, while it is made, and ever after."""
+    """A job; every route returns these fields, in every state of the job."""
 
     job_id: str = Field(
-        examples=[JOB_ID], description="Also the id in CLI, database and file name."
+        examples=[JOB_ID], description="Also its id in the CLI, the database and the file name."
     )
     status: Status
     current_step: Step
     progress: float = Field(ge=0, le=1, description="0 to 1.")
     queue_position: int | None = Field(
-        description="1 for the next to start; null when it does not wait."
+        description="1 for the next job to start; null unless it waits."
     )
     estimated_time_seconds: float | None = Field(
-        description="Until it is finished, from what the model's last jobs took; null when no job "
-        "of it is finished yet."
+        description="Estimated time until it is finished, from the model's last jobs; null until "
+        "the model has finished a job."
     )
     prompt: str
     model: str
     duration_seconds: float
-    seed: int | None = Field(description="Asked for or drawn; the same seed makes the same music.")
+    seed: int | None = Field(
+        description="The requested or drawn seed; the same seed gives the same music."
+    )
     file_url: str | None = Field(
         examples=[f"{PREFIX}/files/{JOB_ID}.wav"],
-        description="The audio, once there is any; with .flac, .mp3, .ogg or .opus at its end, in "
-        "that format.",
+        description="The audio as WAV, null until it exists; the suffix .flac, .mp3, .ogg or .opus "
+        "gives another format.",
     )
     metadata: dict[str, Any] = Field(
-        description="What was asked for, understood and measured: tempo, key, genre, LUFS, dBTP."
+        description="What was requested, interpreted and measured: tempo, key, genre, LUFS, dBTP."
     )
     generation_time_seconds: float | None
     error_message: str | None
     retry_count: int = Field(ge=0, description="Attempts after the first.")
     created_at: datetime
-    completed_at: datetime | None = Field(description="When it finished, however.")
+    completed_at: datetime | None = Field(description="When it completed, failed or was cancelled.")
 
     @classmethod
-    def of(cls, job: Job) -> JobView:
-        """Show a job."""
+    def from_job(cls, job: Job) -> JobView:
+        # `model_construct` because a `Job` needs no second validation.
         return cls.model_construct(
             job_id=job.job_id,
             status=job.status,
@@ -147,11 +152,8 @@ class JobView(BaseModel):
         )
 
 
-def as_json(view: BaseModel) -> Response:
-    """Answer with a view that needs no check, in the thread that made it.
-
-    FastAPI would check it again, and take another thread for that.
-    """
+def build_response(view: BaseModel) -> Response:
+    """Encode a view in the current thread; FastAPI would validate it again, in another thread."""
     return Response(view.model_dump_json(), media_type="application/json")
 
 
@@ -161,7 +163,8 @@ class BatchAccepted(BaseModel):
     job_ids: list[str]
     total_jobs: int
     estimated_total_time_seconds: float | None = Field(
-        description="Until the last is finished; null when no job of the model is finished yet."
+        description="Estimated time until the last is finished; null until the model has finished "
+        "a job."
     )
 
 
@@ -169,58 +172,61 @@ class History(BaseModel):
     """One page of jobs, newest first."""
 
     generations: list[JobView]
-    total: int = Field(description="On all pages.")
-    page: int | None = Field(description="From 1; null when the page was found by its cursor.")
+    total: int = Field(description="Number of jobs on all pages.")
+    page: int | None = Field(description="Number of the page, from 1; null with a cursor.")
     page_size: int
-    next_cursor: str | None = Field(
-        description="Send it as `cursor` for the next page; null on the last."
-    )
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last page.")
 
 
-def _rfc_3339(value: object) -> object:
+def _require_rfc_3339(value: object) -> object:
     if isinstance(value, str) and not _DATE_TIME.match(value):
-        raise ValueError("Write a moment as 2026-01-31T12:00:00Z.")
+        raise ValueError("Write the time as 2026-01-31T12:00:00Z.")
     return value
 
 
-def _in_utc(moment: datetime) -> datetime:
+def _convert_to_utc(moment: datetime) -> datetime:
     try:
         return moment.astimezone(UTC)
     except OverflowError:
-        raise ValueError("This moment is before the year 1, or after 9999, in UTC.") from None
+        raise ValueError("In UTC this time is outside the years 1 to 9999.") from None
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_rfc_3339), AfterValidator(_in_utc)]
+Moment = Annotated[
+    AwareDatetime, BeforeValidator(_require_rfc_3339), AfterValidator(_convert_to_utc)
+]
 
 
 class PeaksData(BaseModel):
-    """The outline of a waveform, as audiowaveform writes it (version 2)."""
+    """The outline of a waveform in audiowaveform's format, version 2."""
 
     version: Literal[2]
     channels: int
     sample_rate: int
     samples_per_pixel: int
     bits: Literal[8]
-    length: int = Field(description="Pairs for each channel.")
-    data: list[int] = Field(description="Lowest and highest sample, channel after channel.")
+    length: int = Field(description="Pairs per channel.")
+    data: list[int] = Field(
+        description="Minimum and maximum of each pair, the channels interleaved."
+    )
 
 
 class HistoryQuery(BaseModel):
-    """Which jobs."""
-
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     search: str | None = Field(
         None,
         max_length=500,
-        description="Words that the prompt must have; the last may be a start.",
+        description="Words the prompt must contain; the last may be the beginning of a word.",
     )
     status: Status | None = None
     model: str | None = Field(None, max_length=100)
-    created_after: Moment | None = Field(None, description="This moment or later.")
-    created_before: Moment | None = Field(None, description="Earlier than this moment.")
-    page: int = Field(1, ge=1, le=100_000, description="Not looked at beside a cursor.")
-    page_size: int = Field(20, ge=1, le=LONGEST_PAGE)
+    created_after: Moment | None = Field(None, description="Created at this time or later.")
+    created_before: Moment | None = Field(None, description="Created before this time.")
+    page: int = Field(1, ge=1, le=100_000, description="Ignored if a cursor is sent.")
+    page_size: int = Field(20, ge=1, le=MAX_PAGE_SIZE)
     cursor: str | None = Field(
-        None, max_length=500, description="`next_cursor` of the page before; better than `page`."
+        None,
+        max_length=500,
+        description="`next_cursor` of the previous page; unlike `page`, it neither skips nor "
+        "repeats jobs while new ones arrive.",
     )

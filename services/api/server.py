@@ -1,4 +1,4 @@
-"""The server process: uvicorn, a worker inside unless told not to, and an orderly end."""
+"""The server process: uvicorn, an optional worker inside, and an orderly shutdown."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import uvicorn
 from services import storage
 from services.api.application import create_app
 from services.api.feed import Feed
-from services.api.guard import BoundedConnection, assemble, require_guarded
+from services.api.guard import BoundedConnection, assemble, require_key
 from services.api.http_metrics import HttpMetrics
 from services.api.route_names import RouteNames
 from services.api.state import ApiState
@@ -38,21 +38,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 5
-"""What answers that are on their way have once the worker is done."""
+"""Time that answers in progress have once the worker has finished."""
 
 KEEP_ALIVE_SECONDS = 30
 BACKLOG = 4096
 
 
 def make_state(settings: Settings, registry: Registry, worker: Worker | None = None) -> ApiState:
-    """Open the service behind the routes.
+    """Open the database and build what the routes share.
 
     Raises:
         StorageError: the database cannot be used.
     """
     open_database(settings, for_long=True)
     service = MusicService(settings, registry)
-    _ = service.queue  # Slow to load, and the first client should not wait for it.
+    _ = service.queue  # The queue loads slowly; the first request should not wait for it.
     return ApiState(
         settings=settings,
         service=service,
@@ -63,10 +63,9 @@ def make_state(settings: Settings, registry: Registry, worker: Worker | None = N
 
 
 class Server(uvicorn.Server):
-    """Serves until SIGTERM, SIGINT or SIGHUP, then drains; a second signal ends it at once."""
+    """Serves until SIGTERM, SIGINT or SIGHUP, then drains; a second signal exits at once."""
 
     def __init__(self, state: ApiState, app: ASGIApp) -> None:
-        """Prepare to serve the application of the state with its guard around it."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -82,35 +81,35 @@ class Server(uvicorn.Server):
             )
         )
         self._state = state
-        self._ending: asyncio.Task[None] | None = None
-        self._asked_at = 0.0
+        self._drain_task: asyncio.Task[None] | None = None
+        self._signalled_at = 0.0
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Take the signals ourselves: uvicorn would close the door before the worker is done."""
+        """Replace uvicorn's handlers, which would stop serving before the worker has finished."""
         loop = asyncio.get_running_loop()
         numbers = ending_signals()
         for number in numbers:
-            loop.add_signal_handler(number, self._ask_to_end)
+            loop.add_signal_handler(number, self._handle_signal)
         try:
             yield
         finally:
             for number in numbers:
                 loop.remove_signal_handler(number)
 
-    def _ask_to_end(self) -> None:
+    def _handle_signal(self) -> None:
         now = time.monotonic()
-        if self._ending is not None:
-            if now - self._asked_at < SAME_WISH_SECONDS:
+        if self._drain_task is not None:
+            if now - self._signalled_at < SAME_WISH_SECONDS:
                 return
-            log.warning("told so twice: ending at once")
+            log.warning("second signal: exiting at once")
             if self._state.worker is not None:
-                self._state.worker.give_up("told so twice")
+                self._state.worker.give_up("second signal")
             os._exit(1)
-        self._asked_at = now
-        self._state.draining = True
+        self._signalled_at = now
+        self._state.is_draining = True
         self._state.feed.close()
-        self._ending = asyncio.get_running_loop().create_task(self._drain())
+        self._drain_task = asyncio.get_running_loop().create_task(self._drain())
 
     async def _drain(self) -> None:
         worker = self._state.worker
@@ -119,21 +118,21 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def guarded(app: FastAPI, settings: Settings, host: str) -> ASGIApp:
-    """Put the guard around the application, and the count of requests around the guard."""
+def wrap_app(app: FastAPI, settings: Settings, host: str) -> ASGIApp:
+    """Put the guard around the application, and the HTTP metrics around the guard."""
     names = RouteNames(app)
     return HttpMetrics(assemble(app, settings, names, host=host), app.state.metrics.http, names)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Take the address.
+    """Open a listening socket.
 
     Args:
         host: name or address of this machine.
-        port: of it; 0 lets the system choose.
+        port: 0 lets the system choose one.
 
     Raises:
-        SettingsError: it cannot be had.
+        SettingsError: the address or the port cannot be used.
     """
     try:
         (family, _, _, _, address), *_ = socket.getaddrinfo(
@@ -142,14 +141,13 @@ def listen(host: str, port: int) -> socket.socket:
         return socket.create_server(address, family=family, backlog=BACKLOG)
     except OSError as error:
         raise SettingsError(
-            f"Cannot listen on {host}, port {port}: {error.strerror}. Stop what uses it, or give "
-            "another --port or --host."
+            f"Cannot listen on {host}, port {port}: {error.strerror}. Stop the program that uses "
+            "it, or choose another --port or --host."
         ) from error
 
 
-def url_of(listening: socket.socket) -> str:
-    """Where a client on this machine finds it."""
-    host, port = listening.getsockname()[:2]
+def format_url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -162,32 +160,32 @@ def serve(
     worker: Worker | None,
     announce: Callable[[str], None] = lambda _url: None,
 ) -> None:
-    """Serve until told to stop.
+    """Serve until a signal ends the process.
 
     Args:
         settings: of the process.
         registry: the engines.
         host: address to listen on.
-        port: of it.
-        worker: made, not started; None leaves the jobs to others.
-        announce: is told where the server is, once it listens.
+        port: 0 lets the system choose one.
+        worker: a worker that is not started yet; None leaves the jobs to other processes.
+        announce: called with the URL once the server listens.
 
     Raises:
-        SettingsError: the address cannot be had, or needs a key, and there is none.
+        SettingsError: the address cannot be used, or needs an API key and none exists.
         StorageError, OutputError: the database or the output folder cannot be used.
     """
     state = make_state(settings, registry, worker)
-    require_guarded(settings, host)
+    require_key(settings, host)
     if worker is None:
-        # A worker looks for itself.
+        # A worker checks the folders itself.
         require_usable(settings)
-    listening = listen(host, port)
-    app = guarded(create_app(state, registry), settings, host)
+    listener = listen(host, port)
+    app = wrap_app(create_app(state, registry), settings, host)
     if worker is not None:
         worker.start()
-    log.info("listening url=%s", url_of(listening))
-    announce(url_of(listening))
+    log.info("listening url=%s", format_url(listener))
+    announce(format_url(listener))
     try:
-        Server(state, app).run(sockets=[listening])
+        Server(state, app).run(sockets=[listener])
     finally:
         storage.close_db()

@@ -1,4 +1,4 @@
-"""Snapshots for listeners that begin: of many that want the same at once, one asks the database."""
+"""Snapshots for new subscribers: one database query serves all that want the same one at once."""
 
 from __future__ import annotations
 
@@ -9,83 +9,83 @@ from typing import TYPE_CHECKING
 
 from anyio import to_thread
 
-from services.api.feed import wire_form
+from services.api.feed import encode_event
 
 if TYPE_CHECKING:
     from services.api.feed import Feed
     from services.jobs.view import Rank
 
 FRESH_SECONDS = 0.25
-"""How old a snapshot may be that is given out again."""
+"""Longest time for which a snapshot is reused."""
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What a caller may see, as it is now."""
+    """The current state of one job, or of all jobs a caller can see."""
 
     data: bytes
-    """As JSON."""
+    """JSON."""
     ranks: dict[str, Rank]
-    """Of the jobs in it."""
-    is_over: bool = False
-    """Whether nothing will follow."""
+    """Job id -> rank, of the jobs in `data`."""
+    is_final: bool = False
+    """Whether no event can follow."""
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A view, and the position in the feed from which on events complete it."""
+    """A view, and the position in the feed after which events continue it."""
 
     position: str
     view: View
-    wire: bytes
-    """As it is sent."""
+    encoded: bytes
+    """The server-sent event."""
 
 
 @dataclass(slots=True)
-class _Flight:
+class _Entry:
     position: str
-    begun: float
+    begun_at: float
     """On the clock of the loop."""
-    taken: asyncio.Task[Snapshot]
+    task: asyncio.Task[Snapshot]
 
 
 class Snapshots:
-    """The snapshots of one feed, by what their listeners may see."""
+    """The latest snapshots of a feed, by the name of what they show."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed = feed
-        self._flights: dict[str, _Flight] = {}
+        self._entries: dict[str, _Entry] = {}
 
-    async def get(self, name: str, look: Callable[[], View]) -> Snapshot:
-        """Give a snapshot whose position was noted before the database was read.
+    async def get(self, name: str, read: Callable[[], View]) -> Snapshot:
+        """Return a snapshot whose position was read before the database.
 
-        Whatever happened in between is in the snapshot, and among the events after it: the ranks
-        tell a listener what it has seen.
+        A change between the two is in the snapshot and also among the events after it; the ranks
+        let a stream skip such events.
 
         Args:
-            name: the same for all who may see the same.
-            look: reads the database; runs in a thread.
+            name: the same for all callers that see the same.
+            read: reads the database; runs in a thread.
         """
         now = asyncio.get_running_loop().time()
-        flight = self._flights.get(name)
-        if flight is None or not self._holds(flight, now):
-            self._flights = {
-                each: one for each, one in self._flights.items() if self._holds(one, now)
+        entry = self._entries.get(name)
+        if entry is None or not self._is_fresh(entry, now):
+            self._entries = {
+                each: one for each, one in self._entries.items() if self._is_fresh(one, now)
             }
-            position = self._feed.position()
-            task = asyncio.create_task(_take(position, look))
-            # Where everybody who waited has left, nobody asks what became of it.
+            position = self._feed.position
+            task = asyncio.create_task(_read_snapshot(position, read))
+            # Retrieve the exception: asyncio warns about it if every caller was cancelled.
             task.add_done_callback(lambda done: done.cancelled() or done.exception())
-            flight = self._flights[name] = _Flight(position, now, task)
-        # Who leaves takes the snapshot from nobody else.
-        return await asyncio.shield(flight.taken)
+            entry = self._entries[name] = _Entry(position, now, task)
+        # A cancelled caller must not cancel the snapshot of the others.
+        return await asyncio.shield(entry.task)
 
-    def _holds(self, flight: _Flight, now: float) -> bool:
-        if flight.taken.done() and (flight.taken.cancelled() or flight.taken.exception()):
+    def _is_fresh(self, entry: _Entry, now: float) -> bool:
+        if entry.task.done() and (entry.task.cancelled() or entry.task.exception()):
             return False
-        return flight.position == self._feed.position() and now - flight.begun < FRESH_SECONDS
+        return entry.position == self._feed.position and now - entry.begun_at < FRESH_SECONDS
 
 
-async def _take(position: str, look: Callable[[], View]) -> Snapshot:
-    view = await to_thread.run_sync(look)
-    return Snapshot(position, view, wire_form(position, "snapshot", view.data))
+async def _read_snapshot(position: str, read: Callable[[], View]) -> Snapshot:
+    view = await to_thread.run_sync(read)
+    return Snapshot(position, view, encode_event(position, "snapshot", view.data))

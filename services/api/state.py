@@ -1,4 +1,4 @@
-"""What the routes share: the service, the feed of events, and whether the server is leaving."""
+"""State that the routes share: service, event feed, health checks and shared reads."""
 
 from __future__ import annotations
 
@@ -24,60 +24,59 @@ if TYPE_CHECKING:
     from services.worker.worker import Worker
 
 
-JOB_LANES = 2
-MOST_JOBS = 32
-"""Read together; one of them that waits also takes a count of what waits before it."""
+JOB_READS = 2
+MAX_JOBS = 32
+"""Jobs in one read. The bound is low because a waiting job also costs a count of the queue."""
 
 
 @dataclass(slots=True)
 class ApiState:
-    """Made once for each application."""
+    """The shared state of one application."""
 
     settings: Settings
     service: MusicService
     feed: Feed
     renditions: Renditions
     worker: Worker | None = None
-    """The worker inside this process; None when others make the jobs."""
-    draining: bool = False
-    """Set once the server is told to stop: it takes no more jobs."""
+    """The worker inside this process; None if other processes run the jobs."""
+    is_draining: bool = False
+    """True after a signal: the server accepts no more jobs."""
     started_at: float = field(default_factory=time.monotonic)
-    """On the monotonic clock."""
+    """Monotonic clock, seconds."""
     health: Health = field(init=False)
     snapshots: Snapshots = field(init=False)
     jobs: SharedReads[str, Job] = field(init=False)
-    """By id."""
+    """Jobs by id."""
     keys: SharedReads[str, bool] = field(init=False)
-    """The ids of keys that were not revoked."""
+    """True for the ids of keys that are not revoked; other ids have no value."""
 
     def __post_init__(self) -> None:
-        """Make the checks, the snapshots and the shared reads ready."""
         self.health = Health(self.settings, self.service.registry)
         self.snapshots = Snapshots(self.feed)
-        self.keys = SharedReads(_keys_in_use, lanes=1, most=MOST_JOBS)
-        self.jobs = SharedReads(self._find_jobs, lanes=JOB_LANES, most=MOST_JOBS)
+        self.keys = SharedReads(_find_keys_in_use, concurrency=1, max_keys=MAX_JOBS)
+        self.jobs = SharedReads(self._find_jobs, concurrency=JOB_READS, max_keys=MAX_JOBS)
 
     def _find_jobs(self, job_ids: list[str]) -> dict[str, Job]:
         return self.service.find_all(job_ids)
 
 
-def _keys_in_use(key_ids: list[str]) -> dict[str, bool]:
+def _find_keys_in_use(key_ids: list[str]) -> dict[str, bool]:
     with storage_errors(), storage.get_session(read_only=True) as session:
         return dict.fromkeys(storage.keys_in_use(session, key_ids), True)
 
 
-# Asynchronous, though they wait for nothing: a plain function would each time go to a thread.
+# These are asynchronous because FastAPI runs a plain dependency in a thread, at each request.
 
 
-async def _state(request: Request) -> ApiState:
+async def _get_state(request: Request) -> ApiState:
     state: ApiState = request.app.state.api
     return state
 
 
-async def _caller(request: Request) -> Caller:
+async def _get_caller(request: Request) -> Caller:
     caller: Caller = request.state.caller
     return caller
 
 
-Api = Annotated[ApiState, Depends(_state)]
-Calling = Annotated[Caller, Depends(_caller)]
+Api = Annotated[ApiState, Depends(_get_state)]
+CurrentCaller = Annotated[Caller, Depends(_get_caller)]

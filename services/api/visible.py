@@ -1,4 +1,4 @@
-"""What a caller may see: a foreign job is not there."""
+"""Access to jobs: another owner's job is answered like one that does not exist."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ if TYPE_CHECKING:
     from services.jobs.models import Job
 
 
-def visible_job(api: ApiState, caller: Caller, job_id: str) -> Job:
-    """Give the job of that id.
+def find_visible_job(api: ApiState, caller: Caller, job_id: str) -> Job:
+    """Find a job.
 
     Raises:
-        UnknownGenerationError: there is none, or it is another's: which of both is not told.
+        UnknownGenerationError: the job does not exist or has another owner; the message is the
+            same for both.
     """
     return require_visible(api.service.find(job_id), caller, job_id)
 
 
 def require_visible(job: Job | None, caller: Caller, job_id: str) -> Job:
-    """Give the job if there is one that the caller may see; raises as `visible_job`."""
-    if job is None or not caller.may_see(job.owner):
+    """Return the job if the caller can see it; raises like `find_visible_job`."""
+    if job is None or not caller.can_see(job.owner):
         raise UnknownGenerationError(f"There is no job {job_id!r}.")
     return job

@@ -1,1 +1,1 @@
-"""What an operator needs: health, figures, and moving to another database."""
+"""Health checks, figures for the metrics, and moving to another database."""

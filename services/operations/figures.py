@@ -1,4 +1,4 @@
-"""The figures of all jobs, cheap enough to be asked for every few seconds of a million rows."""
+"""Figures of all jobs, cheap enough to read every few seconds from a database of a million jobs."""
 
 from __future__ import annotations
 
@@ -11,111 +11,108 @@ from typing import TYPE_CHECKING
 
 from services import storage
 from services.jobs.living import living_workers
-from services.operations.watching import Kept, NoAnswerError, Probe
+from services.operations.probes import CachedValue, NoAnswerError, Probe
 
 if TYPE_CHECKING:
     from services.config import Settings
 
 BOUNDS = (0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0)
-"""Of the histograms, seconds."""
+"""Upper bounds of the histogram buckets, seconds."""
 
-OPEN = timedelta(hours=1)
-"""Jobs that finished in the last hour are counted anew each time: a worker notes the time before
-it commits, so that a row may turn up with a time that has passed."""
+RECOUNTED = timedelta(hours=1)
+"""Jobs that finished within this time are counted again at each reading: a worker sets the time
+before it commits, so a row may appear with a time in the past."""
 
 FIRST_SECONDS = 4.0
-"""What a scrape waits for the first reading."""
+"""Time that a reading waits for the first count of all jobs."""
 
-STORE_KEPT_SECONDS = 300.0
-FINISHED_KEPT_SECONDS = 60.0
-"""Counting finished rows walks an index with an entry for every row."""
+STORE_MAX_AGE_SECONDS = 300.0
+FINISHED_MAX_AGE_SECONDS = 60.0
+"""Cached because the count of finished rows reads an index entry for every row."""
 
 
 @dataclass(frozen=True, slots=True)
 class JobFigures:
-    """What the database says of all jobs."""
+    """Figures of all jobs in the database."""
 
     totals: storage.Totals | None
-    """None while they are read for the first time."""
+    """Finished jobs; None during the first count."""
     statuses: dict[str, float]
+    """Status -> number of jobs."""
     realtime: dict[str, float]
-    """Engine -> seconds of music that a second of work makes."""
+    """Model -> seconds of music per second of run time."""
     store_bytes: int
     workers: dict[str, float]
-    """taking, draining -> how many live."""
+    """`taking` or `draining` -> number of workers that are alive."""
     oldest_waiting_seconds: float
 
 
 class FinishedJobs:
-    """Totals of everything that ever finished, which only grow.
+    """Totals of all jobs that ever finished, as counters that never decrease.
 
-    The rows are read once; afterwards only those of the last hour or two. Rows that are deleted
-    stay counted until the process ends.
+    All rows are read once, and later only those of the last hour or two. Deleted rows stay counted
+    until the process ends.
     """
 
     def __init__(self, now: Callable[[], datetime] = storage.utc_now) -> None:
-        """Count nothing yet.
-
-        Args:
-            now: the clock that the workers' times are compared with.
-        """
         self._now = now
         self._lock = threading.Lock()
-        self._first = Probe("finished jobs", self._read_first)
-        self._closed: storage.Totals | None = None
-        self._closed_until = now() - OPEN
+        self._first = Probe("finished jobs", self._count_first)
+        self._settled: storage.Totals | None = None
+        """Jobs that finished before `_settled_until`; they are not counted again."""
+        self._settled_until = now() - RECOUNTED
 
-    def totals(self, patience: float = FIRST_SECONDS) -> storage.Totals | None:
-        """Count what finished until now.
+    def count(self, patience: float = FIRST_SECONDS) -> storage.Totals | None:
+        """Count the jobs that have finished.
 
         Args:
-            patience: seconds to wait for the first reading, which goes on afterwards.
+            patience: seconds to wait for the first count, which continues after that.
 
         Returns:
-            None while the first reading goes on.
+            The totals, or None during the first count.
 
         Raises:
             StorageError: the database does not answer.
         """
-        if self._closed is None:
+        if self._settled is None:
             try:
                 self._first.answer(patience)
             except NoAnswerError:
                 return None
         with self._lock, storage.get_session(read_only=True) as session:
-            if self._closed is None:
+            if self._settled is None:
                 return None
-            border = self._now() - OPEN
-            if border - self._closed_until > OPEN:
-                since = self._closed_until
+            border = self._now() - RECOUNTED
+            if border - self._settled_until > RECOUNTED:
+                since = self._settled_until
                 newly = storage.count_finished(session, BOUNDS, since=since, before=border)
-                self._closed.add(newly)
-                self._closed_until = border
-            totals = deepcopy(self._closed)
-            totals.add(storage.count_finished(session, BOUNDS, since=self._closed_until))
+                self._settled.add(newly)
+                self._settled_until = border
+            totals = deepcopy(self._settled)
+            totals.add(storage.count_finished(session, BOUNDS, since=self._settled_until))
             return totals
 
-    def _read_first(self) -> None:
+    def _count_first(self) -> None:
         try:
             with storage.get_session(read_only=True) as session:
-                closed = storage.count_finished(session, BOUNDS, before=self._closed_until)
+                settled = storage.count_finished(session, BOUNDS, before=self._settled_until)
         except storage.StorageError:
             return
         with self._lock:
-            self._closed = closed
+            self._settled = settled
 
 
-def read_figures(settings: Settings) -> Callable[[], JobFigures]:
-    """Give a function that reads the figures, and remembers what it need not read again.
+def make_figures_reader(settings: Settings) -> Callable[[], JobFigures]:
+    """Return a function that reads the figures and caches the expensive ones between calls.
 
-    It raises StorageError where the database does not answer.
+    The function raises StorageError if the database does not answer.
     """
     finished = FinishedJobs()
-    ended = Kept(_count_ended, seconds=FINISHED_KEPT_SECONDS)
-    store = Kept(_store_bytes, seconds=STORE_KEPT_SECONDS)
+    ended = CachedValue(_count_ended, seconds=FINISHED_MAX_AGE_SECONDS)
+    store = CachedValue(_sum_store_bytes, seconds=STORE_MAX_AGE_SECONDS)
 
     def read() -> JobFigures:
-        totals = finished.totals()
+        totals = finished.count()
         workers = {"taking": 0.0, "draining": 0.0}
         for one in living_workers(settings.worker_ttl_seconds):
             workers["draining" if one.draining else "taking"] += 1
@@ -142,6 +139,6 @@ def _count_ended() -> dict[str, int]:
         return storage.count_statuses(session, only=storage.FINISHED_STATUSES)
 
 
-def _store_bytes() -> int:
+def _sum_store_bytes() -> int:
     with storage.get_session(read_only=True) as session:
         return storage.sum_file_bytes(session)

@@ -1,4 +1,4 @@
-"""How the service is: its database, GPU, queue and disks, for `/health` and for `doctor`."""
+"""Health checks of the database, the GPUs, the queue and the disks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.jobs.living import living_in
 from services.library.store import open_store
 from services.machine.gpu import GpuReport, look_for_gpus
 from services.machine.space import places
-from services.operations.watching import Kept, NoAnswerError, Probe, Value, answer_of
+from services.operations.probes import CachedValue, NoAnswerError, Probe, Value, wait_for
 
 if TYPE_CHECKING:
     from services.config import Settings
@@ -24,30 +24,30 @@ if TYPE_CHECKING:
 Status = Literal["healthy", "degraded", "unhealthy"]
 
 LIMIT_SECONDS = 3.0
-"""What all checks together may take."""
+"""Time-out of all checks together."""
 
-GPU_KEPT_SECONDS = 10.0
+GPU_MAX_AGE_SECONDS = 10.0
 _ORDER: tuple[Status, ...] = ("healthy", "degraded", "unhealthy")
 _GIB = 1 << 30
 
 
 class Check(BaseModel):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     status: Status
-    detail: str = Field(description="One sentence for people.")
+    detail: str = Field(description="The result in one sentence.")
 
 
 class DatabaseCheck(Check):
-    """The database."""
+    """Whether the database answers and has the tables of this release."""
 
-    kind: str | None = Field(default=None, description="sqlite or postgresql.")
-    revision: str | None = Field(default=None, description="Of the tables.")
-    latency_seconds: float | None = Field(default=None, description="Of the look at it.")
+    kind: str | None = Field(default=None, description="`sqlite` or `postgresql`.")
+    revision: str | None = Field(default=None, description="Revision of the tables.")
+    latency_seconds: float | None = Field(default=None, description="Duration of the check.")
 
 
-class GpuFacts(BaseModel):
-    """One GPU; what the driver does not say is null."""
+class GpuDevice(BaseModel):
+    """One GPU; what the driver does not report is null."""
 
     name: str
     driver: str | None
@@ -56,35 +56,35 @@ class GpuFacts(BaseModel):
 
 
 class GpuCheck(Check):
-    """The GPUs of the machine that answers."""
+    """The GPUs of the machine this server runs on."""
 
-    gpus: list[GpuFacts] = []
+    gpus: list[GpuDevice] = []
 
 
 class QueueCheck(Check):
-    """What waits, and who works."""
+    """Waiting jobs, and workers that are alive."""
 
     waiting_jobs: int | None = None
-    oldest_waiting_seconds: float | None = Field(
-        default=None, description="Null when nothing waits."
+    oldest_waiting_seconds: float | None = Field(default=None, description="Null if no job waits.")
+    workers: int | None = Field(default=None, description="Workers that take jobs.")
+    draining_workers: int | None = Field(
+        default=None, description="Workers that are shutting down and take no new jobs."
     )
-    workers: int | None = Field(default=None, description="Alive, and taking jobs.")
-    draining_workers: int | None = Field(default=None, description="Alive, and about to leave.")
-    models: list[str] = Field(default=[], description="Engines that workers take jobs for.")
-    unserved_models: list[str] = Field(default=[], description="Engines with jobs and no worker.")
+    models: list[str] = Field(default=[], description="Models that a worker takes jobs for.")
+    unserved_models: list[str] = Field(
+        default=[], description="Models with waiting jobs and no worker."
+    )
 
 
 class DiskCheck(Check):
-    """Free space where audio files and an SQLite database are."""
+    """Free space for audio files and for an SQLite database."""
 
     output_free_bytes: int | None = None
-    database_free_bytes: int | None = Field(
-        default=None, description="Null with a database server."
-    )
+    database_free_bytes: int | None = Field(default=None, description="Null with PostgreSQL.")
 
 
 class Checks(BaseModel):
-    """Everything that is looked at."""
+    """The results of all checks."""
 
     database: DatabaseCheck
     gpu: GpuCheck
@@ -93,12 +93,11 @@ class Checks(BaseModel):
 
     @property
     def worst(self) -> Status:
-        """The status of the whole."""
-        return _worst(self.database, self.gpu, self.queue, self.disk_space)
+        return _find_worst(self.database, self.gpu, self.queue, self.disk_space)
 
 
 class HealthReport(BaseModel):
-    """How the service is."""
+    """The health of the service."""
 
     status: Status = Field(description="The worst of the checks.")
     checks: Checks
@@ -108,7 +107,7 @@ class HealthReport(BaseModel):
 
 
 class ReadyChecks(BaseModel):
-    """What must be true of a server that gets requests."""
+    """The checks that decide whether a server is ready."""
 
     server: Check
     database: DatabaseCheck
@@ -117,51 +116,54 @@ class ReadyChecks(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether the server may get requests."""
+    """Whether requests should be sent to the server."""
 
     ready: bool
     checks: ReadyChecks | None = Field(
-        default=None, description="Null while the server is leaving."
+        default=None, description="Null while the server is shutting down."
     )
 
 
 class Health:
-    """The checks, each with a time after which it is given up."""
+    """The health checks of one process, with a time-out."""
 
     def __init__(
         self, settings: Settings, registry: Registry, *, limit_seconds: float = LIMIT_SECONDS
     ) -> None:
-        """Make them ready; nothing is looked at yet.
+        """Prepare the checks; none runs yet.
 
         Args:
-            settings: of the process; the database is open.
+            settings: of the process.
             registry: the engines.
-            limit_seconds: what all checks together may take.
+            limit_seconds: time-out of all checks together.
         """
         self._settings = settings
         self._registry = registry
         self._limit = limit_seconds
-        self.gpus = Kept(look_for_gpus, seconds=GPU_KEPT_SECONDS)
-        self._database = Probe("database", look_at_database)
-        self._queue = Probe("queue", lambda: look_at_queue(settings))
-        self._disk = Probe("disks", lambda: look_at_disks(settings))
-        self._gpu = Probe("GPU", self._look_at_gpu)
+        self.gpus = CachedValue(look_for_gpus, seconds=GPU_MAX_AGE_SECONDS)
+        self._database = Probe("database", check_database)
+        self._queue = Probe("queue", lambda: check_queue(settings))
+        self._disk = Probe("disks", lambda: check_disks(settings))
+        self._gpu = Probe("GPU", self._check_gpu)
 
     def report(self, started_at: float) -> HealthReport:
-        """Look at everything.
+        """Run every check at once.
 
         Args:
-            started_at: when the process started, on the monotonic clock.
+            started_at: start of the process on the monotonic clock, seconds.
         """
         deadline = time.monotonic() + self._limit
-        looks = self._database.begin(), self._gpu.begin(), self._queue.begin(), self._disk.begin()
+        database, gpu = self._database.begin(), self._gpu.begin()
+        queue, disk = self._queue.begin(), self._disk.begin()
         checks = Checks(
-            database=_in_time(looks[0], deadline, _no_database()),
-            gpu=_in_time(
-                looks[1], deadline, GpuCheck(status="degraded", detail="The driver is slow.")
+            database=_wait_until(deadline, database, _fail_database()),
+            gpu=_wait_until(
+                deadline,
+                gpu,
+                GpuCheck(status="degraded", detail="The GPU driver does not answer in time."),
             ),
-            queue=_in_time(looks[2], deadline, _no_queue()),
-            disk_space=_in_time(looks[3], deadline, _no_disk()),
+            queue=_wait_until(deadline, queue, _fail_queue()),
+            disk_space=_wait_until(deadline, disk, _fail_disks()),
         )
         return HealthReport(
             status=checks.worst,
@@ -171,61 +173,61 @@ class Health:
             timestamp=datetime.now(UTC),
         )
 
-    def readiness(self, *, draining: bool) -> Readiness:
-        """Look at what a request needs; at nothing while the server is leaving."""
-        if draining:
+    def readiness(self, *, is_draining: bool) -> Readiness:
+        """Run the checks that requests depend on; none while the server is shutting down."""
+        if is_draining:
             return Readiness(ready=False)
         deadline = time.monotonic() + self._limit
-        looks = self._database.begin(), self._queue.begin(), self._disk.begin()
+        database, queue, disk = self._database.begin(), self._queue.begin(), self._disk.begin()
         checks = ReadyChecks(
-            server=Check(status="healthy", detail="It takes requests."),
-            database=_in_time(looks[0], deadline, _no_database()),
-            queue=self._with_limit(_in_time(looks[1], deadline, _no_queue())),
-            disk_space=_in_time(looks[2], deadline, _no_disk()),
+            server=Check(status="healthy", detail="The server accepts requests."),
+            database=_wait_until(deadline, database, _fail_database()),
+            queue=self._apply_limit(_wait_until(deadline, queue, _fail_queue())),
+            disk_space=_wait_until(deadline, disk, _fail_disks()),
         )
-        worst = _worst(checks.server, checks.database, checks.queue, checks.disk_space)
+        worst = _find_worst(checks.server, checks.database, checks.queue, checks.disk_space)
         return Readiness(ready=worst != "unhealthy", checks=checks)
 
-    def _with_limit(self, queue: QueueCheck) -> QueueCheck:
+    def _apply_limit(self, queue: QueueCheck) -> QueueCheck:
         limit = self._settings.queue_limit
         if queue.waiting_jobs is None or queue.waiting_jobs < limit:
             return queue
         detail = f"The queue is full: {queue.waiting_jobs} of {limit} jobs wait."
         return queue.model_copy(update={"status": "unhealthy", "detail": detail})
 
-    def _look_at_gpu(self) -> GpuCheck:
+    def _check_gpu(self) -> GpuCheck:
         if not self._settings.use_gpu:
             return GpuCheck(status="healthy", detail="DGX_MUSIC_USE_GPU is off.")
-        engines = [e.facts.name for e in self._registry if e.why_unavailable() is None]
-        return check_gpus(self.gpus.get(), engines)
+        models = [e.facts.name for e in self._registry if e.why_unavailable() is None]
+        return judge_gpus(self.gpus.get(), models)
 
 
-def look_at_database() -> DatabaseCheck:
-    """Say whether the open database answers, and is at the revision of this release."""
+def check_database() -> DatabaseCheck:
+    """Check that the open database answers and is at the revision of this release."""
     began = time.monotonic()
     try:
         standing = storage.describe_standing()
     except storage.StorageError:
-        return _no_database()
+        return _fail_database()
     latency = round(time.monotonic() - began, 6)
-    other = "The tables are of another release: run `dgx-music db migrate`, or use that one."
+    other = "The tables belong to another release: run `dgx-music db migrate`, or use that release."
     return DatabaseCheck(
         status="healthy" if standing.is_current else "unhealthy",
-        detail="It answers." if standing.is_current else other,
+        detail="The database answers." if standing.is_current else other,
         kind=standing.kind,
         revision=standing.revision,
         latency_seconds=latency,
     )
 
 
-def look_at_queue(settings: Settings) -> QueueCheck:
-    """Say what waits, and whether a living worker takes it."""
+def check_queue(settings: Settings) -> QueueCheck:
+    """Check that a worker which is alive takes the waiting jobs, and how long they have waited."""
     try:
         with storage.get_session(read_only=True) as session:
             waiting = storage.list_waiting(session)
             living = living_in(session, settings.worker_ttl_seconds)
     except storage.StorageError:
-        return _no_queue()
+        return _fail_queue()
     taking = [worker for worker in living if not worker.draining]
     models = sorted({model for worker in taking for model in worker.models})
     unserved = [one.model for one in waiting if one.model not in models]
@@ -247,23 +249,23 @@ def look_at_queue(settings: Settings) -> QueueCheck:
 def _judge_queue(unserved: list[str], age: float | None, slow: float) -> tuple[Status, str]:
     if unserved:
         names = ", ".join(unserved)
-        return "degraded", f"Jobs wait for {names}, and no worker takes them: dgx-music worker."
+        return "degraded", f"No worker runs the waiting jobs for {names}: start `dgx-music worker`."
     if age is not None and age > slow:
-        return "degraded", f"A job has waited for {age:.0f} s; more workers would help."
-    return "healthy", "Nothing waits." if age is None else "Workers take what waits."
+        return "degraded", f"A job has waited for {age:.0f} s; start more workers."
+    return "healthy", "No job waits." if age is None else "Workers run the waiting jobs."
 
 
-def look_at_disks(settings: Settings) -> DiskCheck:
-    """Say how much is free where files are written, and whether they can be."""
+def check_disks(settings: Settings) -> DiskCheck:
+    """Check that files can be written, and that there is enough free space for them."""
     try:
         found = places(settings)
     except OutputError:
-        return _no_disk()
+        return _fail_disks()
     if settings.file_store is not None:
         try:
             open_store(settings).check()
         except DGXMusicError:
-            return DiskCheck(status="unhealthy", detail="The bucket of the files does not answer.")
+            return DiskCheck(status="unhealthy", detail="The bucket for the files does not answer.")
     free = {place.what: place.free_bytes for place in found}
     facts = {
         "output_free_bytes": free["output folder"],
@@ -276,22 +278,22 @@ def look_at_disks(settings: Settings) -> DiskCheck:
         detail = f"The {unwritable.what} cannot be written; set {unwritable.variable}."
         return DiskCheck(status="unhealthy", detail=detail, **facts)
     if tight.free_bytes < settings.disk_floor_bytes:
-        detail = f"{left}; no new job is taken."
+        detail = f"{left}; new jobs are refused."
         return DiskCheck(status="unhealthy", detail=detail, **facts)
     if tight.free_bytes < settings.disk_low_bytes:
-        return DiskCheck(status="degraded", detail=f"{left}; free some soon.", **facts)
+        return DiskCheck(status="degraded", detail=f"{left}; free some space soon.", **facts)
     return DiskCheck(status="healthy", detail=f"{left}.", **facts)
 
 
-def check_gpus(report: GpuReport, engines: list[str]) -> GpuCheck:
-    """Judge what the driver said.
+def judge_gpus(report: GpuReport, models: list[str]) -> GpuCheck:
+    """Judge what the driver reports.
 
     Args:
-        report: what it said.
-        engines: those that can run on this machine as it is.
+        report: of the driver.
+        models: models that are available on this machine; without a GPU, one is enough.
     """
     gpus = [
-        GpuFacts(
+        GpuDevice(
             name=gpu.name,
             driver=gpu.driver,
             memory_total_bytes=gpu.memory_total_bytes,
@@ -305,31 +307,33 @@ def check_gpus(report: GpuReport, engines: list[str]) -> GpuCheck:
     reason = report.reason or "There is no GPU."
     if report.is_broken:
         return GpuCheck(status="degraded", detail=reason)
-    if not engines:
-        return GpuCheck(status="degraded", detail=f"{reason} No engine can run here without one.")
+    if not models:
+        return GpuCheck(status="degraded", detail=f"{reason} No model can run here without one.")
     return GpuCheck(
-        status="healthy", detail=f"{reason} What can run here needs none: {', '.join(engines)}."
+        status="healthy", detail=f"{reason} These models run without one: {', '.join(models)}."
     )
 
 
-def _worst(*checks: Check) -> Status:
+def _find_worst(*checks: Check) -> Status:
     return max((check.status for check in checks), key=_ORDER.index)
 
 
-def _in_time(look: Future[Value], deadline: float, otherwise: Value) -> Value:
+def _wait_until(deadline: float, answer: Future[Value], fallback: Value) -> Value:
     try:
-        return answer_of(look, deadline - time.monotonic())
+        return wait_for(answer, deadline - time.monotonic())
     except NoAnswerError:
-        return otherwise
+        return fallback
 
 
-def _no_database() -> DatabaseCheck:
+def _fail_database() -> DatabaseCheck:
     return DatabaseCheck(status="unhealthy", detail="The database does not answer.")
 
 
-def _no_queue() -> QueueCheck:
-    return QueueCheck(status="unhealthy", detail="The queue is in the database, which is away.")
+def _fail_queue() -> QueueCheck:
+    detail = "The queue cannot be read: the database does not answer."
+    return QueueCheck(status="unhealthy", detail=detail)
 
 
-def _no_disk() -> DiskCheck:
-    return DiskCheck(status="unhealthy", detail="The disk does not answer, or not to this user.")
+def _fail_disks() -> DiskCheck:
+    detail = "The disk does not answer, or this user may not read its folders."
+    return DiskCheck(status="unhealthy", detail=detail)

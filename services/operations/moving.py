@@ -1,4 +1,4 @@
-"""Moving the database of the settings to another one, when nobody works on it."""
+"""Moving the rows of the current database to another one while no process uses it."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 def move_database(
     settings: Settings, target_url: str, *, progress: Progress, dry_run: bool = False
 ) -> storage.Move:
-    """Move every row of the database of the settings to another that holds none.
+    """Copy every row of the current database to an empty one.
 
     Args:
-        settings: of the process.
+        settings: of the process; they name the current database.
         target_url: sqlite:/// or postgresql://.
-        progress: hears how far it is.
-        dry_run: check everything, and move nothing.
+        progress: called with the stage and the share that is done, 0 to 1.
+        dry_run: check everything, but copy nothing.
 
     Raises:
-        InvalidRequestError: the target's URL cannot be read.
-        StorageError: somebody works on the source, or it cannot be moved there.
+        InvalidRequestError: the target's URL is invalid.
+        StorageError: a process uses the current database, or the target cannot be used.
     """
     if not target_url.strip():
-        raise InvalidRequestError("--to: Name a database, as postgresql://user@host/music.")
+        raise InvalidRequestError("--to: Name a database, such as postgresql://user@host/music.")
     try:
         storage.database_file(target_url)
     except storage.InvalidDatabaseURLError as error:
@@ -42,7 +42,7 @@ def move_database(
 
     def refuse_in_use(session: Session) -> None:
         _refuse_workers(session, settings.worker_ttl_seconds)
-        _refuse_jobs_at_work(session)
+        _refuse_running_jobs(session)
 
     def report(stage: str, table: str, share: float) -> None:
         progress(f"{stage} {table}".strip(), share)
@@ -64,17 +64,18 @@ def _refuse_workers(session: Session, ttl: float) -> None:
     if living:
         named = ", ".join(f"{state.host} (process {state.pid})" for state in living)
         raise StorageError(
-            f"Workers live on this database: {named}. Stop them and the servers with SIGTERM, "
-            "wait until they have ended, then move."
+            f"Workers use this database: {named}. Stop them and the servers with SIGTERM, wait "
+            "until they have exited, then try again."
         )
 
 
-def _refuse_jobs_at_work(session: Session) -> None:
-    """Refuse to move while a command may be running a job; jobs of dead workers are moved."""
+def _refuse_running_jobs(session: Session) -> None:
+    # Jobs of dead workers are copied; a worker of the new database takes them over. Only a process
+    # outside the queue, which writes no heartbeat, is named by its token.
     for generation_id, token in storage.attempts_at_work(session).items():
         process = AttemptToken.parse(token).process
         if process is not None and not process.has_ended():
             raise StorageError(
-                f"The job {generation_id} is being made by 'dgx-music generate', perhaps on "
-                "another machine. Wait until it is finished, then move."
+                f"'dgx-music generate' is running the job {generation_id}, perhaps on another "
+                "machine. Wait until it is finished, then try again."
             )

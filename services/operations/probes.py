@@ -1,4 +1,4 @@
-"""Looking at things that may take long, or hang, without the one who asks doing so too."""
+"""Calls that may hang, and cached values, for checks that must answer in time."""
 
 from __future__ import annotations
 
@@ -6,75 +6,75 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as NoAnswer
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Generic, TypeVar
 
 Value = TypeVar("Value")
 
 
 class NoAnswerError(Exception):
-    """What was looked at gave no answer in time, or none at all."""
+    """The call did not return in time, or failed."""
 
 
 class Probe(Generic[Value]):
-    """One look at a time, in a thread of its own: what hangs holds up nobody, and one thread."""
+    """Runs a call in a thread of its own, one at a time: a call that hangs costs one thread."""
 
-    def __init__(self, name: str, look: Callable[[], Value]) -> None:
+    def __init__(self, name: str, call: Callable[[], Value]) -> None:
         self._name = name
-        self._look = look
+        self._call = call
         self._lock = threading.Lock()
         self._latest: Future[Value] | None = None
 
     def begin(self) -> Future[Value]:
-        """Look, or join the look that somebody has begun."""
+        """Start the call, or join the one that is running."""
         with self._lock:
             if self._latest is None or self._latest.done():
                 self._latest = Future()
                 threading.Thread(
-                    target=self._run, args=(self._latest,), name=f"look-{self._name}", daemon=True
+                    target=self._run, args=(self._latest,), name=f"probe-{self._name}", daemon=True
                 ).start()
             return self._latest
 
     def answer(self, seconds: float) -> Value:
-        """Give what is seen.
+        """Return the result of the call.
 
         Raises:
-            NoAnswerError: nothing was, within so many seconds.
+            NoAnswerError: it did not return within that many seconds, or it failed.
         """
-        return answer_of(self.begin(), seconds)
+        return wait_for(self.begin(), seconds)
 
     def _run(self, future: Future[Value]) -> None:
         try:
-            future.set_result(self._look())
+            future.set_result(self._call())
         finally:
-            # The thread's end says what went wrong; who waits only has to hear that it did.
+            # The thread ends with the exception, which `threading.excepthook` reports.
             if not future.done():
-                future.set_exception(NoAnswerError(f"The look at the {self._name} failed."))
+                future.set_exception(NoAnswerError(f"The probe of the {self._name} failed."))
 
 
-def answer_of(future: Future[Value], seconds: float) -> Value:
-    """Give what a look that has begun sees; raises as `Probe.answer`."""
+def wait_for(future: Future[Value], seconds: float) -> Value:
+    """Return the result of a call that was begun; raises like `Probe.answer`."""
     try:
         return future.result(max(0.0, seconds))
-    except NoAnswer:
+    except FutureTimeout:
         raise NoAnswerError(f"There was no answer within {seconds:g} s.") from None
 
 
-class Kept(Generic[Value]):
-    """A value that is looked at again once it is old; those who come meanwhile wait for it."""
+class CachedValue(Generic[Value]):
+    """A value that is read again when it is too old; callers wait while it is read."""
 
     def __init__(
-        self, look: Callable[[], Value], *, seconds: float = 0.0, share: float | None = None
+        self, read: Callable[[], Value], *, seconds: float = 0.0, share: float | None = None
     ) -> None:
-        """Keep what `look` gives.
+        """Create the cache without reading.
 
         Args:
-            look: gives the value.
-            seconds: how old it may be at least.
-            share: of the time that may go into looking, 0 to 1: a look that took long is repeated
-                less often.
+            read: returns the value.
+            seconds: age at which the value is read again.
+            share: largest share of the time that may be spent on reading, over 0 to 1; a slow read
+                makes the value live longer than `seconds`.
         """
-        self._look = look
+        self._read = read
         self._seconds = seconds
         self._share = share
         self._lock = threading.Lock()
@@ -82,11 +82,10 @@ class Kept(Generic[Value]):
         self._good_until = float("-inf")
 
     def get(self) -> Value:
-        """Give the value, fresh enough."""
         with self._lock:
             began = time.monotonic()
             if self._value is None or began >= self._good_until:
-                self._value = self._look()
+                self._value = self._read()
                 ended = time.monotonic()
                 rest = 0.0 if self._share is None else (ended - began) / self._share
                 self._good_until = ended + max(self._seconds, rest)

@@ -1,4 +1,4 @@
-"""The API in this process, on real databases, and as a process of its own with a worker inside."""
+"""Fixtures: the API in this process on real databases, and as a process with a worker inside."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EVERYBODY = Caller(owner=None, sees_all=True, name="local", is_exempt=True)
 
 @dataclass
 class Callers:
-    """Who a request of the in-process client comes from."""
+    """Sets the caller of the requests of the in-process client."""
 
     app: Any
     caller: Caller = EVERYBODY
@@ -43,7 +43,7 @@ class Callers:
 
 @dataclass
 class Api:
-    """The application without a worker: what is asked for waits."""
+    """The application without a worker, so that jobs wait."""
 
     state: ApiState
     callers: Callers
@@ -117,7 +117,7 @@ class Served:
 
 @pytest.fixture
 def serve(make_rig: Callable[[str], Rig]) -> Iterator[Callable[..., Served]]:  # noqa: F811
-    """Start a server process on a database; it has a worker inside unless told otherwise."""
+    """Start a server process on a database, by default with a worker inside."""
     started: list[Served] = []
 
     def start(url: str, *, worker: bool = True, **settings: object) -> Served:

@@ -1,4 +1,4 @@
-"""What no schema can say: which keys were used for other requests, and which inputs there are."""
+"""Adapts requests to state no schema describes: idempotency keys in use, and existing inputs."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def before_call(_context: Any, case: Any, _options: Any) -> None:
             case.headers[name] = str(uuid.uuid4())
     requests = case.body.get("requests", [case.body]) if isinstance(case.body, dict) else []
     for request in requests if isinstance(requests, list) else []:
-        _leave_out_references(request)
+        _drop_references(request)
 
 
-def _leave_out_references(request: Any) -> None:
+def _drop_references(request: Any) -> None:
     for name in ("melody", "continue_from"):
         if isinstance(request, dict) and _REFERENCE.fullmatch(str(request.get(name))):
             del request[name]

@@ -1,4 +1,4 @@
-"""A server with a worker inside, killed at every commit of a submission and of a job's end."""
+"""A server with a worker inside, killed before and after each commit of a submission and a job."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POINTS = (
 
 
 def post(served: Served, batch: bool) -> list[str]:
-    """Ask for music as a client that sends the same again until it is answered."""
+    """Submit with the same idempotency key each time; return the job ids."""
     one = {"prompt": "sleep 0", "duration": 1}
     path, body = ("/generate/batch", {"requests": [one] * 3}) if batch else ("/generate", one)
     answer = served.client.post(path, json=body, headers=KEY)
@@ -37,7 +37,7 @@ def post(served: Served, batch: bool) -> list[str]:
 
 
 @pytest.mark.parametrize(("url", "point"), POINTS)
-def test_a_client_that_asks_again_gets_each_job_once(
+def test_client_that_repeats_its_request_gets_each_job_once(
     request: pytest.FixtureRequest, serve: Callable[..., Served], url: str, point: str
 ) -> None:
     api_url = request.getfixturevalue(url)

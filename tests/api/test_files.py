@@ -1,4 +1,4 @@
-"""The audio over HTTP: formats, ranges, and what a client already has."""
+"""Audio over HTTP: formats, ranges and conditional requests."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ MEDIA_TYPES = {
 
 
 def finish(api: Api, job_id: str) -> bytes:
-    """Do a worker's part of the job: a file, and a completed row."""
+    """Complete a job as a worker does, with a file and a row; return the bytes of the file."""
     rng = np.random.default_rng(7)
     path = api.state.settings.output_dir / "take.wav"
     write_wav(path, 0.1 * rng.standard_normal((2, 44_100)).astype(np.float32), 44_100)
@@ -56,14 +56,14 @@ def finish(api: Api, job_id: str) -> bytes:
 
 
 @pytest.fixture
-def made(sqlite_api: Api) -> tuple[Api, str, bytes]:
+def take(sqlite_api: Api) -> tuple[Api, str, bytes]:
     job_id = sqlite_api.ask("trap beat, 808 “bass”")
     return sqlite_api, f"/api/v1/files/{job_id}", finish(sqlite_api, job_id)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_file_is_there_in_every_format(made: tuple[Api, str, bytes], suffix: str) -> None:
-    api, base, data = made
+def test_file_is_available_in_every_format(take: tuple[Api, str, bytes], suffix: str) -> None:
+    api, base, data = take
     answer = api.client.get(base + suffix)
     assert answer.status_code == 200
     assert answer.headers["content-type"] == MEDIA_TYPES[suffix]
@@ -86,8 +86,10 @@ def test_a_file_is_there_in_every_format(made: tuple[Api, str, bytes], suffix: s
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
 @given(start=st.integers(0, 200_000), length=st.integers(1, 200_000))
-def test_a_range_is_a_slice(made: tuple[Api, str, bytes], start: int, length: int) -> None:
-    api, base, data = made
+def test_range_is_a_slice_of_the_file(
+    take: tuple[Api, str, bytes], start: int, length: int
+) -> None:
+    api, base, data = take
     header = {"Range": f"bytes={start}-{start + length - 1}"}
     answer = api.client.get(f"{base}.wav", headers=header)
     if start >= len(data):
@@ -98,8 +100,8 @@ def test_a_range_is_a_slice(made: tuple[Api, str, bytes], start: int, length: in
         assert answer.content == data[start : start + length]
 
 
-def test_ranges_of_other_kinds(made: tuple[Api, str, bytes]) -> None:
-    api, base, data = made
+def test_suffix_open_multiple_and_invalid_ranges(take: tuple[Api, str, bytes]) -> None:
+    api, base, data = take
 
     def get(value: str, **more: str) -> Any:
         return api.client.get(f"{base}.wav", headers={"Range": value, **more})
@@ -112,13 +114,13 @@ def test_ranges_of_other_kinds(made: tuple[Api, str, bytes]) -> None:
     assert get("bytes=0-9", **{"If-Range": '"another"'}).status_code == 200
     etag = get("bytes=0-9").headers["etag"]
     assert get("bytes=0-9", **{"If-Range": etag}).status_code == 206
-    # What is not a range of bytes is not looked at (RFC 9110, 14.2).
+    # Anything but a valid range of bytes is ignored (RFC 9110, 14.2).
     for other in ("seconds=0-1", "bytes=9-5", "bytes=abc", "bytes", "bytes=" + "0-," * 1000):
         assert (get(other).status_code, get(other).content) == (200, data)
 
 
-def test_browsers_save_it_under_a_name_that_tells(made: tuple[Api, str, bytes]) -> None:
-    api, base, _ = made
+def test_download_name_has_prompt_and_tempo(take: tuple[Api, str, bytes]) -> None:
+    api, base, _ = take
     shown = api.client.get(f"{base}.mp3").headers["content-disposition"]
     assert shown.startswith('inline; filename="trap-beat-808-bass_140bpm_')
     saved = api.client.get(f"{base}.mp3?download=true").headers["content-disposition"]
@@ -126,8 +128,8 @@ def test_browsers_save_it_under_a_name_that_tells(made: tuple[Api, str, bytes]) 
     assert saved.endswith('.mp3"')
 
 
-def test_a_format_is_made_once_however_many_ask(made: tuple[Api, str, bytes]) -> None:
-    api, base, _ = made
+def test_concurrent_requests_convert_a_format_once(take: tuple[Api, str, bytes]) -> None:
+    api, base, _ = take
     got: list[bytes] = []
     threads = [
         threading.Thread(target=lambda: got.append(api.client.get(f"{base}.flac").content))
@@ -143,10 +145,10 @@ def test_a_format_is_made_once_however_many_ask(made: tuple[Api, str, bytes]) ->
     assert [path.suffix for path in kept] == [".flac"]
 
 
-def test_what_is_there_does_not_wait_for_conversions(
-    made: tuple[Api, str, bytes], monkeypatch: pytest.MonkeyPatch
+def test_existing_files_do_not_wait_for_conversions(
+    take: tuple[Api, str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api, base, data = made
+    api, base, data = take
     begun = threading.Semaphore(0)
     may_end = threading.Event()
 
@@ -167,7 +169,7 @@ def test_what_is_there_does_not_wait_for_conversions(
     for thread in threads:
         thread.start()
     try:
-        # Three ask for one format: they take one place, and another conversion goes on beside.
+        # The three requests for MP3 hold one slot, so a second conversion can start.
         assert begun.acquire(timeout=20)
         assert begun.acquire(timeout=20)
         assert api.client.get(f"{base}.wav").content == data
@@ -185,16 +187,18 @@ def test_what_is_there_does_not_wait_for_conversions(
     ["", "x", "{}", "{}.exe", "{}.WAV", "{}.wav.wav", "..%2F{}.wav", "%2e%2e/{}.wav", "{}%00.wav",
      "../../etc/passwd", "a" * 300 + ".wav"],
 )  # fmt: skip
-def test_other_names_lead_nowhere(made: tuple[Api, str, bytes], name: str) -> None:
-    api, base, _ = made
+def test_invalid_file_name_is_refused(take: tuple[Api, str, bytes], name: str) -> None:
+    api, base, _ = take
     job_id = base.rpartition("/")[2]
     answer = api.client.get("/api/v1/files/" + name.format(job_id))
     assert answer.status_code in {404, 422}
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_what_is_not_there_yet_or_no_more_is_told(made: tuple[Api, str, bytes]) -> None:
-    api, base, _ = made
+def test_file_of_unfinished_cancelled_foreign_or_lost_job_is_a_problem(
+    take: tuple[Api, str, bytes],
+) -> None:
+    api, base, _ = take
     waiting = api.ask("beat")
     assert_problem(api.client.get(f"/api/v1/files/{waiting}.wav"), "not-ready")
     api.client.delete(f"/api/v1/jobs/{waiting}")
@@ -211,8 +215,8 @@ def test_what_is_not_there_yet_or_no_more_is_told(made: tuple[Api, str, bytes]) 
     assert api.client.get(f"/api/v1/jobs/{job_id}").json()["file_url"] is None
 
 
-def test_a_file_that_somebody_removed_is_gone(made: tuple[Api, str, bytes]) -> None:
-    api, base, _ = made
+def test_deleted_file_is_gone(take: tuple[Api, str, bytes]) -> None:
+    api, base, _ = take
     (path,) = api.state.settings.output_dir.rglob("*-*.wav")
     path.unlink()
     for url in (f"{base}.wav", f"{base}.mp3", base.replace("/files/", "/jobs/") + "/peaks"):
@@ -220,10 +224,10 @@ def test_a_file_that_somebody_removed_is_gone(made: tuple[Api, str, bytes]) -> N
         assert str(api.state.settings.output_dir) not in problem["detail"]
 
 
-def test_a_bucket_that_is_away_is_no_lack_of_space(
-    made: tuple[Api, str, bytes], monkeypatch: pytest.MonkeyPatch
+def test_unreachable_bucket_is_unavailable(
+    take: tuple[Api, str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    api, base, _ = made
+    api, base, _ = take
 
     def cannot_be_read(job_id: str) -> None:
         raise StoreAwayError(f"The file of {job_id} cannot be read now.")
@@ -234,8 +238,8 @@ def test_a_bucket_that_is_away_is_no_lack_of_space(
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_peaks_are_those_of_the_file(made: tuple[Api, str, bytes]) -> None:
-    api, base, _ = made
+def test_peaks_are_equal_in_json_and_binary(take: tuple[Api, str, bytes]) -> None:
+    api, base, _ = take
     url = base.replace("/files/", "/jobs/") + "/peaks"
     shown = api.client.get(url, params={"pairs": 100}).json()
     assert (shown["version"], shown["channels"], shown["sample_rate"]) == (2, 2, 44_100)
@@ -248,14 +252,14 @@ def test_peaks_are_those_of_the_file(made: tuple[Api, str, bytes]) -> None:
     assert api.client.head(url).status_code == 200
 
 
-def test_a_spectrogram_is_a_picture(made: tuple[Api, str, bytes]) -> None:
-    api, base, _ = made
+def test_spectrogram_is_a_png(take: tuple[Api, str, bytes]) -> None:
+    api, base, _ = take
     answer = api.client.get(base.replace("/files/", "/jobs/") + "/spectrogram")
     assert answer.headers["content-type"] == "image/png"
     assert Image.open(io.BytesIO(answer.content)).width > 100
 
 
-def test_the_cache_stays_within_its_bounds(sqlite_url: str, make_api: Callable[..., Api]) -> None:
+def test_cache_stays_within_its_limit(sqlite_url: str, make_api: Callable[..., Api]) -> None:
     api = make_api(sqlite_url, file_cache_mib=0)
     job_id = api.ask("beat")
     finish(api, job_id)
@@ -264,5 +268,5 @@ def test_the_cache_stays_within_its_bounds(sqlite_url: str, make_api: Callable[.
         assert api.client.get(f"/api/v1/files/{job_id}{suffix}").status_code == 200
         (kept,) = cache.iterdir()
         assert kept.suffix == suffix
-        # As if it had not been asked for lately: then the next one takes its place.
+        # Make it the least recently used, so that the next rendition replaces it.
         os.utime(kept, (1, 1))

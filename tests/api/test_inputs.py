@@ -1,4 +1,4 @@
-"""Audio files that come in over the API, and requests that name them."""
+"""Uploads of audio files, and requests that refer to them."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from starlette.testclient import TestClient
 
 from services.api.application import create_app
 from services.api.caller import Caller
-from services.api.guard.bodies import Bodies
-from services.api.server import guarded
+from services.api.guard.bodies import BodyLimits
+from services.api.server import wrap_app
 from tests.api.conftest import Api, Served
 from tests.api.test_files import finish
 from tests.api.test_requests import GENERATE, assert_problem
@@ -34,7 +34,7 @@ def song(seconds: float = 1.0) -> bytes:
 
 
 def pieces(data: bytes, size: int = 10_000) -> Iterator[bytes]:
-    """Sent as chunks, so that nobody knows the length before the end."""
+    """Yield chunks, which are sent without a Content-Length."""
     yield from (data[start : start + size] for start in range(0, len(data), size))
 
 
@@ -43,7 +43,7 @@ def open_api(make_api: Callable[..., Api], sqlite_url: str) -> Api:
     """With the guard around it."""
     api = make_api(sqlite_url, model_name="choir", input_max_bytes=LIMIT, input_max_seconds=2)
     settings, registry = api.state.settings, api.state.service.registry
-    app = guarded(create_app(api.state, registry), settings, "127.0.0.1")
+    app = wrap_app(create_app(api.state, registry), settings, "127.0.0.1")
     client = TestClient(app, base_url="http://localhost", client=("127.0.0.1", 1))
     return Api(api.state, api.callers, client)
 
@@ -56,12 +56,12 @@ def send(api: Api, content: Any, headers: dict[str, str] | None = None) -> Any:
     return api.client.post(INPUTS, content=content, headers=WAV if headers is None else headers)
 
 
-def test_a_file_is_taken_in_once_and_named_by_requests(open_api: Api) -> None:
+def test_upload_is_stored_once_and_used_by_requests(open_api: Api) -> None:
     data = song()
     digest = hashlib.sha256(data).hexdigest()
-    made = send(open_api, data)
-    assert made.status_code == 201
-    assert made.json() == {
+    created = send(open_api, data)
+    assert created.status_code == 201
+    assert created.json() == {
         "id": digest,
         "bytes": len(data),
         "seconds": 1.0,
@@ -70,13 +70,13 @@ def test_a_file_is_taken_in_once_and_named_by_requests(open_api: Api) -> None:
         "container": "WAV",
     }
     again = send(open_api, pieces(data), {"Content-Type": "application/octet-stream"})
-    assert (again.status_code, again.json()) == (200, made.json())
+    assert (again.status_code, again.json()) == (200, created.json())
     answer = open_api.client.post(GENERATE, json={"prompt": "sleep 0", "melody": digest})
     assert answer.status_code == 202
     assert answer.json()["metadata"]["melody_sha256"] == digest
 
 
-def test_what_is_no_audio_or_too_much_is_refused(open_api: Api) -> None:
+def test_invalid_or_too_large_upload_is_refused(open_api: Api) -> None:
     for content, kind, problem in (
         (b"la la la", "audio/wav", "invalid-request"),
         (b"", "audio/wav", "invalid-request"),
@@ -86,12 +86,12 @@ def test_what_is_no_audio_or_too_much_is_refused(open_api: Api) -> None:
         (song(4), "audio/wav", "too-large"),
         (pieces(song(4)), "audio/wav", "too-large"),
     ):
-        said = assert_problem(send(open_api, content, {"Content-Type": kind}), problem)
-        assert ".dgx" not in said["detail"]
+        answer = send(open_api, content, {"Content-Type": kind})
+        assert ".dgx" not in assert_problem(answer, problem)["detail"]
         assert not [path for path in folder(open_api).rglob("*") if path.is_file()]
 
 
-def test_an_audio_file_that_comes_too_slowly_is_given_up() -> None:
+def test_slow_upload_is_refused() -> None:
     sent = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -105,29 +105,29 @@ def test_an_audio_file_that_comes_too_slowly_is_given_up() -> None:
 
     headers = [(b"content-type", b"audio/wav"), (b"transfer-encoding", b"chunked")]
     scope = {"type": "http", "method": "POST", "path": INPUTS, "headers": headers}
-    asyncio.run(Bodies(app, 100, 100, upload_seconds=0.01)(scope, never, note))
+    asyncio.run(BodyLimits(app, 100, 100, upload_seconds=0.01)(scope, never, note))
     assert sent[0]["status"] == 400
     assert (b"connection", b"close") in sent[0]["headers"]
 
 
-def test_what_a_request_names_has_to_be_there(open_api: Api) -> None:
+def test_unknown_input_is_refused(open_api: Api) -> None:
     for field in ("melody", "continue_from"):
         for reference in ("0" * 64, "../secret", 7):
             answer = open_api.client.post(GENERATE, json={"prompt": "beat", field: reference})
-            said = assert_problem(answer, "invalid-request")
-            assert [one["pointer"] for one in said["errors"]] == [f"/{field}"]
+            found = assert_problem(answer, "invalid-request")
+            assert [one["pointer"] for one in found["errors"]] == [f"/{field}"]
 
 
-def test_a_model_that_cannot_use_a_file_names_one_that_can(open_api: Api) -> None:
+def test_model_without_melody_support_names_one_that_has_it(open_api: Api) -> None:
     digest = send(open_api, song()).json()["id"]
     body = {"prompt": "beat", "model": "puppet", "melody": digest}
-    said = assert_problem(open_api.client.post(GENERATE, json=body), "invalid-request")
-    assert "'choir' can" in said["detail"]
+    problem = assert_problem(open_api.client.post(GENERATE, json=body), "invalid-request")
+    assert "'choir' can" in problem["detail"]
     models = open_api.client.get("/api/v1/models").json()["models"]
     assert {one["name"]: one["takes_melody"] for one in models}["choir"]
 
 
-def test_a_job_is_gone_on_from_by_its_owner_alone(make_api: Callable[..., Api], sqlite_url: str):
+def test_only_the_owner_can_continue_a_job(make_api: Callable[..., Api], sqlite_url: str):
     api = make_api(sqlite_url, model_name="choir")
     api.callers.caller = Caller(owner="mine", sees_all=False, name="mine")
     job_id = api.ask()
@@ -138,11 +138,11 @@ def test_a_job_is_gone_on_from_by_its_owner_alone(make_api: Callable[..., Api], 
     api.callers.caller = Caller(owner="theirs", sees_all=False, name="theirs")
     other = api.client.post(GENERATE, json={"prompt": "beat", "continue_from": job_id})
     none = api.client.post(GENERATE, json={"prompt": "beat", "continue_from": "0" * 64})
-    said = [assert_problem(one, "invalid-request")["detail"] for one in (other, none)]
-    assert said[0].replace(job_id, "") == said[1].replace("0" * 64, "")
+    details = [assert_problem(one, "invalid-request")["detail"] for one in (other, none)]
+    assert details[0].replace(job_id, "") == details[1].replace("0" * 64, "")
 
 
-def test_a_worker_of_a_real_server_makes_it(sqlite_served: Served) -> None:
+def test_server_runs_a_job_with_an_input(sqlite_served: Served) -> None:
     data = song()
     sent = sqlite_served.client.post("/inputs", content=pieces(data), headers=WAV)
     assert sent.status_code == 201

@@ -1,4 +1,4 @@
-"""Whose jobs a key sees: every route of the document, with every kind of caller."""
+"""Access by owner: every route of the document, with every kind of caller."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services import storage
 from services.api import feed
 from services.api.application import create_app
 from services.api.routers import events
-from services.api.server import guarded, make_state
+from services.api.server import make_state, wrap_app
 from services.config import Settings
 from tests.api.conftest import Api, Callers
 from tests.api.test_document import OPERATIONS
@@ -29,7 +29,7 @@ OPEN = (200, 200, 200, 200, 200)
 KEYED = (200, 200, 200, 401, 401)
 OWNED = (200, 404, 200, 401, 401)
 
-# Route -> what each of the callers gets of a finished job of the owner.
+# Route -> status for each of CALLERS, for a finished job of the owner.
 EXPECTED = {
     ("POST", "/api/v1/generate"): (202, 202, 202, 401, 401),
     ("POST", "/api/v1/generate/batch"): (202, 202, 202, 401, 401),
@@ -66,7 +66,7 @@ class Guarded:
             rate_limit_enabled=False,
         )
         self.state = make_state(settings, registry)
-        app = guarded(create_app(self.state, registry), settings, "127.0.0.1")
+        app = wrap_app(create_app(self.state, registry), settings, "127.0.0.1")
         self.client = TestClient(app, base_url="http://localhost")
         self.headers = {"nobody": {}, "operator": {"Authorization": f"Bearer {OPERATOR}"}}
         with storage.get_session() as session:
@@ -80,7 +80,7 @@ class Guarded:
         finish(Api(self.state, Callers(app), self.client), self.job_id)
 
     def end_streams(self) -> None:
-        """As a signal does: in the thread of the event loop."""
+        # As a signal does, in the thread of the event loop.
         assert self.client.portal is not None
         self.client.portal.call(self.state.feed.close)
 
@@ -98,11 +98,11 @@ def server(sqlite_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         yield made
 
 
-def test_every_route_has_its_row() -> None:
+def test_table_covers_every_route() -> None:
     assert set(EXPECTED) == {(method, path) for path, method, _ in OPERATIONS}
 
 
-def test_a_key_opens_what_is_its_own(server: Guarded) -> None:
+def test_each_route_answers_each_caller_as_expected(server: Guarded) -> None:
     for (method, template), statuses in EXPECTED.items():
         path = template.format(
             job_id=server.job_id, filename=f"{server.job_id}.wav", name="not-found"
@@ -116,13 +116,13 @@ def test_a_key_opens_what_is_its_own(server: Guarded) -> None:
             body = {"prompt": "another beat", "duration": 1}
             options["json"] = {"requests": [body]} if "batch" in path else body
         if template == "/api/v1/events":
-            # It would go on: a server that leaves ends it after its snapshot.
+            # The stream would not end by itself.
             server.end_streams()
         got = tuple(server.ask(caller, method, path, **options).status_code for caller in CALLERS)
         assert got == statuses, (method, template)
 
 
-def test_a_stream_ends_once_its_key_is_revoked(
+def test_stream_ends_when_its_key_is_revoked(
     server: Guarded, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "KEY_SECONDS", 0.0)
@@ -130,7 +130,7 @@ def test_a_stream_ends_once_its_key_is_revoked(
     with ThreadPoolExecutor() as pool:
         other = pool.submit(server.ask, "other", "GET", "/api/v1/events")
         mine = pool.submit(server.ask, "owner", "GET", "/api/v1/events")
-        while server.state.feed.listeners < 2 and not mine.done():
+        while server.state.feed.subscriber_count < 2 and not mine.done():
             time.sleep(0.01)
         with storage.get_session() as session:
             storage.revoke_api_key(session, "owner")
@@ -140,17 +140,17 @@ def test_a_stream_ends_once_its_key_is_revoked(
         assert other.result(timeout=20).status_code == 200
 
 
-def test_a_stream_that_was_busy_when_the_end_came_does_not_wait_for_news(server: Guarded) -> None:
+def test_closed_feed_does_not_wait_for_a_change(server: Guarded) -> None:
     server.end_streams()
 
-    async def next_change() -> None:
-        await asyncio.wait_for(server.state.feed.next_change(), 5.0)
+    async def wait_for_change() -> None:
+        await asyncio.wait_for(server.state.feed.wait_for_change(), 5.0)
 
     assert server.client.portal is not None
-    server.client.portal.call(next_change)
+    server.client.portal.call(wait_for_change)
 
 
-def test_nothing_of_another_is_listed(server: Guarded) -> None:
+def test_lists_hide_the_jobs_of_other_owners(server: Guarded) -> None:
     for path in ("/history", "/history?search=nobody", "/prompts", "/prompts?search=nobody"):
         assert PROMPT in server.ask("owner", "GET", f"/api/v1{path}").text
         assert PROMPT in server.ask("operator", "GET", f"/api/v1{path}").text
@@ -161,7 +161,7 @@ def test_nothing_of_another_is_listed(server: Guarded) -> None:
     assert server.ask("nobody", "GET", "/metrics").status_code == 401
 
 
-def test_every_answer_has_an_id_and_the_headers_of_the_guard(server: Guarded) -> None:
+def test_every_answer_has_request_id_and_security_headers(server: Guarded) -> None:
     for caller, path in (("owner", "/history"), ("nobody", "/history"), ("owner", "/nothing")):
         answer = server.ask(caller, "GET", f"/api/v1{path}")
         assert answer.headers["x-content-type-options"] == "nosniff"

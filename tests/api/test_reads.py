@@ -1,4 +1,4 @@
-"""Reads that are shared: each question once, and never an answer older than its question."""
+"""Shared reads: each key is read once, and never before it was requested."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from services.api.reads import SharedReads
 
 
 class Rows:
-    """Values that change, and a read that can be held up."""
+    """Values that change, and a read that can be blocked."""
 
     def __init__(self) -> None:
         self.values = {"a": 0, "b": 0}
@@ -30,24 +30,24 @@ class Rows:
         return {key: seen[key] for key in keys if key in seen}
 
 
-async def begun(rows: Rows) -> None:
+async def wait_until_read_begins(rows: Rows) -> None:
     assert await asyncio.to_thread(rows.begun.acquire, timeout=10)
 
 
-async def asked(shared: SharedReads[str, int], *keys: str) -> list[asyncio.Task[int | None]]:
+async def request(shared: SharedReads[str, int], *keys: str) -> list[asyncio.Task[int | None]]:
     tasks = [asyncio.create_task(shared.get(key)) for key in keys]
     await asyncio.sleep(0)
     return tasks
 
 
-def test_what_is_asked_for_while_a_read_is_under_way_is_read_together_after_it() -> None:
+def test_keys_requested_during_a_read_are_read_together_after_it() -> None:
     async def run() -> None:
         rows = Rows()
-        shared = SharedReads(rows.read, lanes=1, most=3)
-        first = await asked(shared, "a")
-        await begun(rows)
+        shared = SharedReads(rows.read, concurrency=1, max_keys=3)
+        first = await request(shared, "a")
+        await wait_until_read_begins(rows)
         rows.values["a"] = 1
-        later = await asked(shared, "a", "b", "a", "none", "a", "c")
+        later = await request(shared, "a", "b", "a", "none", "a", "c")
         rows.go.release(3)
         assert await asyncio.gather(*first) == [0]
         assert await asyncio.gather(*later) == [1, 0, 1, None, 1, None]
@@ -56,13 +56,13 @@ def test_what_is_asked_for_while_a_read_is_under_way_is_read_together_after_it()
     asyncio.run(run())
 
 
-def test_as_many_reads_as_there_are_lanes_are_under_way() -> None:
+def test_reads_run_up_to_the_concurrency() -> None:
     async def run() -> None:
         rows = Rows()
-        shared = SharedReads(rows.read, lanes=2)
-        tasks = await asked(shared, "a", "b", "c")
-        await begun(rows)
-        await begun(rows)
+        shared = SharedReads(rows.read, concurrency=2)
+        tasks = await request(shared, "a", "b", "c")
+        await wait_until_read_begins(rows)
+        await wait_until_read_begins(rows)
         assert sorted(rows.reads) == [["a"], ["b"]]
         rows.go.release(3)
         assert await asyncio.gather(*tasks) == [0, 0, None]
@@ -70,12 +70,12 @@ def test_as_many_reads_as_there_are_lanes_are_under_way() -> None:
     asyncio.run(run())
 
 
-def test_who_leaves_takes_the_answer_from_nobody() -> None:
+def test_cancelled_caller_does_not_cancel_the_read() -> None:
     async def run() -> None:
         rows = Rows()
-        shared = SharedReads(rows.read, lanes=1)
-        leaving, staying = await asked(shared, "a", "a")
-        await begun(rows)
+        shared = SharedReads(rows.read, concurrency=1)
+        leaving, staying = await request(shared, "a", "a")
+        await wait_until_read_begins(rows)
         leaving.cancel()
         rows.go.release()
         assert await staying == 0
@@ -84,7 +84,7 @@ def test_who_leaves_takes_the_answer_from_nobody() -> None:
     asyncio.run(run())
 
 
-def test_a_read_that_fails_fails_for_all_who_asked_and_for_nobody_later() -> None:
+def test_failed_read_fails_only_for_its_own_callers() -> None:
     failures = [OSError("away")]
 
     def read(keys: list[str]) -> dict[str, int]:
@@ -93,8 +93,8 @@ def test_a_read_that_fails_fails_for_all_who_asked_and_for_nobody_later() -> Non
         return dict.fromkeys(keys, 7)
 
     async def run() -> None:
-        shared = SharedReads(read, lanes=1)
-        tasks = await asked(shared, "a", "a")
+        shared = SharedReads(read, concurrency=1)
+        tasks = await request(shared, "a", "a")
         for task in tasks:
             with pytest.raises(OSError, match="away"):
                 await task
@@ -108,8 +108,8 @@ def test_a_read_that_fails_fails_for_all_who_asked_and_for_nobody_later() -> Non
     st.integers(1, 3),
     st.integers(1, 3),
 )
-def test_every_answer_is_at_least_as_new_as_its_question(
-    waves: list[list[str]], lanes: int, most: int
+def test_value_is_never_older_than_its_request(
+    waves: list[list[str]], concurrency: int, max_keys: int
 ) -> None:
     moment = 0
 
@@ -119,7 +119,7 @@ def test_every_answer_is_at_least_as_new_as_its_question(
         return moment
 
     def read(keys: list[str]) -> dict[str, int]:
-        assert len(keys) <= most
+        assert len(keys) <= max_keys
         return dict.fromkeys(keys, now())
 
     async def ask(shared: SharedReads[str, int], key: str, clock: Callable[[], int]) -> None:
@@ -127,7 +127,7 @@ def test_every_answer_is_at_least_as_new_as_its_question(
         assert await shared.read(key) > asked_at
 
     async def run() -> None:
-        shared = SharedReads(read, lanes=lanes, most=most)
+        shared = SharedReads(read, concurrency=concurrency, max_keys=max_keys)
         tasks = []
         for wave in waves:
             tasks += [asyncio.create_task(ask(shared, key, now)) for key in wave]

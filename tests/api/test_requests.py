@@ -1,4 +1,4 @@
-"""What may be asked, and what is answered."""
+"""Requests and answers: submission, jobs, history, errors."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from services import storage
 from services.api import feed
 from services.api.caller import Caller
-from services.api.problems import TYPES, problem_of, problem_of_status
-from services.api.routers.generate import _wait_of
+from services.api.problems import TYPES, convert_error, convert_status
+from services.api.routers.generate import _parse_wait
 from services.api.schemas import PROMPT_PATTERN, GenerateRequest
 from services.errors import DGXMusicError
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from tests.api.conftest import Api
 
 AS_ECMA = jsonschema_rs.validator_for({"pattern": PROMPT_PATTERN})
-"""The pattern as a reader of the document has it, whose white space is not Python's."""
+"""The pattern under the rules of ECMA, whose white space differs from Python's."""
 GENERATE = "/api/v1/generate"
 BATCH = "/api/v1/generate/batch"
 
 
 def assert_problem(answer: Any, name: str) -> dict[str, Any]:
-    """Every error has this one form."""
+    """Assert the form that every error has; return its JSON."""
     kind = TYPES[name]
     assert answer.status_code == kind.status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
@@ -44,22 +44,22 @@ def assert_problem(answer: Any, name: str) -> dict[str, Any]:
     return problem
 
 
-def test_one_listener_too_many_is_told_so_before_its_stream_begins(
+def test_stream_over_the_limit_is_refused_before_it_begins(
     sqlite_api: Api, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(feed, "MOST_LISTENERS", 0)
+    monkeypatch.setattr(feed, "MAX_SUBSCRIBERS", 0)
     job_id = sqlite_api.ask()
     for url in ("/api/v1/events", f"/api/v1/jobs/{job_id}/events"):
         assert_problem(sqlite_api.client.get(url), "unavailable")
-    # The job of a request that would wait is kept all the same, so it is not refused.
-    waited = sqlite_api.client.post(
+    # A request that would wait is not refused, because its job is accepted already.
+    answer = sqlite_api.client.post(
         GENERATE, json={"prompt": "sleep 0"}, headers={"Prefer": "wait=30"}
     )
-    assert waited.status_code == 202
-    assert "preference-applied" not in waited.headers
+    assert answer.status_code == 202
+    assert "preference-applied" not in answer.headers
 
 
-def test_a_job_is_accepted_and_found_again(api: Api) -> None:
+def test_job_is_accepted_and_found(api: Api) -> None:
     answer = api.client.post(GENERATE, json={"prompt": "  lo-fi   beat ", "seed": 5})
     assert answer.status_code == 202
     job = answer.json()
@@ -72,7 +72,7 @@ def test_a_job_is_accepted_and_found_again(api: Api) -> None:
     assert api.client.get(answer.headers["location"]).json() == job
 
 
-def test_a_seed_is_drawn_and_reported(api: Api) -> None:
+def test_seed_is_drawn_and_reported(api: Api) -> None:
     seeds = {api.client.post(GENERATE, json={"prompt": "beat"}).json()["seed"] for _ in range(4)}
     assert len(seeds) == 4
 
@@ -95,9 +95,7 @@ def test_a_seed_is_drawn_and_reported(api: Api) -> None:
         ({"prompt": "beat", "mood": "sad"}, "/mood"),
     ],
 )
-def test_what_cannot_be_made_is_refused_by_name(
-    sqlite_api: Api, body: dict[str, Any], pointer: str
-) -> None:
+def test_invalid_field_is_named(sqlite_api: Api, body: dict[str, Any], pointer: str) -> None:
     problem = assert_problem(sqlite_api.client.post(GENERATE, json=body), "invalid-request")
     assert [error["pointer"] for error in problem["errors"]] == [pointer]
     assert sqlite_api.client.get("/api/v1/history").json()["total"] == 0
@@ -106,7 +104,7 @@ def test_what_cannot_be_made_is_refused_by_name(
 @pytest.mark.parametrize(
     "content", ["", "{", "[]", "null", '{"prompt": NaN}', '{"prompt":"a","prompt', "\ud800"]
 )
-def test_what_is_no_json_object_is_refused(sqlite_api: Api, content: str) -> None:
+def test_body_that_is_not_a_json_object_is_refused(sqlite_api: Api, content: str) -> None:
     answer = sqlite_api.client.post(
         GENERATE,
         content=content.encode("utf-8", "surrogatepass"),
@@ -116,7 +114,7 @@ def test_what_is_no_json_object_is_refused(sqlite_api: Api, content: str) -> Non
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-def test_numbers_beyond_json_are_refused(sqlite_api: Api) -> None:
+def test_nan_infinite_and_tiny_durations_are_refused(sqlite_api: Api) -> None:
     for number in ("NaN", "Infinity", "-Infinity", "1e999", "5e-324"):
         answer = sqlite_api.client.post(
             GENERATE,
@@ -126,13 +124,13 @@ def test_numbers_beyond_json_are_refused(sqlite_api: Api) -> None:
         assert_problem(answer, "invalid-request")
 
 
-def test_a_duration_beyond_the_model_is_refused(sqlite_api: Api) -> None:
+def test_duration_beyond_the_model_is_refused(sqlite_api: Api) -> None:
     answer = sqlite_api.client.post(GENERATE, json={"prompt": "beat", "duration": 31})
     assert "1 to 30 seconds" in assert_problem(answer, "invalid-request")["detail"]
 
 
 @given(st.text(max_size=505))
-def test_the_pattern_of_the_document_takes_what_the_server_takes(prompt: str) -> None:
+def test_schema_pattern_accepts_what_the_server_accepts(prompt: str) -> None:
     try:
         GenerateRequest(prompt=prompt)
     except ValueError:
@@ -144,11 +142,11 @@ def test_the_pattern_of_the_document_takes_what_the_server_takes(prompt: str) ->
 
 
 @given(st.text(st.sampled_from(" \t\nab\x1c\x1e\x85\xa0\ufeff\x07"), max_size=9))
-def test_the_pattern_knows_white_space_and_controls(prompt: str) -> None:
-    test_the_pattern_of_the_document_takes_what_the_server_takes.hypothesis.inner_test(prompt)
+def test_schema_pattern_handles_white_space_and_controls(prompt: str) -> None:
+    test_schema_pattern_accepts_what_the_server_accepts.hypothesis.inner_test(prompt)
 
 
-def test_a_batch_is_taken_whole_or_not_at_all(api: Api) -> None:
+def test_batch_is_accepted_all_or_none(api: Api) -> None:
     good, bad = {"prompt": "beat"}, {"prompt": "beat", "duration": 99}
     assert_problem(api.client.post(BATCH, json={"requests": [good, bad]}), "invalid-request")
     assert_problem(api.client.post(BATCH, json={"requests": []}), "invalid-request")
@@ -164,7 +162,7 @@ def test_a_batch_is_taken_whole_or_not_at_all(api: Api) -> None:
     assert positions == list(range(1, 11))
 
 
-def test_a_repeated_request_makes_nothing_more(api: Api) -> None:
+def test_repeated_request_creates_no_second_job(api: Api) -> None:
     def send(key: str, prompt: str = "beat") -> Any:
         return api.client.post(GENERATE, json={"prompt": prompt}, headers={"Idempotency-Key": key})
 
@@ -181,7 +179,7 @@ def test_a_repeated_request_makes_nothing_more(api: Api) -> None:
     assert_problem(answer, "idempotency-key-reused")
 
 
-def test_repeated_requests_at_once_make_one_job(api: Api) -> None:
+def test_concurrent_repeated_requests_create_one_job(api: Api) -> None:
     ids: list[str] = []
 
     def send() -> None:
@@ -199,14 +197,14 @@ def test_repeated_requests_at_once_make_one_job(api: Api) -> None:
     assert len(set(ids)) == 1
 
 
-def test_a_batch_is_repeated_as_one(api: Api) -> None:
+def test_repeated_batch_returns_the_same_jobs(api: Api) -> None:
     body = {"requests": [{"prompt": "beat one"}, {"prompt": "beat two"}]}
     headers = {"Idempotency-Key": str(uuid.uuid4())}
     first = api.client.post(BATCH, json=body, headers=headers).json()
     assert api.client.post(BATCH, json=body, headers=headers).json()["job_ids"] == first["job_ids"]
 
 
-def test_a_key_of_another_client_is_another_key(api: Api) -> None:
+def test_idempotency_keys_are_separate_for_each_owner(api: Api) -> None:
     headers = {"Idempotency-Key": "one"}
     ids = set()
     for owner in ("alice", "bob"):
@@ -215,9 +213,7 @@ def test_a_key_of_another_client_is_another_key(api: Api) -> None:
     assert len(ids) == 2
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_back(
-    sqlite_url: str, make_api: Callable[..., Api]
-) -> None:
+def test_full_queue_refuses_with_retry_after(sqlite_url: str, make_api: Callable[..., Api]) -> None:
     api = make_api(sqlite_url, queue_limit=2)
     api.ask()
     batch = api.client.post(BATCH, json={"requests": [{"prompt": "beat"}] * 2})
@@ -230,7 +226,7 @@ def test_a_full_queue_refuses_and_says_when_to_come_back(
     api.ask()
 
 
-def test_a_disk_below_its_floor_takes_no_job(sqlite_url: str, make_api: Callable[..., Api]) -> None:
+def test_disk_below_its_floor_refuses_jobs(sqlite_url: str, make_api: Callable[..., Api]) -> None:
     api = make_api(sqlite_url, disk_floor_bytes=2**60)
     problem = assert_problem(
         api.client.post(GENERATE, json={"prompt": "beat"}), "insufficient-storage"
@@ -239,7 +235,7 @@ def test_a_disk_below_its_floor_takes_no_job(sqlite_url: str, make_api: Callable
     assert api.client.get("/api/v1/history").json()["total"] == 0
 
 
-def test_a_job_is_logged_with_its_id_and_without_its_prompt(
+def test_job_is_logged_with_id_and_without_prompt(
     sqlite_api: Api, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level("INFO", "services"):
@@ -248,7 +244,7 @@ def test_a_job_is_logged_with_its_id_and_without_its_prompt(
     assert "secret" not in caplog.text
 
 
-def test_a_job_is_cancelled_once(api: Api) -> None:
+def test_job_is_cancelled_once(api: Api) -> None:
     job_id = api.ask()
     answer = api.client.delete(f"/api/v1/jobs/{job_id}")
     assert answer.status_code == 200
@@ -257,7 +253,7 @@ def test_a_job_is_cancelled_once(api: Api) -> None:
     assert_problem(api.client.delete(f"/api/v1/jobs/{uuid.uuid4()}"), "not-found")
 
 
-def test_the_job_of_another_is_not_there(api: Api) -> None:
+def test_foreign_job_is_answered_like_a_missing_one(api: Api) -> None:
     alice, bob = (Caller(name, sees_all=False, name=name) for name in ("alice", "bob"))
     api.callers.caller = alice
     job_id = api.ask("beat of alice")
@@ -280,7 +276,7 @@ def test_the_job_of_another_is_not_there(api: Api) -> None:
     assert api.client.get("/api/v1/history").json()["total"] == 1
 
 
-def test_only_the_operator_goes_first(api: Api) -> None:
+def test_high_priority_needs_the_operator(api: Api) -> None:
     api.callers.caller = Caller("alice", sees_all=False, name="alice")
     answer = api.client.post(GENERATE, json={"prompt": "beat", "priority": "high"})
     assert_problem(answer, "operator-only")
@@ -326,11 +322,11 @@ def test_history_is_paged_by_cursor_and_by_number(api: Api) -> None:
      "created_before=9999-12-31T23:59:59-23:59", "created_after=0001-01-01T00:00:00%2B23:59",
      "created_after=1767225600", "created_after=2026-01-31T12:00:00", "search=" + "x" * 501],
 )  # fmt: skip
-def test_a_wrong_query_is_refused(sqlite_api: Api, query: str) -> None:
+def test_invalid_history_query_is_refused(sqlite_api: Api, query: str) -> None:
     assert_problem(sqlite_api.client.get(f"/api/v1/history?{query}"), "invalid-request")
 
 
-def test_a_cursor_that_was_not_given_out_leads_nowhere(sqlite_api: Api) -> None:
+def test_unknown_cursor_is_not_found(sqlite_api: Api) -> None:
     assert_problem(sqlite_api.client.get("/api/v1/history?cursor=xyz"), "not-found")
 
 
@@ -346,7 +342,7 @@ def test_unknown_paths_and_methods_are_problems(sqlite_api: Api) -> None:
     assert answer.headers["allow"] == "GET, HEAD"
 
 
-def test_a_fault_of_ours_tells_nothing(sqlite_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_internal_error_reveals_nothing(sqlite_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> None:
         raise ZeroDivisionError("secret")
 
@@ -356,9 +352,7 @@ def test_a_fault_of_ours_tells_nothing(sqlite_api: Api, monkeypatch: pytest.Monk
     assert "secret" not in answer.text
 
 
-def test_a_database_that_is_away_is_unavailable(
-    sqlite_api: Api, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locked_database_is_unavailable(sqlite_api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
     def locked(*_: object, **__: object) -> None:
         raise storage.DatabaseLockedError("Another process is using the database; try again.")
 
@@ -368,9 +362,9 @@ def test_a_database_that_is_away_is_unavailable(
     assert int(answer.headers["retry-after"]) > 0
 
 
-def test_a_server_that_leaves_takes_nothing_more(sqlite_api: Api) -> None:
+def test_draining_server_refuses_jobs(sqlite_api: Api) -> None:
     job_id = sqlite_api.ask()
-    sqlite_api.state.draining = True
+    sqlite_api.state.is_draining = True
     assert_problem(sqlite_api.client.post(GENERATE, json={"prompt": "beat"}), "unavailable")
     body = {"requests": [{"prompt": "beat"}]}
     assert_problem(sqlite_api.client.post(BATCH, json=body), "unavailable")
@@ -378,25 +372,25 @@ def test_a_server_that_leaves_takes_nothing_more(sqlite_api: Api) -> None:
 
 
 @pytest.mark.parametrize("name", TYPES)
-def test_every_kind_of_problem_has_a_page(sqlite_api: Api, name: str) -> None:
+def test_every_problem_type_has_a_page(sqlite_api: Api, name: str) -> None:
     answer = sqlite_api.client.get(TYPES[name].uri)
     assert answer.status_code == 200
     assert TYPES[name].advice in answer.text
 
 
-def test_every_error_of_the_tree_has_its_problem() -> None:
+def test_every_service_error_becomes_a_problem() -> None:
     def leaves(kind: type[DGXMusicError]) -> list[type[DGXMusicError]]:
         return [kind, *(leaf for each in kind.__subclasses__() for leaf in leaves(each))]
 
     for kind in leaves(DGXMusicError):
-        problem = problem_of(kind("what to do"))
+        problem = convert_error(kind("what to do"))
         assert problem.kind.status >= 400
         assert (problem.detail == "what to do") == (problem.kind.status != 500)
 
 
 @given(st.integers(400, 599))
-def test_any_status_of_a_library_becomes_a_problem(status: int) -> None:
-    problem = problem_of_status(status, "", {})
+def test_any_http_status_becomes_a_problem(status: int) -> None:
+    problem = convert_status(status, "", {})
     assert problem.kind.status // 100 == status // 100
     assert problem.detail
 
@@ -408,11 +402,11 @@ def test_any_status_of_a_library_becomes_a_problem(status: int) -> None:
         ("WAIT=7", 7), ("wait=100000", 60), ("wait=-1", None), ("await=3", None), ("wait=x", None),
     ],
 )  # fmt: skip
-def test_the_wait_is_read_from_prefer(header: str | None, seconds: float | None) -> None:
-    assert _wait_of(header) == seconds
+def test_wait_is_parsed_from_prefer(header: str | None, seconds: float | None) -> None:
+    assert _parse_wait(header) == seconds
 
 
-def test_a_wait_ends_after_its_time(sqlite_api: Api) -> None:
+def test_wait_ends_after_its_time(sqlite_api: Api) -> None:
     answer = sqlite_api.client.post(GENERATE, json={"prompt": "beat"}, headers={"Prefer": "wait=1"})
     assert answer.status_code == 202
     assert answer.headers["preference-applied"] == "wait=1"

@@ -24,12 +24,12 @@ hooks = "schemathesis_hooks"
 path = "{folder}/keys.yaml"
 peers = ["alice", "bob"]
 
-# Not every file is audio, which no schema can say.
+# A schema cannot say that a file must be audio.
 [[operations]]
 include-operation-id = "add_input"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "422"]
 
-# Streams go on for as long as somebody listens.
+# Streams do not end by themselves.
 [[operations]]
 include-operation-id = ["job_events", "all_events"]
 enabled = false
@@ -44,7 +44,7 @@ auth:
 
 @pytest.fixture
 def address(tmp_path: Path, sqlite_url: str) -> Iterator[str]:
-    """A server with the engines of the release; the jobs wait, as nobody makes them."""
+    """A server with the engines of the release and no worker; its jobs wait."""
     storage.init_db(sqlite_url)
     with storage.get_session() as session:
         keys = {name: storage.create_api_key(session, name)[1] for name in ("alice", "bob")}
@@ -83,7 +83,7 @@ def run(address: str, folder: Path, examples: int) -> None:
             "run", f"{address}/api/v1/openapi.json",
             "--phases", "examples,coverage,fuzzing,stateful",
             "--checks", "all",
-            # DELETE cancels a job and keeps its record, as the contract has it.
+            # DELETE cancels a job and keeps its record.
             "--exclude-checks", "use_after_free",
             "--max-examples", str(examples),
             "--continue-on-failure",
@@ -99,10 +99,10 @@ def run(address: str, folder: Path, examples: int) -> None:
     assert ran.returncode == 0, ran.stdout[-6000:] + ran.stderr[-2000:]
 
 
-def test_the_server_does_what_its_document_says(address: str, tmp_path: Path) -> None:
+def test_server_conforms_to_its_document(address: str, tmp_path: Path) -> None:
     run(address, tmp_path, 10)
 
 
 @pytest.mark.nightly
-def test_the_server_does_what_its_document_says_at_length(address: str, tmp_path: Path) -> None:
+def test_server_conforms_to_its_document_at_length(address: str, tmp_path: Path) -> None:
     run(address, tmp_path, 300)

@@ -1,4 +1,4 @@
-"""A server process from its start to its end, with a worker inside."""
+"""A server process with a worker inside, from start to exit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import httpx2 as httpx
 import pytest
 
-from services.api.server import listen, url_of
+from services.api.server import format_url, listen
 from services.api.server import serve as serve_here
 from services.config import Settings
 from services.errors import OutputError, SettingsError
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.integration
 
 @contextmanager
 def listening(served: Served, path: str, last: str | None = None) -> Iterator[Callable[[], Any]]:
-    """Open a stream; calling what this gives reads the next event, None at the end."""
+    """Open a stream; yield a function that reads the next event, or None at the end."""
     headers = {"Last-Event-ID": last} if last else {}
     with served.client.stream("GET", path, headers=headers) as answer:
         assert answer.status_code == 200
@@ -50,14 +50,14 @@ def listening(served: Served, path: str, last: str | None = None) -> Iterator[Ca
         yield next_event
 
 
-def rest(next_event: Callable[[], Any]) -> list[Any]:
+def read_all(next_event: Callable[[], Any]) -> list[Any]:
     return list(iter(next_event, None))
 
 
-def test_a_job_is_made_and_its_events_tell_so(served: Served) -> None:
+def test_job_completes_and_its_events_show_it(served: Served) -> None:
     job_id = served.ask("sleep 1")["job_id"]
     with listening(served, f"/jobs/{job_id}/events") as next_event:
-        events = rest(next_event)
+        events = read_all(next_event)
     assert events[0]["event"] == "snapshot"
     assert events[-1]["event"] == "done"
     assert {event["event"] for event in events[1:-1]} <= {"progress"}
@@ -67,7 +67,7 @@ def test_a_job_is_made_and_its_events_tell_so(served: Served) -> None:
     assert states == sorted(states, key=lambda each: (each[0] != "pending", each[1]))
 
 
-def test_a_listener_that_comes_back_misses_nothing(sqlite_served: Served) -> None:
+def test_reconnecting_subscriber_misses_nothing(sqlite_served: Served) -> None:
     served = sqlite_served
     with listening(served, "/events") as next_event:
         assert next_event()["data"] == {"jobs": []}
@@ -83,10 +83,10 @@ def test_a_listener_that_comes_back_misses_nothing(sqlite_served: Served) -> Non
     answer = served.client.get(f"/jobs/{job_id}/events", headers={"Last-Event-ID": seen[-1]["id"]})
     assert answer.status_code == 204
     with listening(served, f"/jobs/{job_id}/events", "0000-7") as next_event:
-        assert [event["event"] for event in rest(next_event)] == ["snapshot", "done"]
+        assert [event["event"] for event in read_all(next_event)] == ["snapshot", "done"]
 
 
-def test_what_others_make_and_cancel_is_told_too(served: Served) -> None:
+def test_events_cover_changes_by_other_processes(served: Served) -> None:
     with listening(served, "/events") as next_event:
         next_event()
         job = served.rig.service.submit(parse_request(prompt="sleep 9", duration=1))
@@ -99,7 +99,7 @@ def test_what_others_make_and_cancel_is_told_too(served: Served) -> None:
         assert (event["data"]["job_id"], event["data"]["status"]) == (job.job_id, "cancelled")
 
 
-def test_an_answer_is_held_until_the_job_is_finished(served: Served) -> None:
+def test_answer_is_held_until_the_job_is_finished(served: Served) -> None:
     answer = served.client.post(
         "/generate", json={"prompt": "sleep 0.2", "duration": 1}, headers={"Prefer": "wait=20"}
     )
@@ -108,7 +108,7 @@ def test_an_answer_is_held_until_the_job_is_finished(served: Served) -> None:
     assert answer.json()["file_url"].endswith(f"/files/{answer.json()['job_id']}.wav")
 
 
-def test_a_running_job_is_cancelled_within_two_seconds(sqlite_served: Served) -> None:
+def test_running_job_is_cancelled_within_two_seconds(sqlite_served: Served) -> None:
     job_id = sqlite_served.ask("sleep 30")["job_id"]
     sqlite_served.rig.started(job_id)
     assert sqlite_served.client.delete(f"/jobs/{job_id}").json()["status"] == "cancelled"
@@ -116,9 +116,9 @@ def test_a_running_job_is_cancelled_within_two_seconds(sqlite_served: Served) ->
     assert took < 2.0
 
 
-@pytest.mark.parametrize("told_by", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hang-up"])
-def test_told_to_stop_it_finishes_what_runs_and_ends_its_streams(
-    sqlite_served: Served, told_by: signal.Signals
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["term", "hang-up"])
+def test_signal_drains_the_worker_and_ends_the_streams(
+    sqlite_served: Served, number: signal.Signals
 ) -> None:
     served = sqlite_served
     running = served.ask("sleep 1.5")["job_id"]
@@ -129,17 +129,17 @@ def test_told_to_stop_it_finishes_what_runs_and_ends_its_streams(
     def follow() -> None:
         with listening(served, "/events") as next_event:
             ready.set()
-            rest(next_event)
+            read_all(next_event)
         ended.append(time.monotonic())
 
     ready = threading.Event()
     follower = threading.Thread(target=follow)
     follower.start()
     assert ready.wait(10)
-    told = time.monotonic()
-    served.process.send_signal(told_by)
+    sent_at = time.monotonic()
+    served.process.send_signal(number)
     follower.join(10)
-    assert ended[0] - told < 2.0
+    assert ended[0] - sent_at < 2.0
     refused = served.client.post("/generate", json={"prompt": "beat", "duration": 1})
     assert refused.status_code == 503
     assert served.job(running)["status"] == "processing"
@@ -148,7 +148,7 @@ def test_told_to_stop_it_finishes_what_runs_and_ends_its_streams(
     assert served.rig.get(waiting).status == "pending"
 
 
-def test_a_job_that_outlasts_the_drain_goes_back(
+def test_job_that_outlasts_the_drain_returns_to_the_queue(
     sqlite_url: str, serve: Callable[..., Served]
 ) -> None:
     served = serve(sqlite_url, drain_seconds=0.5)
@@ -160,18 +160,20 @@ def test_a_job_that_outlasts_the_drain_goes_back(
     assert (job.status, job.retry_count) == ("pending", 0)
 
 
-def test_a_second_signal_ends_it_at_once(sqlite_served: Served) -> None:
+def test_second_signal_exits_at_once(sqlite_served: Served) -> None:
     job_id = sqlite_served.ask("sleep 30")["job_id"]
     sqlite_served.rig.started(job_id)
     sqlite_served.process.send_signal(signal.SIGTERM)
-    # Two at once are one wish, as a supervisor sends it to a process and to its group.
+    # Two at once count as one: a supervisor signals both the process and its group.
     sqlite_served.process.send_signal(signal.SIGTERM)
     sqlite_served.rig.until(lambda: "draining" in sqlite_served.rig.log)
     assert sqlite_served.client.get("/health/live").status_code == 200
     assert sqlite_served.rig.tell_again(sqlite_served.process) == 6
 
 
-def test_without_a_worker_the_jobs_go_to_others(api_url: str, serve: Callable[..., Served]) -> None:
+def test_server_without_worker_leaves_jobs_to_other_processes(
+    api_url: str, serve: Callable[..., Served]
+) -> None:
     served = serve(api_url, worker=False)
     job_id = served.ask("sleep 0")["job_id"]
     assert served.job(job_id)["status"] == "pending"
@@ -179,7 +181,7 @@ def test_without_a_worker_the_jobs_go_to_others(api_url: str, serve: Callable[..
     served.until_status(job_id, "completed")
 
 
-def test_a_killed_server_loses_no_job(api_url: str, serve: Callable[..., Served]) -> None:
+def test_killed_server_loses_no_job(api_url: str, serve: Callable[..., Served]) -> None:
     served = serve(api_url)
     ids = [served.ask(f"sleep 0.{number}")["job_id"] for number in range(1, 6)]
     served.rig.started(ids[0])
@@ -191,25 +193,25 @@ def test_a_killed_server_loses_no_job(api_url: str, serve: Callable[..., Served]
     served.rig.assert_settled(ids)
 
 
-def test_a_port_in_use_is_told(sqlite_served: Served) -> None:
+def test_port_in_use_is_reported(sqlite_served: Served) -> None:
     url = sqlite_served.client.base_url
     with pytest.raises(SettingsError, match=r"Address already in use.*another --port"):
         listen(str(url.host), int(url.port or 0))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
-def test_any_address_of_the_machine_can_be_taken(host: str) -> None:
-    with listen(host, 0) as listening:
-        assert httpx.URL(url_of(listening)).port == listening.getsockname()[1]
+def test_server_can_listen_on_each_local_address(host: str) -> None:
+    with listen(host, 0) as listener:
+        assert httpx.URL(format_url(listener)).port == listener.getsockname()[1]
 
 
-def test_a_foreign_address_is_refused() -> None:
+def test_foreign_address_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"Cannot listen on 192\.0\.2\.1"):
         listen("192.0.2.1", 0)
 
 
 @pytest.mark.parametrize("place", ["file", "file/below"])
-def test_without_a_worker_an_output_folder_that_is_none_is_told_at_the_start(
+def test_server_without_worker_checks_the_output_folder_at_start(
     sqlite_url: str, tmp_path: Path, place: str
 ) -> None:
     (tmp_path / "file").touch()

@@ -1,4 +1,4 @@
-"""The routes that watch, on a small application of their own over real databases."""
+"""Fixtures: the API over real databases, with two models and without a worker or a guard."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from services.generation.composer.engine import FACTS
 from services.generation.registry import EngineEntry, Registry
 from services.jobs.renditions import Renditions
 from services.jobs.service import MusicService
-from services.machine.process_identity import new_token
+from services.machine.process_identity import ProcessIdentity
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -43,7 +43,7 @@ class ServerState(ApiState):
 
 @dataclass
 class Rig:
-    """A server, asked through ASGI."""
+    """An application that is called through ASGI."""
 
     app: Any
     framework: FastAPI
@@ -54,7 +54,7 @@ class Rig:
         return self.ask("GET", f"{PREFIX}{path}", params=parameters)
 
     def ask(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """Send one request, on an event loop of its own."""
+        """Send one request on an event loop of its own."""
 
         async def send() -> httpx.Response:
             transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
@@ -64,7 +64,7 @@ class Rig:
         return asyncio.run(send())
 
     def add(self, prompt: str = "a tone", model: str = "here", **values: Any) -> str:
-        """A row that waits, in no queue."""
+        """Add a pending row that is not queued; return its id."""
         with storage.get_session() as session:
             return storage.create_generation(
                 session,
@@ -78,14 +78,14 @@ class Rig:
             ).id
 
     def complete(self, seconds: float = 2.0, **values: Any) -> str:
-        """A row that was made."""
+        """Add a completed row; return its id."""
         row_id = self.add(**values)
         with storage.get_session() as session:
             storage.complete_generation(session, row_id, seconds, 1000)
         return row_id
 
     def queue_up(self, model: str = "here") -> str:
-        """A row that waits in the queue; its dispatch is of no interest here."""
+        """Add a row with an entry in the queue, without a dispatch; return its id."""
         row_id = self.add(model=model)
         with storage.get_session() as session:
             row = storage.get_generation(session, row_id)
@@ -99,7 +99,7 @@ class Rig:
                 session,
                 worker_id=name,
                 slot=name,
-                process=new_token(),
+                process=str(ProcessIdentity.current()),
                 host="here",
                 pid=1,
                 models=models,
@@ -134,7 +134,7 @@ def make_rig(tmp_path: Path) -> Callable[..., Rig]:
         settings = Settings(
             DATABASE_URL=url, output_dir=tmp_path / "outputs", use_gpu=False, disk_low_bytes=0
         )
-        # An update is not checked: it may name what another release's settings have.
+        # An update is not validated, so tests may set values outside the limits.
         settings = settings.model_copy(update=values)
         service = MusicService(settings, registry())
         state = ServerState(settings, service, Feed(service), Renditions(service))
@@ -166,7 +166,7 @@ def sqlite_rig(sqlite_url: str, make_rig: Callable[..., Rig]) -> Rig:
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a tool of that name, which runs the given shell script, first on PATH."""
+    """Put an `nvidia-smi` that runs a shell script first on PATH."""
 
     def put(script: str) -> None:
         tool = tmp_path / "bin" / "nvidia-smi"

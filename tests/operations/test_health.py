@@ -1,4 +1,4 @@
-"""What /health, /health/ready and /health/live say, and when."""
+"""GET /health, /health/ready and /health/live."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.errors import OutputError
 from services.jobs.models import parse_request
 from services.machine import gpu
 from services.machine.gpu import look_for_gpus
-from services.operations.health import Health, check_gpus
+from services.operations.health import Health, judge_gpus
 from services.worker.hosting.host import DEFAULT_REGISTRY, Limits
 from services.worker.hosting.pool import HostPool
 
@@ -26,7 +26,7 @@ def checks_of(answer):
     return {name: check["status"] for name, check in answer.json()["checks"].items()}
 
 
-def test_a_server_at_rest_is_healthy_and_ready(rig):
+def test_idle_server_is_healthy_and_ready(rig):
     answer = rig.get("/health")
     report = answer.json()
     assert (answer.status_code, report["status"]) == (200, "healthy")
@@ -41,7 +41,7 @@ def test_a_server_at_rest_is_healthy_and_ready(rig):
     assert {one.headers["cache-control"] for one in (answer, ready, live)} == {"no-store"}
 
 
-def test_jobs_that_no_living_worker_takes_degrade_the_queue(rig):
+def test_jobs_without_a_worker_degrade_the_queue(rig):
     rig.queue_up("here")
     rig.start_worker("another", "other")
     queue = rig.get("/health").json()["checks"]["queue"]
@@ -56,7 +56,7 @@ def test_jobs_that_no_living_worker_takes_degrade_the_queue(rig):
     assert (queue["status"], queue["draining_workers"]) == ("degraded", 1)
 
 
-def test_a_job_that_waits_for_long_degrades_the_queue(sqlite_url, make_rig):
+def test_long_wait_degrades_the_queue(sqlite_url, make_rig):
     rig = make_rig(sqlite_url, queue_slow_seconds=1e-6)
     rig.start_worker("w", "here")
     rig.queue_up()
@@ -65,7 +65,7 @@ def test_a_job_that_waits_for_long_degrades_the_queue(sqlite_url, make_rig):
     assert queue["oldest_waiting_seconds"] > 0
 
 
-def test_a_full_queue_is_not_ready(sqlite_url, make_rig):
+def test_full_queue_is_not_ready(sqlite_url, make_rig):
     rig = make_rig(sqlite_url, queue_limit=2)
     rig.start_worker("w", "here")
     rig.queue_up()
@@ -80,7 +80,7 @@ def test_a_full_queue_is_not_ready(sqlite_url, make_rig):
     ("setting", "status", "code"),
     [("disk_low_bytes", "degraded", 200), ("disk_floor_bytes", "unhealthy", 503)],
 )
-def test_little_free_space_degrades_and_too_little_stops(
+def test_low_space_degrades_and_too_little_is_unhealthy(
     sqlite_url, make_rig, setting, status, code
 ):
     rig = make_rig(sqlite_url, **{setting: TOO_MUCH})
@@ -89,7 +89,7 @@ def test_little_free_space_degrades_and_too_little_stops(
     assert rig.get("/health/ready").status_code == code
 
 
-def test_no_job_is_taken_under_the_floor(sqlite_url, make_rig):
+def test_job_is_refused_below_the_disk_floor(sqlite_url, make_rig):
     rig = make_rig(sqlite_url, disk_floor_bytes=TOO_MUCH)
     with pytest.raises(OutputError, match=r"GiB free, and new jobs need .*DGX_MUSIC_OUTPUT_DIR"):
         rig.state.service.submit(parse_request(prompt="a tone"))
@@ -107,7 +107,7 @@ def test_tables_of_another_release_are_unhealthy(rig, revision):
     assert rig.get("/health/ready").status_code == 503
 
 
-def test_a_database_that_is_away_is_unhealthy_and_no_reason_gets_out(rig):
+def test_unreachable_database_is_unhealthy_and_reveals_no_error(rig):
     storage.close_db()
     answer = rig.get("/health")
     assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
@@ -123,7 +123,7 @@ def test_a_database_that_is_away_is_unhealthy_and_no_reason_gets_out(rig):
 
 
 @pytest.mark.postgres
-def test_a_database_that_hangs_does_not_hang_the_check(postgres_url, make_rig):
+def test_hanging_database_does_not_hang_the_check(postgres_url, make_rig):
     rig = make_rig(postgres_url)
     rig.state.health = Health(rig.state.settings, rig.state.service.registry, limit_seconds=1.0)
     until_healthy(rig)
@@ -133,7 +133,7 @@ def test_a_database_that_hangs_does_not_hang_the_check(postgres_url, make_rig):
         assert {answer.status_code for answer in answers} == {503}
         assert checks_of(answers[-1])["disk_space"] == "healthy"
         names = [thread.name for thread in threading.enumerate()]
-        assert names.count("look-database") == names.count("look-queue") == 1
+        assert names.count("probe-database") == names.count("probe-queue") == 1
         other.rollback()
     until_healthy(rig)
 
@@ -144,14 +144,14 @@ def until_healthy(rig):
         assert time.monotonic() < deadline
 
 
-def test_a_server_that_leaves_is_not_ready_at_once(rig):
-    rig.state.draining = True
+def test_draining_server_is_not_ready(rig):
+    rig.state.is_draining = True
     storage.close_db()
     answer = rig.get("/health/ready")
     assert (answer.status_code, answer.json()) == (503, {"ready": False, "checks": None})
 
 
-def test_a_worker_that_hangs_within_the_server_is_reported(sqlite_rig):
+def test_hanging_worker_of_the_server_is_reported(sqlite_rig):
     ttl = sqlite_rig.state.settings.worker_ttl_seconds
     for age, code, status in ((0.1, 200, "alive"), (ttl * 3, 503, "wedged")):
         sqlite_rig.state.worker = SimpleNamespace(beat_age=age)
@@ -160,7 +160,7 @@ def test_a_worker_that_hangs_within_the_server_is_reported(sqlite_rig):
         assert answer.json()["worker_beat_age_seconds"] == age
 
 
-def test_an_output_folder_that_cannot_be_written_is_unhealthy(sqlite_url, make_rig, monkeypatch):
+def test_unwritable_output_folder_is_unhealthy(sqlite_url, make_rig, monkeypatch):
     rig = make_rig(sqlite_url)
     monkeypatch.setattr("os.access", lambda *_args, **_options: False)
     answer = rig.get("/health")
@@ -168,13 +168,13 @@ def test_an_output_folder_that_cannot_be_written_is_unhealthy(sqlite_url, make_r
     assert "DGX_MUSIC_OUTPUT_DIR" in answer.json()["checks"]["disk_space"]["detail"]
 
 
-def test_the_gpus_are_what_the_driver_says(nvidia_smi):
+def test_gpus_are_those_the_driver_reports(nvidia_smi):
     nvidia_smi("echo 'NVIDIA H200, 143771 MiB, 570.1, 1024 MiB'; echo 'GB10, [N/A], 580, [N/A]'")
     report = look_for_gpus()
     first, second = report.gpus
     assert (first.memory_total_bytes, first.memory_used_bytes) == (143771 * 2**20, 2**30)
     assert (second.name, second.memory_total_bytes, second.summary) == ("GB10", None, "GB10, 580")
-    check = check_gpus(report, [])
+    check = judge_gpus(report, [])
     assert (check.status, check.detail) == (
         "healthy",
         "NVIDIA H200, 143771 MiB, 570.1; GB10, 580.",
@@ -182,28 +182,28 @@ def test_the_gpus_are_what_the_driver_says(nvidia_smi):
 
 
 @pytest.mark.parametrize("script", ["exit 9", "exec sleep 60", "printf '\\377'"])
-def test_a_driver_that_does_not_answer_degrades(nvidia_smi, monkeypatch, script):
+def test_broken_driver_degrades(nvidia_smi, monkeypatch, script):
     monkeypatch.setattr(gpu, "QUERY_SECONDS", 0.3)
     nvidia_smi(script)
     report = look_for_gpus()
     assert report.is_broken
-    assert check_gpus(report, ["here"]).status == "degraded"
+    assert judge_gpus(report, ["here"]).status == "degraded"
 
 
-def test_no_gpu_is_healthy_where_an_engine_needs_none(monkeypatch, tmp_path):
+def test_missing_gpu_is_healthy_if_a_model_needs_none(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(gpu, "_DRIVER", tmp_path)
     report = look_for_gpus()
-    assert check_gpus(report, ["here"]).status == "healthy"
-    assert "here" in check_gpus(report, ["here"]).detail
-    assert check_gpus(report, []).status == "degraded"
+    assert judge_gpus(report, ["here"]).status == "healthy"
+    assert "here" in judge_gpus(report, ["here"]).detail
+    assert judge_gpus(report, []).status == "degraded"
     card = tmp_path / "gpus" / "0000:01:00.0" / "information"
     card.parent.mkdir(parents=True)
     card.write_text("Model: \t\t NVIDIA GB10\nIRQ:   0\n")
     assert [one.name for one in look_for_gpus().gpus] == ["NVIDIA GB10"]
 
 
-def test_a_worker_tells_which_engines_it_has():
+def test_host_pool_counts_its_loaded_models():
     pool = HostPool(1, DEFAULT_REGISTRY, Limits(stall=10, deadline=10), idle_seconds=10)
     assert pool.models() == {}
     with pool.host("composer"):

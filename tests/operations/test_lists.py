@@ -30,7 +30,7 @@ def pages(rig, **parameters):
         cursor = {"cursor": page["next_cursor"]}
 
 
-def test_the_queue_in_figures(rig):
+def test_queue_stats_count_jobs_and_workers(rig):
     for seconds in (1.0, 3.0):
         rig.complete(seconds)
     rig.queue_up()
@@ -49,14 +49,14 @@ def test_the_queue_in_figures(rig):
     }
 
 
-def test_an_empty_queue_has_no_age_and_no_average(sqlite_rig):
+def test_empty_queue_has_no_age_and_no_average(sqlite_rig):
     stats = sqlite_rig.get("/queue/stats").json()
     assert stats["oldest_pending_job_age_seconds"] is None
     assert stats["average_processing_time_seconds"] is None
 
 
 @pytest.mark.parametrize("path", ["/queue/stats", "/prompts", "/models"])
-def test_a_database_that_is_away_is_said(sqlite_rig, path):
+def test_unreachable_database_is_unavailable(sqlite_rig, path):
     storage.close_db()
     assert sqlite_rig.get(path).status_code == 503
 
@@ -86,7 +86,7 @@ def test_prompts_are_searched_by_their_words(rig):
     assert pages(rig, limit=9, search="?!") == [[]]
 
 
-def test_a_key_sees_the_prompts_of_its_own_jobs(rig):
+def test_key_sees_the_prompts_of_its_own_jobs(rig):
     for owner in ("me", "you", "you", None):
         rig.add("shared", owner=owner)
     rig.add("mine", owner="me")
@@ -103,15 +103,15 @@ def test_a_key_sees_the_prompts_of_its_own_jobs(rig):
 @pytest.mark.parametrize(
     "parameters", [{"limit": 0}, {"limit": 101}, {"search": "x" * 501}, {"page": 1}]
 )
-def test_prompts_refuse_what_they_do_not_know(sqlite_rig, parameters):
+def test_invalid_prompt_query_is_refused(sqlite_rig, parameters):
     assert sqlite_rig.get("/prompts", **parameters).status_code == 422
 
 
-def test_a_cursor_that_was_not_given_out_leads_nowhere(sqlite_rig):
+def test_unknown_cursor_is_not_found(sqlite_rig):
     assert sqlite_rig.get("/prompts", cursor="").status_code == 404
 
 
-def test_no_prompt_comes_twice_or_is_left_out(sqlite_rig):
+def test_pages_list_every_prompt_once(sqlite_rig):
     moment = storage.utc_now()
     rows = [
         Prompt(text=f"take {n}", used_count=n % 3 + 1, first_used_at=moment, last_used_at=moment)
@@ -125,18 +125,18 @@ def test_no_prompt_comes_twice_or_is_left_out(sqlite_rig):
 
 
 @given(st.text(max_size=80) | st.binary(max_size=60).map(lambda raw: raw.hex()))
-def test_a_cursor_of_another_list_is_refused(text):
+def test_invalid_cursor_is_refused(text):
     with pytest.raises(InvalidCursorError):
         decode_use(text)
 
 
 @given(st.integers(1, 2**40), st.datetimes(), st.integers(1, 2**62))
-def test_a_cursor_leads_back_to_its_place(count, moment, number):
+def test_cursor_round_trip(count, moment, number):
     found = decode_use(encode_use(count, moment, number))
     assert (found[0], found[1].replace(tzinfo=None), found[2]) == (count, moment, number)
 
 
-def test_the_engines_are_listed_with_what_keeps_them(rig):
+def test_models_are_listed_with_the_reason_they_are_unavailable(rig):
     rig.start_worker("w", "here")
     away, here = rig.get("/models").json()["models"]
     assert (away["available"], away["is_default"], away["served"]) == (False, False, False)
@@ -159,7 +159,7 @@ def test_the_engines_are_listed_with_what_keeps_them(rig):
     }
 
 
-def test_the_page_needs_nothing_of_another_site_and_no_script_of_its_own(sqlite_rig):
+def test_docs_page_loads_own_files_only_and_has_no_inline_script(sqlite_rig):
     answer = sqlite_rig.get("/docs")
     assert "default-src 'none'" in answer.headers["content-security-policy"]
     assert "unsafe-inline" not in answer.headers["content-security-policy"]
@@ -177,5 +177,5 @@ def test_the_page_needs_nothing_of_another_site_and_no_script_of_its_own(sqlite_
         assert sqlite_rig.get(f"/docs/assets/{name}").status_code == 404
 
 
-def test_the_metrics_are_not_in_the_document(sqlite_rig):
+def test_metrics_route_is_not_in_the_document(sqlite_rig):
     assert "/metrics" not in json.loads(sqlite_rig.get("/openapi.json").text)["paths"]

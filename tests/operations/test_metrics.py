@@ -1,4 +1,4 @@
-"""GET /metrics: names, figures from the database, and what is counted of requests."""
+"""GET /metrics: names, figures from the database, and HTTP metrics."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from services import storage
 from services.api.http_metrics import HttpMetrics
 from services.api.route_names import RouteNames
-from services.operations.figures import BOUNDS, OPEN, FinishedJobs
+from services.operations.figures import BOUNDS, RECOUNTED, FinishedJobs
 from services.storage import Generation
 
 NAMES = {
@@ -26,7 +26,7 @@ NAMES = {
 
 
 def scrape(rig):
-    """Every sample: (name, *label values) -> value; and the names of the families."""
+    """Return the samples, (name, *label values) -> value, and the names of the families."""
     answer = rig.ask("GET", "/metrics")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -39,7 +39,7 @@ def scrape(rig):
     return samples, {family.name for family in families}
 
 
-def test_the_figures_of_jobs_come_from_the_database(rig, make_rig):
+def test_job_metrics_come_from_the_database(rig, make_rig):
     for seconds in (0.4, 8.0):
         rig.complete(seconds)
     rig.complete(1.0, model="other")
@@ -77,18 +77,18 @@ def test_the_figures_of_jobs_come_from_the_database(rig, make_rig):
     assert scrape(rig)[0]["dgx_music_jobs_total", "here", "completed"] == 3
 
 
-def test_totals_stay_right_while_time_passes(sqlite_rig):
-    """Each row is counted once, also one that is noted late, however often it is looked at."""
+def test_totals_count_each_row_once_as_time_passes(sqlite_rig):
+    # Some rows appear with a completion time in the past.
     chance = random.Random(4)
     start = storage.utc_now()
     clock = {"now": start}
     finished = FinishedJobs(now=lambda: clock["now"])
     made = Counter()
     for _ in range(30):
-        clock["now"] += OPEN * chance.choice([0.01, 0.4, 1.3])
+        clock["now"] += RECOUNTED * chance.choice([0.01, 0.4, 1.3])
         for _ in range(chance.randrange(4)):
             status = chance.choice(["completed", "failed", "cancelled"])
-            late = OPEN * chance.choice([0.0, 0.0, 0.9])
+            late = RECOUNTED * chance.choice([0.0, 0.0, 0.9])
             row = Generation(
                 prompt="a tone", model_name="here", duration_seconds=16.0, sample_rate=48_000,
                 channels=2, file_path="a.wav", status=status,
@@ -100,7 +100,7 @@ def test_totals_stay_right_while_time_passes(sqlite_rig):
                 session.add(row)
             made["here", status] += 1
         if chance.random() < 0.8:
-            totals = finished.totals()
+            totals = finished.count()
             assert totals.jobs == made
     completed = made["here", "completed"]
     assert totals.audio_seconds["here"] == 16.0 * completed
@@ -109,14 +109,14 @@ def test_totals_stay_right_while_time_passes(sqlite_rig):
     assert totals.queued.seconds == pytest.approx(50.0 * completed, abs=0.01 * completed)
 
 
-def test_rows_that_do_not_say_when_they_finished_are_counted(sqlite_rig):
+def test_rows_without_completion_time_are_counted(sqlite_rig):
     sqlite_rig.complete()
     with storage.get_session() as session:
         session.connection().exec_driver_sql("UPDATE generations SET completed_at = NULL")
-    assert FinishedJobs().totals().jobs == {("here", "completed"): 1}
+    assert FinishedJobs().count().jobs == {("here", "completed"): 1}
 
 
-def test_a_database_that_is_away_leaves_the_rest(sqlite_rig):
+def test_unreachable_database_leaves_the_other_metrics(sqlite_rig):
     sqlite_rig.get("/models")
     storage.close_db()
     samples, _ = scrape(sqlite_rig)
@@ -125,7 +125,7 @@ def test_a_database_that_is_away_leaves_the_rest(sqlite_rig):
     assert ("dgx_music_jobs", "pending") not in samples
 
 
-def test_routes_are_counted_by_template_and_nothing_else_makes_a_series(sqlite_rig):
+def test_requests_are_counted_by_route_template(sqlite_rig):
     rig = sqlite_rig
 
     @rig.framework.get("/faults/{number}")
@@ -156,7 +156,7 @@ def test_routes_are_counted_by_template_and_nothing_else_makes_a_series(sqlite_r
     assert samples["dgx_music_http_request_seconds_count", "GET", "/stream"] == 1
 
 
-def test_what_is_refused_before_its_route_is_counted_under_it(sqlite_rig):
+def test_request_refused_by_a_middleware_is_counted_under_its_route(sqlite_rig):
     rig = sqlite_rig
 
     async def refuse(scope, receive, send):
@@ -170,7 +170,7 @@ def test_what_is_refused_before_its_route_is_counted_under_it(sqlite_rig):
     assert route._value.get() == 1
 
 
-def test_the_gpu_and_the_worker_of_the_server_are_shown(sqlite_url, make_rig, nvidia_smi):
+def test_gpu_and_own_worker_have_metrics(sqlite_url, make_rig, nvidia_smi):
     nvidia_smi("echo 'NVIDIA H200, 143771 MiB, 570.1, 1024 MiB'")
     rig = make_rig(sqlite_url, use_gpu=True)
     rig.state.worker = SimpleNamespace(beat_age=0.0, loaded_models=Counter(composer=2))

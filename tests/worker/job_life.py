@@ -24,7 +24,7 @@ from sqlalchemy import select, text
 from services import storage
 from services.api.caller import Caller
 from services.api.server import make_state
-from services.api.visible import visible_job
+from services.api.visible import find_visible_job
 from services.config import Settings
 from services.errors import (
     DGXMusicError,
@@ -339,11 +339,11 @@ class JobLife(RuleBasedStateMachine):
             return
         job = self.choose(list(self.jobs.values()), which)
         visitor = Caller(owner=caller, sees_all=caller is None, name="visitor")
-        if not visitor.may_see(job.owner):
+        if not visitor.can_see(job.owner):
             with pytest.raises(UnknownGenerationError):
-                visible_job(self.world.state, visitor, job.id)
+                find_visible_job(self.world.state, visitor, job.id)
             return
-        visible_job(self.world.state, visitor, job.id)
+        find_visible_job(self.world.state, visitor, job.id)
         if job.is_finished:
             with pytest.raises(JobFinishedError):
                 self.world.service.cancel(job.id)

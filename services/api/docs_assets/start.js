@@ -1,7 +1,7 @@
 "use strict";
 
-// A file, as the page's policy allows no script within it; a relative address, as a proxy may put
-// something before the path; no validator, as it is on another site.
+// The page's policy forbids inline scripts, hence this file. The URL is relative because a proxy may
+// prefix the path. The validator is off because it runs on another site.
 SwaggerUIBundle({
   url: "openapi.json",
   dom_id: "#swagger-ui",

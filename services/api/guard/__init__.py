@@ -1,4 +1,4 @@
-"""What stands between the network and the application: docs/security.md."""
+"""The middleware between the network and the application (docs/security.md)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from services.api.guard.authentication import (
     Authentication,
     Keys,
 )
-from services.api.guard.bodies import Bodies
+from services.api.guard.bodies import BodyLimits
 from services.api.guard.connections import BoundedConnection
 from services.api.guard.headers import SecurityHeaders
-from services.api.guard.hosts import Hosts
+from services.api.guard.hosts import HostCheck
 from services.api.guard.logs import AccessLog
-from services.api.guard.rates import INPUT_PATHS, Rates
+from services.api.guard.rates import INPUT_PATHS, RateLimit
 from services.api.guard.request_id import RequestId
-from services.api.guard.scopes import caller_of, request_id_of
+from services.api.guard.scopes import get_caller, get_request_id
 from services.database import storage_errors
 from services.errors import SettingsError
 
@@ -38,14 +38,14 @@ __all__ = [
     "BoundedConnection",
     "Client",
     "assemble",
-    "caller_of",
+    "get_caller",
+    "get_request_id",
     "is_loopback_host",
-    "request_id_of",
-    "require_guarded",
+    "require_key",
 ]
 
-QUESTIONS_AT_ONCE = 4
-"""Of the guard to the database, so that the connections of the application stay free."""
+CONCURRENT_QUERIES = 4
+"""Database queries of the guard at once; the rest of the connections are the application's."""
 
 
 def assemble(
@@ -57,44 +57,44 @@ def assemble(
     open_paths: Collection[str] = OPEN_PATHS,
     open_folders: Collection[str] = OPEN_FOLDERS,
 ) -> ASGIApp:
-    """Put the guard around an application. The database is open when the first request comes.
+    """Put the guard around an application; the database must be open before the first request.
 
     Args:
-        app: what is guarded.
+        app: the application.
         settings: of the process.
-        names: of the application's routes, for the log.
-        host: name or address that the server listens on; None is the settings'.
-        open_paths: that need no key.
-        open_folders: beginnings of such paths.
+        names: templates of the application's routes, for the log.
+        host: name or address the server listens on; None for that of the settings.
+        open_paths: paths that need no key.
+        open_folders: prefixes of paths that need no key.
     """
     bound = host or settings.api_host
-    questions = CapacityLimiter(QUESTIONS_AT_ONCE)
-    guarded: ASGIApp = Bodies(app, settings.api_max_body_bytes, settings.input_max_bytes)
+    limiter = CapacityLimiter(CONCURRENT_QUERIES)
+    guarded: ASGIApp = BodyLimits(app, settings.api_max_body_bytes, settings.input_max_bytes)
     if settings.rate_limit_enabled:
         per_minute = settings.rate_limit_per_minute
-        guarded = Rates(guarded, questions, per_minute)
-        guarded = Rates(guarded, questions, per_minute, INPUT_PATHS, apart="inputs ")
+        guarded = RateLimit(guarded, limiter, per_minute)
+        guarded = RateLimit(guarded, limiter, per_minute, INPUT_PATHS, prefix="inputs ")
     guarded = Authentication(
         guarded,
-        Keys(questions),
+        Keys(limiter),
         settings.api_key,
         may_be_open=is_loopback_host(bound),
         open_paths=open_paths,
         open_folders=open_folders,
     )
-    guarded = Hosts(guarded, bound, settings.api_allowed_hosts)
-    # What is refused further in is logged, and has an id and the headers, as everything has.
+    guarded = HostCheck(guarded, bound, settings.api_allowed_hosts)
+    # Outermost, so that a refused request is logged too, and its answer has an id and the headers.
     guarded = SecurityHeaders(guarded)
     guarded = AccessLog(guarded, ClientFinder(settings.api_trusted_proxies), names)
     return RequestId(guarded)
 
 
-def require_guarded(settings: Settings, host: str) -> None:
-    """Refuse an address that other machines reach as long as nobody needs a key.
+def require_key(settings: Settings, host: str) -> None:
+    """Check that an address other machines can reach is protected by a key.
 
     Raises:
-        SettingsError: there is no key.
-        StorageError: the database, which has the keys, cannot be read.
+        SettingsError: other machines can reach the address, and no key was ever created or set.
+        StorageError: the database cannot be read.
     """
     if is_loopback_host(host) or settings.api_key is not None:
         return
@@ -102,6 +102,6 @@ def require_guarded(settings: Settings, host: str) -> None:
         if storage.any_api_keys(session):
             return
     raise SettingsError(
-        f"Other machines reach {host}, and the API has no key. Make one with "
+        f"Other machines can reach {host}, but the API has no key. Create one with "
         "`dgx-music keys create NAME`, set DGX_MUSIC_API_KEY, or listen on 127.0.0.1."
     )

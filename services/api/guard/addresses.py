@@ -1,4 +1,4 @@
-"""Where a request comes from: the address of the socket, or what a trusted proxy says it is."""
+"""The address a request comes from: that of the socket, or the one a trusted proxy reports."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from services.api.guard.scopes import headers_of
+from services.api.guard.scopes import get_headers
 
 if TYPE_CHECKING:
     from starlette.types import Scope
@@ -16,24 +16,24 @@ Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 UNKNOWN = "unknown"
 SUBSCRIBER_BITS = 64
-"""Of an IPv6 address: one subscriber has all addresses behind them, and can take a new one for
-every request."""
+"""Network part of an IPv6 address. One client has the whole network, and can use another address
+for every request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """The machine behind a request."""
+    """The machine that sent a request."""
 
     address: str
-    """As text, `unknown` where the socket has none."""
+    """`unknown` if the socket has no address."""
     subject: str
-    """Whom it is counted as: the address, of IPv6 the network of the subscriber."""
+    """What its requests are counted under: the address, or the network of an IPv6 address."""
     is_loopback: bool
-    """On this machine, and not come through a proxy from another one."""
+    """Whether it is this machine; False for another machine behind a proxy on this one."""
 
 
 def parse_address(text: str) -> Address | None:
-    """Read an address; None when it is none. IPv4 written as IPv6 is given as IPv4."""
+    """Parse an address; return None if it is not one. IPv4-mapped IPv6 becomes IPv4."""
     try:
         address = ipaddress.ip_address(text.partition("%")[0])
     except ValueError:
@@ -44,7 +44,7 @@ def parse_address(text: str) -> Address | None:
 
 
 def is_loopback_host(host: str) -> bool:
-    """Whether a server bound to this name or address is reached from this machine only."""
+    """Whether a server on this name or address is reachable from this machine only."""
     if host.lower() == "localhost":
         return True
     address = parse_address(host.removeprefix("[").removesuffix("]"))
@@ -52,31 +52,32 @@ def is_loopback_host(host: str) -> bool:
 
 
 class ClientFinder:
-    """Finds the client of a request."""
+    """Finds the client of a request.
+
+    `trusted_proxies` are the addresses or networks whose X-Forwarded-For is believed.
+    """
 
     def __init__(self, trusted_proxies: Sequence[str]) -> None:
-        """Name the proxies whose X-Forwarded-For is believed: addresses or networks."""
         self._trusted = [ipaddress.ip_network(each, strict=False) for each in trusted_proxies]
 
     def __call__(self, scope: Scope) -> Client:
-        """Give the client; headers count only where the socket is a trusted proxy's."""
         peer = parse_address(scope["client"][0]) if scope.get("client") else None
         if peer is None:
             return Client(UNKNOWN, UNKNOWN, is_loopback=False)
-        found = self._forwarded(scope, peer) if self._is_trusted(peer) else peer
+        found = self._find_forwarded(scope, peer) if self._is_trusted(peer) else peer
         return Client(
-            str(found), _subject(found), is_loopback=peer.is_loopback and found.is_loopback
+            str(found), _get_subject(found), is_loopback=peer.is_loopback and found.is_loopback
         )
 
     def _is_trusted(self, address: Address) -> bool:
         return any(address in network for network in self._trusted)
 
-    def _forwarded(self, scope: Scope, peer: Address) -> Address:
-        """The right-most address that is no proxy's; left of it is what anybody may write."""
+    def _find_forwarded(self, scope: Scope, peer: Address) -> Address:
+        # The right-most address that is not a proxy's: those left of it can be forged.
         found = peer
-        hops = ",".join(headers_of(scope, "x-forwarded-for")).split(",")
+        hops = ",".join(get_headers(scope, "x-forwarded-for")).split(",")
         for hop in reversed(hops):
-            address = parse_address(_without_port(hop.strip()))
+            address = parse_address(_strip_port(hop.strip()))
             if address is None:
                 break
             found = address
@@ -85,13 +86,13 @@ class ClientFinder:
         return found
 
 
-def _without_port(hop: str) -> str:
+def _strip_port(hop: str) -> str:
     if hop.startswith("["):
         return hop[1:].partition("]")[0]
     return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
-def _subject(address: Address) -> str:
+def _get_subject(address: Address) -> str:
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, SUBSCRIBER_BITS), strict=False))
     return str(address)

@@ -1,4 +1,4 @@
-"""Whose request it is: by its key, or by its address where the server needs no keys."""
+"""Authentication by API key; a server without keys identifies callers by their address."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from services import storage
 from services.api.caller import Caller
 from services.api.guard.scopes import (
     OPERATOR,
-    ask_database,
-    headers_of,
+    get_headers,
+    get_state,
+    query_database,
     refuse,
-    state_of,
 )
 from services.api.problems import PREFIX, ProblemError
 
@@ -36,31 +36,29 @@ OPEN_PATHS = frozenset(
     f"{PREFIX}/{path}"
     for path in ("health", "health/live", "health/ready", "openapi.json", "docs", "problems")
 )
-"""Open to everybody: how the server is, and how it is used."""
+"""Paths that need no key: health checks and documentation."""
 
 OPEN_FOLDERS = (f"{PREFIX}/docs/", f"{PREFIX}/problems/")
 
 CACHE_SECONDS = 3.0
-"""How long a key that was found is taken for good: a revoked one opens nothing after that."""
+"""Time for which a valid key is cached, and so the longest that a revoked key still works."""
 
-USE_NOTED_SECONDS = 60.0
-"""How often at most this process notes in the database that a key is used."""
+USE_RECORDED_SECONDS = 60.0
+"""Shortest time between two records in the database, by this process, that a key is in use."""
 
 _KEY_FORM = re.compile(r"dgxm_[A-Za-z0-9_-]{43}")
 _BEARER = re.compile(r"bearer +(\S+) *", re.IGNORECASE)
 
 
 @dataclass(slots=True)
-class _Remembered:
-    """A key that was found in the database."""
-
+class _CachedKey:
     key_id: str
     checked_at: float
     lock: anyio.Lock = field(default_factory=anyio.Lock)
 
 
 class Keys:
-    """The keys of the database, each asked for at most once in `seconds`."""
+    """Cached access to the keys of the database."""
 
     def __init__(
         self,
@@ -68,38 +66,38 @@ class Keys:
         seconds: float = CACHE_SECONDS,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start with nothing known.
+        """Create an empty cache.
 
         Args:
-            limiter: how many questions the database is asked at once.
-            seconds: how long an answer holds.
-            clock: seconds, ever rising.
+            limiter: bounds the database queries at once.
+            seconds: time for which an answer is cached.
+            clock: monotonic, seconds.
         """
         self._limiter = limiter
         self._seconds = seconds
         self._clock = clock
-        self._remembered: dict[str, _Remembered] = {}
-        self._noted_at: dict[str, float] = {}
-        self._any = False
-        self._none_until = -inf
+        self._cached: dict[str, _CachedKey] = {}
+        self._recorded_at: dict[str, float] = {}
+        self._has_any = False
+        self._has_none_until = -inf
         self._any_lock = anyio.Lock()
 
-    async def exist(self) -> bool:
-        """Whether a key was ever made; once one was, for the life of the process.
+    async def has_any(self) -> bool:
+        """Whether a key was ever created; once True, it stays so for the life of the process.
 
         Raises:
             ProblemError: the database does not answer.
         """
-        if not self._any and self._clock() >= self._none_until:
+        if not self._has_any and self._clock() >= self._has_none_until:
             async with self._any_lock:
-                if self._clock() >= self._none_until:
+                if self._clock() >= self._has_none_until:
                     asked_at = self._clock()
-                    self._any = await ask_database(self._limiter, _any_keys)
-                    self._none_until = asked_at + self._seconds
-        return self._any
+                    self._has_any = await query_database(self._limiter, _has_keys)
+                    self._has_none_until = asked_at + self._seconds
+        return self._has_any
 
-    async def id_of(self, secret: str) -> str | None:
-        """Give the id of a key; None when there is none, or it was revoked.
+    async def find_id(self, secret: str) -> str | None:
+        """Return the id of a key, or None if it is unknown or revoked.
 
         Raises:
             ProblemError: the database does not answer.
@@ -107,43 +105,43 @@ class Keys:
         if not _KEY_FORM.fullmatch(secret):
             return None
         digest = hashlib.sha256(secret.encode()).hexdigest()
-        known = self._remembered.get(digest)
+        known = self._cached.get(digest)
         if known is None:
-            return await self._ask(digest, secret)
-        if self._holds(known):
+            return await self._look_up(digest, secret)
+        if self._is_fresh(known):
             return known.key_id
-        # Of many requests with one key only the first asks.
+        # Of concurrent requests with the same key, only the first queries the database.
         async with known.lock:
-            if self._holds(known):
+            if self._is_fresh(known):
                 return known.key_id
-            return await self._ask(digest, secret)
+            return await self._look_up(digest, secret)
 
-    async def note_use(self, key_id: str) -> None:
-        """Write down that a key was used, unless that was done of late; never fails."""
+    async def record_use(self, key_id: str) -> None:
+        """Record that a key was used, at most once in `USE_RECORDED_SECONDS`."""
         now = self._clock()
-        if now < self._noted_at.get(key_id, -inf) + USE_NOTED_SECONDS:
+        if now < self._recorded_at.get(key_id, -inf) + USE_RECORDED_SECONDS:
             return
-        self._noted_at[key_id] = now
-        # The request is answered; that this is not known matters less than that it is.
+        self._recorded_at[key_id] = now
+        # The request is already answered, so a failure here must not turn it into an error.
         with suppress(ProblemError):
-            await ask_database(self._limiter, lambda: _touch_key(key_id))
+            await query_database(self._limiter, lambda: _touch_key(key_id))
 
-    def _holds(self, known: _Remembered) -> bool:
+    def _is_fresh(self, known: _CachedKey) -> bool:
         return self._clock() < known.checked_at + self._seconds
 
-    async def _ask(self, digest: str, secret: str) -> str | None:
+    async def _look_up(self, digest: str, secret: str) -> str | None:
         asked_at = self._clock()
-        key_id = await ask_database(self._limiter, lambda: _find_key(secret))
+        key_id = await query_database(self._limiter, lambda: _find_key(secret))
         if key_id is None:
-            self._remembered.pop(digest, None)
+            self._cached.pop(digest, None)
             return None
-        known = self._remembered.setdefault(digest, _Remembered(key_id, asked_at))
+        known = self._cached.setdefault(digest, _CachedKey(key_id, asked_at))
         known.checked_at = asked_at
         return key_id
 
 
 class Authentication:
-    """Finds the caller of a request, and refuses the request where there has to be a key."""
+    """Identifies the caller of a request, and refuses the request if a key is required."""
 
     def __init__(
         self,
@@ -155,16 +153,16 @@ class Authentication:
         open_paths: Collection[str] = OPEN_PATHS,
         open_folders: Collection[str] = OPEN_FOLDERS,
     ) -> None:
-        """Set who comes in.
+        """Wrap an application.
 
         Args:
-            app: what is guarded.
-            keys: of the database.
-            operator_key: of the settings.
-            may_be_open: serve everybody as long as there are no keys; where only this machine,
-                and the proxies on it, can connect.
-            open_paths: that need none ever.
-            open_folders: beginnings of such paths.
+            app: the application.
+            keys: keys of the database.
+            operator_key: key of the settings.
+            may_be_open: serve every caller while no key exists; set only if nothing but this
+                machine, and the proxies on it, can connect.
+            open_paths: paths that never need a key.
+            open_folders: prefixes of paths that never need a key.
         """
         self._app = app
         self._keys = keys
@@ -174,43 +172,42 @@ class Authentication:
         self._open_folders = tuple(open_folders)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        client: Client = state_of(scope)["client"]
+        client: Client = get_state(scope)["client"]
         try:
-            caller = await self._caller(scope, client)
+            caller = await self._identify(scope, client)
         except ProblemError as error:
             await refuse(scope, send, error)
             return
-        state_of(scope)["caller"] = caller
+        get_state(scope)["caller"] = caller
         await self._app(scope, receive, send)
         if caller.owner is not None:
-            await self._keys.note_use(caller.owner)
+            await self._keys.record_use(caller.owner)
 
-    async def _caller(self, scope: Scope, client: Client) -> Caller:
+    async def _identify(self, scope: Scope, client: Client) -> Caller:
         if self._is_open_path(scope["path"]):
             return Caller(
                 owner=None, sees_all=False, name=client.subject, is_exempt=client.is_loopback
             )
-        secret = _sent_key(scope)
-        if secret is not None and self._is_operators(secret):
+        secret = _read_key(scope)
+        if secret is not None and self._is_operator_key(secret):
             return Caller(owner=None, sees_all=True, name=OPERATOR, is_exempt=client.is_loopback)
-        key_id = None if secret is None else await self._keys.id_of(secret)
+        key_id = None if secret is None else await self._keys.find_id(secret)
         if key_id is not None:
             return Caller(owner=key_id, sees_all=False, name=key_id, is_exempt=client.is_loopback)
         if await self._is_open():
             return Caller(
                 owner=None, sees_all=True, name=client.subject, is_exempt=client.is_loopback
             )
-        raise _key_required("This key opens nothing here." if secret else "No key was sent.")
+        raise _require_key("This API key is unknown or revoked." if secret else "Send an API key.")
 
     def _is_open_path(self, path: str) -> bool:
         return path in self._open_paths or path.startswith(self._open_folders)
 
-    def _is_operators(self, secret: str) -> bool:
-        # Digests are of one length whatever was sent, and bytes of any kind can be compared.
+    def _is_operator_key(self, secret: str) -> bool:
+        # Digests have one length whatever was sent; `compare_digest` takes no non-ASCII text.
         return self._operator is not None and secrets.compare_digest(
             _digest(secret), self._operator
         )
@@ -218,26 +215,26 @@ class Authentication:
     async def _is_open(self) -> bool:
         if not self._may_be_open or self._operator is not None:
             return False
-        return not await self._keys.exist()
+        return not await self._keys.has_any()
 
 
-def _sent_key(scope: Scope) -> str | None:
-    """The one key that was sent; None when none was.
+def _read_key(scope: Scope) -> str | None:
+    """Return the key in the headers, or None.
 
     Raises:
-        ProblemError: several different ones were.
+        ProblemError: several different keys were sent.
     """
-    found = {value.strip() for value in headers_of(scope, "x-api-key")}
-    for value in headers_of(scope, "authorization"):
+    found = {value.strip() for value in get_headers(scope, "x-api-key")}
+    for value in get_headers(scope, "authorization"):
         match = _BEARER.fullmatch(value)
         if match is not None:
             found.add(match[1])
     if len(found) > 1:
-        raise _key_required("Several keys were sent; send one.")
+        raise _require_key("Several different API keys were sent; send one.")
     return next(iter(found), None)
 
 
-def _key_required(detail: str) -> ProblemError:
+def _require_key(detail: str) -> ProblemError:
     return ProblemError("key-required", detail, headers={"WWW-Authenticate": "Bearer"})
 
 
@@ -245,7 +242,7 @@ def _digest(secret: str) -> bytes:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
-def _any_keys() -> bool:
+def _has_keys() -> bool:
     with storage.get_session(read_only=True) as session:
         return storage.any_api_keys(session)
 

@@ -1,4 +1,4 @@
-"""Bodies: of a bounded size, within a time; JSON goes on whole, audio as it comes."""
+"""Limits on the size, time and type of request bodies; JSON is buffered, audio is streamed."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from services.api.guard.hosts import CHANGING
-from services.api.guard.scopes import has_body, header_of, headers_of, refuse
+from services.api.guard.hosts import WRITE_METHODS
+from services.api.guard.scopes import get_header, get_headers, has_body, refuse
 from services.api.problems import PREFIX, ProblemError
 
 if TYPE_CHECKING:
@@ -18,9 +18,9 @@ UPLOADS = frozenset({f"{PREFIX}/inputs"})
 """Paths that take an audio file."""
 
 BODY_SECONDS = 15.0
-"""From the head of a request to the end of its body."""
+"""Longest time from the header of a request to the end of its body."""
 UPLOAD_SECONDS = 120.0
-"""As much for an audio file."""
+"""The same for an audio file."""
 
 _OCTETS = "application/octet-stream"
 
@@ -29,11 +29,11 @@ _DRAIN_SECONDS = 2.0
 
 
 class _ClientLeftError(Exception):
-    """There is nobody to answer."""
+    """The client disconnected within the body."""
 
 
 class _Upload:
-    """A body that the application reads by itself, up to the bounds."""
+    """A body that the application reads itself, within the limits."""
 
     def __init__(self, receive: Receive, send: Send, limit: int, seconds: float) -> None:
         self._receive = receive
@@ -41,26 +41,26 @@ class _Upload:
         self._limit = limit
         self._seconds = seconds
         self._end = anyio.current_time() + seconds
-        self._taken = 0
+        self._received = 0
         self._is_whole = False
 
     async def receive(self) -> Message:
-        """Give the next piece.
+        """Return the next message.
 
         Raises:
-            ProblemError: the body is too long, or comes too slowly.
+            ProblemError: the body is too long or too slow.
         """
         with anyio.move_on_at(self._end):
             message = await self._receive()
-            self._taken += len(message.get("body", b""))
+            self._received += len(message.get("body", b""))
             self._is_whole = not message.get("more_body", False)
-            if self._taken > self._limit:
+            if self._received > self._limit:
                 raise _too_large(self._limit)
             return message
         raise _too_slow(self._seconds)
 
     async def send(self, message: Message) -> None:
-        """Answer; while more of the body is to come, as `Bodies` does that refuses one."""
+        """Send the answer; if the body was not read to its end, drain it and close."""
         if self._is_whole:
             await self._send(message)
         elif message["type"] == "http.response.start":
@@ -74,10 +74,10 @@ class _Upload:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
-class Bodies:
-    """Reads the body before the application begins, and refuses what it should not read.
+class BodyLimits:
+    """Reads the body before it calls the application, and refuses a body outside the limits.
 
-    An audio file is too long for that: the application reads it, and is stopped at the bounds.
+    An audio file is too long to buffer: the application reads it, up to the limits.
     """
 
     def __init__(
@@ -88,14 +88,14 @@ class Bodies:
         seconds: float = BODY_SECONDS,
         upload_seconds: float = UPLOAD_SECONDS,
     ) -> None:
-        """Set the bounds.
+        """Wrap an application.
 
         Args:
-            app: what is guarded.
+            app: the application.
             limit: longest body, bytes.
             upload_limit: longest audio file, bytes.
-            seconds: that a body may take.
-            upload_seconds: that an audio file may take.
+            seconds: time limit of a body.
+            upload_seconds: time limit of an audio file.
         """
         self._app = app
         self._limit = limit
@@ -104,7 +104,6 @@ class Bodies:
         self._upload_seconds = upload_seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
         if scope["type"] != "http" or not has_body(scope):
             await self._app(scope, receive, send)
             return
@@ -121,33 +120,33 @@ class Bodies:
         except ProblemError as error:
             await self._refuse(scope, receive, send, error)
             return
-        given = False
+        is_delivered = False
 
         async def receive_body() -> Message:
-            nonlocal given
-            if given:
+            nonlocal is_delivered
+            if is_delivered:
                 return await receive()
-            given = True
+            is_delivered = True
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self._app(scope, receive_body, send)
 
     def _check_head(self, scope: Scope, *, is_upload: bool) -> None:
         limit = self._upload_limit if is_upload else self._limit
-        for length in headers_of(scope, "content-length"):
-            # Longer than any number that could be meant, and costly to read as one.
+        for length in get_headers(scope, "content-length"):
+            # No real length has over 20 digits, and `int` takes long for very many digits.
             if not length.isascii() or not length.isdigit() or len(length) > 20:
                 raise ProblemError("bad-request", "Content-Length is not a number of bytes.")
             if int(length) > limit:
                 raise _too_large(limit)
-        kind = (header_of(scope, "content-type") or "").partition(";")[0].strip().lower()
+        kind = (get_header(scope, "content-type") or "").partition(";")[0].strip().lower()
         if is_upload and not (kind.startswith("audio/") or kind == _OCTETS):
             raise ProblemError(
                 "unsupported-media-type",
-                f"The body has to be audio/wav, another audio, or {_OCTETS}.",
+                f"Send Content-Type: audio/wav, another audio type, or {_OCTETS}.",
             )
-        if not is_upload and scope["method"] in CHANGING and kind != JSON:
-            raise ProblemError("unsupported-media-type", f"The body has to be {JSON}.")
+        if not is_upload and scope["method"] in WRITE_METHODS and kind != JSON:
+            raise ProblemError("unsupported-media-type", f"Send Content-Type: {JSON}.")
 
     async def _read(self, receive: Receive) -> bytes:
         body = bytearray()
@@ -166,39 +165,39 @@ class Bodies:
     async def _refuse(
         self, scope: Scope, receive: Receive, send: Send, error: ProblemError
     ) -> None:
-        """Answer, and take in some of what is still coming before the connection is closed.
+        # A connection closed with unread bytes is reset, and the client may lose the answer. So the
+        # end of the answer, after which the connection closes, waits for some of the body.
+        last: list[Message] = []
 
-        Closed with bytes unread, the system resets it, and the client may never see the answer.
-        """
-        held: list[Message] = []
-
-        async def send_but_the_end(message: Message) -> None:
+        async def send_all_but_the_end(message: Message) -> None:
             if message["type"] == "http.response.body":
                 await send({**message, "more_body": True})
-                held.append({"type": "http.response.body", "body": b"", "more_body": False})
+                last.append({"type": "http.response.body", "body": b"", "more_body": False})
             else:
                 await send(message)
 
-        await refuse(scope, send_but_the_end, error)
-        if header_of(scope, "expect") is None and error.kind.name == "too-large":
+        await refuse(scope, send_all_but_the_end, error)
+        if get_header(scope, "expect") is None and error.kind.name == "too-large":
             await _drain(receive)
-        for message in held:
+        for message in last:
             await send(message)
 
 
 def _too_large(limit: int) -> ProblemError:
-    return ProblemError("too-large", f"A body has at most {limit} bytes here.")
+    return ProblemError("too-large", f"The body may have at most {limit} bytes.")
 
 
 def _too_slow(seconds: float) -> ProblemError:
-    return ProblemError("bad-request", f"The body did not come within {seconds:g} s of its header.")
+    return ProblemError(
+        "bad-request", f"The body did not arrive within {seconds:g} s of its header."
+    )
 
 
 async def _drain(receive: Receive) -> None:
-    taken = 0
+    count = 0
     with anyio.move_on_after(_DRAIN_SECONDS):
-        while taken < _DRAINED_BYTES:
+        while count < _DRAINED_BYTES:
             message = await receive()
-            taken += len(message.get("body", b""))
+            count += len(message.get("body", b""))
             if message["type"] == "http.disconnect" or not message.get("more_body", False):
                 return

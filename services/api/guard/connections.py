@@ -1,6 +1,6 @@
-"""Connections that do not come on, or bring what is no request.
+"""Limits on connections that stall or send invalid HTTP.
 
-Uvicorn would keep one with half a header open for ever, and all of a header of any length.
+Uvicorn has none: it waits for the rest of a header for ever, and buffers a header of any length.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.api.guard.headers import DEFAULTS
-from services.api.problems import MEDIA_TYPE, ProblemError, body_of
+from services.api.problems import MEDIA_TYPE, ProblemError, encode_problem
 
 if TYPE_CHECKING:
     from asyncio import Transport
@@ -19,20 +19,23 @@ if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 HEAD_SECONDS = 10.0
-"""From the connection, or the first byte after a pause, to the end of the header."""
+"""Time from the connection, or from the first byte after a pause, to the end of the header."""
 
 HEAD_BYTES = 64 * 1024
-"""Longest header, give or take what one reading of the socket brings."""
+"""Longest header; the last read from the socket may exceed it."""
 
 FRAME_BYTES = 1024 * 1024
-"""What may stand around a body that comes in chunks: their sizes, and the trailer."""
+"""Most bytes around a chunked body: chunk sizes and trailer."""
 
 READ_SECONDS = 60.0
-"""That a client may leave what it was sent unread; there is room for 64 KiB on the way."""
+"""Time a client may leave an answer unread; asyncio buffers up to 64 KiB of it."""
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """As uvicorn's own; for `uvicorn.Config(http=...)`. The time of a body is with `Bodies`."""
+    """Uvicorn's protocol with limits, for `uvicorn.Config(http=...)`.
+
+    The body has limits of its own, in `BodyLimits`.
+    """
 
     head_seconds = HEAD_SECONDS
     read_seconds = READ_SECONDS
@@ -48,70 +51,64 @@ class BoundedConnection(HttpToolsProtocol):
         self._read_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
-        """Begin to wait for a header."""
         super().connection_made(transport)
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End all waiting."""
         self._stop_head_timer()
         self._stop_read_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Take bytes; those of no request, as empty lines before one, win no time."""
         boundaries = self._boundaries
         self._body_bytes = 0
         super().data_received(data)
-        # Only what is of one header, or of one body's frame, as a whole is counted.
+        # Data that crosses a boundary belongs to two parts, and is counted for neither.
         if self._boundaries == boundaries:
             self._frame_bytes += len(data) - self._body_bytes
         limit = HEAD_BYTES if self._is_in_head else FRAME_BYTES
         if self._frame_bytes > limit and not self.transport.is_closing():
-            self.send_400_response(f"What stands around a body has at most {limit} bytes here.")
+            part = "header" if self._is_in_head else "framing of the body"
+            self.send_400_response(f"The {part} has more than {limit} bytes.")
+        # Empty lines before a request begin no header and must not stop the timer.
         if not self._is_answering:
             self._await_head()
 
     def on_message_begin(self) -> None:
-        """Begin a header."""
         self._pass_boundary(is_in_head=True)
         super().on_message_begin()
 
     def on_body(self, body: bytes) -> None:
-        """Take a part of a body."""
         self._body_bytes += len(body)
         super().on_body(body)
 
     def on_headers_complete(self) -> None:
-        """Begin the request."""
         self._pass_boundary(is_in_head=False)
         self._stop_head_timer()
         self._is_answering = True
         super().on_headers_complete()
 
     def on_response_complete(self) -> None:
-        """Go on with the next request, which may have come already."""
+        # The base class starts the next request if it has already arrived.
         super().on_response_complete()
         self._is_answering = not self.cycle.response_complete
 
     def pause_writing(self) -> None:
-        """Wait for the client to read."""
         super().pause_writing()
         if self._read_timer is None:
             self._read_timer = self.loop.call_later(self.read_seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client reads."""
         self._stop_read_timer()
         super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
-        """Say what was no request, and end the connection."""
+        """Answer invalid HTTP with a problem, and close the connection."""
         cycle: RequestResponseCycle | None = self.cycle
-        # Within another answer it would be taken for a part of that.
+        # Inside another answer, these bytes would be read as part of that answer.
         if cycle is None or cycle.response_complete or not cycle.response_started:
             error = ProblemError("bad-request", msg)
-            body = body_of(error, None)
+            body = encode_problem(error, None)
             headers = {
                 b"content-type": MEDIA_TYPE.encode(),
                 b"content-length": str(len(body)).encode(),

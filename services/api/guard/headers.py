@@ -1,4 +1,4 @@
-"""Headers that tell a browser what not to do with an answer."""
+"""Security headers that restrict what browsers do with an answer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 DATA_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-"""Content-Security-Policy of what is no page: nothing in it is run or loaded."""
+"""Content-Security-Policy of answers that are not pages: run and load nothing."""
 
 DEFAULTS = {
     b"content-security-policy": DATA_POLICY.encode(),
@@ -20,13 +20,12 @@ DEFAULTS = {
 
 
 class SecurityHeaders:
-    """Adds the headers that an answer does not set itself; what it sets stands."""
+    """Adds the headers that an answer does not set itself."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -37,8 +36,8 @@ class SecurityHeaders:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = list(message.get("headers", []))
-                there = {name.lower() for name, _value in headers}
-                headers += [pair for pair in defaults.items() if pair[0] not in there]
+                present = {name.lower() for name, _value in headers}
+                headers += [pair for pair in defaults.items() if pair[0] not in present]
                 message["headers"] = headers
             await send(message)
 

@@ -1,8 +1,8 @@
-"""Which names the server answers to, and that pages of other sites change nothing.
+"""Checks of the Host header, and of the site that a browser sends a request for.
 
-A page of another site can have a browser send requests here. Where it has pointed a name of its own
-at this machine (DNS rebinding), the name in Host gives it away; else the browser says in
-Sec-Fetch-Site or Origin where the request comes from. Programs send neither.
+A page of another site can make a browser send requests to this server. If the page points its own
+host name at this machine (DNS rebinding), the Host header shows that name. Otherwise the browser
+names the site in Sec-Fetch-Site or Origin; programs send neither.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from services.api.guard.addresses import parse_address
-from services.api.guard.scopes import header_of, headers_of, refuse
+from services.api.guard.scopes import get_header, get_headers, refuse
 from services.api.problems import ProblemError
 
 if TYPE_CHECKING:
@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
 EVERY_NAME = "*"
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
-CHANGING = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+WRITE_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 OWN_SITE = frozenset({"same-origin", "none"})
-"""What Sec-Fetch-Site says of our own pages, and of a person's own doing."""
+"""Sec-Fetch-Site of the server's own pages, and of addresses that the user enters."""
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -30,7 +30,10 @@ _AUTHORITY = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::([0
 
 
 def split_host(text: str) -> tuple[str, int | None] | None:
-    """Give name and port of a Host header; None when it is none. IPv6 comes without brackets."""
+    """Parse a Host header into name and port; return None if it is invalid.
+
+    The name is in lower case, and an IPv6 address is without brackets.
+    """
     match = _AUTHORITY.fullmatch(text)
     if match is None:
         return None
@@ -43,23 +46,22 @@ def split_host(text: str) -> tuple[str, int | None] | None:
     return name, int(match[2]) if match[2] else None
 
 
-class Hosts:
-    """Refuses other names than those of the server, and changes asked for by other sites."""
+class HostCheck:
+    """Refuses requests to unknown host names, and write requests from pages of other sites."""
 
     def __init__(self, app: ASGIApp, bound: str, allowed: Sequence[str]) -> None:
-        """Name what is answered to.
+        """Wrap an application.
 
         Args:
-            app: what is guarded.
+            app: the application.
             bound: name or address that the server listens on.
-            allowed: more names; `*` for every name.
+            allowed: more names; `*` allows every name.
         """
         self._app = app
         self._allows_all = EVERY_NAME in allowed
-        self._names = LOCAL_NAMES | {*allowed, *_name_of(bound)}
+        self._names = LOCAL_NAMES | {*allowed, *_get_bound_names(bound)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
         if scope["type"] == "http":
             try:
                 self._check_host(scope)
@@ -72,27 +74,24 @@ class Hosts:
     def _check_host(self, scope: Scope) -> None:
         if self._allows_all:
             return
-        host = split_host(header_of(scope, "host") or "")
+        host = split_host(get_header(scope, "host") or "")
         if host is None:
-            raise ProblemError("host-not-allowed", "The request has no header Host, or a bad one.")
+            raise ProblemError("host-not-allowed", "The Host header is missing or invalid.")
         name = host[0]
         if name not in self._names and not self._is_own_address(scope, name):
             raise ProblemError(
-                "host-not-allowed", f"This server does not answer to the name {name!r}."
+                "host-not-allowed", f"This server does not answer to the host name {name!r}."
             )
 
     def _is_own_address(self, scope: Scope, name: str) -> bool:
-        """Whether it is the address that the connection came in on, where all are listened on.
-
-        No page can be served under an address of this machine but by this machine.
-        """
+        # The address the connection was made to. Only this machine can serve a page under it, so
+        # it cannot be used for DNS rebinding.
         server = scope.get("server")
         address = parse_address(name)
         return server is not None and address is not None and address == parse_address(server[0])
 
 
-def _name_of(bound: str) -> list[str]:
-    """The name that a bound address gives the server; none where it listens on all addresses."""
+def _get_bound_names(bound: str) -> list[str]:
     address = parse_address(bound.strip("[]"))
     if address is None:
         return [bound.lower()]
@@ -100,22 +99,23 @@ def _name_of(bound: str) -> list[str]:
 
 
 def _check_site(scope: Scope) -> None:
-    if scope["method"] not in CHANGING:
+    if scope["method"] not in WRITE_METHODS:
         return
-    sites = headers_of(scope, "sec-fetch-site")
-    # No script can set this header, and a proxy does not change it as it may change Host.
+    sites = get_headers(scope, "sec-fetch-site")
+    # Preferred to Origin: scripts cannot set it, and comparing Origin needs Host, which a proxy
+    # may change.
     is_own = all(site in OWN_SITE for site in sites) if sites else _is_own_origin(scope)
     if not is_own:
         raise ProblemError(
-            "cross-site", "A page of another site asked for a change, and changes nothing here."
+            "cross-site", "This request comes from a page of another site, which may only read."
         )
 
 
 def _is_own_origin(scope: Scope) -> bool:
-    origins = headers_of(scope, "origin")
+    origins = get_headers(scope, "origin")
     if not origins:
         return True
-    host = split_host(header_of(scope, "host") or "")
+    host = split_host(get_header(scope, "host") or "")
     scheme, separator, authority = origins[0].partition("://")
     default = DEFAULT_PORTS.get(scheme.lower())
     origin = split_host(authority)

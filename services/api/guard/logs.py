@@ -1,4 +1,4 @@
-"""A line in the log for each request, also for those that are refused."""
+"""The access log: one line per request, including refused ones."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from services.api.guard.scopes import (
     OPERATOR,
-    caller_of,
-    request_id_of,
-    state_of,
+    get_caller,
+    get_request_id,
+    get_state,
 )
 from services.api.problems import INTERNAL_DETAIL, ProblemError, send_problem
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 log = logging.getLogger("services.api.access")
 
 CLIENT_LEFT = 499
-"""Logged as the status where the client went away before there was one."""
+"""Status in the log if the client disconnected before it got one."""
 
 
 class AccessLog:
-    """Logs what was asked by whom and what came of it; no path, query or body, so no prompt."""
+    """Logs caller, route and outcome; never path, query or body, which may contain a prompt."""
 
     def __init__(self, app: ASGIApp, find_client: ClientFinder, names: RouteNames) -> None:
         self._app = app
@@ -36,15 +36,14 @@ class AccessLog:
         self._names = names
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = time.perf_counter()
-        state_of(scope)["client"] = self._find_client(scope)
+        began = time.perf_counter()
+        get_state(scope)["client"] = self._find_client(scope)
         status, sent = CLIENT_LEFT, 0
 
-        async def counting_send(message: Message) -> None:
+        async def send_and_count(message: Message) -> None:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -53,15 +52,15 @@ class AccessLog:
             await send(message)
 
         try:
-            await self._app(scope, receive, counting_send)
+            await self._app(scope, receive, send_and_count)
         except Exception:
             if status == CLIENT_LEFT:
                 fault = ProblemError("internal-error", INTERNAL_DETAIL)
-                await send_problem(counting_send, fault, request_id_of(scope))
+                await send_problem(send_and_count, fault, get_request_id(scope))
             raise
         finally:
-            route = self._names.name_of(scope["path"])
-            _log(scope, route, status, time.perf_counter() - begun, sent)
+            route = self._names.find_template(scope["path"])
+            _log(scope, route, status, time.perf_counter() - began, sent)
 
 
 def _log(scope: Scope, route: str, status: int, seconds: float, sent: int) -> None:
@@ -72,14 +71,13 @@ def _log(scope: Scope, route: str, status: int, seconds: float, sent: int) -> No
         status,
         round(seconds, 4),
         sent,
-        state_of(scope)["client"].address,
-        _key(caller_of(scope)),
-        extra={"request_id": request_id_of(scope)},
+        get_state(scope)["client"].address,
+        _get_key_id(get_caller(scope)),
+        extra={"request_id": get_request_id(scope)},
     )
 
 
-def _key(caller: Caller | None) -> str:
-    """Which key was sent, by its id; never the key."""
+def _get_key_id(caller: Caller | None) -> str:
     if caller is None:
         return "none"
     return caller.owner or (OPERATOR if caller.name == OPERATOR else "none")

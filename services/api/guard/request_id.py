@@ -1,4 +1,4 @@
-"""One id for each request: in the answer, in what is logged, and in the problems."""
+"""The id of a request: in its answer, in its problem, and on its log lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import uuid
 from typing import TYPE_CHECKING
 
-from services.api.guard.scopes import header_of, state_of
+from services.api.guard.scopes import get_header, get_state
 from services.logs import request_id_of_context
 
 if TYPE_CHECKING:
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 HEADER = "x-request-id"
 NAME = HEADER.encode()
 
-_SANE = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_VALID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestId:
-    """Takes the client's X-Request-ID where it is one, else makes an id, and sends it back."""
+    """Adopts a valid X-Request-ID of the client, or creates an id, and sends it back."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        sent = header_of(scope, HEADER)
-        request_id = sent if sent and _SANE.fullmatch(sent) else uuid.uuid4().hex
-        state_of(scope)["request_id"] = request_id
-        # Not reset at the end: the server logs a fault of the application after it, in this task.
+        sent = get_header(scope, HEADER)
+        request_id = sent if sent and _VALID.fullmatch(sent) else uuid.uuid4().hex
+        get_state(scope)["request_id"] = request_id
+        # Not reset at the end: uvicorn logs an exception of the application afterwards, in this
+        # task.
         request_id_of_context.set(request_id)
 
         async def send_with_id(message: Message) -> None:

@@ -1,4 +1,4 @@
-"""What the guard reads from a request, notes on it, and answers when it refuses it."""
+"""Shared by the layers of the guard: request scope, refusals and database queries."""
 
 from __future__ import annotations
 
@@ -22,68 +22,67 @@ log = logging.getLogger(__name__)
 
 Answer = TypeVar("Answer")
 
-DATABASE_AWAY = "The database does not answer now; without it no request can be checked."
+DATABASE_AWAY = "The database does not answer, and requests cannot be checked without it."
 OPERATOR = "operator"
 """Name of the caller with the key of the settings."""
 
 
-def state_of(scope: Scope) -> dict[str, Any]:
-    """Give what is noted on the request; Starlette shows it as `request.state`."""
+def get_state(scope: Scope) -> dict[str, Any]:
+    """Return the dictionary behind `request.state`."""
     state: dict[str, Any] = scope.setdefault("state", {})
     return state
 
 
-def headers_of(scope: Scope, name: str) -> list[str]:
-    """Give every header of a name, in order."""
+def get_headers(scope: Scope, name: str) -> list[str]:
+    """Return the values of every header of a name (in lower case), in order."""
     wanted = name.encode()
     return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == wanted]
 
 
-def header_of(scope: Scope, name: str) -> str | None:
-    """Give the header of a name; None when there is none, or more than one."""
-    found = headers_of(scope, name)
+def get_header(scope: Scope, name: str) -> str | None:
+    """Return the value of a header, or None if it is missing or sent more than once."""
+    found = get_headers(scope, name)
     return found[0] if len(found) == 1 else None
 
 
-def request_id_of(scope: Scope) -> str | None:
-    """Give the id of the request."""
-    found: str | None = state_of(scope).get("request_id")
+def get_request_id(scope: Scope) -> str | None:
+    found: str | None = get_state(scope).get("request_id")
     return found
 
 
-def caller_of(scope: Scope) -> Caller | None:
-    """Give who sent the request; None when it was refused before that was known."""
-    found: Caller | None = state_of(scope).get("caller")
+def get_caller(scope: Scope) -> Caller | None:
+    """Return the caller, or None if the request was refused before authentication."""
+    found: Caller | None = get_state(scope).get("caller")
     return found
 
 
 def has_body(scope: Scope) -> bool:
-    """Whether the request says that a body follows."""
-    lengths = headers_of(scope, "content-length")
-    return bool(headers_of(scope, "transfer-encoding")) or any(
+    """Whether the headers announce a body."""
+    lengths = get_headers(scope, "content-length")
+    return bool(get_headers(scope, "transfer-encoding")) or any(
         length.strip() != "0" for length in lengths
     )
 
 
 async def refuse(scope: Scope, send: Send, error: ProblemError) -> None:
-    """Answer with a problem; a connection on which a body is still to come is closed."""
+    """Answer with a problem; a request with a body, which was not read, ends the connection."""
     if has_body(scope):
         error.headers["Connection"] = "close"
-    await send_problem(send, error, request_id_of(scope))
+    await send_problem(send, error, get_request_id(scope))
 
 
-async def ask_database(limiter: CapacityLimiter, question: Callable[[], Answer]) -> Answer:
-    """Ask the database in a thread.
+async def query_database(limiter: CapacityLimiter, query: Callable[[], Answer]) -> Answer:
+    """Run a database query in a thread.
 
     Args:
-        limiter: how many of the guard's questions are asked at once.
-        question: opens its own session.
+        limiter: bounds the queries of the guard at once.
+        query: opens its own session.
 
     Raises:
-        ProblemError: `unavailable`, when the database does not answer.
+        ProblemError: `unavailable`; the database does not answer.
     """
     try:
-        return await anyio.to_thread.run_sync(question, limiter=limiter)
+        return await anyio.to_thread.run_sync(query, limiter=limiter)
     except (storage.StorageError, NoConnectionError) as error:
         log.warning("the database does not answer: %s", error)
         raise ProblemError(

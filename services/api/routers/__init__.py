@@ -1,1 +1,1 @@
-"""A module a noun: what can be asked of the API about it."""
+"""The routes of the API, one module per subject."""

@@ -1,4 +1,4 @@
-"""Server-sent events: one job's, or those of all jobs that the caller may see."""
+"""Server-sent events of one job, or of all jobs the caller can see."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Response
 from fastapi.responses import StreamingResponse
 
-from services.api.feed import HEARTBEAT_SECONDS, wire_form
-from services.api.problems import documented
+from services.api.feed import HEARTBEAT_SECONDS, encode_event
+from services.api.problems import describe_problems
 from services.api.routers.jobs import PROBLEMS, JobId
 from services.api.schemas import JobView
 from services.api.snapshots import Snapshot, View
-from services.api.state import Api, ApiState, Calling
-from services.api.visible import visible_job
+from services.api.state import Api, ApiState, CurrentCaller
+from services.api.visible import find_visible_job
 from services.errors import StorageError
 from services.jobs.view import rank_of
 
@@ -34,41 +34,43 @@ MEDIA_TYPE = "text/event-stream"
 
 LastEventId = Annotated[
     str | None,
-    Header(alias="Last-Event-ID", description="The id of the last event seen; a browser sends it."),
+    Header(
+        alias="Last-Event-ID",
+        description="Id of the last event received; a browser sends it when it reconnects.",
+    ),
 ]
 
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "`snapshot` first, unless Last-Event-ID tells where to go on; then "
-        "`progress` and `done`, each with the job as GET gives it. A comment every 15 s.",
+        "description": "`snapshot` first, unless Last-Event-ID says where to resume; then "
+        "`progress` and `done`, each with the job as GET returns it. A comment every 15 s.",
         "content": {MEDIA_TYPE: {"schema": {"type": "string"}}},
     }
 }
 _FINISHED: dict[int | str, dict[str, Any]] = {
-    204: {"description": "The job is finished, and Last-Event-ID is its last event"}
+    204: {"description": "The job is finished, and the client has received its last event"}
 }
 
 
 KEY_SECONDS = 5.0
-"""How long a stream goes on without another look whether its key was revoked."""
+"""Time between two checks of whether the key of a stream was revoked."""
 
-STILL_HERE = b": still here\n\n"
+HEARTBEAT = b": heartbeat\n\n"
 
 
 class Permit:
-    """Whether a stream may go on: its key opened it, and may have been revoked since."""
+    """The permission of an open stream, which ends when its key is revoked."""
 
     def __init__(self, api: ApiState, caller: Caller) -> None:
-        """Take it that the key is good now."""
         self._keys = api.keys
         self._owner = caller.owner
-        self._looked_at = monotonic()
+        self._checked_at = monotonic()
 
-    async def holds(self) -> bool:
-        """Look again if that is due; a database that is away ends no stream."""
-        if self._owner is None or monotonic() - self._looked_at < KEY_SECONDS:
+    async def is_valid(self) -> bool:
+        """Check the key again if it is due; a database that does not answer ends no stream."""
+        if self._owner is None or monotonic() - self._checked_at < KEY_SECONDS:
             return True
-        self._looked_at = monotonic()
+        self._checked_at = monotonic()
         try:
             return await self._keys.get(self._owner) is not None
         except StorageError:
@@ -76,7 +78,7 @@ class Permit:
 
 
 class EventStream(StreamingResponse):
-    """A response that is known as one before its first byte."""
+    """A stream whose media type appears in the OpenAPI document."""
 
     media_type = MEDIA_TYPE
 
@@ -84,55 +86,57 @@ class EventStream(StreamingResponse):
 @router.get(
     "/jobs/{job_id}/events",
     response_class=EventStream,
-    responses=_STREAM | _FINISHED | documented(*PROBLEMS),
+    responses=_STREAM | _FINISHED | describe_problems(*PROBLEMS),
     summary="Follow a job",
 )
 async def job_events(
-    job_id: JobId, api: Api, caller: Calling, last_event_id: LastEventId = None
+    job_id: JobId, api: Api, caller: CurrentCaller, last_event_id: LastEventId = None
 ) -> Response:
-    """The stream ends after `done`; a browser that then comes back gets 204, and stays away."""
-    job = await to_thread.run_sync(visible_job, api, caller, job_id)
-    api.feed.require_room()
+    """The stream ends after `done`; a browser that reconnects gets 204 and stops."""
+    job = await to_thread.run_sync(find_visible_job, api, caller, job_id)
+    api.feed.require_capacity()
     if job.is_finished and last_event_id is not None:
-        news = api.feed.after(last_event_id)
-        if news is not None and not any(event.job_id == job_id for event in news.events):
+        batch = api.feed.get_events_after(last_event_id)
+        if batch is not None and not any(event.job_id == job_id for event in batch.events):
             return Response(status_code=204)
 
-    def look() -> View:
+    def read() -> View:
         job = api.service.find(job_id)
-        data = JobView.of(job).model_dump_json().encode()
-        return View(data, {job_id: rank_of(job)}, is_over=job.is_finished)
+        data = JobView.from_job(job).model_dump_json().encode()
+        return View(data, {job_id: rank_of(job)}, is_final=job.is_finished)
 
-    def concerns(event: Event) -> bool:
+    def is_wanted(event: Event) -> bool:
         return event.job_id == job_id
 
-    snapshot = partial(api.snapshots.get, f"job {job_id}", look)
+    snapshot = partial(api.snapshots.get, f"job {job_id}", read)
     permit = Permit(api, caller)
-    return _respond(_stream(api, permit, last_event_id, snapshot, concerns, one_job=True))
+    return _respond(_stream(api, permit, last_event_id, snapshot, is_wanted, is_one_job=True))
 
 
 @router.get(
     "/events",
     response_class=EventStream,
-    responses=_STREAM | documented("key-required", "host-not-allowed", "unavailable"),
+    responses=_STREAM | describe_problems("key-required", "host-not-allowed", "unavailable"),
     summary="Follow all jobs",
 )
-async def all_events(api: Api, caller: Calling, last_event_id: LastEventId = None) -> Response:
-    """One stream for a page with many jobs; its `snapshot` lists the jobs that are not finished."""
-    api.feed.require_room()
+async def all_events(
+    api: Api, caller: CurrentCaller, last_event_id: LastEventId = None
+) -> Response:
+    """One stream for all jobs the caller can see; its `snapshot` lists the unfinished ones."""
+    api.feed.require_capacity()
 
-    def look() -> View:
-        jobs = api.service.unfinished(caller.only_owner)
-        shown = [JobView.of(job).model_dump(mode="json") for job in jobs]
-        data = json.dumps({"jobs": shown}, ensure_ascii=False).encode()
+    def read() -> View:
+        jobs = api.service.unfinished(caller.owner_filter)
+        views = [JobView.from_job(job).model_dump(mode="json") for job in jobs]
+        data = json.dumps({"jobs": views}, ensure_ascii=False).encode()
         return View(data, {job.job_id: rank_of(job) for job in jobs})
 
-    def concerns(event: Event) -> bool:
-        return caller.may_see(event.owner)
+    def is_wanted(event: Event) -> bool:
+        return caller.can_see(event.owner)
 
-    name = "everybody's" if caller.sees_all else f"jobs of {caller.owner}"
-    snapshot = partial(api.snapshots.get, name, look)
-    return _respond(_stream(api, Permit(api, caller), last_event_id, snapshot, concerns))
+    name = "all jobs" if caller.sees_all else f"jobs of {caller.owner}"
+    snapshot = partial(api.snapshots.get, name, read)
+    return _respond(_stream(api, Permit(api, caller), last_event_id, snapshot, is_wanted))
 
 
 def _respond(stream: AsyncIterator[bytes]) -> Response:
@@ -145,48 +149,49 @@ async def _stream(
     permit: Permit,
     last_event_id: str | None,
     snapshot: Callable[[], Awaitable[Snapshot]],
-    concerns: Callable[[Event], bool],
+    is_wanted: Callable[[Event], bool],
     *,
-    one_job: bool = False,
+    is_one_job: bool = False,
 ) -> AsyncIterator[bytes]:
     feed = api.feed
-    with feed.listening():
+    with feed.subscribe():
         yield f"retry: {RECONNECT_MILLISECONDS}\n\n".encode()
         position = last_event_id or ""
         sent: dict[str, Rank] = {}
-        while not feed.is_closed and not await feed.ready(HEARTBEAT_SECONDS):
-            yield STILL_HERE
-        while not feed.is_closed and await permit.holds():
-            news = feed.after(position)
-            position = feed.position()
-            if news is None:
+        while not feed.is_closed and not await feed.wait_until_ready(HEARTBEAT_SECONDS):
+            yield HEARTBEAT
+        while not feed.is_closed and await permit.is_valid():
+            batch = feed.get_events_after(position)
+            position = feed.position
+            if batch is None:
                 now = await snapshot()
                 position, sent = now.position, dict(now.view.ranks)
-                yield now.wire
-                if now.view.is_over:
-                    yield wire_form(position, "done", now.view.data)
+                yield now.encoded
+                if now.view.is_final:
+                    yield encode_event(position, "done", now.view.data)
                     return
                 continue
-            ahead = _forward([event for event in news.events if concerns(event)], sent)
-            if ahead:
-                # In one piece: sending costs by the piece, and a thousand may listen.
-                yield news.wire_of(ahead)
-            if one_job and any(event.name == "done" for event in ahead):
+            unsent = _select_unsent([event for event in batch.events if is_wanted(event)], sent)
+            if unsent:
+                # One piece for all events: the cost of a write is per piece and subscriber.
+                yield batch.encode(unsent)
+            if is_one_job and any(event.name == "done" for event in unsent):
                 return
-            if feed.position() == position:
-                await feed.next_change()
-                if feed.position() == position:
-                    yield STILL_HERE
+            if feed.position == position:
+                await feed.wait_for_change()
+                if feed.position == position:
+                    yield HEARTBEAT
 
 
-def _forward(events: Iterable[Event], sent: dict[str, Rank]) -> list[Event]:
-    """Leave out what was seen already: a snapshot may be newer than the events that follow it."""
-    ahead = []
+def _select_unsent(events: Iterable[Event], sent: dict[str, Rank]) -> list[Event]:
+    """Return the events with a higher rank than the one sent for their job; updates `sent`."""
+    # A snapshot may be newer than events that follow it.
+    unsent = []
     for event in events:
         if event.rank > sent.get(event.job_id, ()):
-            ahead.append(event)
+            unsent.append(event)
             if event.name == "done":
                 sent.pop(event.job_id, None)
             else:
                 sent[event.job_id] = event.rank
-    return ahead
+    return unsent

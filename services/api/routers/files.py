@@ -1,4 +1,4 @@
-"""The audio of a job in every format, and pictures of it, for players, DAWs and pages."""
+"""The audio of a job in every format, its waveform and its spectrogram."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import FileResponse
 from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
 
-from services.api.problems import ProblemError, documented
+from services.api.problems import ProblemError, describe_problems
 from services.api.routers.jobs import PROBLEMS, JobId
 from services.api.schemas import JOB_ID, PeaksData
-from services.api.state import Api, ApiState, Calling
-from services.api.visible import visible_job
+from services.api.state import Api, ApiState, CurrentCaller
+from services.api.visible import find_visible_job
 from services.errors import UnknownGenerationError
 from services.jobs.outfile import SUFFIXES, suggested_name
 from services.jobs.renditions import NotMadeError, PeaksForm, Rendition
@@ -31,32 +31,33 @@ if TYPE_CHECKING:
 router = APIRouter(tags=["files"])
 
 CACHE_CONTROL = "private, max-age=31536000, immutable"
-"""The bytes behind a name never change."""
+"""The bytes under a name never change."""
 
 CONVERSIONS = CapacityLimiter(2)
-"""At once: each keeps a core busy, and the routes of others are not to wait for them."""
+"""Conversions at once. Each uses a core, and must not hold up the threads of other routes."""
 
 PICTURES = CapacityLimiter(2)
-"""Outlines and spectrograms: a matter of seconds, which are not to wait for conversions."""
+"""Waveforms and spectrograms at once. They take seconds and must not wait for conversions."""
 
 READS = CapacityLimiter(8)
-"""What is there already, or only has to come from a bucket."""
+"""Reads of files that exist, some of which come from a bucket."""
 
-MOST_PAIRS = 100_000
+MAX_PAIRS = 100_000
 _TAG = re.compile(r'"([^"]*)"')
 
-_turns: WeakValueDictionary[str, Lock] = WeakValueDictionary()
+_locks: WeakValueDictionary[str, Lock] = WeakValueDictionary()
+"""URL -> lock held while its rendition is produced."""
 
 Filename = Annotated[
     str,
     Path(
         examples=[f"{JOB_ID}.wav"],
-        description=f"The job's id, and one of {', '.join(SUFFIXES)}.",
+        description=f"The id of the job followed by one of {', '.join(SUFFIXES)}.",
         max_length=100,
     ),
 ]
 Download = Annotated[
-    bool, Query(description="Have browsers save it, under a name that says what it is.")
+    bool, Query(description="Make browsers save the file, under a name with prompt and tempo.")
 ]
 
 _AUDIO = ("audio/wav", "audio/flac", "audio/mpeg", "audio/ogg")
@@ -64,16 +65,16 @@ _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _PEAKS = {"schema": PeaksData.model_json_schema()}
 
 
-def _described(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
+def _describe_responses(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
     content: dict[str, Any] = {
         media_type: _PEAKS if media_type == "application/json" else _BINARY
         for media_type in media_types
     }
     return {
         200: {"description": description, "content": content},
-        206: {"description": "The range that was asked for", "content": content},
-        304: {"description": "The client has it: its ETag stands in If-None-Match"},
-        **documented(*PROBLEMS, "gone", "not-ready", "range-not-satisfiable"),
+        206: {"description": "The requested range", "content": content},
+        304: {"description": "Not modified: If-None-Match has the current ETag"},
+        **describe_problems(*PROBLEMS, "gone", "not-ready", "range-not-satisfiable"),
     }
 
 
@@ -84,7 +85,7 @@ class AudioResponse(FileResponse):
 
     @classmethod
     def _parse_range_header(cls, http_range: str, file_size: int) -> list[tuple[int, int]]:
-        """Read the header; nothing, for the whole file, where it is none (RFC 9110, 14.2)."""
+        # An invalid Range header is ignored, and the whole file is sent (RFC 9110, 14.2).
         try:
             return super()._parse_range_header(http_range, file_size)
         except MalformedRangeHeader:
@@ -92,7 +93,7 @@ class AudioResponse(FileResponse):
         except RangeNotSatisfiable as error:
             raise ProblemError(
                 "range-not-satisfiable",
-                f"The file has {file_size} bytes, and none of them are in this range.",
+                f"The range is outside the file, which has {file_size} bytes.",
                 headers={"Content-Range": f"bytes */{file_size}"},
             ) from error
 
@@ -100,52 +101,56 @@ class AudioResponse(FileResponse):
 @router.get(
     "/files/{filename}",
     response_class=AudioResponse,
-    responses=_described("The audio", *_AUDIO) | documented("insufficient-storage"),
+    responses=_describe_responses("The audio", *_AUDIO) | describe_problems("insufficient-storage"),
     summary="Get the audio in any format",
 )
 async def get_file(
-    filename: Filename, request: Request, api: Api, caller: Calling, download: Download = False
+    filename: Filename,
+    request: Request,
+    api: Api,
+    caller: CurrentCaller,
+    download: Download = False,
 ) -> Response:
-    """WAV as it was made; FLAC, MP3, Ogg Vorbis and Opus made from it when first asked for.
+    """The WAV, or FLAC, MP3, Ogg Vorbis or Opus, which is converted from it on first request.
 
-    Ranges, HEAD, If-None-Match and If-Range work; the ETag of the WAV is its SHA-256.
+    Supports ranges, HEAD, If-None-Match and If-Range; the ETag of the WAV is its SHA-256.
     """
     name = PurePath(filename)
     if name.suffix not in SUFFIXES or name.name != filename:
         raise ProblemError(
             "not-found", f"There is no file {filename!r}; names end in {', '.join(SUFFIXES)}."
         )
-    job = await _finished(api, caller, name.stem)
-    shown = str(PurePath(suggested_name(job)).with_suffix(name.suffix))
-    return await _answer(
+    job = await _get_finished_job(api, caller, name.stem)
+    saved_as = str(PurePath(suggested_name(job)).with_suffix(name.suffix))
+    return await _respond(
         request,
         lambda may_make: api.renditions.audio(job, name.suffix, may_make=may_make),
         CONVERSIONS,
-        disposition=f'{"attachment" if download else "inline"}; filename="{shown}"',
+        disposition=f'{"attachment" if download else "inline"}; filename="{saved_as}"',
     )
 
 
 @router.get(
     "/jobs/{job_id}/peaks",
     response_class=AudioResponse,
-    responses=_described("The outline", "application/json", "application/octet-stream"),
+    responses=_describe_responses("The outline", "application/json", "application/octet-stream"),
     summary="Get the outline of the waveform",
 )
 async def get_peaks(
     job_id: JobId,
     request: Request,
     api: Api,
-    caller: Calling,
+    caller: CurrentCaller,
     form: Annotated[
-        PeaksForm, Query(alias="format", description="JSON, or audiowaveform's binary form.")
+        PeaksForm, Query(alias="format", description="JSON, or audiowaveform's binary format.")
     ] = "json",
     pairs: Annotated[
-        int, Query(ge=1, le=MOST_PAIRS, description="So many pairs a channel, or a few more.")
+        int, Query(ge=1, le=MAX_PAIRS, description="Minimum number of pairs per channel.")
     ] = 1000,
 ) -> Response:
-    """Lowest and highest samples, in the format of audiowaveform: no page need decode the audio."""
-    job = await _finished(api, caller, job_id)
-    return await _answer(
+    """Minima and maxima in audiowaveform's format, to draw the waveform without the audio."""
+    job = await _get_finished_job(api, caller, job_id)
+    return await _respond(
         request, lambda may_make: api.renditions.peaks(job, form, pairs, may_make=may_make)
     )
 
@@ -153,13 +158,15 @@ async def get_peaks(
 @router.get(
     "/jobs/{job_id}/spectrogram",
     response_class=AudioResponse,
-    responses=_described("A picture", "image/png"),
+    responses=_describe_responses("The spectrogram", "image/png"),
     summary="Get a spectrogram",
 )
-async def get_spectrogram(job_id: JobId, request: Request, api: Api, caller: Calling) -> Response:
-    """Time to the right, pitch upwards, louder is brighter."""
-    job = await _finished(api, caller, job_id)
-    return await _answer(
+async def get_spectrogram(
+    job_id: JobId, request: Request, api: Api, caller: CurrentCaller
+) -> Response:
+    """Time runs to the right, frequency upwards, and louder is brighter."""
+    job = await _get_finished_job(api, caller, job_id)
+    return await _respond(
         request, lambda may_make: api.renditions.spectrogram(job, may_make=may_make)
     )
 
@@ -172,24 +179,24 @@ for _path, _endpoint in (
     router.add_api_route(_path, _endpoint, methods=["HEAD"], include_in_schema=False)
 
 
-async def _finished(api: ApiState, caller: Caller, job_id: str) -> Job:
-    """Give a job that has audio.
+async def _get_finished_job(api: ApiState, caller: Caller, job_id: str) -> Job:
+    """Find a job that has audio.
 
     Raises:
-        UnknownGenerationError: there is no such job for this caller.
-        ProblemError: it is not finished, or its file is gone.
+        UnknownGenerationError: the caller has no such job, or it finished without audio.
+        ProblemError: `not-ready`; the job is not finished. `gone`; its file is missing.
     """
-    job = await to_thread.run_sync(visible_job, api, caller, job_id)
+    job = await to_thread.run_sync(find_visible_job, api, caller, job_id)
     if not job.is_finished:
         raise ProblemError("not-ready", f"The job is {job.status}.", headers={"Retry-After": "1"})
     if FILE_MISSING in job.metadata:
-        raise ProblemError("gone", f"The audio of the job {job_id} is no longer there.")
+        raise ProblemError("gone", f"The audio of the job {job_id} no longer exists.")
     if job.file is None:
-        raise UnknownGenerationError(f"The job {job_id} is {job.status}: there is no audio.")
+        raise UnknownGenerationError(f"The job {job_id} has no audio: it is {job.status}.")
     return job
 
 
-async def _answer(
+async def _respond(
     request: Request,
     make: Callable[[bool], Rendition],
     limiter: CapacityLimiter = PICTURES,
@@ -198,22 +205,22 @@ async def _answer(
     try:
         rendition = await to_thread.run_sync(make, False, limiter=READS)
     except NotMadeError:
-        # Who waits for what another request makes takes no place of those that make something.
-        async with _turns.setdefault(f"{request.url.path}?{request.url.query}", Lock()):
+        # A request that waits for a rendition another request is producing does not hold a slot.
+        async with _locks.setdefault(f"{request.url.path}?{request.url.query}", Lock()):
             rendition = await to_thread.run_sync(make, True, limiter=limiter)
     headers = {"ETag": f'"{rendition.etag}"', "Cache-Control": CACHE_CONTROL}
     if rendition.sha256 is not None:
         digest = base64.b64encode(bytes.fromhex(rendition.sha256)).decode()
         headers["Repr-Digest"] = f"sha-256=:{digest}:"
-    if _is_known(request.headers.get("if-none-match"), rendition.etag):
+    if _matches(request.headers.get("if-none-match"), rendition.etag):
         return Response(status_code=304, headers=headers)
     if disposition is not None:
         headers["Content-Disposition"] = disposition
     return AudioResponse(rendition.path, headers=headers, media_type=rendition.media_type)
 
 
-def _is_known(if_none_match: str | None, etag: str) -> bool:
-    """Compare weakly, as RFC 9110, 13.1.2 has it for If-None-Match."""
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    # The weak comparison that RFC 9110, 13.1.2, demands: a prefix W/ does not count.
     if if_none_match is None:
         return False
     return if_none_match.strip() == "*" or etag in _TAG.findall(if_none_match)

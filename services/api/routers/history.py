@@ -1,4 +1,4 @@
-"""Everything that was ever asked for."""
+"""GET /history: all jobs, by page and by search."""
 
 from __future__ import annotations
 
@@ -8,80 +8,80 @@ from typing import Annotated, cast
 
 from fastapi import APIRouter, Query, Request, Response
 
-from services.api.problems import documented
+from services.api.problems import describe_problems
 from services.api.reads import SharedReads
 from services.api.schemas import History, HistoryQuery, JobView
-from services.api.state import Api, Calling
+from services.api.state import Api, CurrentCaller
 
 router = APIRouter(tags=["history"])
 
-LANES = 4
-"""Pages read at once, of the threads that the routes share."""
+READS = 4
+"""Pages read at once; the reads use the threads of the routes."""
 
-Asked = tuple[str | None, HistoryQuery]
-"""Of which owner, and which jobs."""
+Question = tuple[str | None, HistoryQuery]
+"""The owner whose jobs are listed (None: everybody's), and the query."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _Page:
     body: bytes
     """JSON."""
     next_cursor: str | None
 
 
-def _pages_of(request: Request, api: Api) -> SharedReads[Asked, _Answer]:
+def _get_pages(request: Request, api: Api) -> SharedReads[Question, _Page]:
     state = request.app.state
     if not hasattr(state, "history"):
-        state.history = SharedReads(partial(_read, api), lanes=LANES)
-    return cast("SharedReads[Asked, _Answer]", state.history)
+        state.history = SharedReads(partial(_read_pages, api), concurrency=READS)
+    return cast("SharedReads[Question, _Page]", state.history)
 
 
-def _read(api: Api, asked: list[Asked]) -> dict[Asked, _Answer]:
-    return {each: _answer(api, *each) for each in asked}
+def _read_pages(api: Api, questions: list[Question]) -> dict[Question, _Page]:
+    return {question: _read_page(api, *question) for question in questions}
 
 
-def _answer(api: Api, owner: str | None, which: HistoryQuery) -> _Answer:
-    page = 1 if which.cursor else which.page
+def _read_page(api: Api, owner: str | None, query: HistoryQuery) -> _Page:
+    page = 1 if query.cursor else query.page
     found = api.service.history(
-        limit=which.page_size,
-        offset=(page - 1) * which.page_size,
-        search=which.search,
-        status=which.status,
-        model=which.model,
+        limit=query.page_size,
+        offset=(page - 1) * query.page_size,
+        search=query.search,
+        status=query.status,
+        model=query.model,
         owner=owner,
-        created_after=which.created_after,
-        created_before=which.created_before,
-        cursor=which.cursor,
+        created_after=query.created_after,
+        created_before=query.created_before,
+        cursor=query.cursor,
         count=True,
     )
     view = History.model_construct(
-        generations=[JobView.of(job) for job in found.jobs],
+        generations=[JobView.from_job(job) for job in found.jobs],
         total=found.total or 0,
-        page=None if which.cursor else page,
-        page_size=which.page_size,
+        page=None if query.cursor else page,
+        page_size=query.page_size,
         next_cursor=found.next_cursor,
     )
-    return _Answer(view.model_dump_json().encode(), found.next_cursor)
+    return _Page(view.model_dump_json().encode(), found.next_cursor)
 
 
 @router.get(
     "/history",
     response_model=History,
-    responses=documented(
+    responses=describe_problems(
         "key-required", "host-not-allowed", "not-found", "invalid-request", "unavailable"
     ),
     summary="List and search jobs, newest first",
 )
 async def list_history(
-    which: Annotated[HistoryQuery, Query()],
+    query: Annotated[HistoryQuery, Query()],
     request: Request,
     api: Api,
-    caller: Calling,
+    caller: CurrentCaller,
 ) -> Response:
-    """One page; the next is found by `next_cursor`, which also stands in the header Link."""
-    found = await _pages_of(request, api).read((caller.only_owner, which))
-    response = Response(found.body, media_type="application/json")
-    if found.next_cursor is not None:
-        url = request.url.remove_query_params("page").include_query_params(cursor=found.next_cursor)
+    """Return one page; `next_cursor`, and the URL in the Link header, lead to the next."""
+    page = await _get_pages(request, api).read((caller.owner_filter, query))
+    response = Response(page.body, media_type="application/json")
+    if page.next_cursor is not None:
+        url = request.url.remove_query_params("page").include_query_params(cursor=page.next_cursor)
         response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
     return response

@@ -1,4 +1,4 @@
-"""Audio files that requests name: a melody to follow, music to go on from."""
+"""Uploads of audio files for requests: a melody to follow, or music to continue."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
 
-from services.api.problems import ProblemError, documented
-from services.api.state import Api, Calling
+from services.api.problems import ProblemError, describe_problems
+from services.api.state import Api, CurrentCaller
 
 if TYPE_CHECKING:
     from services.library.inputs import Upload
 
 router = APIRouter(tags=["inputs"])
 
-PIECE = 1 << 20
-"""Bytes that are gathered before they are written."""
+WRITE_BYTES = 1 << 20
+"""Bytes that are buffered before they are written."""
 
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 _AUDIO = {"schema": {"type": "string", "format": "binary"}}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "A file of any format that libsndfile reads: WAV, FLAC, MP3, Ogg, ...",
+        "description": "A file in any format that libsndfile reads, such as WAV, FLAC, MP3 or Ogg.",
         "content": {"audio/*": _AUDIO, "application/octet-stream": _AUDIO},
     }
 }
 
 
 class InputView(BaseModel):
-    """An audio file that requests may name."""
+    """An audio file that requests can refer to."""
 
     id: str = Field(
         examples=[_SHA256],
-        description="For `melody` and `continue_from` of a request: the SHA-256 of the bytes.",
+        description="SHA-256 of the bytes, for `melody` and `continue_from` of a request.",
     )
     bytes: int
     seconds: float
     sample_rate: int = Field(description="Hz.", examples=[48_000])
     channels: int
-    container: str = Field(description="The format as it was recognised.", examples=["WAV"])
+    container: str = Field(description="The detected format.", examples=["WAV"])
 
 
 @router.post(
@@ -50,8 +50,8 @@ class InputView(BaseModel):
     status_code=201,
     response_model=InputView,
     responses={
-        200: {"model": InputView, "description": "The same file was there already"},
-        **documented(
+        200: {"model": InputView, "description": "The same file was uploaded before"},
+        **describe_problems(
             "bad-request",
             "key-required",
             "cross-site",
@@ -65,10 +65,12 @@ class InputView(BaseModel):
         ),
     },
     openapi_extra=_BODY,
-    summary="Send an audio file for requests to name",
+    summary="Upload an audio file for requests",
 )
-async def add_input(request: Request, response: Response, api: Api, _caller: Calling) -> InputView:
-    """Keep a file, mono or stereo, under the SHA-256 of its bytes; the same file is kept once."""
+async def add_input(
+    request: Request, response: Response, api: Api, _caller: CurrentCaller
+) -> InputView:
+    """Store a mono or stereo file under the SHA-256 of its bytes; equal files are stored once."""
     uploading = api.service.inputs.upload()
     upload = await to_thread.run_sync(uploading.__enter__)
     try:
@@ -89,15 +91,16 @@ async def add_input(request: Request, response: Response, api: Api, _caller: Cal
 
 
 async def _receive(request: Request, upload: Upload) -> None:
-    gathered: list[bytes] = []
+    buffered: list[bytes] = []
     size = 0
     try:
-        async for piece in request.stream():
-            gathered.append(piece)
-            size += len(piece)
-            if size >= PIECE:
-                await to_thread.run_sync(upload.write, gathered)
-                gathered, size = [], 0
+        async for chunk in request.stream():
+            buffered.append(chunk)
+            size += len(chunk)
+            if size >= WRITE_BYTES:
+                await to_thread.run_sync(upload.write, buffered)
+                buffered, size = [], 0
     except ClientDisconnect as error:
-        raise ProblemError("bad-request", "The client left before the end of the body.") from error
-    await to_thread.run_sync(upload.write, gathered)
+        detail = "The client disconnected before the end of the body."
+        raise ProblemError("bad-request", detail) from error
+    await to_thread.run_sync(upload.write, buffered)

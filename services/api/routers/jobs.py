@@ -1,4 +1,4 @@
-"""One job: how it stands, and stopping it."""
+"""GET and DELETE /jobs/{job_id}."""
 
 from __future__ import annotations
 
@@ -6,35 +6,35 @@ from typing import Annotated
 
 from fastapi import APIRouter, Path, Response
 
-from services.api.problems import documented
-from services.api.schemas import JOB_ID, JobView, as_json
-from services.api.state import Api, Calling
-from services.api.visible import require_visible, visible_job
+from services.api.problems import describe_problems
+from services.api.schemas import JOB_ID, JobView, build_response
+from services.api.state import Api, CurrentCaller
+from services.api.visible import find_visible_job, require_visible
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-JobId = Annotated[str, Path(examples=[JOB_ID], description="As the answer to /generate has it.")]
+JobId = Annotated[str, Path(examples=[JOB_ID], description="`job_id` of the answer to /generate.")]
 PROBLEMS = ("key-required", "not-found", "host-not-allowed", "unavailable")
 
 
 @router.get(
     "/{job_id}",
     response_model=JobView,
-    responses=documented(*PROBLEMS),
-    summary="Ask how a job stands",
+    responses=describe_problems(*PROBLEMS),
+    summary="Get a job",
 )
-async def get_job(job_id: JobId, api: Api, caller: Calling) -> Response:
-    """The same form while it waits, while it is made, and ever after."""
+async def get_job(job_id: JobId, api: Api, caller: CurrentCaller) -> Response:
+    """Returns the same fields in every state of the job."""
     job = require_visible(await api.jobs.get(job_id), caller, job_id)
-    return as_json(JobView.of(job))
+    return build_response(JobView.from_job(job))
 
 
 @router.delete(
     "/{job_id}",
-    responses=documented(*PROBLEMS, "cross-site", "job-finished"),
+    responses=describe_problems(*PROBLEMS, "cross-site", "job-finished"),
     summary="Cancel a job",
 )
-def cancel_job(job_id: JobId, api: Api, caller: Calling) -> JobView:
-    """Stop a job that waits or runs; what it made so far is removed, the record is kept."""
-    visible_job(api, caller, job_id)
-    return JobView.of(api.service.cancel(job_id))
+def cancel_job(job_id: JobId, api: Api, caller: CurrentCaller) -> JobView:
+    """Cancel a waiting or running job; its partial audio is deleted, its record is kept."""
+    find_visible_job(api, caller, job_id)
+    return JobView.from_job(api.service.cancel(job_id))

@@ -1,11 +1,11 @@
-"""GET /models: the engines, and which of them can be asked for now."""
+"""GET /models: the models, and which of them are available."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.api.problems import documented
+from services.api.problems import describe_problems
 from services.api.state import Api
 from services.database import storage_errors
 from services.errors import EngineUnavailableError
@@ -15,41 +15,41 @@ router = APIRouter(tags=["models"])
 
 
 class ModelInfo(BaseModel):
-    """An engine."""
+    """A model and its capabilities."""
 
     model_config = ConfigDict(protected_namespaces=())
 
-    name: str = Field(description="What `model` of a request may be.", examples=["composer"])
+    name: str = Field(description="For `model` of a request.", examples=["composer"])
     version: str = Field(
-        description="Another one may make other music of the same seed.", examples=["1"]
+        description="Other versions may give other music for the same seed.", examples=["1"]
     )
     description: str
     licence: str = Field(
-        description="SPDX identifier of the licence of what it makes.", examples=["CC0-1.0"]
+        description="SPDX identifier of the licence of the generated music.", examples=["CC0-1.0"]
     )
     sample_rate: int = Field(description="Hz.", examples=[48_000])
     channels: int = Field(examples=[2])
     shortest_seconds: float = Field(examples=[1.0])
     longest_seconds: float = Field(examples=[600.0])
-    takes_melody: bool = Field(description="It can follow the melody of an input.")
-    takes_continuation: bool = Field(description="It can go on from an input.")
-    available: bool = Field(description="Jobs for it are accepted.")
-    why_not: str | None = Field(description="What is missing; null when it is available.")
-    is_default: bool = Field(description="It is used when a request names none.")
-    served: bool = Field(description="A living worker takes its jobs; else they wait for one.")
+    takes_melody: bool = Field(description="Whether it can follow the melody of an input.")
+    takes_continuation: bool = Field(description="Whether it can continue an input.")
+    available: bool = Field(description="Whether jobs for it are accepted.")
+    why_not: str | None = Field(description="What it lacks; null if it is available.")
+    is_default: bool = Field(description="Whether requests without a model use it.")
+    served: bool = Field(description="Whether a worker runs its jobs; otherwise they wait for one.")
 
 
 class ModelList(BaseModel):
-    """The engines, the preferred first."""
+    """The models, preferred first."""
 
     models: list[ModelInfo]
 
 
 @router.get(
-    "/models", responses=documented("key-required", "unavailable"), summary="List the models"
+    "/models", responses=describe_problems("key-required", "unavailable"), summary="List the models"
 )
 def list_models(api: Api) -> ModelList:
-    """List the engines: what they make, and whether they can be asked for now."""
+    """List the models, their capabilities, and whether they are available."""
     with storage_errors():
         living = living_workers(api.settings.worker_ttl_seconds)
     served = {model for worker in living if not worker.draining for model in worker.models}

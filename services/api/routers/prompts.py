@@ -1,4 +1,4 @@
-"""GET /prompts: what was asked for most."""
+"""GET /prompts: the most used prompts."""
 
 from __future__ import annotations
 
@@ -9,36 +9,34 @@ from fastapi import APIRouter, Query
 from pydantic import BaseModel, ConfigDict, Field
 
 from services import storage
-from services.api.problems import documented
-from services.api.state import Calling
+from services.api.problems import describe_problems
+from services.api.state import CurrentCaller
 from services.database import storage_errors
 
 router = APIRouter(tags=["prompts"])
 
-LONGEST_SEARCH = 500
+MAX_SEARCH_LENGTH = 500
 
 
 class PromptQuery(BaseModel):
-    """Which prompts."""
-
     model_config = ConfigDict(extra="forbid")
 
     search: str | None = Field(
         default=None,
-        max_length=LONGEST_SEARCH,
-        description="Only those with every word of it, in any order.",
+        max_length=MAX_SEARCH_LENGTH,
+        description="Words the prompt must contain, in any order.",
         examples=["piano"],
     )
-    limit: int = Field(20, ge=1, le=100, description="How many at most.")
+    limit: int = Field(20, ge=1, le=100, description="Most prompts on a page.")
     cursor: str | None = Field(
         default=None,
         max_length=500,
-        description="`next_cursor` of the page before; none for the first.",
+        description="`next_cursor` of the previous page; leave it out for the first.",
     )
 
 
 class PromptItem(BaseModel):
-    """A prompt, and how often it was asked for."""
+    """A prompt, and how often it was used."""
 
     text: str = Field(examples=["lo-fi beat with a dusty piano"])
     used_count: int = Field(examples=[12])
@@ -47,22 +45,22 @@ class PromptItem(BaseModel):
 
 
 class PromptPage(BaseModel):
-    """Some prompts, most used first; of equals, the one used last."""
+    """One page of prompts, most used first, then most recently used."""
 
     prompts: list[PromptItem]
-    next_cursor: str | None = Field(description="Null on the last page.")
+    next_cursor: str | None = Field(description="`cursor` of the next page; null on the last page.")
 
 
 @router.get(
     "/prompts",
-    responses=documented("key-required", "not-found", "invalid-request", "unavailable"),
-    summary="List the prompts that were used most",
+    responses=describe_problems("key-required", "not-found", "invalid-request", "unavailable"),
+    summary="List the most used prompts",
 )
-def list_prompts(caller: Calling, query: Annotated[PromptQuery, Query()]) -> PromptPage:
-    """List the prompts that were used most.
+def list_prompts(caller: CurrentCaller, query: Annotated[PromptQuery, Query()]) -> PromptPage:
+    """List the most used prompts, of the caller's own jobs.
 
-    A key sees those of its own jobs, and how often these used them; the operator's key, and a
-    server that needs none, those of all. The search goes through the jobs that are still there.
+    With the operator's key, or on a server without keys, the list covers everybody's jobs. The
+    search covers jobs that were not deleted.
     """
     if not caller.sees_all and caller.owner is None:
         return PromptPage(prompts=[], next_cursor=None)
@@ -70,7 +68,7 @@ def list_prompts(caller: Calling, query: Annotated[PromptQuery, Query()]) -> Pro
         page = storage.list_prompts(
             session,
             search=query.search or None,
-            owner=caller.only_owner,
+            owner=caller.owner_filter,
             limit=query.limit,
             cursor=query.cursor,
         )

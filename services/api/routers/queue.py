@@ -1,4 +1,4 @@
-"""GET /queue/stats: how much there is to do, and who does it."""
+"""GET /queue/stats: jobs by status, and the workers."""
 
 from __future__ import annotations
 
@@ -9,31 +9,32 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from services import storage
-from services.api.problems import documented
+from services.api.problems import describe_problems
 from services.api.reads import SharedReads
 from services.api.state import Api
 from services.database import storage_errors
 from services.jobs.living import living_in
-from services.operations.watching import Kept
+from services.operations.probes import CachedValue
 
 router = APIRouter(tags=["queue"])
 
 COUNTING_SHARE = 0.05
-"""Of the time that may go into counting finished rows: of a million they may be a second old."""
+"""Share of the time that may be spent on counting finished rows. The count of a million rows takes
+tens of milliseconds, so it may be a second old."""
 
 
 class WorkerStats(BaseModel):
-    """One living worker."""
+    """A worker that is alive."""
 
     model_config = ConfigDict(protected_namespaces=())
 
-    models: list[str] = Field(description="Engines it takes jobs for.")
-    concurrency: int = Field(description="Jobs at once.")
-    draining: bool = Field(description="It takes nothing new.")
+    models: list[str] = Field(description="Models whose jobs it runs.")
+    concurrency: int = Field(description="Jobs it runs at once.")
+    draining: bool = Field(description="Whether it is shutting down and takes no new jobs.")
 
 
 class QueueStats(BaseModel):
-    """The queue in figures, of everybody's jobs."""
+    """Everybody's jobs by status, and the workers."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -58,18 +59,17 @@ class QueueStats(BaseModel):
     completed_jobs: int
     failed_jobs: int
     cancelled_jobs: int
-    oldest_pending_job_age_seconds: float | None = Field(description="Null when nothing waits.")
+    oldest_pending_job_age_seconds: float | None = Field(description="Null if no job waits.")
     average_processing_time_seconds: float | None = Field(
-        description="Of the last 100 completed jobs; null when there is none."
+        description="Over the last 100 completed jobs; null if there is none."
     )
     workers_alive: int
     workers: list[WorkerStats]
 
 
-def _reader_of(api: Api) -> Callable[[list[str]], dict[str, bytes]]:
-    # Counted not more often than the size of the database allows.
-    finished = Kept(_count_finished, share=COUNTING_SHARE)
-    return lambda asked: dict.fromkeys(asked, _read_stats(api, finished.get))
+def _make_reader(api: Api) -> Callable[[list[str]], dict[str, bytes]]:
+    finished = CachedValue(_count_finished, share=COUNTING_SHARE)
+    return lambda keys: dict.fromkeys(keys, _read_stats(api, finished.get))
 
 
 def _count_finished() -> dict[str, int]:
@@ -80,14 +80,14 @@ def _count_finished() -> dict[str, int]:
 @router.get(
     "/queue/stats",
     response_model=QueueStats,
-    responses=documented("key-required", "unavailable"),
-    summary="Count the jobs, and who makes them",
+    responses=describe_problems("key-required", "unavailable"),
+    summary="Get queue statistics",
 )
 async def get_queue_stats(request: Request, api: Api) -> Response:
-    """Count the jobs of everybody by status, and say who works on them."""
+    """Count everybody's jobs by status, and list the workers that are alive."""
     state = request.app.state
     if not hasattr(state, "queue_stats"):
-        state.queue_stats = SharedReads(_reader_of(api), lanes=1)
+        state.queue_stats = SharedReads(_make_reader(api), concurrency=1)
     shared = cast("SharedReads[str, bytes]", state.queue_stats)
     return Response(await shared.read(""), media_type="application/json")
 

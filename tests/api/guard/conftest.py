@@ -35,7 +35,7 @@ class Served:
     """A guarded application in one event loop."""
 
     def __init__(self, settings: Settings, host: str | None = None) -> None:
-        self.app, self.made = load_application().make()
+        self.app, self.bodies = load_application().make()
         self.guarded = assemble(self.app, settings, RouteNames(self.app), host=host)
         self._runner = asyncio.Runner()
 
@@ -62,7 +62,7 @@ class Served:
             return await asyncio.gather(*sent)
 
     def call(self, scope: dict[str, Any], *messages: dict[str, Any]) -> list[dict[str, Any]]:
-        """Send a request below what a client library lets through."""
+        """Send a request that a client library would not let through."""
         waiting = [*messages, {"type": "http.disconnect"}]
         sent: list[dict[str, Any]] = []
 
@@ -94,7 +94,7 @@ def serve() -> Iterator[Callable[..., Served]]:
 
 
 @pytest.fixture(autouse=True)
-def _logging_as_it_was() -> Iterator[None]:
+def _restore_logging() -> Iterator[None]:
     root, ours = logging.getLogger(), logging.getLogger("services")
     before = root.handlers[:], root.level, ours.level
     yield

@@ -1,4 +1,4 @@
-"""An application to guard: it counts what it made, and says who asked."""
+"""An application to guard: it records the bodies it gets, and returns the caller."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ async def fault() -> None:
 
 
 def make() -> tuple[FastAPI, list[bytes]]:
-    """Give the application, and the list of the bodies that it got."""
+    """Return the application, and the list to which it adds the bodies it gets."""
     app = FastAPI(openapi_url=None)
     app.include_router(CALLS, prefix="/api/v1")
-    made: list[bytes] = []
+    bodies: list[bytes] = []
 
     @app.post("/api/v1/generate", status_code=202)
     @app.post("/api/v1/generate/batch", status_code=202)
     async def generate(request: Request) -> None:
-        made.append(await request.body())
+        bodies.append(await request.body())
 
-    return app, made
+    return app, bodies

@@ -1,6 +1,6 @@
 """POSTs from one address, all at once: run_requests.py COUNT.
 
-Says when it is ready, waits for a line, and prints how many were let through.
+Prints "ready", waits for a line, and prints the number of accepted requests.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ from services.database import open_database
 
 
 async def send(count: int) -> int:
-    app, made = guarded_app.make()
+    app, bodies = guarded_app.make()
     guarded = assemble(app, load_settings(None), RouteNames(app))
     transport = httpx.ASGITransport(guarded, client=("203.0.113.7", 40000))
     headers = {"X-API-Key": "the-operators-key"}
@@ -25,9 +25,9 @@ async def send(count: int) -> int:
     ) as client:
         sent = (client.post("/api/v1/generate", json={}) for _ in range(count))
         statuses = [answer.status_code for answer in await asyncio.gather(*sent)]
-    assert statuses.count(202) == len(made)
-    assert statuses.count(429) == count - len(made)
-    return len(made)
+    assert statuses.count(202) == len(bodies)
+    assert statuses.count(429) == count - len(bodies)
+    return len(bodies)
 
 
 open_database(load_settings(None))

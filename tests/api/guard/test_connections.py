@@ -1,4 +1,4 @@
-"""The guard behind a real server, and clients that do not behave."""
+"""The guard in a real server, against clients that misbehave."""
 
 import json
 import socket
@@ -11,7 +11,7 @@ import pytest
 import uvicorn
 
 from services.api.guard import BoundedConnection, assemble
-from services.api.guard.bodies import Bodies
+from services.api.guard.bodies import BodyLimits
 from services.api.route_names import RouteNames
 from services.config import Settings
 
@@ -26,7 +26,7 @@ class Hasty(BoundedConnection):
 
 @contextmanager
 def listening(app, protocol=BoundedConnection):
-    """Serve on a free port; give the port."""
+    """Serve on a free port; yield the port."""
     config = uvicorn.Config(
         app,
         http=protocol,
@@ -52,7 +52,7 @@ def listening(app, protocol=BoundedConnection):
             thread.join(PATIENCE)
 
 
-def connected(port):
+def connect(port):
     return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
 
 
@@ -68,8 +68,8 @@ def read_to_the_end(connection):
     [b"", b"GET / HTTP/1.1\r\nHost: a\r\n", b"\r\n\r\n", b"GE"],
     ids=["nothing", "half", "empty-lines", "two-bytes"],
 )
-def test_half_a_header_is_given_up(serve, sqlite_database, sent):
-    with listening(serve().guarded, Hasty) as port, connected(port) as connection:
+def test_incomplete_header_times_out(serve, sqlite_database, sent):
+    with listening(serve().guarded, Hasty) as port, connect(port) as connection:
         connection.sendall(sent)
         assert read_to_the_end(connection) == b""
 
@@ -82,21 +82,21 @@ def test_half_a_header_is_given_up(serve, sqlite_database, sent):
     ],
     ids=["header", "trailer"],
 )
-def test_a_header_without_an_end_is_not_kept(serve, sqlite_database, begun):
+def test_endless_header_is_not_buffered(serve, sqlite_database, begun):
     served = serve()
     sent = 0
-    with listening(served.guarded) as port, connected(port) as connection:
+    with listening(served.guarded) as port, connect(port) as connection:
         connection.sendall(begun)
         with suppress(ConnectionError):
             while sent < 64_000_000:
                 sent += connection.send(b"x" * 65536)
     assert sent < 64_000_000
-    assert served.made == []
+    assert served.bodies == []
 
 
 @pytest.mark.parametrize("sent", [b"no request\r\n\r\n", b"GET / HTTP/1.1\r\nA: \0\r\n\r\n"])
-def test_what_is_no_request_is_answered_with_a_problem(serve, sqlite_database, sent):
-    with listening(serve().guarded) as port, connected(port) as connection:
+def test_invalid_http_is_answered_with_a_problem(serve, sqlite_database, sent):
+    with listening(serve().guarded) as port, connect(port) as connection:
         connection.sendall(sent)
         head, _, body = read_to_the_end(connection).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ")
@@ -105,16 +105,16 @@ def test_what_is_no_request_is_answered_with_a_problem(serve, sqlite_database, s
     assert json.loads(body)["type"] == "/api/v1/problems/bad-request"
 
 
-def test_half_a_header_after_a_request_is_given_up(serve, sqlite_database):
+def test_incomplete_header_after_a_request_times_out(serve, sqlite_database):
     whole = b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-    with listening(serve().guarded, Hasty) as port, connected(port) as connection:
+    with listening(serve().guarded, Hasty) as port, connect(port) as connection:
         connection.sendall(whole)
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
         connection.sendall(whole[:20])
         assert read_to_the_end(connection) == b""
 
 
-def test_who_does_not_read_is_let_go():
+def test_client_that_does_not_read_is_disconnected():
     ended = threading.Event()
 
     async def endless(scope, receive, send):
@@ -123,26 +123,26 @@ def test_who_does_not_read_is_let_go():
             await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
         ended.set()
 
-    with listening(endless, Hasty) as port, connected(port) as connection:
+    with listening(endless, Hasty) as port, connect(port) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        # What nobody reads waits for room; it ends when the connection does.
+        # The writes block until the connection is closed, and then return.
         assert ended.wait(PATIENCE)
 
 
-def test_a_slow_body_is_answered_and_given_up(serve, sqlite_database):
+def test_slow_body_is_answered_and_closed(serve, sqlite_database):
     served = serve()
     with (
-        listening(Bodies(served.app, 65536, seconds=0.3)) as port,
-        connected(port) as connection,
+        listening(BodyLimits(served.app, 65536, seconds=0.3)) as port,
+        connect(port) as connection,
     ):
         connection.sendall(HEAD + b"Content-Length: 10\r\n\r\n{")
         answer = read_to_the_end(connection)
     assert answer.startswith(b"HTTP/1.1 400")
-    assert b"did not come within 0.3 s" in answer
-    assert served.made == []
+    assert b"did not arrive within 0.3 s" in answer
+    assert served.bodies == []
 
 
-def test_a_body_past_the_limit_is_answered_though_the_client_sends_on(serve, sqlite_database):
+def test_too_large_body_is_answered_while_the_client_still_sends(serve, sqlite_database):
     served = serve()
     chunk = b"10000\r\n" + b"x" * 65536 + b"\r\n"
     bodies = (
@@ -151,27 +151,27 @@ def test_a_body_past_the_limit_is_answered_though_the_client_sends_on(serve, sql
     )
     with listening(served.guarded) as port:
         for body in bodies:
-            with connected(port) as connection:
+            with connect(port) as connection:
                 connection.sendall(HEAD + body)
                 answer = read_to_the_end(connection)
             assert answer.startswith(b"HTTP/1.1 413")
             assert b"at most 65536 bytes" in answer
-    assert served.made == []
+    assert served.bodies == []
 
 
-def test_a_refused_body_ends_the_connection(serve, sqlite_database):
+def test_refused_body_closes_the_connection(serve, sqlite_database):
     served = serve(api_key="k")
-    with listening(served.guarded) as port, connected(port) as connection:
+    with listening(served.guarded) as port, connect(port) as connection:
         connection.sendall(HEAD + b"Content-Length: 10\r\n\r\n{")
         answer = read_to_the_end(connection)
     assert answer.startswith(b"HTTP/1.1 401")
-    assert served.made == []
+    assert served.bodies == []
 
 
-def test_many_that_stall_do_not_keep_others_waiting(serve, sqlite_database):
+def test_stalled_connections_do_not_delay_others(serve, sqlite_database):
     served = serve()
     with listening(served.guarded) as port:
-        stalled = [connected(port) for _ in range(100)]
+        stalled = [connect(port) for _ in range(100)]
         try:
             for number, connection in enumerate(stalled):
                 connection.sendall((HEAD + b"Content-Length: 9\r\n\r\n")[: 30 + number])
@@ -183,7 +183,7 @@ def test_many_that_stall_do_not_keep_others_waiting(serve, sqlite_database):
     assert answers == [200] * 20
 
 
-def test_the_server_takes_the_address_from_the_socket(serve, sqlite_database):
+def test_server_takes_the_address_from_the_socket(serve, sqlite_database):
     app = serve().app
     guarded = assemble(app, Settings(_env_file=None), RouteNames(app))
     forged = {"X-Forwarded-For": "198.51.100.9", "X-Forwarded-Host": "evil.example"}

@@ -1,4 +1,4 @@
-"""Keys: made, kept as digests, found, revoked; and who is let in."""
+"""API keys: creation, storage, look-up, revocation and authentication."""
 
 import asyncio
 import hashlib
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from services import storage
-from services.api.guard import authentication, require_guarded
+from services.api.guard import authentication, require_key
 from services.api.guard.authentication import CACHE_SECONDS, Keys
 from services.api.problems import ProblemError
 from services.cli import app as command_line
@@ -39,7 +39,7 @@ def revoke(text):
         return storage.revoke_api_key(session, text)
 
 
-def test_a_key_is_kept_as_a_digest_and_found_until_it_is_revoked(database):
+def test_key_is_stored_as_digest_and_found_until_revoked(database):
     key_id, secret = new_key("  the studio's laptop ")
     assert secret.startswith("dgxm_")
     assert len(secret) >= len("dgxm_") + 43
@@ -55,7 +55,7 @@ def test_a_key_is_kept_as_a_digest_and_found_until_it_is_revoked(database):
         assert storage.any_api_keys(session)
 
 
-def test_a_key_is_revoked_by_id_or_by_a_name_that_only_one_in_use_has(sqlite_database):
+def test_key_is_revoked_by_id_or_unique_name(sqlite_database):
     first, second = new_key("pad")[0], new_key("pad")[0]
     with pytest.raises(storage.UnknownApiKeyError, match=f"{first}, {second}|{second}, {first}"):
         revoke("pad")
@@ -69,19 +69,19 @@ def test_a_key_is_revoked_by_id_or_by_a_name_that_only_one_in_use_has(sqlite_dat
             revoke(unknown)
 
 
-def test_an_unknown_key_is_not_shown_again(sqlite_database):
+def test_error_does_not_repeat_an_unknown_key(sqlite_database):
     with pytest.raises(storage.UnknownApiKeyError) as caught:
         revoke("dgxm_secret")
     assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 101, "\x1b[31m"])
-def test_a_name_that_cannot_be_shown_is_refused(sqlite_database, name):
+def test_unprintable_key_name_is_refused(sqlite_database, name):
     with storage.get_session() as session, pytest.raises(ValueError, match="name of a key"):
         storage.create_api_key(session, name)
 
 
-def test_use_is_noted_at_most_once_a_minute(database):
+def test_use_is_recorded_at_most_once_a_minute(database):
     key_id, _secret = new_key()
     moments = []
     for _ in range(2):
@@ -105,12 +105,12 @@ def test_digests_are_compared_in_constant_time(sqlite_database, serve, monkeypat
     _id, secret = new_key()
     assert served.request("GET", "/jobs/1", headers=bearer("the-operators-kez")).status_code == 401
     assert served.request("GET", "/jobs/1", headers=bearer(secret)).status_code == 200
-    # The operator's is compared for both; the other one with what the index found, too.
+    # Both are compared with the operator's key, the second also with the key the index found.
     assert [len(one) for one, _other in compared] == [32, 32, 64]
     assert all(len(one) == len(other) for one, other in compared)
 
 
-def test_a_server_without_keys_is_open_where_only_this_machine_connects(sqlite_database, serve):
+def test_server_without_keys_is_open_on_loopback_only(sqlite_database, serve):
     served = serve()
     for address in ("127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1"):
         answer = served.request("GET", "/jobs/1", address=address)
@@ -119,7 +119,7 @@ def test_a_server_without_keys_is_open_where_only_this_machine_connects(sqlite_d
     assert serve(host="0.0.0.0").request("GET", "/jobs/1").status_code == 401
 
 
-def test_keys_close_the_server_and_own_what_is_made_with_them(sqlite_database, serve):
+def test_keys_are_required_and_identify_the_owner(sqlite_database, serve):
     served = serve(api_key="the-operators-key", api_host="0.0.0.0")
     key_id, secret = new_key()
     refused = served.request("GET", "/jobs/1")
@@ -137,37 +137,37 @@ def test_keys_close_the_server_and_own_what_is_made_with_them(sqlite_database, s
     assert served.request("GET", "/healthy").status_code == 401
 
 
-def test_the_first_key_closes_a_running_server_for_good(sqlite_database):
+def test_first_key_closes_a_running_server_for_good(sqlite_database):
     now = [0.0]
 
     with asyncio.Runner() as runner:
         keys = Keys(CapacityLimiter(1), clock=lambda: now[0])
-        assert not runner.run(keys.exist())
+        assert not runner.run(keys.has_any())
         new_key()
-        assert not runner.run(keys.exist())
+        assert not runner.run(keys.has_any())
         now[0] += CACHE_SECONDS
-        assert runner.run(keys.exist())
+        assert runner.run(keys.has_any())
         storage.reset_database()
         now[0] += CACHE_SECONDS
-        assert runner.run(keys.exist())
+        assert runner.run(keys.has_any())
 
 
-def test_a_revoked_key_opens_nothing_after_the_delay(database):
+def test_revoked_key_is_refused_after_the_cache_time(database):
     now = [0.0]
     key_id, secret = new_key()
     with asyncio.Runner() as runner:
         keys = Keys(CapacityLimiter(1), clock=lambda: now[0])
-        assert runner.run(keys.id_of(secret)) == key_id
+        assert runner.run(keys.find_id(secret)) == key_id
         revoke(key_id)
         now[0] += CACHE_SECONDS - 0.1
-        assert runner.run(keys.id_of(secret)) == key_id
+        assert runner.run(keys.find_id(secret)) == key_id
         now[0] += 0.1
-        assert runner.run(keys.id_of(secret)) is None
-        assert runner.run(keys.id_of(secret)) is None
+        assert runner.run(keys.find_id(secret)) is None
+        assert runner.run(keys.find_id(secret)) is None
     assert CACHE_SECONDS <= 5.0
 
 
-def test_many_requests_with_one_key_ask_the_database_once(sqlite_database, serve, monkeypatch):
+def test_requests_with_one_key_query_the_database_once(sqlite_database, serve, monkeypatch):
     _id, secret = new_key()
     asked = []
     found = authentication._find_key
@@ -186,7 +186,7 @@ def test_many_requests_with_one_key_ask_the_database_once(sqlite_database, serve
         assert storage.list_api_keys(session)[0].last_used_at is not None
 
 
-def test_a_database_that_is_away_lets_nobody_in(sqlite_database, serve, monkeypatch, caplog):
+def test_unreachable_database_lets_nobody_in(sqlite_database, serve, monkeypatch, caplog):
     served = serve()
     _id, secret = new_key()
 
@@ -205,28 +205,28 @@ def test_a_database_that_is_away_lets_nobody_in(sqlite_database, serve, monkeypa
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "music.lan", ""])
-def test_other_addresses_need_a_key(sqlite_database, host):
+def test_public_address_needs_a_key(sqlite_database, host):
     with pytest.raises(SettingsError, match="keys create"):
-        require_guarded(Settings(_env_file=None), host)
-    require_guarded(Settings(_env_file=None, api_key="k"), host)
+        require_key(Settings(_env_file=None), host)
+    require_key(Settings(_env_file=None, api_key="k"), host)
     key_id, _secret = new_key()
     revoke(key_id)
-    require_guarded(Settings(_env_file=None), host)
+    require_key(Settings(_env_file=None), host)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "[::1]", "127.0.0.2"])
-def test_this_machine_needs_none(host):
-    require_guarded(Settings(_env_file=None), host)
+def test_loopback_needs_no_key(host):
+    require_key(Settings(_env_file=None), host)
 
 
 @pytest.fixture(scope="module")
-def a_store_of_none():
+def keys_without_database():
     return Keys(limiter=None)  # type: ignore[arg-type]
 
 
 @given(st.one_of(st.text(), st.binary().map(lambda raw: raw.decode("latin-1"))))
-def test_what_cannot_be_a_key_is_not_looked_up(a_store_of_none, sent):
-    assert asyncio.run(a_store_of_none.id_of(sent)) is None
+def test_text_that_cannot_be_a_key_is_not_looked_up(keys_without_database, sent):
+    assert asyncio.run(keys_without_database.find_id(sent)) is None
 
 
 @given(st.text())
@@ -234,7 +234,7 @@ def test_any_text_has_a_digest(text):
     assert len(digest_of(text)) == 64
 
 
-def test_the_command_shows_a_key_once_and_alone(tmp_path, monkeypatch):
+def test_keys_create_prints_the_key_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'g.db'}")
     runner = CliRunner()
     made = runner.invoke(command_line, ["keys", "create", "laptop"])
@@ -253,7 +253,7 @@ def test_the_command_shows_a_key_once_and_alone(tmp_path, monkeypatch):
     assert secret not in (tmp_path / "g.db").read_bytes().decode("latin-1")
 
 
-def test_the_command_says_which_key_it_does_not_know(tmp_path, monkeypatch):
+def test_keys_revoke_reports_an_unknown_key(tmp_path, monkeypatch):
     monkeypatch.setenv("DATABASE_URL", f"sqlite:///{tmp_path / 'g.db'}")
     runner = CliRunner()
     failed = runner.invoke(command_line, ["keys", "revoke", "nobody"])
@@ -263,6 +263,6 @@ def test_the_command_says_which_key_it_does_not_know(tmp_path, monkeypatch):
     assert refused.exception.exit_code == 2
 
 
-def test_a_refusal_says_what_to_do():
+def test_refusal_says_how_to_create_a_key():
     error = ProblemError("key-required", "No key was sent.")
     assert "keys create" in error.kind.advice

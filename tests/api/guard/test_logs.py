@@ -1,4 +1,4 @@
-"""A line an event, which nobody forges and which has no secret."""
+"""Logs: one line per event, which cannot be forged and contains no secret."""
 
 import io
 import json
@@ -21,7 +21,7 @@ KEY = {"X-API-Key": "the-operators-key"}
 
 @pytest.fixture
 def logged():
-    """Log into a text; give it as lines."""
+    """Log to a string; return a function that returns its lines."""
 
     def start(*, as_json, **settings):
         stream = io.StringIO()
@@ -31,7 +31,7 @@ def logged():
     return start
 
 
-def test_the_events_of_a_worker_have_their_values_as_fields(logged):
+def test_json_log_has_values_as_fields(logged):
     lines = logged(as_json=True)
     log = logging.getLogger("services.worker.attempt")
     log.info("%s job=%s attempt=%d", "completed", NASTY, 2)
@@ -45,7 +45,7 @@ def test_the_events_of_a_worker_have_their_values_as_fields(logged):
     assert "forged" in second["message"]
 
 
-def test_text_is_a_line_an_event_too(logged):
+def test_text_log_has_one_line_per_event(logged):
     lines = logged(as_json=False)
     log = logging.getLogger("services.worker.attempt")
     log.info("started job=%s", NASTY)
@@ -62,7 +62,7 @@ def test_text_is_a_line_an_event_too(logged):
 
 
 @given(st.text(), st.text(), st.booleans())
-def test_no_text_makes_a_second_line(message, value, as_json):
+def test_no_text_adds_a_line(message, value, as_json):
     stream = io.StringIO()
     configure_logging(Settings(_env_file=None), as_json=as_json, stream=stream)
     logging.getLogger("services.x").info("%s job=%s", message, value)
@@ -74,15 +74,15 @@ def test_no_text_makes_a_second_line(message, value, as_json):
         assert json.loads(text)["job"] == value
 
 
-def test_the_level_is_the_settings_and_libraries_only_warn(logged):
+def test_level_is_that_of_the_settings_and_libraries_only_warn(logged):
     lines = logged(as_json=False, log_level="WARNING")
-    logging.getLogger("services.x").info("not said")
-    logging.getLogger("a.library").info("not said")
-    logging.getLogger("a.library").warning("said")
-    assert [line.split(" ", 1)[1] for line in lines()] == ["WARNING said"]
+    logging.getLogger("services.x").info("hidden")
+    logging.getLogger("a.library").info("hidden")
+    logging.getLogger("a.library").warning("shown")
+    assert [line.split(" ", 1)[1] for line in lines()] == ["WARNING shown"]
 
 
-def test_a_request_is_a_line_without_what_the_client_wrote(sqlite_database, serve, logged):
+def test_access_log_has_no_text_of_the_client(sqlite_database, serve, logged):
     lines = logged(as_json=True)
     served = serve(api_key="the-operators-key")
     with storage.get_session() as session:
@@ -116,7 +116,7 @@ def test_a_request_is_a_line_without_what_the_client_wrote(sqlite_database, serv
     assert "the-operators-key" not in text
 
 
-def test_a_fault_is_answered_with_a_problem_and_logged(sqlite_database, serve, logged):
+def test_exception_is_answered_with_a_problem_and_logged(sqlite_database, serve, logged):
     lines = logged(as_json=False)
     answer = serve().request("GET", "/fault")
     assert answer.status_code == 500
@@ -126,26 +126,26 @@ def test_a_fault_is_answered_with_a_problem_and_logged(sqlite_database, serve, l
     assert " route=/api/v1/fault status=500 " in line
 
 
-def test_what_a_request_logs_has_its_id(sqlite_database, serve, logged):
+def test_log_lines_of_a_request_have_its_id(sqlite_database, serve, logged):
     lines = logged(as_json=True)
     served = serve(api_key="k", rate_limit_per_minute=1)
 
-    @served.app.get("/api/v1/speaks")
-    async def speaks() -> None:
-        logging.getLogger("services.x").info("spoken")
+    @served.app.get("/api/v1/logging")
+    async def write_log() -> None:
+        logging.getLogger("services.x").info("written")
 
-    served.request("GET", "/speaks", headers={"X-API-Key": "k", "X-Request-ID": "mine"})
+    served.request("GET", "/logging", headers={"X-API-Key": "k", "X-Request-ID": "mine"})
     assert {json.loads(line)["request_id"] for line in lines()} == {"mine"}
 
 
-def test_what_the_database_refuses_is_told_without_its_values(database):
+def test_database_error_hides_the_values(database):
     def refused():
         with storage.get_session() as session:
             storage.create_generation(session, "a-prompt", "m", -1, 44100, 2, "a.wav")
 
     with pytest.raises(IntegrityError, match="hide_parameters") as caught:
         refused()
-    # PostgreSQL's own sentence shows the row.
+    # PostgreSQL's own message shows the row.
     assert "a-prompt" not in re.sub(r"DETAIL: .*", "", str(caught.value))
 
 
@@ -153,10 +153,10 @@ def test_what_the_database_refuses_is_told_without_its_values(database):
     ("setting", "terminal", "expected"),
     [("auto", True, False), ("auto", False, True), ("json", True, True), ("text", False, False)],
 )
-def test_a_server_logs_json_where_nobody_looks(setting, terminal, expected, monkeypatch):
+def test_log_is_json_unless_stderr_is_a_terminal(setting, terminal, expected, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal, raising=False)
     assert wants_json(Settings(_env_file=None, log_format=setting), sys.stderr) is expected
 
 
-def test_a_closed_stderr_is_no_terminal():
+def test_closed_stderr_is_not_a_terminal():
     assert wants_json(Settings(_env_file=None), None)

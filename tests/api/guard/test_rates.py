@@ -1,4 +1,4 @@
-"""How often a client may ask, counted together by all processes."""
+"""Rate limits, which all processes of a database share."""
 
 import os
 import subprocess
@@ -23,7 +23,7 @@ def post(served, path="/generate", headers=KEY, **options):
     return served.request("POST", path, json={}, headers=headers, **options)
 
 
-def test_the_limit_is_told_and_kept(sqlite_database, serve):
+def test_limit_is_enforced_and_reported(sqlite_database, serve):
     served = serve(api_key="k", rate_limit_per_minute=3)
     answers = [post(served, path, address=ELSEWHERE) for path in ("/generate", "/generate/batch")]
     answers += [post(served, address=ELSEWHERE) for _ in range(3)]
@@ -35,12 +35,12 @@ def test_the_limit_is_told_and_kept(sqlite_database, serve):
     assert 1 <= int(refused.headers["retry-after"]) <= 60
     assert refused.headers["retry-after"] == refused.headers["ratelimit-reset"]
     assert refused.json()["type"].endswith("/rate-limited")
-    assert len(served.made) == 3
+    assert len(served.bodies) == 3
     read = served.request("GET", "/jobs/1", headers=KEY, address=ELSEWHERE)
     assert "ratelimit-limit" not in read.headers
 
 
-def test_this_machine_is_left_alone_and_the_limit_can_be_off(sqlite_database, serve):
+def test_loopback_is_exempt_and_the_limit_can_be_off(sqlite_database, serve):
     for served, address in (
         (serve(api_key="k", rate_limit_per_minute=1), "::1"),
         (serve(api_key="k", rate_limit_enabled=False), ELSEWHERE),
@@ -48,7 +48,7 @@ def test_this_machine_is_left_alone_and_the_limit_can_be_off(sqlite_database, se
         assert {post(served, address=address).status_code for _ in range(4)} == {202}
 
 
-def test_each_key_has_its_own_share_whatever_its_address(sqlite_database, serve):
+def test_each_key_has_its_own_limit_at_any_address(sqlite_database, serve):
     served = serve(api_key="k", rate_limit_per_minute=2)
     secrets = []
     for name in ("a", "b"):
@@ -63,7 +63,7 @@ def test_each_key_has_its_own_share_whatever_its_address(sqlite_database, serve)
         assert statuses == [202, 202, 429, 429]
 
 
-def test_neither_forged_headers_nor_new_addresses_help(sqlite_database, serve):
+def test_forged_headers_and_new_addresses_do_not_evade_the_limit(sqlite_database, serve):
     served = serve(rate_limit_per_minute=2)
     forged = ["X-Forwarded-For", "Forwarded", "X-Real-IP", "X_Forwarded_For", "Client-IP"]
     statuses = []
@@ -75,27 +75,27 @@ def test_neither_forged_headers_nor_new_addresses_help(sqlite_database, serve):
     assert post(served, headers={}, address="2001:db8:0:1::1").status_code == 202
 
 
-def test_clients_behind_a_trusted_proxy_are_counted_one_by_one(sqlite_database, serve):
+def test_clients_behind_a_trusted_proxy_are_counted_separately(sqlite_database, serve):
     served = serve(rate_limit_per_minute=1, api_trusted_proxies="127.0.0.1")
     hops = ["198.51.100.1", "198.51.100.2", "127.0.0.1, 198.51.100.1", "::1, 198.51.100.2"]
     statuses = [post(served, headers={"X-Forwarded-For": hop}).status_code for hop in hops]
     assert statuses == [202, 202, 429, 429]
 
 
-def test_a_burst_is_let_through_up_to_the_limit(database, serve):
+def test_burst_is_accepted_up_to_the_limit(database, serve):
     served = serve(api_key="k")
     options = {"json": {}, "headers": KEY, "address": ELSEWHERE}
     answers = served.requests(40, "POST", "/generate", **options)
-    made = [answer.status_code for answer in answers].count(202)
-    # One more where the minute ends within the test.
-    assert 10 <= made <= 11
-    assert len(served.made) == made
+    accepted = [answer.status_code for answer in answers].count(202)
+    # One more if the minute ends during the test.
+    assert 10 <= accepted <= 11
+    assert len(served.bodies) == accepted
 
 
 @pytest.mark.parametrize(
     "kind", ["sqlite_url", pytest.param("postgres_url", marks=pytest.mark.postgres)]
 )
-def test_two_processes_count_together(request, kind):
+def test_two_processes_share_the_limit(request, kind):
     database_url = request.getfixturevalue(kind)
     environment = {name: value for name, value in os.environ.items() if name[:4] != "DGX_"} | {
         "DATABASE_URL": database_url,
@@ -114,12 +114,12 @@ def test_two_processes_count_together(request, kind):
     for process in running:
         process.stdin.write("go\n")
         process.stdin.flush()
-    made = [int(process.communicate(timeout=60)[0]) for process in running]
+    accepted = [int(process.communicate(timeout=60)[0]) for process in running]
     assert [process.returncode for process in running] == [0, 0]
-    assert 10 <= sum(made) <= 11, made
+    assert 10 <= sum(accepted) <= 11, accepted
 
 
-def test_a_database_that_is_away_makes_no_job(sqlite_database, serve, monkeypatch):
+def test_unreachable_database_creates_no_job(sqlite_database, serve, monkeypatch):
     served = serve(api_key="k")
 
     def away(*_arguments):
@@ -129,7 +129,7 @@ def test_a_database_that_is_away_makes_no_job(sqlite_database, serve, monkeypatc
     answer = post(served, address=ELSEWHERE)
     assert answer.status_code == 503
     assert "retry-after" in answer.headers
-    assert served.made == []
+    assert served.bodies == []
 
 
 def counters():
@@ -137,7 +137,7 @@ def counters():
         return {row.name: row for row in session.query(RateCounter)}
 
 
-def test_counters_that_expired_are_removed(database):
+def test_expired_counters_are_removed(database):
     with storage.get_session() as session:
         session.add_all(
             RateCounter(name=f"old/{number}", hits=1, expires_at=1.0) for number in range(3)
@@ -153,7 +153,7 @@ def test_counters_that_expired_are_removed(database):
     assert counters() == {}
 
 
-def test_the_window_before_counts_in_proportion(database):
+def test_previous_window_counts_in_proportion(database):
     with storage.get_session() as session:
         now = storage.read_rate(session, "a", 1000).now
         index = floor(now / 1000)

@@ -1,4 +1,4 @@
-"""What the guard refuses before the application sees it, and what every answer carries."""
+"""Requests the guard refuses before the application sees them, and headers of every answer."""
 
 import asyncio
 import re
@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.api.guard.addresses import ClientFinder
-from services.api.guard.bodies import Bodies
-from services.api.guard.hosts import Hosts, split_host
+from services.api.guard.bodies import BodyLimits
+from services.api.guard.hosts import HostCheck, split_host
 
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -41,7 +41,7 @@ def scope_of(method="GET", path="/api/v1/jobs/1", headers=(), client=("127.0.0.1
 
 
 @pytest.mark.parametrize("host", FOREIGN)
-def test_other_names_are_refused(sqlite_database, serve, host):
+def test_foreign_host_name_is_refused(sqlite_database, serve, host):
     sent = serve().call(scope_of(headers=[(b"host", host.encode())]))
     assert sent[0]["status"] == 421
 
@@ -49,7 +49,7 @@ def test_other_names_are_refused(sqlite_database, serve, host):
 @pytest.mark.parametrize(
     "hosts", [[], [b"localhost", b"localhost"], [b"\xff\x00"]], ids=["none", "two", "bytes"]
 )
-def test_one_proper_host_is_needed(sqlite_database, serve, hosts):
+def test_exactly_one_valid_host_is_required(sqlite_database, serve, hosts):
     sent = serve().call(scope_of(headers=[(b"host", host) for host in hosts]))
     assert sent[0]["status"] == 421
 
@@ -57,12 +57,12 @@ def test_one_proper_host_is_needed(sqlite_database, serve, hosts):
 @pytest.mark.parametrize(
     "host", ["localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "[0:0::1]", "music.lan"]
 )
-def test_own_names_are_answered_to(sqlite_database, serve, host):
+def test_own_host_names_are_accepted(sqlite_database, serve, host):
     served = serve(api_allowed_hosts="music.lan")
     assert served.call(scope_of(headers=[(b"host", host.encode())]))[0]["status"] == 200
 
 
-def test_the_address_a_connection_came_in_on_is_answered_to(sqlite_database, serve):
+def test_address_of_the_connection_is_accepted_as_host(sqlite_database, serve):
     served = serve(host="0.0.0.0", api_key="k")
     ours, other = (
         served.call(
@@ -73,7 +73,7 @@ def test_the_address_a_connection_came_in_on_is_answered_to(sqlite_database, ser
     assert (ours[0]["status"], other[0]["status"]) == (200, 421)
 
 
-def test_every_name_is_answered_to_only_by_wish(sqlite_database, serve):
+def test_wildcard_accepts_every_host(sqlite_database, serve):
     served = serve(api_allowed_hosts="*")
     assert served.call(scope_of(headers=[(b"host", b"evil.example")]))[0]["status"] == 200
 
@@ -96,22 +96,22 @@ def test_every_name_is_answered_to_only_by_wish(sqlite_database, serve):
         ({"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost:8000"}, 403),
     ],
 )
-def test_other_sites_change_nothing(sqlite_database, serve, headers, status):
+def test_other_sites_can_only_read(sqlite_database, serve, headers, status):
     served = serve()
     answer = served.request("POST", "/generate", json={}, headers=headers)
     assert answer.status_code == status
-    assert len(served.made) == (status == 202)
+    assert len(served.bodies) == (status == 202)
     assert served.request("DELETE", "/jobs/1", headers=headers).status_code in {403, 405}
     read = served.request("GET", "/jobs/1", headers=headers)
     assert read.status_code == 200
-    asked_before = served.request(
+    preflight = served.request(
         "OPTIONS", "/generate", headers=headers | {"Access-Control-Request-Method": "POST"}
     )
-    for each in (answer, read, asked_before):
+    for each in (answer, read, preflight):
         assert not [name for name in each.headers if name.startswith("access-control")]
 
 
-def test_an_origin_behind_a_proxy_with_encryption_is_ours(sqlite_database, serve):
+def test_https_origin_behind_a_proxy_is_the_servers_own(sqlite_database, serve):
     served = serve(api_allowed_hosts="music.example")
     answer = served.request(
         "POST",
@@ -123,7 +123,7 @@ def test_an_origin_behind_a_proxy_with_encryption_is_ours(sqlite_database, serve
     assert answer.status_code == 202
 
 
-def test_every_answer_has_the_headers_and_the_id(sqlite_database, serve):
+def test_every_answer_has_security_headers_and_request_id(sqlite_database, serve):
     served = serve(api_key="k")
     key = {"X-API-Key": "k"}
     answers = [
@@ -144,23 +144,23 @@ def test_every_answer_has_the_headers_and_the_id(sqlite_database, serve):
         assert refusal.json()["request_id"] == refusal.headers["x-request-id"]
 
 
-def test_what_an_answer_sets_itself_stands(sqlite_database, serve):
+def test_headers_set_by_the_application_are_not_replaced(sqlite_database, serve):
     answer = serve().request("GET", "/docs")
     assert answer.headers["content-security-policy"] == "mine"
     assert answer.headers["cache-control"] == "public"
 
 
 @pytest.mark.parametrize("sent", ["abc-1.2_X", "a" * 64])
-def test_a_sane_request_id_is_kept(sqlite_database, serve, sent):
+def test_valid_request_id_is_adopted(sqlite_database, serve, sent):
     answer = serve().request("GET", "/health", headers={"X-Request-ID": sent})
     assert answer.headers["x-request-id"] == sent
 
 
 @pytest.mark.parametrize("sent", [b"", b"a" * 65, b"a b", b"a\nb", b"\xff", b"<script>"])
-def test_another_request_id_is_replaced(sqlite_database, serve, sent):
+def test_invalid_request_id_is_replaced(sqlite_database, serve, sent):
     headers = [(b"host", b"localhost"), (b"x-request-id", sent)]
-    told = dict(serve().call(scope_of(headers=headers))[0]["headers"])
-    assert re.fullmatch(rb"[0-9a-f]{32}", told[b"x-request-id"])
+    answered = dict(serve().call(scope_of(headers=headers))[0]["headers"])
+    assert re.fullmatch(rb"[0-9a-f]{32}", answered[b"x-request-id"])
 
 
 @pytest.mark.parametrize(
@@ -174,15 +174,15 @@ def test_another_request_id_is_replaced(sqlite_database, serve, sent):
         (None, 415),
     ],
 )
-def test_a_body_is_json(sqlite_database, serve, kind, status):
+def test_body_must_be_json(sqlite_database, serve, kind, status):
     served = serve()
     headers = {} if kind is None else {"Content-Type": kind}
     answer = served.request("POST", "/generate", content=b"{}", headers=headers)
     assert answer.status_code == status
-    assert served.made == ([b"{}"] if status == 202 else [])
+    assert served.bodies == ([b"{}"] if status == 202 else [])
 
 
-def test_a_request_without_a_body_needs_no_type(sqlite_database, serve):
+def test_request_without_body_needs_no_content_type(sqlite_database, serve):
     assert serve().request("POST", "/generate").status_code == 202
 
 
@@ -192,30 +192,30 @@ async def chunks(count, size):
 
 
 @pytest.mark.parametrize("in_chunks", [False, True])
-def test_a_body_is_bounded(sqlite_database, serve, in_chunks):
+def test_body_size_is_limited(sqlite_database, serve, in_chunks):
     served = serve(api_max_body_bytes=2048)
     headers = {"Content-Type": "application/json"}
     for size, status in ((2048, 202), (2049, 413)):
         content = chunks(size, 1) if in_chunks else b"x" * size
         answer = served.request("POST", "/generate", content=content, headers=headers)
         assert answer.status_code == status
-    assert [len(body) for body in served.made] == [2048]
+    assert [len(body) for body in served.bodies] == [2048]
     assert "2048 bytes" in answer.json()["detail"]
     assert answer.headers["connection"] == "close"
 
 
-def test_a_length_past_the_limit_is_refused_before_a_byte_is_read(sqlite_database, serve):
+def test_invalid_content_length_is_refused_before_the_body_is_read(sqlite_database, serve):
     headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]
     for length, status in ((b"65537", 413), (b"9" * 5000, 400), (b"-1", 400), (b"\xb2", 400)):
         scope = scope_of("POST", "/api/v1/generate", [*headers, (b"content-length", length)])
         assert serve().call(scope)[0]["status"] == status
 
 
-def test_a_slow_body_is_given_up():
-    sent, asked = [], []
+def test_slow_body_is_refused():
+    sent, called = [], []
 
     async def app(scope, receive, send):
-        asked.append(scope)
+        called.append(scope)
 
     async def never():
         await asyncio.Event().wait()
@@ -224,14 +224,14 @@ def test_a_slow_body_is_given_up():
         sent.append(message)
 
     headers = [(b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")]
-    asyncio.run(Bodies(app, 100, seconds=0.01)(scope_of("POST", headers=headers), never, send))
+    asyncio.run(BodyLimits(app, 100, seconds=0.01)(scope_of("POST", headers=headers), never, send))
     assert sent[0]["status"] == 400
     assert (b"connection", b"close") in sent[0]["headers"]
     assert sent[-1] == {"type": "http.response.body", "body": b"", "more_body": False}
-    assert not asked
+    assert not called
 
 
-def test_nobody_is_answered_who_left_within_the_body(sqlite_database, serve):
+def test_client_that_disconnects_within_the_body_is_not_answered(sqlite_database, serve):
     served = serve()
     headers = [
         (b"host", b"localhost"),
@@ -240,7 +240,7 @@ def test_nobody_is_answered_who_left_within_the_body(sqlite_database, serve):
     ]
     part = {"type": "http.request", "body": b"{", "more_body": True}
     assert served.call(scope_of("POST", "/api/v1/generate", headers), part) == []
-    assert served.made == []
+    assert served.bodies == []
 
 
 @pytest.mark.parametrize(
@@ -259,7 +259,7 @@ def test_nobody_is_answered_who_left_within_the_body(sqlite_database, serve):
         ("::ffff:10.0.0.9", "198.51.100.1", "198.51.100.1", False),
     ],
 )
-def test_forwarded_addresses_count_from_trusted_proxies_only(peer, forwarded, found, is_loopback):
+def test_only_trusted_proxies_can_forward_addresses(peer, forwarded, found, is_loopback):
     headers = [] if forwarded is None else [(b"x-forwarded-for", forwarded.encode())]
     find = ClientFinder(["127.0.0.1/32", "10.0.0.0/8"])
     client = find(scope_of(headers=headers, client=(peer, 1)))
@@ -281,13 +281,13 @@ DOCUMENTED = {200, 202, 400, 401, 403, 404, 405, 413, 415, 421, 429}
 
 @pytest.fixture(scope="module")
 def open_refusals():
-    """Without a database: what is sent here is refused before it is asked, or needs none."""
+    """The layers that need no database."""
 
     async def app(scope, receive, send):
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b""})
 
-    return Hosts(Bodies(app, 1024, seconds=0.5), "localhost", [])
+    return HostCheck(BodyLimits(app, 1024, seconds=0.5), "localhost", [])
 
 
 @given(
@@ -316,13 +316,13 @@ def test_random_headers_are_answered_with_a_documented_status(open_refusals, hea
 
 
 @given(st.text(max_size=60))
-def test_any_host_is_a_name_or_none(text):
+def test_any_text_parses_as_a_host_or_none(text):
     found = split_host(text)
     assert found is None or re.fullmatch(r"[a-z0-9._:-]+", found[0])
 
 
 @given(st.one_of(st.text(max_size=60), st.ip_addresses().map(str)))
-def test_any_forwarded_address_gives_a_client(text):
+def test_any_forwarded_text_gives_a_client(text):
     headers = [(b"x-forwarded-for", text.encode("utf-8", "surrogatepass"))]
     client = ClientFinder(["0.0.0.0/0"])(scope_of(headers=headers, client=("198.51.100.1", 1)))
     assert not client.is_loopback
