@@ -199,7 +199,9 @@ class Feed:
             position = self.position
             job = await self._find(job_id)
             while not job.is_finished and not self.is_closed and (left := end - loop.time()) > 0:
-                await _wait_until_set(self._changed, min(left, 1.0))
+                # An event may have come while the job was read.
+                if self.position == position:
+                    await _wait_until_set(self._changed, min(left, 1.0))
                 batch = self.get_events_after(position)
                 position = self.position
                 if batch is None or any(each.job_id == job_id for each in batch.events):

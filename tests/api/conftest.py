@@ -14,16 +14,21 @@ from typing import TYPE_CHECKING, Any
 import httpx2 as httpx
 import pytest
 
+from services import storage
 from services.api.application import create_app
 from services.api.caller import Caller
+from services.api.feed import Feed
 from services.api.server import make_state
+from services.api.state import ApiState
 from services.config import Settings
+from services.database import open_database
+from services.generation.registry import default_registry
+from services.jobs.renditions import Renditions
+from services.jobs.service import MusicService
 from tests.worker.conftest import Rig, load_engines, make_rig  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
     from starlette.testclient import TestClient
-
-    from services.api.state import ApiState
 
 HERE = Path(__file__).parent
 EVERYBODY = Caller(owner=None, sees_all=True, name="local", is_exempt=True)
@@ -158,3 +163,32 @@ def served(api_url: str, serve: Callable[..., Served]) -> Served:
 @pytest.fixture
 def sqlite_served(sqlite_url: str, serve: Callable[..., Served]) -> Served:
     return serve(sqlite_url)
+
+
+@pytest.fixture
+def state(sqlite_url: str, tmp_path: Path) -> ApiState:
+    """The state of the routes on SQLite, without loading the queue."""
+    settings = Settings(DATABASE_URL=sqlite_url, output_dir=tmp_path / "outputs")
+    open_database(settings)
+    service = MusicService(settings, default_registry(settings))
+    return ApiState(settings, service, Feed(service), Renditions(service))
+
+
+def add_job(owner: str | None = None) -> str:
+    """Add a pending row that is not queued; return its id."""
+    with storage.get_session() as session:
+        return storage.create_generation(
+            session,
+            prompt="a beat",
+            model_name="composer",
+            duration_seconds=1.0,
+            sample_rate=48_000,
+            channels=2,
+            file_path="a.wav",
+            owner=owner,
+        ).id
+
+
+def set_status(job_id: str, status: str) -> None:
+    with storage.get_session() as session:
+        storage.update_generation_status(session, job_id, status)
