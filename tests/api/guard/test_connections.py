@@ -129,6 +129,18 @@ def test_client_that_does_not_read_is_disconnected():
         assert ended.wait(PATIENCE)
 
 
+def test_long_answer_reaches_a_client_that_reads_it():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for number in range(100):
+            message = {"type": "http.response.body", "body": b"x" * 65536}
+            await send(message | {"more_body": number < 99})
+
+    with listening(app) as port:
+        answer = httpx.get(f"http://127.0.0.1:{port}/", timeout=PATIENCE)
+    assert len(answer.content) == 100 * 65536
+
+
 def test_slow_body_is_answered_and_closed(serve, sqlite_database):
     served = serve()
     with (

@@ -266,3 +266,68 @@ def test_keys_revoke_reports_an_unknown_key(tmp_path, monkeypatch):
 def test_refusal_says_how_to_create_a_key():
     error = ProblemError("key-required", "No key was sent.")
     assert "keys create" in error.kind.advice
+
+
+def test_requests_after_the_cache_time_query_the_database_once(sqlite_database, monkeypatch):
+    now, looked_up = [0.0], []
+    key_id, secret = new_key()
+    find_key = authentication._find_key
+
+    def count(secret):
+        looked_up.append(secret)
+        return find_key(secret)
+
+    monkeypatch.setattr(authentication, "_find_key", count)
+
+    async def find_many(keys):
+        return await asyncio.gather(*(keys.find_id(secret) for _ in range(20)))
+
+    with asyncio.Runner() as runner:
+        keys = Keys(CapacityLimiter(4), clock=lambda: now[0])
+        assert runner.run(keys.find_id(secret)) == key_id
+        now[0] += CACHE_SECONDS
+        assert runner.run(find_many(keys)) == [key_id] * 20
+    assert len(looked_up) == 2
+
+
+def test_concurrent_requests_without_a_key_query_the_database_once(sqlite_database, monkeypatch):
+    queries = []
+
+    def count():
+        queries.append(1)
+        return False
+
+    monkeypatch.setattr(authentication, "_has_keys", count)
+
+    async def ask_many(keys):
+        return await asyncio.gather(*(keys.has_any() for _ in range(20)))
+
+    assert asyncio.run(ask_many(Keys(CapacityLimiter(4)))) == [False] * 20
+    assert len(queries) == 1
+
+
+def test_recording_the_use_of_a_key_never_fails(sqlite_database, monkeypatch):
+    key_id, _secret = new_key()
+
+    def away(**_options):
+        raise storage.DatabaseLockedError("The database is in use.")
+
+    monkeypatch.setattr(storage, "get_session", away)
+    asyncio.run(Keys(CapacityLimiter(1)).record_use(key_id))
+
+
+@pytest.mark.parametrize(
+    "header", ["Basic abc", "Bearer", "Bearer a b", "Token the-operators-key", "the-operators-key"]
+)
+def test_other_authorization_is_no_key(sqlite_database, serve, header):
+    served = serve(api_key="the-operators-key")
+    answer = served.request("GET", "/jobs/1", headers={"Authorization": header})
+    assert (answer.status_code, answer.json()["detail"]) == (401, "Send an API key.")
+
+
+def test_the_same_key_in_both_headers_is_one_key(sqlite_database, serve):
+    served = serve(api_key="the-operators-key")
+    both = bearer("the-operators-key") | {"X-API-Key": "the-operators-key"}
+    assert served.request("GET", "/jobs/1", headers=both).status_code == 200
+    refused = served.request("GET", "/jobs/1", headers=bearer("another"))
+    assert refused.json()["detail"] == "This API key is unknown or revoked."

@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from limits import RateLimitItemPerMinute
+from limits.strategies import SlidingWindowCounterRateLimiter
 
 from services import storage
+from services.api.guard.rates import DatabaseCounters
 from services.storage.client_models import RateCounter
 from services.storage.rates import RateWindow
 
@@ -179,3 +182,34 @@ def test_room_is_the_most_that_keeps_the_limit(now, earlier, limit, amount, seco
         assert floor(window.carried + most) + amount <= limit
     assert floor(window.carried + max(0, most + 1)) + amount > limit or most < -1
     assert 0 <= window.left <= seconds
+
+
+def test_cleared_counter_starts_again(sqlite_database):
+    item = RateLimitItemPerMinute(1)
+    strategy = SlidingWindowCounterRateLimiter(DatabaseCounters(storage.get_session))
+    assert strategy.storage.check()
+    assert [strategy.hit(item, "a"), strategy.hit(item, "a")] == [True, False]
+    strategy.clear(item, "a")
+    assert strategy.test(item, "a")
+    assert strategy.get_window_stats(item, "a").remaining == 1
+
+
+@pytest.mark.parametrize("name", ["incr", "get", "get_expiry", "clear"])
+def test_counters_support_no_other_window(sqlite_database, name):
+    counters = DatabaseCounters(storage.get_session)
+    arguments = ("a", 1) if name == "incr" else ("a",)
+    with pytest.raises(NotImplementedError):
+        getattr(counters, name)(*arguments)
+    with pytest.raises(NotImplementedError):
+        counters.reset()
+
+
+def test_uploads_and_requests_have_separate_limits(sqlite_database, serve):
+    served = serve(api_key="k", rate_limit_per_minute=1)
+    assert [post(served, address=ELSEWHERE).status_code for _ in range(2)] == [202, 429]
+    # The small application has no such route; a refused upload would be 429.
+    audio = {"headers": KEY | {"Content-Type": "audio/wav"}, "content": b"x"}
+    statuses = [
+        served.request("POST", "/inputs", address=ELSEWHERE, **audio).status_code for _ in range(2)
+    ]
+    assert statuses == [404, 429]

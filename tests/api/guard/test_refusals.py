@@ -7,9 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from services.api.guard import assemble
 from services.api.guard.addresses import ClientFinder
 from services.api.guard.bodies import BodyLimits
 from services.api.guard.hosts import HostCheck, split_host
+from services.api.route_names import RouteNames
+from services.config import Settings
 
 HEADERS = {
     "x-content-type-options": "nosniff",
@@ -20,7 +23,7 @@ HEADERS = {
 }
 FOREIGN = [
     "evil.example", "localhost.evil.example", "127.0.0.1.nip.io", "localhost.", "127.1",
-    "2130706433", "0.0.0.0:8000", "[::]", "[::1", "localhost:x", "localhost:8000:8000",
+    "2130706433", "0.0.0.0:8000", "[::]", "[::1", "[1:2:3]", "localhost:x", "localhost:8000:8000",
     "a@localhost", "localhost, evil.example", " localhost", "", "*", "[fe80::1]",
 ]  # fmt: skip
 
@@ -267,6 +270,19 @@ def test_only_trusted_proxies_can_forward_addresses(peer, forwarded, found, is_l
     if peer != "203.0.113.7":
         trusting_none = ClientFinder([])(scope_of(headers=headers, client=(peer, 1)))
         assert trusting_none.address == peer.removeprefix("::ffff:")
+
+
+def test_other_protocols_pass_through_every_layer(sqlite_database, serve):
+    served = serve()
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope)
+
+    guarded = assemble(app, Settings(_env_file=None), RouteNames(served.app))
+    scope = {"type": "lifespan"}
+    asyncio.run(guarded(scope, None, None))
+    assert seen == [{"type": "lifespan"}]
 
 
 RAW = st.binary(max_size=80)
