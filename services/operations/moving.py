@@ -36,9 +36,14 @@ def move_database(
     if not target_url.strip():
         raise InvalidRequestError("--to: Name a database, such as postgresql://user@host/music.")
     try:
-        storage.database_file(target_url)
+        file = storage.database_file(target_url)
     except storage.InvalidDatabaseURLError as error:
         raise InvalidRequestError(f"--to: {error}") from error
+    if file is None and target_url.strip().startswith("sqlite"):
+        raise InvalidRequestError(
+            "--to: A database in memory ends with this command; name a file, such as "
+            "sqlite:///path/to/file.db."
+        )
 
     def refuse_in_use(session: Session) -> None:
         _refuse_workers(session, settings.worker_ttl_seconds)

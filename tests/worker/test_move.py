@@ -32,7 +32,7 @@ def test_jobs_queued_before_a_move_are_made_after_it(
     sqlite_rig.finished(finished)
     running = sqlite_rig.submit("sleep 0.5")[0]
     sqlite_rig.started(running)
-    with pytest.raises(StorageError, match=rf"Workers live .*\(process {worker.pid}\)"):
+    with pytest.raises(StorageError, match=rf"Workers use .*\(process {worker.pid}\)"):
         move_database(sqlite_rig.service.settings, postgres_url, progress=silent)
     worker.kill()
     worker.wait()
@@ -57,7 +57,7 @@ def test_a_job_that_a_command_is_making_is_waited_for(sqlite_rig: Rig, postgres_
     (job,) = sqlite_rig.submit("sleep 0.1")
     with storage.get_session() as session:
         storage.claim_generation(session, job, str(AttemptToken.for_this_process()))
-    with pytest.raises(StorageError, match=f"job {job} is being made"):
+    with pytest.raises(StorageError, match=f"is running the job {job}"):
         move_database(sqlite_rig.service.settings, postgres_url, progress=silent)
 
 
