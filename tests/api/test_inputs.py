@@ -151,3 +151,43 @@ def test_server_runs_a_job_with_an_input(sqlite_served: Served) -> None:
     assert done["metadata"]["continue_from_sha256"] == hashlib.sha256(data).hexdigest()
     ledger = [line[1] for line in sqlite_served.rig.ledger()]
     assert f"before-{hashlib.sha256(data).hexdigest()}" in ledger
+
+
+def test_large_upload_is_written_in_several_parts(
+    make_api: Callable[..., Api], sqlite_url: str
+) -> None:
+    api = make_api(sqlite_url, input_max_bytes=10_000_000)
+    file = io.BytesIO()
+    noise = np.random.default_rng(1).uniform(-0.5, 0.5, (192_000, 2))
+    sf.write(file, noise, 192_000, format="WAV", subtype="DOUBLE")
+    data = file.getvalue()
+    created = send(api, pieces(data, 700_000))
+    assert created.status_code == 201
+    assert created.json()["id"] == hashlib.sha256(data).hexdigest()
+
+
+def test_upload_of_a_client_that_disconnects_is_removed(open_api: Api) -> None:
+    messages = [
+        {"type": "http.request", "body": song()[:1000], "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return messages.pop(0)
+
+    async def note(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": INPUTS,
+        "query_string": b"",
+        "headers": [(b"content-type", b"audio/wav")],
+        "state": {},
+    }
+    asyncio.run(open_api.callers(scope, receive, note))
+    assert sent[0]["status"] == 400
+    assert b"disconnected before the end" in sent[1]["body"]
+    assert not [path for path in folder(open_api).rglob("*") if path.is_file()]

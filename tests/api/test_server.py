@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import signal
 import threading
 import time
@@ -14,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import httpx2 as httpx
 import pytest
 
-from services.api.server import format_url, listen
+from services.api.application import create_app
+from services.api.server import Server, format_url, listen, make_state
 from services.api.server import serve as serve_here
 from services.config import Settings
 from services.errors import OutputError, SettingsError
@@ -218,3 +221,30 @@ def test_server_without_worker_checks_the_output_folder_at_start(
     settings = Settings(DATABASE_URL=sqlite_url, output_dir=tmp_path / place, model_name="puppet")
     with pytest.raises(OutputError, match=r"file.* cannot be written.*DGX_MUSIC_OUTPUT_DIR"):
         serve_here(settings, load_engines().registry(), host="127.0.0.1", port=0, worker=None)
+
+
+def test_server_drains_once_for_signals_that_arrive_together(
+    sqlite_url: str, tmp_path: Path
+) -> None:
+    settings = Settings(DATABASE_URL=sqlite_url, output_dir=tmp_path, model_name="puppet")
+    registry = load_engines().registry()
+    state = make_state(settings, registry)
+    before = signal.getsignal(signal.SIGTERM)
+
+    async def main() -> None:
+        server = Server(state, create_app(state, registry))
+        with server.capture_signals():
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                os.kill(os.getpid(), number)
+            while not server.should_exit:
+                await asyncio.sleep(0)
+        assert state.is_draining
+        assert state.feed.is_closed
+
+    asyncio.run(main())
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_url_of_an_ipv6_address_has_brackets() -> None:
+    with listen("::1", 0) as listener:
+        assert format_url(listener).startswith("http://[::1]:")

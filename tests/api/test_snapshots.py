@@ -108,3 +108,25 @@ def test_batch_encodes_all_or_some_events() -> None:
     assert batch.encode(events) == b"<0><1><2>"
     assert batch.encode(events[1:]) == b"<1><2>"
     assert batch.encode([]) == b""
+
+
+def test_snapshot_is_read_again_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.api.snapshots.FRESH_SECONDS", 0.0)
+
+    async def run() -> None:
+        _, database, snapshots = make()
+        for reads in (1, 2):
+            assert (await snapshots.get("all", database.read)).view.data == b"%d" % reads
+
+    asyncio.run(run())
+
+
+def test_stale_snapshots_are_dropped() -> None:
+    async def run() -> None:
+        feed, database, snapshots = make()
+        for number in range(20):
+            feed.number = number
+            await snapshots.get(f"job {number}", database.read)
+        assert list(snapshots._entries) == ["job 19"]
+
+    asyncio.run(run())

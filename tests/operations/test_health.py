@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 from datetime import datetime
@@ -9,13 +10,26 @@ from types import SimpleNamespace
 
 import psycopg
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services import storage
-from services.errors import OutputError
+from services.errors import OutputError, StoreAwayError
 from services.jobs.models import parse_request
 from services.machine import gpu
 from services.machine.gpu import look_for_gpus
-from services.operations.health import Health, judge_gpus
+from services.operations import health
+from services.operations.health import (
+    Checks,
+    DatabaseCheck,
+    DiskCheck,
+    GpuCheck,
+    Health,
+    QueueCheck,
+    check_disks,
+    check_queue,
+    judge_gpus,
+)
 from services.worker.hosting.host import DEFAULT_REGISTRY, Limits
 from services.worker.hosting.pool import HostPool
 
@@ -210,3 +224,112 @@ def test_host_pool_counts_its_loaded_models():
         assert pool.models() == {"composer": 1}
     pool.kill_all()
     assert pool.models() == {}
+
+
+STATUSES = st.sampled_from(["healthy", "degraded", "unhealthy"])
+
+
+@given(st.tuples(STATUSES, STATUSES, STATUSES, STATUSES))
+def test_report_has_the_worst_status(statuses):
+    kinds = (DatabaseCheck, GpuCheck, QueueCheck, DiskCheck)
+    names = ("database", "gpu", "queue", "disk_space")
+    parts = {
+        name: kind(status=status, detail="x")
+        for name, kind, status in zip(names, kinds, statuses, strict=True)
+    }
+    worst = Checks(**parts).worst
+    assert worst in statuses
+    if "unhealthy" in statuses:
+        assert worst == "unhealthy"
+    elif "degraded" in statuses:
+        assert worst == "degraded"
+
+
+def test_checks_that_do_not_answer_in_time_have_a_status(sqlite_rig, monkeypatch):
+    settings = sqlite_rig.state.settings.model_copy(update={"use_gpu": True})
+    blocked = threading.Event()
+    for name in ("check_database", "check_queue", "check_disks", "judge_gpus"):
+        monkeypatch.setattr(health, name, lambda *_: blocked.wait(20))
+    checker = Health(settings, sqlite_rig.state.service.registry, limit_seconds=0.01)
+    try:
+        report = checker.report(time.monotonic())
+        ready = checker.readiness(is_draining=False)
+    finally:
+        blocked.set()
+    assert report.status == "unhealthy"
+    assert report.checks.gpu.status == "degraded"
+    assert {report.checks.database.status, report.checks.queue.status} == {"unhealthy"}
+    assert report.checks.disk_space.status == "unhealthy"
+    assert not ready.ready
+    assert ready.checks.server.status == "healthy"
+
+
+def test_disk_that_does_not_answer_is_unhealthy(sqlite_rig, monkeypatch):
+    def fail(_path):
+        raise OSError(5, "Input/output error", "/secret/place")
+
+    monkeypatch.setattr("shutil.disk_usage", fail)
+    check = check_disks(sqlite_rig.state.settings)
+    assert (check.status, check.output_free_bytes) == ("unhealthy", None)
+    assert "secret" not in check.detail
+
+
+def test_bucket_that_does_not_answer_is_unhealthy(sqlite_url, make_rig, monkeypatch):
+    def fail(_settings):
+        raise StoreAwayError("s3://secret cannot be listed")
+
+    rig = make_rig(sqlite_url, file_store="s3://music/takes")
+    monkeypatch.setattr(health, "open_store", fail)
+    check = check_disks(rig.state.settings)
+    assert (check.status, "secret" in check.detail) == ("unhealthy", False)
+
+
+def test_free_space_is_that_of_the_output_folder_and_the_database(sqlite_rig, tmp_path):
+    check = check_disks(sqlite_rig.state.settings)
+    free = shutil.disk_usage(tmp_path).free
+    assert check.output_free_bytes == pytest.approx(free, abs=2**30)
+    assert check.database_free_bytes == pytest.approx(free, abs=2**30)
+
+
+@pytest.mark.postgres
+def test_database_on_a_server_has_no_free_space(postgres_url, make_rig):
+    assert check_disks(make_rig(postgres_url).state.settings).database_free_bytes is None
+
+
+def test_unserved_models_are_named_in_the_advice(sqlite_rig):
+    sqlite_rig.start_worker("w", "here")
+    for model in ("here", "other", "third"):
+        sqlite_rig.queue_up(model)
+    check = check_queue(sqlite_rig.state.settings)
+    assert (check.waiting_jobs, check.models) == (3, ["here"])
+    assert sorted(check.unserved_models) == ["other", "third"]
+    assert "other" in check.detail
+    assert "`dgx-music worker`" in check.detail
+
+
+def test_empty_queue_has_no_age(sqlite_rig):
+    check = check_queue(sqlite_rig.state.settings)
+    assert (check.status, check.detail) == ("healthy", "No job waits.")
+    assert (check.waiting_jobs, check.oldest_waiting_seconds, check.workers) == (0, None, 0)
+
+
+def test_gpu_is_not_checked_if_the_setting_is_off(sqlite_rig, nvidia_smi):
+    nvidia_smi("exit 9")
+    gpu_check = sqlite_rig.get("/health").json()["checks"]["gpu"]
+    assert (gpu_check["status"], gpu_check["gpus"]) == ("healthy", [])
+    assert "DGX_MUSIC_USE_GPU" in gpu_check["detail"]
+
+
+def test_driver_is_asked_once_for_several_reports(sqlite_url, make_rig, nvidia_smi, tmp_path):
+    log = tmp_path / "log"
+    nvidia_smi(f"echo asked >> {log}; echo 'NVIDIA H200, 143771 MiB, 570.1, 1024 MiB'")
+    rig = make_rig(sqlite_url, use_gpu=True)
+    for _ in range(3):
+        (device,) = rig.get("/health").json()["checks"]["gpu"]["gpus"]
+    assert device == {
+        "name": "NVIDIA H200",
+        "driver": "570.1",
+        "memory_total_bytes": 143771 * 2**20,
+        "memory_used_bytes": 2**30,
+    }
+    assert log.read_text() == "asked\n"

@@ -179,3 +179,23 @@ def test_docs_page_loads_own_files_only_and_has_no_inline_script(sqlite_rig):
 
 def test_metrics_route_is_not_in_the_document(sqlite_rig):
     assert "/metrics" not in json.loads(sqlite_rig.get("/openapi.json").text)["paths"]
+
+
+def test_unknown_default_model_is_no_default(sqlite_url, make_rig):
+    rig = make_rig(sqlite_url, model_name="nobody")
+    assert not any(model["is_default"] for model in rig.get("/models").json()["models"])
+
+
+def test_unknown_problem_lists_the_types(sqlite_rig):
+    answer = sqlite_rig.get("/problems/nothing")
+    assert answer.status_code == 404
+    assert "rate-limited" in answer.json()["detail"]
+
+
+def test_draining_worker_serves_no_model(sqlite_rig):
+    sqlite_rig.start_worker("w", "here")
+    with storage.get_session() as session:
+        storage.beat(session, "w", draining=True)
+    assert not any(model["served"] for model in sqlite_rig.get("/models").json()["models"])
+    (worker,) = sqlite_rig.get("/queue/stats").json()["workers"]
+    assert worker["draining"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections import Counter
 from datetime import timedelta
 from types import SimpleNamespace
@@ -12,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from prometheus_client.parser import text_string_to_metric_families
 
 from services import storage
+from services.api import metrics
 from services.api.http_metrics import HttpMetrics
 from services.api.route_names import RouteNames
 from services.operations.figures import BOUNDS, RECOUNTED, FinishedJobs
@@ -177,3 +179,21 @@ def test_gpu_and_own_worker_have_metrics(sqlite_url, make_rig, nvidia_smi):
     samples, _ = scrape(rig)
     assert samples["dgx_music_gpu_memory_used_bytes", "0"] == 2**30
     assert samples["dgx_music_model_loaded", "composer"] == 2
+
+
+def test_hanging_database_leaves_the_other_metrics(sqlite_rig, monkeypatch):
+    go = threading.Event()
+    monkeypatch.setattr(metrics, "LIMIT_SECONDS", 0.01)
+    monkeypatch.setattr(storage, "count_statuses", lambda *_, **__: go.wait(20))
+    try:
+        samples, names = scrape(sqlite_rig)
+    finally:
+        go.set()
+    assert samples["dgx_music_database_up",] == 0
+    assert "dgx_music_build_info" in names
+
+
+def test_scrape_is_not_cached_and_starts_no_series_for_creation_times(sqlite_rig):
+    answer = sqlite_rig.ask("GET", "/metrics")
+    assert answer.headers["cache-control"] == "no-store"
+    assert "_created" not in answer.text
