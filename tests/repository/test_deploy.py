@@ -40,8 +40,7 @@ def test_the_containers_wait_for_longer_than_a_drain():
 def test_the_settings_they_name_exist(file):
     known = {variable_of(name) for name in Settings.model_fields}
     named = set(re.findall(rf"{PREFIX}[A-Z_]+", file.read_text(encoding="utf-8")))
-    # Part of the same release, in a module of its own.
-    assert named - known <= {"DGX_MUSIC_API_ALLOWED_HOSTS"}
+    assert named <= known
 
 
 def test_every_metric_is_documented():
