@@ -24,20 +24,24 @@ _dev:
 init: _core db-init
 
 # Make music from a sentence: just generate "lo-fi beat at 82 BPM" [SECONDS] [--seed 7 ...]
+[no-cd]
 generate PROMPT *SECONDS_AND_OPTIONS: _core
     @prompt=$1; shift; \
     case ${1:-} in "" | -*) ;; *) set -- --duration "$@" ;; esac; \
     "{{ bin }}/dgx-music" generate "$@" -- "$prompt"
 
 # Serve the REST API with a worker inside: just serve --port 8000
+[no-cd]
 serve *OPTIONS: _core
     @"{{ bin }}/dgx-music" serve "$@"
 
 # Install neural models: just install-models musicgen-small musicgen-melody
+[no-cd]
 install-models *NAMES: _musicgen
     @"{{ bin }}/dgx-music" models install "$@"
 
 # What has been made, newest first.
+[no-cd]
 history *OPTIONS: _core
     @"{{ bin }}/dgx-music" history "$@"
 
@@ -84,22 +88,27 @@ typecheck: _dev
 quality: lint typecheck
 
 # Make the database, or bring it up to date.
+[no-cd]
 db-init: _core
     @"{{ bin }}/dgx-music" db init
 
 # Bring the database to the newest revision.
+[no-cd]
 db-migrate: _core
     @"{{ bin }}/dgx-music" db migrate
 
 # Empty the database; asks first.
+[no-cd]
 db-reset *OPTIONS: _core
     @"{{ bin }}/dgx-music" db reset "$@"
 
 # Say what there is of a GPU, what is missing, and what to do.
+[no-cd]
 validate-gpu *OPTIONS: _core
     @"{{ bin }}/dgx-music" validate-gpu "$@"
 
 # Have a model make 2 seconds of music, and look at them: just test-model musicgen-small
+[no-cd]
 test-model *NAME_AND_OPTIONS: _core
     @"{{ bin }}/dgx-music" models test "$@"
 
@@ -108,8 +117,9 @@ benchmark *OPTIONS: _dev
     @"{{ bin }}/python" -m benchmarks "$@"
 
 # Draw the pictures of docs/.
+[no-cd]
 pictures *OPTIONS: _dev
-    @"{{ bin }}/python" scripts/pictures.py "$@"
+    @"{{ bin }}/python" "{{ justfile_directory() }}/scripts/pictures.py" "$@"
 
 # Print which room imports which.
 rooms: _dev

@@ -6,6 +6,7 @@ python -m benchmarks.cold_start [--clone]
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import subprocess
 import sys
@@ -21,7 +22,13 @@ Row = tuple[str, str]
 
 def seconds(command: list[str], folder: Path) -> float:
     started = time.perf_counter()
-    subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    subprocess.run(
+        command,
+        cwd=folder,
+        env=os.environ | {"DGX_MUSIC_HOME": str(folder)},
+        check=True,
+        capture_output=True,
+    )
     return time.perf_counter() - started
 
 
@@ -36,9 +43,7 @@ def run(repeats: int = 5) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        subprocess.run(
-            [PROGRAM, "generate", PROMPT, "-d", "1"], cwd=home, check=True, capture_output=True
-        )
+        seconds([str(PROGRAM), "generate", PROMPT, "-d", "1"], home)
         for name, arguments in commands.items():
             times = [seconds([str(PROGRAM), *arguments], home) for _ in range(repeats)]
             rows.append((name, f"{statistics.median(times):.2f} s (best {min(times):.2f})"))

@@ -43,7 +43,7 @@ def measured(arguments: tuple[str, ...], folder: Path) -> tuple[float, int]:
     process = subprocess.Popen(
         [PROGRAM, *arguments],
         cwd=folder,
-        env={**os.environ, "DGX_MUSIC_OUTPUT_DIR": str(folder)},
+        env=os.environ | {"DGX_MUSIC_HOME": str(folder)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

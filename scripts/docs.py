@@ -47,6 +47,8 @@ def settings_table() -> str:
     rows = ["| variable | default | what it does |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = "none" if field.default in (None, ()) else f"`{field.default}`"
+        if field.default_factory is not None:
+            default = "see above"
         rows.append(f"| `{variable_of(name)}` | {default} | {field.description} |")
     return "\n".join(rows) + "\n"
 

@@ -1,4 +1,4 @@
-"""Settings: the environment, then `.env`, then the defaults below.
+"""Settings: the environment, then `.env` of the home folder, then the defaults below.
 
 Nothing is read at import; `load_settings()` reads everything once and says which variable is wrong.
 """
@@ -9,18 +9,32 @@ import difflib
 import ipaddress
 import os
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Literal
 
 from dotenv.parser import parse_stream
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.errors import SettingsError
 
 PREFIX = "DGX_MUSIC_"
 ENV_FILE = Path(".env")
+"""Relative to the home folder. A `.env` of the current folder may belong to another program, whose
+DATABASE_URL is not ours to use."""
 
+_DATABASE_FILE = Path("data/generations.db")
+_CHECKOUT_FILES = ("pyproject.toml", "justfile")
+
+_SQLITE_FILE = re.compile(r"(sqlite(?:\+pysqlite)?:///)(?!:memory:|file:)([^?]+)(.*)", re.DOTALL)
 _BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,62}(/[A-Za-z0-9._=+@-]+)*/?")
 
 BitDepth = Literal["PCM_16", "PCM_24", "PCM_32", "FLOAT"]
@@ -46,7 +60,30 @@ def _bucket(value: str) -> str:
 
 
 def _folder(value: str | Path) -> Path:
-    return Path(_not_blank(str(value))).expanduser()
+    try:
+        return Path(_not_blank(str(value))).expanduser()
+    except RuntimeError:
+        raise ValueError("begins with ~, and there is no such home folder") from None
+
+
+def _home(value: Path) -> Path:
+    if "?" in str(value):
+        raise ValueError("must not contain a question mark, which ends the path of a database URL")
+    return value.absolute()
+
+
+def _in_home(value: Path, info: ValidationInfo) -> Path:
+    # No home: it has an error of its own.
+    home: Path = info.data.get("home", Path())
+    return home / value
+
+
+def _database_in_home(value: str, info: ValidationInfo) -> str:
+    found = _SQLITE_FILE.fullmatch(value)
+    if found is None:
+        return value
+    scheme, path, options = found.groups()
+    return f"{scheme}{_in_home(_folder(path), info)}{options}"
 
 
 def _listed(value: object) -> object:
@@ -78,8 +115,29 @@ def _sendable(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
-class Settings(BaseSettings):
-    """Every setting; `docs/settings.md` is made from the descriptions."""
+def find_checkout(package: Path) -> Path | None:
+    """Return the checkout whose `services` folder `package` is; None for an installed wheel."""
+    root = package.parent
+    return root if all((root / name).is_file() for name in _CHECKOUT_FILES) else None
+
+
+def default_home() -> tuple[Path, str]:
+    """Return the home folder where `DGX_MUSIC_HOME` is not set, and in words why it is that one."""
+    checkout = find_checkout(Path(__file__).parent)
+    if checkout is not None:
+        return checkout, "the checkout"
+    # The current folder may be deleted or unreadable.
+    with suppress(OSError):
+        here = Path.cwd()
+        if (here / _DATABASE_FILE).is_file():
+            return here, f"the current folder, which has {_DATABASE_FILE}"
+    import platformdirs
+
+    return platformdirs.user_data_path("dgx-music", appauthor=False), "your data folder"
+
+
+class HomeSettings(BaseSettings):
+    """The home folder: every other setting may be in its `.env`, or relative to it."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -89,15 +147,29 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
     )
 
-    database_url: Annotated[str, AfterValidator(_not_blank)] = Field(
-        "sqlite:///data/generations.db",
-        validation_alias="DATABASE_URL",
-        description="SQLite file or PostgreSQL server that keeps the generations.",
+    home: Annotated[Path, BeforeValidator(_folder), AfterValidator(_home)] = Field(
+        default_factory=lambda: default_home()[0],
+        description="Folder of the database, the music, the models and `.env`; environment only.",
+    )
+
+
+class Settings(HomeSettings):
+    """Every setting; `docs/settings.md` is made from the descriptions.
+
+    Paths are absolute: a relative one is taken from `home`, wherever the setting stands.
+    """
+
+    database_url: Annotated[str, AfterValidator(_not_blank), AfterValidator(_database_in_home)] = (
+        Field(
+            f"sqlite:///{_DATABASE_FILE}",
+            validation_alias="DATABASE_URL",
+            description="SQLite file or PostgreSQL server that keeps the generations.",
+        )
     )
     database_timeout_seconds: float = Field(
         30.0, gt=0.0, le=3600.0, description="How long a locked database is waited for."
     )
-    output_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
+    output_dir: Annotated[Path, BeforeValidator(_folder), AfterValidator(_in_home)] = Field(
         Path("data/outputs"),
         description="Folder of the audio files, by date: YYYY/MM/DD/<id>.wav.",
     )
@@ -114,7 +186,7 @@ class Settings(BaseSettings):
     model_name: Annotated[str, AfterValidator(_not_blank)] = Field(
         "auto", description="Engine to use when a request names none; `auto` takes the best here."
     )
-    models_dir: Annotated[Path, BeforeValidator(_folder)] = Field(
+    models_dir: Annotated[Path, BeforeValidator(_folder), AfterValidator(_in_home)] = Field(
         Path("data/models"),
         description="Folder of the weights of neural engines, one folder a model.",
     )
@@ -238,11 +310,16 @@ def variable_of(field_name: str) -> str:
 def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
     """Read the settings from the environment and `env_file`.
 
+    Args:
+        env_file: relative to the home folder, or absolute; None reads the environment only.
+
     Raises:
         SettingsError: a value is not possible, or a DGX_MUSIC_ variable is not a setting.
     """
-    _refuse_unknown_variables(env_file)
     try:
+        if env_file is not None:
+            env_file = HomeSettings().home / env_file
+        _refuse_unknown_variables(env_file)
         # pydantic-settings takes _env_file at run time; its stub of __init__ knows it too.
         return Settings(_env_file=env_file, _env_file_encoding="utf-8")  # type: ignore[call-arg]
     except ValidationError as error:
@@ -262,7 +339,12 @@ def _explain(error: ValidationError) -> str:
 
 def _refuse_unknown_variables(env_file: Path | None) -> None:
     known = {variable_of(name) for name in Settings.model_fields}
-    for name in sorted({*os.environ, *_names_in(env_file)}):
+    in_file = _names_in(env_file)
+    if variable_of("home") in map(str.upper, in_file):
+        raise SettingsError(
+            f"{env_file}: DGX_MUSIC_HOME says where this file is. Set it in the environment."
+        )
+    for name in sorted({*os.environ, *in_file}):
         upper = name.upper()
         if not upper.startswith(PREFIX) or upper.startswith(f"{PREFIX}TEST_") or upper in known:
             continue

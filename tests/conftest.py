@@ -212,7 +212,9 @@ def database_url(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(autouse=True)
-def _no_database_left_open(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _empty_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A home folder for each test, which is never the checkout; no database stays open."""
+    monkeypatch.setenv("DGX_MUSIC_HOME", str(tmp_path))
     monkeypatch.delenv("DATABASE_URL", raising=False)
     yield
     storage.close_db()

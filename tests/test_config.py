@@ -1,28 +1,44 @@
 """Settings: where they come from, and what is said about a bad one."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from services.config import Settings, load_settings, variable_of
+from services import config
+from services.config import Settings, default_home, find_checkout, load_settings, variable_of
 from services.errors import SettingsError
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
-def bare_environment(monkeypatch):
-    import os
-
+def home(tmp_path, monkeypatch):
+    """The home folder, in an environment without any other setting."""
     for name in list(os.environ):
         if name.startswith("DGX_MUSIC_") or name == "DATABASE_URL":
             monkeypatch.delenv(name)
+    folder = tmp_path / "home"
+    folder.mkdir()
+    monkeypatch.setenv("DGX_MUSIC_HOME", str(folder))
+    return folder
 
 
-def test_the_defaults_are_those_of_the_contract():
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """As installed from a wheel, with the user's data folder below `tmp_path`."""
+    monkeypatch.delenv("DGX_MUSIC_HOME")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
+    monkeypatch.setattr(config, "find_checkout", lambda _package: None)
+
+
+def test_the_defaults_are_those_of_the_contract(home):
     settings = load_settings(None)
-    assert settings.database_url == "sqlite:///data/generations.db"
-    assert settings.output_dir == Path("data/outputs")
+    assert settings.database_url == f"sqlite:///{home}/data/generations.db"
+    assert settings.output_dir == home / "data/outputs"
+    assert settings.models_dir == home / "data/models"
     assert settings.model_name == "auto"
     assert settings.use_gpu is True
     assert settings.max_retries == 3
@@ -34,16 +50,16 @@ def test_the_defaults_are_those_of_the_contract():
     assert settings.api_key is None
 
 
-def test_the_environment_wins_over_the_file_and_the_file_over_the_default(tmp_path, monkeypatch):
-    env_file = tmp_path / ".env"
+def test_the_environment_wins_over_the_file_and_the_file_over_the_default(home, monkeypatch):
+    env_file = home / ".env"
     env_file.write_text(
         "DGX_MUSIC_API_PORT=9000\nDGX_MUSIC_MAX_RETRIES=1\nDATABASE_URL=sqlite:///a.db\n"
     )
     monkeypatch.setenv("DGX_MUSIC_API_PORT", "9001")
-    settings = load_settings(env_file)
+    settings = load_settings()
     assert settings.api_port == 9001
     assert settings.max_retries == 1
-    assert settings.database_url == "sqlite:///a.db"
+    assert settings.database_url == f"sqlite:///{home}/a.db"
 
 
 def test_the_environment_is_read_when_asked_and_not_before(monkeypatch):
@@ -138,3 +154,115 @@ def test_the_one_variable_without_the_prefix_is_hinted_at(monkeypatch):
     monkeypatch.setenv("DGX_MUSIC_DATABASE_URL", "sqlite:///a.db")
     with pytest.raises(SettingsError, match=r"Did you mean DATABASE_URL\?"):
         load_settings(None)
+
+
+@pytest.mark.parametrize("missing", ["pyproject.toml", "justfile", None])
+def test_a_checkout_has_its_project_files_beside_the_package(tmp_path, missing):
+    for name in {"pyproject.toml", "justfile"} - {missing}:
+        (tmp_path / name).touch()
+    expected = tmp_path if missing is None else None
+    assert find_checkout(tmp_path / "services") == expected
+
+
+def test_the_checkout_is_home_whatever_the_current_folder_holds(tmp_path, monkeypatch):
+    monkeypatch.delenv("DGX_MUSIC_HOME")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "generations.db").touch()
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(None).home == ROOT
+    assert default_home() == (ROOT, "the checkout")
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_installed_program_is_at_home_in_a_folder_with_a_library(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_settings(None).home == tmp_path / "share" / "dgx-music"
+    assert default_home()[1] == "your data folder"
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "generations.db").touch()
+    assert load_settings(None).home == tmp_path
+    assert "generations.db" in default_home()[1]
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_deleted_current_folder_is_no_home(tmp_path, monkeypatch):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert load_settings().home == tmp_path / "share" / "dgx-music"
+
+
+@pytest.mark.usefixtures("installed")
+def test_an_empty_home_variable_counts_as_unset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DGX_MUSIC_HOME", "")
+    assert load_settings().home == tmp_path / "share" / "dgx-music"
+
+
+def test_a_relative_home_is_taken_from_the_current_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DGX_MUSIC_HOME", "studio")
+    settings = load_settings(None)
+    monkeypatch.chdir("/")
+    assert settings.output_dir == tmp_path / "studio" / "data" / "outputs"
+
+
+@pytest.mark.parametrize("place", ["the environment", ".env"])
+def test_a_relative_setting_is_taken_from_the_home_folder(home, tmp_path, monkeypatch, place):
+    given = {
+        "DGX_MUSIC_OUTPUT_DIR": "takes",
+        "DGX_MUSIC_MODELS_DIR": "../weights",
+        "DATABASE_URL": "sqlite:///rows.db",
+    }
+    if place == ".env":
+        (home / ".env").write_text("".join(f"{name}={value}\n" for name, value in given.items()))
+    else:
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings()
+    assert settings.output_dir == home / "takes"
+    assert settings.models_dir.resolve() == tmp_path / "weights"
+    assert settings.database_url == f"sqlite:///{home}/rows.db"
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("sqlite:////srv/music.db", "sqlite:////srv/music.db"),
+        ("sqlite:///~/music.db", f"sqlite:///{Path.home()}/music.db"),
+        ("sqlite+pysqlite:///a.db", "sqlite+pysqlite:///HOME/a.db"),
+        ("sqlite:///a.db?mode=ro", "sqlite:///HOME/a.db?mode=ro"),
+        ("sqlite:///:memory:", "sqlite:///:memory:"),
+        ("sqlite:///file:a.db?uri=true", "sqlite:///file:a.db?uri=true"),
+        ("sqlite://", "sqlite://"),
+        ("postgresql://me:pw@host/music", "postgresql://me:pw@host/music"),
+    ],
+)
+def test_only_the_path_of_a_database_file_becomes_absolute(home, monkeypatch, given, expected):
+    monkeypatch.setenv("DATABASE_URL", given)
+    assert load_settings(None).database_url == expected.replace("HOME", str(home))
+
+
+def test_only_the_env_file_of_the_home_folder_is_read(home, tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("DATABASE_URL=postgresql://another/program\n")
+    (home / ".env").write_text("DGX_MUSIC_API_PORT=9000\n")
+    monkeypatch.chdir(tmp_path)
+    settings = load_settings()
+    assert settings.api_port == 9000
+    assert settings.database_url.startswith("sqlite:///")
+
+
+def test_the_env_file_cannot_move_the_home_folder_that_it_is_in(home):
+    (home / ".env").write_text("DGX_MUSIC_HOME=/elsewhere\n")
+    with pytest.raises(SettingsError, match=r"\.env: DGX_MUSIC_HOME .* in the environment"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"), [("/what?/home", "question mark"), ("~nobody-here/x", "no such home")]
+)
+def test_an_impossible_home_is_refused(monkeypatch, given, reason):
+    monkeypatch.setenv("DGX_MUSIC_HOME", given)
+    with pytest.raises(SettingsError, match=f"DGX_MUSIC_HOME: .*{reason}"):
+        load_settings()

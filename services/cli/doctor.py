@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -56,13 +57,34 @@ def examine() -> list[Finding]:
         return [*findings, Finding("settings", "fail", str(error))]
     return [
         *findings,
-        Finding("settings", "ok", "environment and .env are valid"),
+        _home(settings),
+        _settings(settings),
         *_database(settings),
         _disk(settings),
         *_bucket(settings),
         _gpu(),
         *_engines(settings),
     ]
+
+
+def _home(settings: Settings) -> Finding:
+    from services.config import default_home, variable_of
+
+    is_set = "home" in settings.model_fields_set
+    reason = variable_of("home") if is_set else default_home()[1]
+    return Finding("home", "ok", f"{settings.home} ({reason})")
+
+
+def _settings(settings: Settings) -> Finding:
+    from services.config import ENV_FILE, PREFIX
+
+    file = settings.home / ENV_FILE
+    with suppress(OSError):
+        here = ENV_FILE.absolute()
+        if here != file and PREFIX in here.read_text(encoding="utf-8", errors="replace"):
+            return Finding("settings", "warn", f"{here} is not read; move it to {file}")
+    from_file = f" and {file}" if file.is_file() else f"; there is no {file}"
+    return Finding("settings", "ok", f"from the environment{from_file}")
 
 
 def _database(settings: Settings) -> list[Finding]:

@@ -116,6 +116,8 @@ def generate(
     if not quiet:
         for line in facts(job):
             note(line)
+        if destination is not None:
+            note(f"Also kept as {job.file}")
         if checked.passed_over and not checked.entry.is_installed_apart:
             for reason in _why_composer(checked.passed_over):
                 note(reason)

@@ -57,6 +57,7 @@ def address(tmp_path: Path, sqlite_url: str) -> Iterator[str]:
             [PROGRAMS / "dgx-music", "serve", "--no-worker", "--port", "0"],
             env={
                 "DATABASE_URL": sqlite_url,
+                "DGX_MUSIC_HOME": str(tmp_path),
                 "DGX_MUSIC_RATE_LIMIT_ENABLED": "false",
                 "DGX_MUSIC_QUEUE_LIMIT": "1000000",
                 "PATH": "/usr/bin:/bin",

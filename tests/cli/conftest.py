@@ -43,7 +43,8 @@ class Home:
             for name, value in os.environ.items()
             if name != "DATABASE_URL" and not name.startswith("DGX_MUSIC_")
         }
-        return kept | {"LC_ALL": "C.UTF-8"} | self.environment
+        ours = {"DGX_MUSIC_HOME": str(self.path), "LC_ALL": "C.UTF-8"}
+        return kept | ours | self.environment
 
     @property
     def database(self) -> Path:

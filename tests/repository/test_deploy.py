@@ -24,6 +24,11 @@ def test_a_unit_waits_for_longer_than_a_drain_and_signals_the_process_alone(unit
     assert "KillMode=mixed" in text
 
 
+@pytest.mark.parametrize("file", [*sorted(DEPLOY.glob("*.service")), DEPLOY / "Dockerfile"])
+def test_a_service_is_not_at_home_in_the_checkout_that_it_runs_from(file):
+    assert "DGX_MUSIC_HOME=/var/lib/dgx-music" in file.read_text(encoding="utf-8")
+
+
 def test_the_containers_wait_for_longer_than_a_drain():
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text(encoding="utf-8"))["services"]
     assert set(services) == {"database", "api", "worker"}

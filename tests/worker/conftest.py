@@ -69,6 +69,7 @@ class Rig:
         return ours | {
             "DATABASE_URL": self.url,
             "PYTHONPATH": str(HERE),
+            "DGX_MUSIC_HOME": str(self.folder),
             "DGX_MUSIC_OUTPUT_DIR": str(self.outputs),
             "DGX_MUSIC_MODEL_NAME": "puppet",
             "DGX_MUSIC_WORKER_TTL_SECONDS": str(TTL),

@@ -31,12 +31,14 @@ def open_store(settings: Settings) -> FileStore:
     if settings.file_store is None:
         return FolderStore(settings.output_dir)
     # Its library is an extra, and slow to import.
+    from services.config import ENV_FILE
     from services.library.store.bucket import BucketStore
 
     return BucketStore(
         settings.file_store,
         scratch=settings.output_dir,
         cache_bytes=settings.file_cache_mib * 2**20,
+        env_file=settings.home / ENV_FILE,
     )
 
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 from dotenv import dotenv_values
 
 from services.audio.inventory import StoredFile, listed_file
-from services.config import ENV_FILE
 from services.errors import OutputError, SettingsError, StoreAwayError
 from services.library.drafts import StrPath, clear_drafts
 from services.library.store.cache import CACHE_FOLDER, FileCache
@@ -54,6 +53,7 @@ class BucketStore:
         *,
         scratch: Path,
         cache_bytes: int,
+        env_file: Path | None = None,
         patience: float = _PATIENCE_SECONDS,
     ) -> None:
         """Nothing is asked of the bucket yet.
@@ -62,6 +62,7 @@ class BucketStore:
             url: `s3://bucket` or `s3://bucket/prefix`.
             scratch: the output folder, for drafts and downloads.
             cache_bytes: what the downloads may take.
+            env_file: may set AWS_ variables that the environment does not set.
             patience: seconds for which a server that does not answer is asked again to take an
                 upload; somebody who reads is told after 10 at the latest.
         """
@@ -70,6 +71,7 @@ class BucketStore:
         self._bucket, self._prefix = bucket, prefix
         self._scratch = scratch
         self._patience = patience
+        self._env_file = env_file
         self._cache = FileCache(scratch / CACHE_FOLDER, cache_bytes)
 
     @property
@@ -231,7 +233,7 @@ class BucketStore:
         return self._client(_UPLOAD_SECONDS, self._patience)
 
     def _client(self, seconds: float, patience: float) -> S3Store:
-        given = _amazon_variables()
+        given = _amazon_variables(self._env_file)
         endpoint = next((given[name] for name in _ENDPOINTS if given.get(name)), "")
         client: ClientConfig = {
             "timeout": timedelta(seconds=seconds),
@@ -298,8 +300,8 @@ def checked_name(name: str) -> str:
     return name
 
 
-def _amazon_variables() -> dict[str, str]:
-    in_file = dotenv_values(ENV_FILE) if ENV_FILE.is_file() else {}
+def _amazon_variables(env_file: Path | None) -> dict[str, str]:
+    in_file = dotenv_values(env_file) if env_file is not None and env_file.is_file() else {}
     both = {**in_file, **os.environ}
     return {name: value for name, value in both.items() if name.startswith("AWS_") and value}
 

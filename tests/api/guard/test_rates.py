@@ -98,11 +98,12 @@ def test_burst_is_accepted_up_to_the_limit(database, serve):
 @pytest.mark.parametrize(
     "kind", ["sqlite_url", pytest.param("postgres_url", marks=pytest.mark.postgres)]
 )
-def test_two_processes_share_the_limit(request, kind):
+def test_two_processes_share_the_limit(request, kind, tmp_path):
     database_url = request.getfixturevalue(kind)
     environment = {name: value for name, value in os.environ.items() if name[:4] != "DGX_"} | {
         "DATABASE_URL": database_url,
         "DGX_MUSIC_API_KEY": "the-operators-key",
+        "DGX_MUSIC_HOME": str(tmp_path),
         "PYTHONPATH": str(HERE),
     }
     storage.init_db(database_url)

@@ -375,7 +375,12 @@ class Command:
         self.folder = folder
         self.environment = {
             name: value for name, value in os.environ.items() if not name.startswith("DGX_MUSIC_")
-        } | {"HF_ENDPOINT": server.url, "HF_HOME": str(folder / "hf"), "PYTHONPATH": str(ROOT)}
+        } | {
+            "DGX_MUSIC_HOME": str(folder),
+            "HF_ENDPOINT": server.url,
+            "HF_HOME": str(folder / "hf"),
+            "PYTHONPATH": str(ROOT),
+        }
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -401,7 +406,7 @@ def command(tmp_path, server) -> Command:
 
 def test_the_command_says_the_licence_prints_the_folder_and_records_the_model(command):
     code, out, err = command.run("models", "install", "tiny")
-    assert (code, out) == (0, "data/models/musicgen-tiny\n")
+    assert (code, out) == (0, f"{command.folder}/data/models/musicgen-tiny\n")
     assert "CC-BY-NC-4.0" in err
     assert "non-commercial" in err
     assert REVISION[:12] in err
