@@ -1,6 +1,6 @@
 """Settings: the environment, then `.env` of the home folder, then the defaults below.
 
-Nothing is read at import; `load_settings()` reads everything once and says which variable is wrong.
+Importing this module reads nothing; `load_settings()` reads everything once.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from services.errors import SettingsError
 
 PREFIX = "DGX_MUSIC_"
 ENV_FILE = Path(".env")
-"""Relative to the home folder. A `.env` of the current folder may belong to another program, whose
-DATABASE_URL is not ours to use."""
+"""In the home folder. The current folder's `.env` may belong to another program, with a
+DATABASE_URL of its own."""
 
 _DATABASE_FILE = Path("data/generations.db")
 _CHECKOUT_FILES = ("pyproject.toml", "justfile")
@@ -43,86 +43,89 @@ LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 LogFormat = Literal["auto", "text", "json"]
 
 
-def _not_blank(value: str) -> str:
+def _require_text(value: str) -> str:
     if not value.strip():
         raise ValueError("must not be empty")
     return value
 
 
-def _off(value: object) -> object:
+def _parse_off(value: object) -> object:
     return None if str(value).strip().lower() == "off" else value
 
 
-def _bucket(value: str) -> str:
+def _parse_bucket(value: str) -> str:
     if not _BUCKET.fullmatch(value) or {".", ".."} & set(value.split("/")):
         raise ValueError("must be s3://bucket or s3://bucket/prefix")
     return value.rstrip("/")
 
 
-def _folder(value: str | Path) -> Path:
+def _parse_folder(value: str | Path) -> Path:
     try:
-        return Path(_not_blank(str(value))).expanduser()
+        return Path(_require_text(str(value))).expanduser()
     except RuntimeError:
         raise ValueError("begins with ~, and there is no such home folder") from None
 
 
-def _home(value: Path) -> Path:
+def _resolve_home(value: Path) -> Path:
+    # A question mark ends the path in a database URL.
     if "?" in str(value):
-        raise ValueError("must not contain a question mark, which ends the path of a database URL")
+        raise ValueError("must not contain a question mark")
     return value.absolute()
 
 
-def _in_home(value: Path, info: ValidationInfo) -> Path:
-    # No home: it has an error of its own.
+def _resolve_path(value: Path, info: ValidationInfo) -> Path:
+    # An invalid home is missing here, and is reported by its own error.
     home: Path = info.data.get("home", Path())
     return home / value
 
 
-def _database_in_home(value: str, info: ValidationInfo) -> str:
+def _resolve_database(value: str, info: ValidationInfo) -> str:
     found = _SQLITE_FILE.fullmatch(value)
     if found is None:
         return value
     scheme, path, options = found.groups()
-    return f"{scheme}{_in_home(_folder(path), info)}{options}"
+    return f"{scheme}{_resolve_path(_parse_folder(path), info)}{options}"
 
 
-def _listed(value: object) -> object:
+def _split_list(value: object) -> object:
     return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
-def _host_name(value: str) -> str:
+def _parse_host(value: str) -> str:
     bare = value[1:-1] if value.startswith("[") and value.endswith("]") else value
     if value != "*" and not re.fullmatch(r"[A-Za-z0-9._-]{1,253}", bare) and ":" not in bare:
-        raise ValueError("must be host names or addresses, joined by commas")
+        raise ValueError("must be host names or addresses, separated by commas")
     if ":" in bare:
         try:
             bare = str(ipaddress.IPv6Address(bare))
         except ValueError:
-            raise ValueError("must be names without a scheme and a port") from None
+            raise ValueError("must be host names without a scheme or port") from None
     return bare.lower()
 
 
-def _network(value: str) -> str:
+def _parse_network(value: str) -> str:
     try:
         return str(ipaddress.ip_network(value, strict=False))
     except ValueError:
-        raise ValueError("must be addresses or networks as 10.0.0.0/8, joined by commas") from None
+        raise ValueError(
+            "must be addresses or networks such as 10.0.0.0/8, separated by commas"
+        ) from None
 
 
-def _sendable(value: SecretStr | None) -> SecretStr | None:
+def _require_ascii(value: SecretStr | None) -> SecretStr | None:
     if value is not None and not re.fullmatch(r"[!-~]+", value.get_secret_value()):
-        raise ValueError("must be letters, digits and signs of ASCII without spaces")
+        raise ValueError("must be printable ASCII without spaces")
     return value
 
 
 def find_checkout(package: Path) -> Path | None:
-    """Return the checkout whose `services` folder `package` is; None for an installed wheel."""
+    """Return the checkout that `package` (its `services` folder) is part of; None in a wheel."""
     root = package.parent
     return root if all((root / name).is_file() for name in _CHECKOUT_FILES) else None
 
 
 def default_home() -> tuple[Path, str]:
-    """Return the home folder where `DGX_MUSIC_HOME` is not set, and in words why it is that one."""
+    """Return the home folder used without `DGX_MUSIC_HOME`, and the reason for it in words."""
     checkout = find_checkout(Path(__file__).parent)
     if checkout is not None:
         return checkout, "the checkout"
@@ -137,7 +140,7 @@ def default_home() -> tuple[Path, str]:
 
 
 class HomeSettings(BaseSettings):
-    """The home folder: every other setting may be in its `.env`, or relative to it."""
+    """The home folder, which must be known before its `.env` can be read."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -147,162 +150,169 @@ class HomeSettings(BaseSettings):
         allow_inf_nan=False,
     )
 
-    home: Annotated[Path, BeforeValidator(_folder), AfterValidator(_home)] = Field(
+    home: Annotated[Path, BeforeValidator(_parse_folder), AfterValidator(_resolve_home)] = Field(
         default_factory=lambda: default_home()[0],
         description="Folder of the database, the music, the models and `.env`; environment only.",
     )
 
 
 class Settings(HomeSettings):
-    """Every setting; `docs/settings.md` is made from the descriptions.
+    """Every setting; `docs/settings.md` is generated from the descriptions.
 
-    Paths are absolute: a relative one is taken from `home`, wherever the setting stands.
+    Relative paths are resolved against `home`, in the environment as in `.env`.
     """
 
-    database_url: Annotated[str, AfterValidator(_not_blank), AfterValidator(_database_in_home)] = (
-        Field(
-            f"sqlite:///{_DATABASE_FILE}",
-            validation_alias="DATABASE_URL",
-            description="SQLite file or PostgreSQL server that keeps the generations.",
-        )
+    database_url: Annotated[
+        str, AfterValidator(_require_text), AfterValidator(_resolve_database)
+    ] = Field(
+        f"sqlite:///{_DATABASE_FILE}",
+        validation_alias="DATABASE_URL",
+        description="SQLite file or PostgreSQL server that holds the jobs.",
     )
     database_timeout_seconds: float = Field(
-        30.0, gt=0.0, le=3600.0, description="How long a locked database is waited for."
+        30.0, gt=0.0, le=3600.0, description="How long to wait for a locked database."
     )
-    output_dir: Annotated[Path, BeforeValidator(_folder), AfterValidator(_in_home)] = Field(
-        Path("data/outputs"),
-        description="Folder of the audio files, by date: YYYY/MM/DD/<id>.wav.",
+    output_dir: Annotated[Path, BeforeValidator(_parse_folder), AfterValidator(_resolve_path)] = (
+        Field(
+            Path("data/outputs"),
+            description="Folder of the audio files: YYYY/MM/DD/<id>.wav.",
+        )
     )
-    file_store: Annotated[str, AfterValidator(_bucket)] | None = Field(
+    file_store: Annotated[str, AfterValidator(_parse_bucket)] | None = Field(
         None,
-        description="Bucket of the finished files, `s3://bucket/prefix`, for API and workers on "
-        "different machines (docs/files.md); none: the output folder.",
+        description="Bucket for finished files, `s3://bucket/prefix`, when API and workers run on "
+        "different machines (docs/files.md). Without one they stay in the output folder.",
     )
     file_cache_mib: int = Field(
         1024,
         ge=0,
-        description="What converted files and copies of a bucket's may take in the output folder.",
+        description="Space in the output folder for converted files and copies from a bucket.",
     )
-    model_name: Annotated[str, AfterValidator(_not_blank)] = Field(
-        "auto", description="Engine to use when a request names none; `auto` takes the best here."
+    model_name: Annotated[str, AfterValidator(_require_text)] = Field(
+        "auto",
+        description="Model for requests that name none; `auto` picks the best one installed.",
     )
-    models_dir: Annotated[Path, BeforeValidator(_folder), AfterValidator(_in_home)] = Field(
-        Path("data/models"),
-        description="Folder of the weights of neural engines, one folder a model.",
+    models_dir: Annotated[Path, BeforeValidator(_parse_folder), AfterValidator(_resolve_path)] = (
+        Field(
+            Path("data/models"),
+            description="Folder of the neural models' weights, one folder for each model.",
+        )
     )
-    use_gpu: bool = Field(True, description="Let neural engines use a GPU when there is one.")
+    use_gpu: bool = Field(True, description="Let neural models use a GPU if there is one.")
     cpu_precision: CpuPrecision = Field(
         "auto",
-        description="Arithmetic of neural engines on the CPU: `fp32` is exact, `int8` several "
-        "times faster; `auto` is `int8` where the model passes its check.",
+        description="Precision of neural models on the CPU: `fp32` is exact, `int8` several "
+        "times faster; `auto` is `int8` if the model passes its check.",
     )
-    target_lufs: Annotated[float | None, BeforeValidator(_off)] = Field(
+    target_lufs: Annotated[float | None, BeforeValidator(_parse_off)] = Field(
         -16.0,
         ge=-40.0,
         le=-6.0,
-        description="Integrated loudness of what is delivered, LUFS; `off` keeps every level.",
+        description="Integrated loudness of finished files, LUFS; `off` leaves the level as it is.",
     )
     true_peak_dbtp: float = Field(
-        -1.0, ge=-12.0, le=0.0, description="Highest true peak of what is delivered, dBTP."
+        -1.0, ge=-12.0, le=0.0, description="Highest true peak of finished files, dBTP."
     )
-    bit_depth: BitDepth = Field("PCM_16", description="Sample format of the WAV file.")
-    max_retries: int = Field(
-        3, ge=0, le=10, description="How often a failed job is tried again by a worker."
-    )
+    bit_depth: BitDepth = Field("PCM_16", description="Sample format of the WAV files.")
+    max_retries: int = Field(3, ge=0, le=10, description="How often a worker retries a failed job.")
     retry_delay_seconds: float = Field(
-        1.0, ge=0.0, le=3600.0, description="Wait before the first retry; it doubles every time."
+        1.0, ge=0.0, le=3600.0, description="Delay before the first retry; it doubles each time."
     )
     worker_concurrency: int = Field(
         1,
         ge=1,
         le=64,
-        description="Jobs that one worker makes at once: each in a process of its own, or together "
-        "in one where the engine can (docs/queue.md).",
+        description="Jobs that one worker runs at the same time: in one process if the engine can "
+        "batch them, else in a process each (docs/queue.md).",
     )
     worker_ttl_seconds: float = Field(
         30.0,
         ge=1.0,
         le=3600.0,
-        description="A worker that was not heard of for so long is taken for dead, and its jobs go "
-        "to another.",
+        description="A worker without a heartbeat for this long counts as dead, and others take "
+        "over its jobs.",
     )
     drain_seconds: float = Field(
         60.0,
         ge=0.0,
         le=3600.0,
-        description="What a worker that is told to stop has to finish its jobs; what is not "
-        "finished by then goes back to the queue.",
+        description="Time that a stopping worker has to finish its jobs; unfinished jobs return to "
+        "the queue.",
     )
     engine_idle_seconds: float = Field(
-        600.0, gt=0.0, description="A worker ends an engine that had nothing to do for so long."
+        600.0, gt=0.0, description="A worker unloads an engine that is idle for this long."
     )
     engine_stall_seconds: float = Field(
-        300.0, gt=0.0, description="A worker kills an engine that made no progress for so long."
+        300.0, gt=0.0, description="A worker kills an engine that makes no progress for this long."
     )
     job_deadline_seconds: float = Field(
-        3600.0, gt=0.0, description="A worker kills an engine that works on one job for so long."
+        3600.0, gt=0.0, description="A worker kills an engine that spends this long on one job."
     )
     input_max_bytes: int = Field(
         134_217_728,
         ge=65_536,
         le=4_294_967_296,
-        description="Longest audio file that a request may bring: a melody, or what to go on from.",
+        description="Largest audio file that a request may upload: a melody, or music to continue.",
     )
     input_max_seconds: float = Field(
-        600.0, gt=0.0, le=86_400.0, description="Longest music in such a file."
+        600.0, gt=0.0, le=86_400.0, description="Longest audio in such a file."
     )
     queue_limit: int = Field(
-        10_000, ge=1, le=1_000_000, description="Jobs that may wait; more are refused."
+        10_000, ge=1, le=1_000_000, description="Jobs that may wait in the queue; more are refused."
     )
     disk_low_bytes: int = Field(
-        5 * 2**30, ge=0, description="Free space under which the health check says degraded."
+        5 * 2**30, ge=0, description="Free space below which the health check is degraded."
     )
     disk_floor_bytes: int = Field(
-        2**30, ge=0, description="Free space under which no new job is taken into the queue."
+        2**30, ge=0, description="Free space below which new jobs are refused."
     )
     queue_slow_seconds: float = Field(
         600.0,
         gt=0.0,
-        description="The health check says degraded when a job has waited for longer.",
+        description="The health check is degraded if a job has waited longer.",
     )
-    rate_limit_enabled: bool = Field(True, description="Limit requests for each API client.")
+    rate_limit_enabled: bool = Field(True, description="Limit the rate of each API client.")
     rate_limit_per_minute: int = Field(
-        10, ge=1, description="Generation requests a minute for each API client."
+        10, ge=1, description="Generation requests per minute for each API client."
     )
     api_host: str = Field("127.0.0.1", description="Address the API listens on.")
     api_port: int = Field(8000, ge=1, le=65535, description="Port the API listens on.")
-    api_key: Annotated[SecretStr | None, AfterValidator(_sendable)] = Field(
+    api_key: Annotated[SecretStr | None, AfterValidator(_require_ascii)] = Field(
         None,
-        description="The operator's key, which sees what all clients made; "
-        "`dgx-music keys` makes those of clients.",
+        description="The operator's key, which may see all clients' jobs; `dgx-music keys` "
+        "creates the clients' keys.",
     )
     api_allowed_hosts: Annotated[
-        tuple[Annotated[str, AfterValidator(_host_name)], ...], NoDecode, BeforeValidator(_listed)
+        tuple[Annotated[str, AfterValidator(_parse_host)], ...],
+        NoDecode,
+        BeforeValidator(_split_list),
     ] = Field(
         (),
-        description="Names, joined by commas, that the API answers to besides localhost and its "
-        "own address; `*` is every name.",
+        description="Host names that the API answers to besides localhost and its own address, "
+        "separated by commas; `*` allows any.",
     )
     api_trusted_proxies: Annotated[
-        tuple[Annotated[str, AfterValidator(_network)], ...], NoDecode, BeforeValidator(_listed)
+        tuple[Annotated[str, AfterValidator(_parse_network)], ...],
+        NoDecode,
+        BeforeValidator(_split_list),
     ] = Field(
         (),
-        description="Addresses or networks, joined by commas, of proxies whose `X-Forwarded-For` "
-        "tells the client's address.",
+        description="Addresses or networks of proxies whose `X-Forwarded-For` header is trusted, "
+        "separated by commas.",
     )
     api_max_body_bytes: int = Field(
-        65536, ge=1024, le=16_777_216, description="Longest body of a request."
+        65536, ge=1024, le=16_777_216, description="Largest request body."
     )
-    log_level: LogLevel = Field("WARNING", description="Least level of what is logged on stderr.")
+    log_level: LogLevel = Field("WARNING", description="Lowest level that is logged on stderr.")
     log_format: LogFormat = Field(
         "auto",
-        description="`text` or `json`, a line an event; `auto` is JSON for a server whose stderr "
-        "is no terminal.",
+        description="`text` or `json`, one event per line; `auto` is JSON for a server whose "
+        "stderr is not a terminal.",
     )
 
 
 def variable_of(field_name: str) -> str:
-    """The environment variable behind a field of `Settings`."""
+    """Return the environment variable of a field of `Settings`."""
     alias = Settings.model_fields[field_name].validation_alias
     return alias if isinstance(alias, str) else f"{PREFIX}{field_name.upper()}"
 
@@ -314,13 +324,13 @@ def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
         env_file: relative to the home folder, or absolute; None reads the environment only.
 
     Raises:
-        SettingsError: a value is not possible, or a DGX_MUSIC_ variable is not a setting.
+        SettingsError: a value is invalid, or a DGX_MUSIC_ variable is not a setting.
     """
     try:
         if env_file is not None:
             env_file = HomeSettings().home / env_file
-        _refuse_unknown_variables(env_file)
-        # pydantic-settings takes _env_file at run time; its stub of __init__ knows it too.
+        _refuse_unknown_names(env_file)
+        # mypy does not see _env_file.
         return Settings(_env_file=env_file, _env_file_encoding="utf-8")  # type: ignore[call-arg]
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
@@ -337,12 +347,12 @@ def _explain(error: ValidationError) -> str:
     return " ".join(sentences)
 
 
-def _refuse_unknown_variables(env_file: Path | None) -> None:
+def _refuse_unknown_names(env_file: Path | None) -> None:
     known = {variable_of(name) for name in Settings.model_fields}
-    in_file = _names_in(env_file)
+    in_file = _read_names(env_file)
     if variable_of("home") in map(str.upper, in_file):
         raise SettingsError(
-            f"{env_file}: DGX_MUSIC_HOME says where this file is. Set it in the environment."
+            f"{env_file}: DGX_MUSIC_HOME cannot be set here. Set it in the environment."
         )
     for name in sorted({*os.environ, *in_file}):
         upper = name.upper()
@@ -354,11 +364,11 @@ def _refuse_unknown_variables(env_file: Path | None) -> None:
         raise SettingsError(f"{name} is not a setting.{hint}")
 
 
-def _names_in(env_file: Path | None) -> list[str]:
+def _read_names(env_file: Path | None) -> list[str]:
     if env_file is None or not env_file.exists():
         return []
     if not env_file.is_file():
-        raise SettingsError(f"{env_file} is not a file. Move it away, or make it one.")
+        raise SettingsError(f"{env_file} is not a file. Move it away.")
     try:
         with env_file.open(encoding="utf-8-sig") as lines:
             bindings = list(parse_stream(lines))
@@ -369,5 +379,5 @@ def _names_in(env_file: Path | None) -> list[str]:
     for binding in bindings:
         if binding.error:
             line = binding.original.line
-            raise SettingsError(f"{env_file}, line {line}: this is not NAME=value. Mend the line.")
+            raise SettingsError(f"{env_file}, line {line}: this is not NAME=value.")
     return [binding.key for binding in bindings if binding.key]

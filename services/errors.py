@@ -1,117 +1,117 @@
-"""Everything that can go wrong on the way from a request to a file, as one tree.
+"""The errors of this project, in one tree.
 
-The message of each error is one or two sentences for the person who asked: what is wrong, and what
-to do. `exit_code` is what the command line leaves with (docs/cli.md).
+An error's message is one or two sentences for the caller: what is wrong, and what to do.
+`exit_code` is the exit code of the command line (docs/cli.md).
 """
 
 from __future__ import annotations
 
 
 class DGXMusicError(Exception):
-    """Anything this project says no with; the message is for people."""
+    """The base of all errors below."""
 
     exit_code = 1
     retryable = False
-    """Whether the same job may succeed when a worker tries it again."""
+    """Whether a retry of the same job may succeed."""
 
 
 class InvalidRequestError(DGXMusicError):
-    """What was asked for cannot be made, however often it is tried."""
+    """The request is invalid; a retry cannot help."""
 
     exit_code = 2
 
 
 class UnknownInputError(InvalidRequestError):
-    """An audio file that a request names is not there for whoever asks."""
+    """A request names an input that does not exist, or that belongs to another client."""
 
     def __init__(self, message: str, field: str = "") -> None:
-        """Say which field of the request it is, where it is known."""
+        """`field` is the field of the request, or empty if it is not known."""
         super().__init__(message)
         self.field = field
 
 
 class SettingsError(DGXMusicError):
-    """A setting has a value it cannot have; the message names the variable."""
+    """A setting is invalid; the message names its variable."""
 
     exit_code = 2
 
 
 class RequestMismatchError(InvalidRequestError):
-    """The key that marks a request as one that may be repeated was used for another."""
+    """An idempotency key was reused for a different request."""
 
 
 class QueueFullError(DGXMusicError):
-    """As many jobs wait as may."""
+    """The queue is full."""
 
     exit_code = 8
 
 
 class UnknownPageError(InvalidRequestError):
-    """The cursor of a page was not given out by that list."""
+    """A cursor does not come from the list that it is used on."""
 
 
 class UnknownGenerationError(DGXMusicError):
-    """No generation, or more than one, has the id that was given."""
+    """No job, or more than one, matches the id."""
 
     exit_code = 3
 
 
 class UnknownKeyError(DGXMusicError):
-    """No key of the API, or more than one, is meant."""
+    """No API key, or more than one, matches."""
 
     exit_code = 3
 
 
 class JobFinishedError(DGXMusicError):
-    """The job is finished, so that it can no longer be cancelled."""
+    """A finished job cannot be cancelled."""
 
     exit_code = 2
 
 
 class EngineUnavailableError(DGXMusicError):
-    """The engine asked for does not exist or lacks something on this machine."""
+    """The model does not exist, or cannot run on this machine."""
 
     exit_code = 4
 
 
 class CheckpointError(DGXMusicError):
-    """The files of a model are missing, damaged or of another model."""
+    """A model's files are missing, damaged, or belong to another model."""
 
     exit_code = 4
 
 
 class EngineError(DGXMusicError):
-    """The engine failed while it made the audio."""
+    """The engine failed while rendering."""
 
     exit_code = 5
     retryable = True
 
 
 class StorageError(DGXMusicError):
-    """The database cannot be used as it is."""
+    """The database cannot be used."""
 
     exit_code = 6
     retryable = True
 
 
 class OutputError(DGXMusicError):
-    """A file cannot be written where it should be."""
+    """A file cannot be written."""
 
     exit_code = 7
     retryable = True
 
 
 class FileGoneError(OutputError):
-    """A finished file is no longer where it was published."""
+    """A published file is missing."""
 
     retryable = False
 
 
 class StoreAwayError(OutputError):
-    """The bucket of the finished files cannot be used now."""
+    """The bucket of the finished files does not respond."""
 
 
 class CancelledError(DGXMusicError):
-    """The person, or the system, asked to stop."""
+    """The user or the system asked to stop."""
 
     exit_code = 130

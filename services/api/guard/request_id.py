@@ -7,7 +7,7 @@ import uuid
 from typing import TYPE_CHECKING
 
 from services.api.guard.scopes import get_header, get_state
-from services.logs import request_id_of_context
+from services.logs import current_request_id
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -33,7 +33,7 @@ class RequestId:
         get_state(scope)["request_id"] = request_id
         # Not reset at the end: uvicorn logs an exception of the application afterwards, in this
         # task.
-        request_id_of_context.set(request_id)
+        current_request_id.set(request_id)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from services import errors
 from services.config import variable_of
 from services.errors import CancelledError, DGXMusicError, EngineError
-from services.logs import format_in_use
+from services.logs import current_format
 from services.worker.hosting.wire import Lines, decode_take, encode_message, encode_order
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class EngineHost:
             env=os.environ
             | {
                 variable_of("worker_concurrency"): str(seats),
-                variable_of("log_format"): format_in_use(),
+                variable_of("log_format"): current_format(),
             },
             stdin=subprocess.DEVNULL,
             start_new_session=True,

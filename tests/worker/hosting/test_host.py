@@ -86,7 +86,7 @@ def test_one_process_makes_one_order_after_the_other(tmp_path):
 
 @pytest.mark.parametrize("form", ["json", "text"])
 def test_a_process_logs_as_its_worker_does(tmp_path, monkeypatch, capfd, form):
-    monkeypatch.setattr(engine_host, "format_in_use", lambda: form)
+    monkeypatch.setattr(engine_host, "current_format", lambda: form)
     host = EngineHost("puppet", SOURCE, LIMITS)
     render(host, tmp_path, "log")
     host.kill()
