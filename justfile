@@ -20,7 +20,7 @@ _musicgen:
 _dev:
     @scripts/setup dev
 
-# Set up, and make the database.
+# Set up, and create the database.
 init: _core db-init
 
 # Make music from a sentence: just generate "lo-fi beat at 82 BPM" [SECONDS] [--seed 7 ...]
@@ -40,7 +40,7 @@ serve *OPTIONS: _core
 install-models *NAMES: _musicgen
     @"{{ bin }}/dgx-music" models install "$@"
 
-# What has been made, newest first.
+# List jobs, newest first.
 [no-cd]
 history *OPTIONS: _core
     @"{{ bin }}/dgx-music" history "$@"
@@ -49,11 +49,11 @@ history *OPTIONS: _core
 test *OPTIONS: _dev
     @"{{ bin }}/pytest" --numprocesses 2 --dist worksteal "$@"
 
-# Tests that need no database server and no other process.
+# Tests without database servers and other processes.
 test-unit *OPTIONS: _dev
     @"{{ bin }}/pytest" -m "not (nightly or integration or postgres)" "$@"
 
-# Tests against real databases, files and processes.
+# Tests with real databases, files and processes.
 test-integration *OPTIONS: _dev
     @"{{ bin }}/pytest" -m "(integration or postgres) and not nightly" "$@"
 
@@ -61,7 +61,7 @@ test-integration *OPTIONS: _dev
 test-coverage *OPTIONS: _dev
     @"{{ bin }}/pytest" --cov --cov-report=term-missing:skip-covered --cov-report=html "$@"
 
-# The long forms of the property tests: thousands of examples each.
+# The long form of the property tests, with thousands of examples each.
 test-nightly *OPTIONS: _dev
     @"{{ bin }}/pytest" -m nightly "$@"
 
@@ -69,12 +69,12 @@ test-nightly *OPTIONS: _dev
 chaos SECONDS="60": _dev
     @DGX_MUSIC_TEST_CHAOS_SECONDS="{{ SECONDS }}" "{{ bin }}/pytest" -m nightly -s tests/worker/test_chaos.py
 
-# Put the code in its standard form.
+# Format the code.
 format: _dev
     @"{{ bin }}/ruff" format .
     @"{{ bin }}/ruff" check --fix-only --quiet .
 
-# Look for mistakes ruff knows, and for imports that lead the wrong way.
+# Check the format, ruff's rules, and the direction of imports.
 lint: _dev
     @"{{ bin }}/ruff" format --check .
     @"{{ bin }}/ruff" check .
@@ -87,32 +87,32 @@ typecheck: _dev
 # lint and typecheck.
 quality: lint typecheck
 
-# Make the database, or bring it up to date.
+# Create the database, or upgrade an old one.
 [no-cd]
 db-init: _core
     @"{{ bin }}/dgx-music" db init
 
-# Bring the database to the newest revision.
+# Upgrade the database to the newest revision.
 [no-cd]
 db-migrate: _core
     @"{{ bin }}/dgx-music" db migrate
 
-# Empty the database; asks first.
+# Delete all jobs from the database, after asking.
 [no-cd]
 db-reset *OPTIONS: _core
     @"{{ bin }}/dgx-music" db reset "$@"
 
-# Say what there is of a GPU, what is missing, and what to do.
+# Check the GPU.
 [no-cd]
 validate-gpu *OPTIONS: _core
     @"{{ bin }}/dgx-music" validate-gpu "$@"
 
-# Have a model make 2 seconds of music, and look at them: just test-model musicgen-small
+# Render 2 seconds with a model and check them: just test-model musicgen-small
 [no-cd]
 test-model *NAME_AND_OPTIONS: _core
     @"{{ bin }}/dgx-music" models test "$@"
 
-# Measure this machine; the figures of docs/benchmarks.md.
+# Measure the figures of docs/benchmarks.md on this machine.
 benchmark *OPTIONS: _dev
     @"{{ bin }}/python" -m benchmarks "$@"
 
@@ -130,14 +130,14 @@ docs: _dev
     @"{{ bin }}/python" scripts/docs.py
     @"{{ bin }}/python" scripts/third_party.py
 
-# Pin the dependencies anew.
+# Pin the dependencies.
 lock: _dev
     @scripts/lock
 
 # What continuous integration runs.
 ci: test quality
 
-# Remove what can be made again: caches and the virtual environment, never data/.
+# Remove caches and the virtual environment, but not data/.
 clean:
     @rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis htmlcov .coverage .coverage.* .set-up.lock dist
     @find . -name __pycache__ -type d -prune -exec rm -rf {} +

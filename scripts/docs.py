@@ -1,7 +1,7 @@
-"""Writes what is generated in docs/: blocks of pages from the code, and openapi.json.
+"""Write the generated parts of docs/: blocks of pages, and openapi.json.
 
-just docs            rewrite them
-python scripts/docs.py --check    exit 1 when they differ from the code
+just docs                         write them
+python scripts/docs.py --check    exit with 1 if they differ from the code
 """
 
 from __future__ import annotations
@@ -43,7 +43,6 @@ BLOCK = re.compile(r"(<!-- generated: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def settings_table() -> str:
-    """One row a setting, from the descriptions in the code."""
     rows = ["| variable | default | what it does |", "| --- | --- | --- |"]
     for name, field in Settings.model_fields.items():
         default = "none" if field.default in (None, ()) else f"`{field.default}`"
@@ -54,7 +53,6 @@ def settings_table() -> str:
 
 
 def help_blocks() -> str:
-    """The help of every command, as a person sees it."""
     runner = CliRunner()
     blocks = []
     for command in COMMANDS:
@@ -66,7 +64,6 @@ def help_blocks() -> str:
 
 
 def genre_table() -> str:
-    """One row a genre: its tempo and the styles that are played as it."""
     rows = ["| genre | BPM | styles played as it |", "| --- | --- | --- |"]
     for name, genre in GENRES.items():
         slowest, usual, fastest = genre.tempo
@@ -77,7 +74,6 @@ def genre_table() -> str:
 
 
 def word_lists() -> str:
-    """The moods, instruments and patches by name."""
     return (
         f"Moods: {', '.join(MOODS)}.\n\n"
         f"Instruments: {', '.join(INSTRUMENTS)}.\n\n"
@@ -86,12 +82,10 @@ def word_lists() -> str:
 
 
 def openapi() -> dict[str, Any]:
-    """The OpenAPI document of this release."""
     return create_app(None, default_registry(Settings())).openapi()
 
 
 def route_table() -> str:
-    """One row a route."""
     rows = ["| route | what it does |", "| --- | --- |"]
     for path, method, operation in list_operations(openapi()):
         rows.append(f"| {method} `{path}` | {operation['summary']} |")
@@ -99,7 +93,6 @@ def route_table() -> str:
 
 
 def problem_table() -> str:
-    """One row a kind of problem."""
     rows = ["| status | kind | what to do |", "| --- | --- | --- |"]
     rows += [
         f"| {kind.status} | `{kind.name}`: {kind.title} | {kind.advice} |"
@@ -118,8 +111,8 @@ GENERATED = {
 }
 
 
-def renew(text: str) -> str:
-    """The page with its generated blocks as the code has them now."""
+def update_blocks(text: str) -> str:
+    """Return the page with its generated blocks brought up to date."""
     return BLOCK.sub(lambda match: match[1] + GENERATED[match[2]]() + match[3], text)
 
 
@@ -130,7 +123,7 @@ def main() -> int:
     stale = []
     for page in sorted(DOCS.glob("*.md")):
         text = page.read_text(encoding="utf-8")
-        new = renew(text)
+        new = update_blocks(text)
         if new != text:
             stale.append(page.name)
             if not check:

@@ -1,4 +1,4 @@
-"""Draws docs/pictures: what the composer makes of one prompt a genre, as sound and as notes.
+"""Draw docs/pictures: the composer's music for one prompt of each genre, as sound and as notes.
 
 just pictures                     the pictures of docs/listening.md
 just pictures --prompt "..." --output take.png
@@ -38,7 +38,7 @@ COLOURS = plt.get_cmap("tab10")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Draw what the composer makes.")
-    parser.add_argument("--prompt", help="draw this prompt instead of the ones of the docs")
+    parser.add_argument("--prompt", help="draw this prompt instead of those of docs/")
     parser.add_argument("--output", type=Path, default=Path("take.png"), help="with --prompt")
     parser.add_argument("--seconds", type=float, default=16.0)
     parser.add_argument("--seed", type=int, default=SEED)
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def draw(prompt: str, seconds: float, seed: int, path: Path) -> None:
-    """One PNG: waveform, spectrogram and piano roll on one time axis."""
+    """Write a PNG with waveform, spectrogram and piano roll on one time axis."""
     params = GenerationParams(prompt=prompt, duration_seconds=seconds, seed=seed)
     rendered = ComposerEngine().render(params, lambda *_: None, lambda: False)
     mastered = master(rendered.audio, rendered.sample_rate)

@@ -29,7 +29,7 @@ def generator():
 @pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
 def test_generated_blocks_are_those_of_the_code(generator, page):
     text = page.read_text(encoding="utf-8")
-    assert generator.renew(text) == text, "run ./just docs"
+    assert generator.update_blocks(text) == text, "run ./just docs"
 
 
 def test_every_command_is_documented(generator):
