@@ -1,6 +1,6 @@
-"""The command line, `dgx-music`: stdout is the answer, stderr the talk.
+"""The command line, `dgx-music`: the answer goes to stdout, everything else to stderr.
 
-Commands import what they need when they run, so that `--help` is there at once.
+Commands import what they need when they run, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ from services.cli import (
     worker,
 )
 from services.cli.console import note
+from services.cli.options import App
 from services.errors import CancelledError, DGXMusicError
 
 UNEXPECTED_EXIT_CODE = 1
 
-app = typer.Typer(
+app = App(
     name="dgx-music",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help=(
         "Turn a sentence into music a producer can drop into a DAW.\n\n"
         'Example: dgx-music generate "trap beat with heavy 808 bass at 140 BPM"'
     ),
-    epilog="Settings are environment variables and .env; docs/ has all of them.",
+    epilog="Settings are environment variables or lines of .env: see docs/settings.md.",
 )
 app.command("generate")(generate.generate)
 app.command("history")(library.history)
@@ -75,9 +75,8 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def root(
-    context: typer.Context,
     debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error, and log more.")
+        bool, typer.Option("--debug", help="Log more, and show the traceback of an error.")
     ] = False,
     version: Annotated[  # noqa: ARG001  (its callback acts)
         bool,
@@ -85,15 +84,15 @@ def root(
     ] = False,
 ) -> None:
     """Options of every command."""
-    context.obj = {"debug": debug}
     if debug:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
 
 
 def main() -> None:
-    """Run the command line and leave with a documented code (docs/cli.md)."""
+    """Run the command line and exit with a documented code (docs/cli.md)."""
     for number in (signal.SIGTERM, signal.SIGHUP):
-        # As Ctrl-C: no temporary file stays. nohup has the hang-up ignored.
+        # As Ctrl-C does, they raise KeyboardInterrupt, so that temporary files are removed. Under
+        # nohup SIGHUP stays ignored.
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     try:
@@ -101,7 +100,7 @@ def main() -> None:
     except SystemExit as end:
         others = (thread for thread in threading.enumerate() if thread != threading.main_thread())
         if end.code == CancelledError.exit_code and not all(thread.daemon for thread in others):
-            # Python would wait for them, and one may have gigabytes to load yet.
+            # Python would wait for these threads, and one may still have gigabytes to load.
             atexit._run_exitfuncs()
             with suppress(OSError):
                 sys.stdout.flush()
@@ -114,19 +113,19 @@ def _run() -> None:
     try:
         app()
     except DGXMusicError as error:
-        _show_traceback_if_asked(error)
+        _show_traceback_in_debug(error)
         label = "" if isinstance(error, CancelledError) else "error: "
         note(f"{label}{error}")
         sys.exit(error.exit_code)
     except Exception as error:  # noqa: BLE001  (the outer edge of the process)
-        _show_traceback_if_asked(error)
+        _show_traceback_in_debug(error)
         note(
-            f"error: something unexpected happened: {type(error).__name__}: {error}. "
-            "Run it again as `dgx-music --debug ...` and report what it shows."
+            f"error: unexpected {type(error).__name__}: {error}. "
+            "Run it again with `dgx-music --debug ...` and report the output."
         )
         sys.exit(UNEXPECTED_EXIT_CODE)
 
 
-def _show_traceback_if_asked(error: Exception) -> None:
+def _show_traceback_in_debug(error: Exception) -> None:
     if "--debug" in sys.argv:
         traceback.print_exception(error)

@@ -1,4 +1,4 @@
-"""`dgx-music analyze`, `normalize` and `convert`: any audio file, whoever made it."""
+"""`dgx-music analyze`, `normalize` and `convert`, for any audio file."""
 
 from __future__ import annotations
 
@@ -16,69 +16,81 @@ from services.cli.console import (
     answer_json,
     answer_table,
     is_terminal,
+    make_printable,
     note,
-    printable,
-    quiet_libraries,
+    silence_libraries,
 )
+from services.cli.options import AsJson
 from services.errors import DGXMusicError, InvalidRequestError, OutputError
 
 if TYPE_CHECKING:
     from services.audio import Analysis, AudioFile, TakeFacts, WrittenFile
 
-Source = Annotated[Path, typer.Argument(metavar="IN", help="The file to read.")]
+Source = Annotated[Path, typer.Argument(metavar="IN", help="Audio file to read.")]
 Target = Annotated[
-    Path, typer.Argument(metavar="OUT", help="The file to write: .wav, .flac, .mp3, .ogg, .opus.")
+    Path,
+    typer.Argument(metavar="OUT", help="File to write: .wav, .flac, .mp3, .ogg or .opus."),
 ]
 Depth = Annotated[
     str | None,
-    typer.Option("--bit-depth", "-b", help="PCM_16, PCM_24, PCM_32 or FLOAT (WAV and FLAC)."),
+    typer.Option(
+        "--bit-depth",
+        "-b",
+        metavar="FORMAT",
+        help="PCM_16, PCM_24, PCM_32 or FLOAT, for WAV and FLAC.",
+        show_default="as in IN",
+    ),
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if there is one.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace OUT if it exists.")]
 
 _WAVEFORM_COLUMNS, _WAVEFORM_LINES = 72, 6
 _UNKNOWN = "-"
-_LACKING_SECONDS = 0.05
+_MISSING_SECONDS = 0.05
 
 
 def analyze(
-    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="Audio files.")],
+    files: Annotated[list[Path], typer.Argument(metavar="FILE", help="Audio files to measure.")],
     bpm: Annotated[
         float | None,
-        typer.Option("--bpm", min=20, max=400, help="The tempo it should have, as a hint."),
+        typer.Option(
+            "--bpm", min=20, max=400, metavar="BPM", help="Expected tempo, if you know it."
+        ),
     ] = None,
     spectrogram: Annotated[
-        Path | None, typer.Option("--spectrogram", help="Also draw the one FILE into this PNG.")
+        Path | None,
+        typer.Option(
+            "--spectrogram", metavar="PNG", help="Also draw the spectrogram of a single FILE."
+        ),
     ] = None,
     force: Annotated[
-        bool, typer.Option("--force", "-f", help="Replace the PNG if there is one.")
+        bool, typer.Option("--force", "-f", help="Replace the PNG if it exists.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Measure loudness, true peak, tempo, key and more, and show what a file says of itself.
+    """Measure loudness, tempo, key and more, and show the metadata.
 
     Example: dgx-music analyze loop.wav --bpm 140
     """
     if spectrogram is not None and len(files) > 1:
-        raise InvalidRequestError("A spectrogram can be drawn of one FILE at a time.")
+        raise InvalidRequestError("--spectrogram takes one FILE at a time.")
     if spectrogram is not None:
         _check_target(spectrogram, force=force)
-    found: list[_Report] = []
+    reports: list[_Report] = []
     failures: list[DGXMusicError] = []
     for path in files:
         try:
-            found.append(_report(path, bpm))
+            reports.append(_analyze_file(path, bpm))
         except DGXMusicError as error:
-            # One bad file must not hide what is known of the others.
+            # The other files are still reported.
             failures.append(error)
-    if spectrogram is not None and found:
-        _draw(found[0].file, spectrogram)
+    if spectrogram is not None and reports:
+        _draw_spectrogram(reports[0].file, spectrogram)
     if as_json:
-        answer_json([one.as_dict() for one in found])
-    elif len(files) == 1 and found:
-        _show_one(found[0])
-    elif found:
-        answer_table(_HEADINGS, [one.row() for one in found])
+        answer_json([report.to_dict() for report in reports])
+    elif len(files) == 1 and reports:
+        _show_report(reports[0])
+    elif reports:
+        answer_table(_HEADINGS, [report.to_row() for report in reports])
     for failure in failures[:-1]:
         note(f"error: {failure}")
     if failures:
@@ -90,17 +102,27 @@ def normalize(
     target: Target,
     lufs: Annotated[
         float | None,
-        typer.Option("--lufs", help="Integrated loudness; without it, that of the settings."),
+        typer.Option(
+            "--lufs",
+            metavar="LUFS",
+            help="Integrated loudness.",
+            show_default="DGX_MUSIC_TARGET_LUFS",
+        ),
     ] = None,
     true_peak: Annotated[
         float | None,
-        typer.Option("--true-peak", help="Highest true peak, dBTP; as for --lufs."),
+        typer.Option(
+            "--true-peak",
+            metavar="DBTP",
+            help="Highest true peak.",
+            show_default="DGX_MUSIC_TRUE_PEAK_DBTP",
+        ),
     ] = None,
     bit_depth: Depth = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Bring a file to a loudness under a true-peak ceiling, in any format.
+    """Bring a file to a loudness below a true-peak ceiling.
 
     Example: dgx-music normalize mix.wav mix-14.flac --lufs -14
     """
@@ -111,7 +133,9 @@ def normalize(
     settings = load_settings()
     wanted = settings.target_lufs if lufs is None else lufs
     if wanted is None:
-        raise InvalidRequestError("DGX_MUSIC_TARGET_LUFS is off. Say the loudness: --lufs -16.")
+        raise InvalidRequestError(
+            "DGX_MUSIC_TARGET_LUFS is off. Choose a loudness, such as --lufs -16."
+        )
     with audio_errors():
         done = normalise_file(
             source,
@@ -125,8 +149,8 @@ def normalize(
         return
     flags = f" ({', '.join(done.flags)})" if done.flags else ""
     note(
-        f"{_level(done.loudness.integrated_lufs)} LUFS · "
-        f"{_level(done.loudness.true_peak_dbtp)} dBTP · limited by "
+        f"{_format_level(done.loudness.integrated_lufs)} LUFS · "
+        f"{_format_level(done.loudness.true_peak_dbtp)} dBTP · limited by "
         f"{done.gain_reduction_db:.1f} dB{flags}"
     )
     answer(str(target))
@@ -137,12 +161,23 @@ def convert(
     target: Target,
     bit_depth: Depth = None,
     sample_rate: Annotated[
-        int | None, typer.Option("--sample-rate", "-r", min=8000, max=192_000, help="Hz.")
+        int | None,
+        typer.Option(
+            "--sample-rate",
+            "-r",
+            min=8000,
+            max=192_000,
+            metavar="HZ",
+            help="Sample rate of OUT.",
+            show_default="as in IN",
+        ),
     ] = None,
     force: Force = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a file in another format, at the same levels, with all it says of itself.
+    """Write a file in another format.
+
+    Levels and metadata stay the same.
 
     Example: dgx-music convert take.wav take.opus
     """
@@ -152,18 +187,18 @@ def convert(
     with audio_errors():
         written = convert_file(source, target, bit_depth=bit_depth, sample_rate=sample_rate)
     if as_json:
-        answer_json(_written(written))
+        answer_json(_describe_written(written))
     else:
         answer(str(target))
 
 
 @contextmanager
 def audio_errors() -> Iterator[None]:
-    """Bring what the audio package says into the one tree of errors."""
+    """Turn the errors of `services.audio` into those of `services.errors`."""
     from services.audio import UnreadableAudioError
 
     try:
-        with quiet_libraries():
+        with silence_libraries():
             yield
     except (FileNotFoundError, UnreadableAudioError, ValueError) as error:
         raise InvalidRequestError(str(error)) from error
@@ -172,17 +207,17 @@ def audio_errors() -> Iterator[None]:
 
 
 class _Report:
-    """Everything about one file."""
+    """The measurements and metadata of one file."""
 
     def __init__(self, file: AudioFile, analysis: Analysis, facts: TakeFacts) -> None:
         self.file = file
         self.analysis = analysis
         self.facts = facts
 
-    def as_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         file = self.file
         return {
-            "file": printable(str(file.path)),
+            "file": make_printable(str(file.path)),
             "bytes": file.bytes,
             "container": file.container,
             "encoding": file.encoding,
@@ -191,7 +226,7 @@ class _Report:
             "says": self.facts.to_dict(),
         }
 
-    def row(self) -> tuple[str, ...]:
+    def to_row(self) -> tuple[str, ...]:
         features, loudness = self.analysis.features, self.analysis.loudness
         tempo, key = self.analysis.tempo, self.analysis.key
         return (
@@ -208,7 +243,7 @@ class _Report:
 _HEADINGS = ("file", "s", "LUFS", "dBTP", "LU", "bpm", "key")
 
 
-def _report(path: Path, hint_bpm: float | None) -> _Report:
+def _analyze_file(path: Path, hint_bpm: float | None) -> _Report:
     from services.audio import TakeFacts, UnreadableAudioError, analyse_file, open_audio, read_facts
 
     with audio_errors():
@@ -217,13 +252,13 @@ def _report(path: Path, hint_bpm: float | None) -> _Report:
         try:
             facts = read_facts(path)
         except UnreadableAudioError:
-            # A format without tags of ours, or broken ones: the audio was measured all the same.
+            # The file has no readable metadata; its audio was measured all the same.
             facts = TakeFacts()
     return _Report(file, analysis, facts)
 
 
-def _show_one(report: _Report) -> None:
-    lines = _lines(report)
+def _show_report(report: _Report) -> None:
+    lines = _describe_report(report)
     width = max(len(name) for name in lines)
     if is_terminal(sys.stdout):
         from services.audio import compute_source_peaks, draw_waveform
@@ -236,7 +271,7 @@ def _show_one(report: _Report) -> None:
         answer(f"{name:<{width}}  {value}")
 
 
-def _lines(report: _Report) -> dict[str, str]:
+def _describe_report(report: _Report) -> dict[str, str]:
     file, facts = report.file, report.facts
     features, loudness = report.analysis.features, report.analysis.loudness
     tempo, key = report.analysis.tempo, report.analysis.key
@@ -244,24 +279,24 @@ def _lines(report: _Report) -> dict[str, str]:
     lines = {
         "file": str(file.path),
         "format": f"{file.container} {file.encoding}, {features.sample_rate} Hz, {channels}",
-        "duration": f"{features.duration_seconds:.2f} s{_missing(report)}",
-        "loudness": f"{_level(loudness.integrated_lufs)} LUFS, range "
+        "duration": f"{features.duration_seconds:.2f} s{_describe_missing_audio(report)}",
+        "loudness": f"{_format_level(loudness.integrated_lufs)} LUFS, range "
         f"{loudness.loudness_range_lu:.1f} LU",
-        "loudest": f"{_level(loudness.momentary_max_lufs)} LUFS in 400 ms, "
-        f"{_level(loudness.short_term_max_lufs)} in 3 s",
-        "true peak": f"{_level(loudness.true_peak_dbtp)} dBTP, samples "
-        f"{_level(loudness.sample_peak_dbfs)} dBFS",
+        "loudest": f"{_format_level(loudness.momentary_max_lufs)} LUFS in 400 ms, "
+        f"{_format_level(loudness.short_term_max_lufs)} in 3 s",
+        "true peak": f"{_format_level(loudness.true_peak_dbtp)} dBTP, samples "
+        f"{_format_level(loudness.sample_peak_dbfs)} dBFS",
         "tempo": "none found"
         if tempo.bpm is None
         else f"{tempo.bpm:.2f} BPM, confidence {tempo.confidence:.2f}"
-        + (", or an octave from it" if tempo.octave_ambiguous else ""),
+        + (", or perhaps half or double that" if tempo.octave_ambiguous else ""),
         "key": "none found" if key is None else f"{key.name}, confidence {key.confidence:.2f}",
         "dynamics": f"{features.dynamic_range_db:.1f} dB, crest {features.crest_factor_db:.1f} dB",
         "spectrum": f"centroid {features.spectral_centroid_hz:.0f} Hz, rolloff "
         f"{features.spectral_rolloff_hz:.0f} Hz, flatness {features.spectral_flatness:.2f}",
         "character": f"energy {features.energy:.2f}, danceability {features.danceability:.2f}",
     }
-    says = {
+    metadata = {
         "prompt": facts.prompt,
         "id": facts.generation_id,
         "engine": facts.engine and f"{facts.engine} {facts.engine_version or ''}".strip(),
@@ -269,21 +304,21 @@ def _lines(report: _Report) -> dict[str, str]:
         "licence": facts.licence,
     }
     return lines | {
-        f"says: {name}": str(value) for name, value in says.items() if value is not None
+        f"metadata: {name}": str(value) for name, value in metadata.items() if value is not None
     }
 
 
-def _missing(report: _Report) -> str:
-    """What a file lacks of what its header promises."""
-    lacking = report.file.duration_seconds - report.analysis.features.duration_seconds
-    return f", and {lacking:.2f} s that cannot be read" if lacking > _LACKING_SECONDS else ""
+def _describe_missing_audio(report: _Report) -> str:
+    """Return a clause about audio that the header promises and the file lacks, or nothing."""
+    missing = report.file.duration_seconds - report.analysis.features.duration_seconds
+    return f", and {missing:.2f} s that cannot be read" if missing > _MISSING_SECONDS else ""
 
 
-def _level(value: float) -> str:
+def _format_level(value: float) -> str:
     return f"{value:.1f}"
 
 
-def _draw(file: AudioFile, target: Path) -> None:
+def _draw_spectrogram(file: AudioFile, target: Path) -> None:
     from services.audio import draw_source_spectrogram
     from services.audio.atomic import atomic_file
 
@@ -294,18 +329,18 @@ def _draw(file: AudioFile, target: Path) -> None:
                 staged.temporary.write_bytes(picture)
             staged.finish(0)
             staged.publish()
-    note(f"The spectrogram is {target}.")
+    note(f"Wrote the spectrogram {target}.")
 
 
 def _check_target(target: Path, *, force: bool) -> None:
     from services.jobs.outfile import require_free
 
     if not target.name or target.is_dir():
-        raise InvalidRequestError(f"The file to write needs a name, not {str(target)!r}.")
+        raise InvalidRequestError(f"Name a file to write, not {str(target)!r}.")
     require_free(target, force=force)
 
 
-def _written(written: WrittenFile) -> dict[str, Any]:
+def _describe_written(written: WrittenFile) -> dict[str, Any]:
     return {
         "file": str(written.path),
         "bytes": written.bytes,

@@ -1,4 +1,4 @@
-"""How the commands speak: tables for people, lines for pipes, JSON for programs."""
+"""Output of the commands: tables on a terminal, lines in a pipe, JSON with `--json`."""
 
 from __future__ import annotations
 
@@ -14,39 +14,39 @@ import typer
 from services.errors import OutputError
 
 READER_GONE_EXIT_CODE = 141
-"""As of a program that SIGPIPE ended: `| head` has seen enough."""
+"""As if SIGPIPE had ended the process: the reader, such as `head`, has closed the pipe."""
 
 WRAPPING = frozenset({"prompt", "description", "file", "available", "licence of outputs"})
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person sees the stream; one that was closed before the start is None."""
+    """Return whether the stream is a terminal; None is a stream closed before the start."""
     return stream is not None and stream.isatty()
 
 
 def note(text: str) -> None:
-    """Say something to the person; never part of the answer, and lost where nobody listens."""
+    """Print to stderr; nothing happens if stderr is closed."""
     with suppress(OSError):
         typer.echo(text, err=True)
 
 
 def answer(text: str) -> None:
-    """Print a line of the answer.
+    """Print a line of the answer to stdout.
 
     Raises:
-        OutputError: stdout cannot take it.
+        OutputError: stdout cannot be written.
     """
     with stdout_errors():
-        typer.echo(printable(text))
+        typer.echo(make_printable(text))
 
 
 @contextmanager
 def stdout_errors() -> Iterator[None]:
-    """Leave where the reader of stdout is gone, and say why where it cannot be written."""
+    """Exit if stdout's reader is gone; raise an OutputError if stdout cannot be written."""
     try:
         yield
     except BrokenPipeError:
-        # What is still held back would fail again, and loudly, at the end of the process.
+        # Buffered output would fail again at exit, with a traceback.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(READER_GONE_EXIT_CODE)
     except OSError as error:
@@ -54,16 +54,16 @@ def stdout_errors() -> Iterator[None]:
         raise OutputError(f"stdout cannot be written: {error.strerror}.") from error
 
 
-def printable(name: str) -> str:
-    """A file name may hold bytes that are no text."""
+def make_printable(name: str) -> str:
+    """Replace what is not text; a file name may contain any bytes."""
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 @contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep what C libraries write to the error stream by themselves from the person.
+def silence_libraries() -> Iterator[None]:
+    """Discard what C libraries write to stderr, as libmpg123 does for every damaged file.
 
-    libmpg123 does for every damaged file. It concerns the whole process, so it is for commands.
+    It affects the whole process, so only commands may use it.
     """
     if sys.stderr is None or not hasattr(sys.stderr, "fileno"):
         yield
@@ -88,12 +88,11 @@ def quiet_libraries() -> Iterator[None]:
 
 
 def answer_json(value: Any) -> None:
-    """Print the answer for a program."""
     answer(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False))
 
 
 def answer_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows: a table on a terminal, tab-separated lines without headings in a pipe."""
+    """Print a table on a terminal, or tab-separated lines without headings in a pipe."""
     if not is_terminal(sys.stdout):
         for row in rows:
             answer("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
@@ -104,12 +103,12 @@ def answer_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
-        # Facts keep their width; what is prose takes the rest, on as many lines as it needs.
+        # Prose columns wrap into the width that the others leave.
         wraps = heading in WRAPPING
         table.add_column(
             heading, no_wrap=not wraps, overflow="fold", min_width=10 if wraps else None
         )
     for row in rows:
-        # Text, not str: a prompt may contain what rich would read as markup.
+        # Text, not str: rich would read markup in a prompt.
         table.add_row(*(Text(cell) for cell in row))
     Console().print(table)

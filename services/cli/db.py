@@ -1,4 +1,4 @@
-"""`dgx-music db`: the database's life: make, migrate, check, back up, restore, move, thin out."""
+"""`dgx-music db`: create, upgrade, check, back up, restore, move and clean up the database."""
 
 from __future__ import annotations
 
@@ -11,19 +11,16 @@ import typer
 
 from services.cli.console import answer, answer_json, answer_table, is_terminal, note
 from services.cli.move import move
+from services.cli.options import App, AsJson
 from services.errors import InvalidRequestError, StorageError
 
 if TYPE_CHECKING:
     from services.config import Settings
 
-app = typer.Typer(no_args_is_help=True, help="Look after the database.")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace what is there.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+app = App(help="Manage the database.")
 
 
-def _opened() -> Settings:
+def _open_database() -> Settings:
     from services.config import load_settings
     from services.database import open_database
 
@@ -32,15 +29,17 @@ def _opened() -> Settings:
     return settings
 
 
-def _prepare_queue() -> None:
+def _upgrade() -> None:
     from services.database import storage_errors
     from services.jobs.dbos_queue import QueueManager
 
+    _open_database()
     with storage_errors():
         QueueManager().prepare()
+    _show_revision()
 
 
-def _show_facts() -> None:
+def _show_revision() -> None:
     from services import storage
     from services.database import storage_errors
 
@@ -53,49 +52,47 @@ def _confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not is_terminal(sys.stdin):
-        raise InvalidRequestError(f"{question} Say --yes; nobody is here to ask.")
+        raise InvalidRequestError(f"{question} Not a terminal: pass --yes to confirm.")
     if not typer.confirm(question, err=True):
         raise typer.Exit(1)
 
 
 @app.command("init")
 def initialise() -> None:
-    """Make the database, or bring an old one up to date; what is in it stays."""
-    _opened()
-    _prepare_queue()
-    _show_facts()
+    """Create the database, or upgrade an old one; its contents stay."""
+    _upgrade()
 
 
 @app.command("migrate")
 def migrate() -> None:
-    """Bring the database to the newest revision; an SQLite one is backed up before."""
-    _opened()
-    _prepare_queue()
-    _show_facts()
+    """Upgrade the database; an SQLite file is backed up first."""
+    _upgrade()
 
 
 @app.command("reset")
-def reset(yes: Yes = False) -> None:
-    """Delete every generation and prompt from the database; audio files stay."""
+def reset(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Delete all jobs and prompts from the database; audio files stay."""
     from services import storage
     from services.database import storage_errors
 
-    _opened()
+    _open_database()
     with storage_errors():
         with storage.get_session(read_only=True) as session:
-            held = storage.count_generations(session)
-        _confirm(f"Delete all {held} generations from the database?", yes=yes)
+            count = storage.count_generations(session)
+        _confirm(f"Delete all {count} jobs from the database?", yes=yes)
         storage.reset_database()
-    note(f"Deleted {held} generations; their audio files are where they were.")
+    note(f"Deleted {count} jobs; their audio files stay.")
 
 
 @app.command("stats")
 def stats(as_json: AsJson = False) -> None:
-    """Count what is in the database."""
+    """Count the jobs and prompts in the database."""
     from services import storage
     from services.database import storage_errors
 
-    _opened()
+    _open_database()
     with storage_errors(), storage.get_session(read_only=True) as session:
         counts = storage.get_database_stats(session)
     if as_json:
@@ -108,11 +105,14 @@ def stats(as_json: AsJson = False) -> None:
 
 @app.command("check")
 def check() -> None:
-    """Look for damage, broken references and a stale search index; exit code 6 if any."""
+    """Look for damage, broken references and a stale search index.
+
+    The exit code is 6 if there is a problem.
+    """
     from services import storage
     from services.database import storage_errors
 
-    _opened()
+    _open_database()
     with storage_errors():
         result = storage.check_database()
     for problem in result.problems:
@@ -120,41 +120,48 @@ def check() -> None:
     if not result.ok:
         raise StorageError(
             f"The database has {len(result.problems)} problems. "
-            "Restore a backup with 'dgx-music db restore FILE'."
+            "Restore a backup: dgx-music db restore FILE"
         )
     answer(f"ok, revision {result.revision}")
 
 
 @app.command("backup")
 def backup(
-    file: Annotated[Path, typer.Argument(help="Where to write the copy.")], force: Force = False
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="File to write the copy to.")],
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace FILE if it exists.")
+    ] = False,
 ) -> None:
-    """Write a whole, checked copy of the database while others may be using it."""
+    """Write a checked copy of the database, even while it is in use."""
     from services import storage
     from services.database import storage_errors
 
-    _opened()
+    _open_database()
     with storage_errors():
         answer(str(storage.backup_database(file, force=force)))
 
 
 @app.command("restore")
 def restore(
-    file: Annotated[Path, typer.Argument(help="What `db backup` wrote.")], force: Force = False
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A file from `db backup`.")],
+    force: Annotated[
+        bool,
+        typer.Option("--force", "-f", help="Replace a database that holds jobs or is damaged."),
+    ] = False,
 ) -> None:
-    """Put a backup in the place of the database; what was there is kept beside it."""
+    """Restore the database from a backup; the old one is kept beside it."""
     from services import storage
     from services.config import load_settings
     from services.database import storage_errors
 
-    # Not opened first: the database to be replaced may be too damaged for that.
+    # The database is not opened first: it may be too damaged.
     with storage_errors():
         kept = storage.restore_database(
             file, force=force, database_url=load_settings().database_url
         )
     if kept is not None:
-        note(f"What was there is kept as {kept}.")
-    _show_facts()
+        note(f"The old database is kept as {kept}.")
+    _show_revision()
 
 
 app.command("move")(move)
@@ -164,26 +171,28 @@ app.command("move")(move)
 def cleanup(
     older_than: Annotated[
         float,
-        typer.Option("--older-than", min=0.0, max=36_500.0, help="Days since it was finished."),
+        typer.Option(
+            "--older-than", min=0.0, max=36_500.0, metavar="DAYS", help="Days since a job finished."
+        ),
     ] = 30.0,
     yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Really delete; without it, only show.")
+        bool, typer.Option("--yes", "-y", help="Delete the jobs instead of listing them.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the finished generations of long ago and, with --yes, delete them with their files."""
+    """List old finished jobs; with --yes, delete them and their files."""
     from services import storage
     from services.database import storage_errors
     from services.library.store import open_store
 
-    settings = _opened()
+    settings = _open_database()
     with storage_errors(), storage.get_session(read_only=not yes) as session:
         found = storage.cleanup_generations(session, older_than_days=older_than, dry_run=not yes)
     if found.deleted:
-        # Rows first: a file without a row can be found and removed, a row without a file misleads.
+        # Rows are deleted first: `files check` can find a file without a row.
         store = open_store(settings)
         for relative in found.file_paths:
-            # The rows of another system's backup may name files elsewhere: they are not ours.
+            # A backup from another machine may name files outside the store; they are not ours.
             with suppress(ValueError):
                 store.delete(relative)
     _show_cleanup(found, as_json=as_json)
@@ -208,5 +217,5 @@ def _show_cleanup(found: Any, *, as_json: bool) -> None:
             for row in found.expired
         ],
     )
-    done = "Deleted" if found.deleted else "Would delete (--yes does)"
-    note(f"{done} {len(found.expired)} generations, {found.total_bytes / 1e6:.1f} MB.")
+    done = "Deleted" if found.deleted else "With --yes, this deletes"
+    note(f"{done} {len(found.expired)} jobs, {found.total_bytes / 1e6:.1f} MB.")

@@ -1,4 +1,4 @@
-"""`dgx-music doctor`: what this machine has, what is wrong, and what to do about it."""
+"""`dgx-music doctor`: checks of this machine, each with what to do if it fails."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import os
 import platform
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 import typer
 
 from services import __version__
 from services.cli.console import answer, answer_json
+from services.cli.options import AsJson
 from services.errors import OutputError, SettingsError
 
 if TYPE_CHECKING:
@@ -22,17 +23,18 @@ Verdict = Literal["ok", "warn", "fail"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     name: str
     verdict: Verdict
     detail: str
 
 
-def doctor(
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
-) -> None:
-    """Look at everything the project needs here; exit code 1 when something fails."""
+def doctor(as_json: AsJson = False) -> None:
+    """Check everything that DGX Music needs on this machine.
+
+    The exit code is 1 if a check fails.
+    """
     findings = examine()
     if as_json:
         answer_json([asdict(finding) for finding in findings])
@@ -44,7 +46,7 @@ def doctor(
 
 
 def examine() -> list[Finding]:
-    """All findings, without changing anything."""
+    """Return all findings; nothing is changed."""
     from services.config import load_settings
 
     findings = [
@@ -94,10 +96,10 @@ def _database(settings: Settings) -> list[Finding]:
 
     try:
         with storage_errors():
-            # Opening would make the file; a look should leave nothing behind.
+            # Opening would create the file; a check must not.
             file = storage.database_file(settings.database_url)
             if file is not None and not os.path.lexists(file):
-                detail = f"{file} is not there yet; the first generate makes it"
+                detail = f"{file} does not exist yet; the first `generate` creates it"
                 return [_sqlite(), Finding("database", "ok", detail)]
             open_database(settings)
             facts = storage.describe_database()
@@ -125,14 +127,14 @@ def _disk(settings: Settings) -> Finding:
     from services.machine.space import free_bytes, nearest
 
     folder = settings.output_dir
-    there = nearest(folder)
+    parent = nearest(folder)
     try:
         free = free_bytes(folder)
     except OutputError as error:
         return Finding("output", "fail", str(error))
     detail = f"{free / 2**30:.1f} GiB free for {folder}"
-    if not os.access(there, os.W_OK):
-        return Finding("output", "fail", f"{there} cannot be written; set DGX_MUSIC_OUTPUT_DIR")
+    if not os.access(parent, os.W_OK):
+        return Finding("output", "fail", f"{parent} is not writable; set DGX_MUSIC_OUTPUT_DIR")
     return Finding("output", "ok" if free >= settings.disk_low_bytes else "warn", detail)
 
 
@@ -146,7 +148,7 @@ def _bucket(settings: Settings) -> list[Finding]:
         open_store(settings).check()
     except (OutputError, SettingsError) as error:
         return [Finding("files", "fail", str(error))]
-    return [Finding("files", "ok", f"{settings.file_store} answers")]
+    return [Finding("files", "ok", f"{settings.file_store} responds")]
 
 
 def _gpu() -> Finding:
@@ -164,20 +166,20 @@ def _gpu() -> Finding:
 def _engines(settings: Settings) -> list[Finding]:
     from services.generation.registry import default_registry
 
-    here, apart, faulty = [], [], []
+    available, uninstalled, faulty = [], [], []
     for entry in default_registry(settings):
         reason = entry.why_unavailable()
         name = f"engine {entry.facts.name}"
         if reason is None:
-            here.append(Finding(name, "ok", entry.facts.description))
+            available.append(Finding(name, "ok", entry.facts.description))
         elif entry.is_installed_apart:
-            apart.append(entry.facts.name)
+            uninstalled.append(entry.facts.name)
         else:
             faulty.append((name, reason))
-    # One engine less is a pity; without any there is no music.
-    bad: Verdict = "warn" if here else "fail"
-    findings = [*here, *(Finding(name, bad, reason) for name, reason in faulty)]
-    if apart:
-        which = f"not here: {', '.join(apart)}; `dgx-music models list` says what each lacks"
-        findings.append(Finding("engines to install", "ok", which))
+    # Without any engine there is no music.
+    verdict: Verdict = "warn" if available else "fail"
+    findings = [*available, *(Finding(name, verdict, reason) for name, reason in faulty)]
+    if uninstalled:
+        which = f"{', '.join(uninstalled)}; `dgx-music models list` shows what each needs"
+        findings.append(Finding("not installed", "ok", which))
     return findings

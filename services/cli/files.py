@@ -1,4 +1,4 @@
-"""`dgx-music files`: what is in the store, making room, agreement with the database."""
+"""`dgx-music files`: count, clean up and check the stored audio files."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli.console import answer, answer_json, answer_table, note, printable
+from services.cli.console import answer, answer_json, answer_table, make_printable, note
+from services.cli.options import App, AsJson
 from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
@@ -15,9 +16,7 @@ if TYPE_CHECKING:
     from services.config import Settings
     from services.library.reconcile import Findings, Orphan
 
-app = typer.Typer(no_args_is_help=True, help="Look after the audio files.")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
+app = App(help="Manage the audio files.")
 
 _SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?)b?", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
@@ -25,7 +24,7 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 @app.command("stats")
 def stats(as_json: AsJson = False) -> None:
-    """Count what lies in the output folder, or in the bucket of the settings."""
+    """Show how many audio files are stored, and their size."""
     from services.audio.files import AudioFileManager
     from services.audio.inventory import summarise
     from services.config import load_settings
@@ -37,52 +36,60 @@ def stats(as_json: AsJson = False) -> None:
     free = AudioFileManager(settings.output_dir).get_info()["free_bytes"] if is_folder else None
     facts = {"folder": store.where, "free_bytes": free}
     finished = (file for file in store.list() if not file.is_temporary)
-    found = summarise(finished, lambda file: store.shown(file.relative))
+    summary = summarise(finished, lambda file: store.shown(file.relative))
     if as_json:
-        answer_json(facts | found)
+        answer_json(facts | summary)
         return
-    kinds = sorted(found["file_types"].items())
+    kinds = sorted(summary["file_types"].items())
     shown = {
         "folder": facts["folder"],
-        "files": found["total_files"],
-        "size": megabytes(found["total_size_bytes"]),
-        "kinds": ", ".join(f"{number} {kind or 'without'}" for kind, number in kinds),
-        "oldest": found["oldest_file"],
-        "newest": found["newest_file"],
-        "free": None if free is None else megabytes(free),
+        "files": summary["total_files"],
+        "size": format_size(summary["total_size_bytes"]),
+        "kinds": ", ".join(f"{number} {kind or 'without a suffix'}" for kind, number in kinds),
+        "oldest": summary["oldest_file"],
+        "newest": summary["newest_file"],
+        "free": None if free is None else format_size(free),
     }
     for name, value in shown.items():
         if value not in {None, ""}:
-            answer(f"{name:<6}  {printable(str(value))}")
+            answer(f"{name:<6}  {make_printable(str(value))}")
 
 
 @app.command("cleanup")
 def cleanup(
     older_than: Annotated[
         float | None,
-        typer.Option("--older-than", min=0.0, max=36_500.0, help="Remove what is older, in days."),
+        typer.Option(
+            "--older-than", min=0.0, max=36_500.0, metavar="DAYS", help="Delete older files."
+        ),
     ] = None,
     max_size: Annotated[
         str | None,
-        typer.Option("--max-size", help="Remove the oldest until the rest fits: 10GB, 500MiB."),
+        typer.Option(
+            "--max-size",
+            metavar="SIZE",
+            help="Delete the oldest files until the rest fits, such as 10GB or 500MiB.",
+        ),
     ] = None,
     yes: Annotated[
-        bool, typer.Option("--yes/--dry-run", "-y", help="Really delete, or only show.")
+        bool, typer.Option("--yes/--dry-run", "-y", help="Delete the files, or only list them.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show the oldest audio files and, with --yes, delete them; their generations stay.
+    """List the oldest audio files; with --yes, delete them.
 
-    `dgx-music db cleanup` forgets generations together with their files.
+    Their jobs stay in the history. To delete jobs and files: dgx-music db cleanup
     """
     from services.database import storage_errors
     from services.library.reconcile import clean_up_files
     from services.library.store import open_store
 
     if older_than is None and max_size is None:
-        raise InvalidRequestError("Say what may go: --older-than DAYS, --max-size SIZE, or both.")
+        raise InvalidRequestError(
+            "Choose the files to delete: --older-than DAYS, --max-size SIZE, or both."
+        )
     max_bytes = None if max_size is None else parse_size(max_size)
-    settings = _opened()
+    settings = _open_database()
     with storage_errors():
         found = clean_up_files(
             open_store(settings), older_than_days=older_than, max_bytes=max_bytes, dry_run=not yes
@@ -93,24 +100,25 @@ def cleanup(
 @app.command("check")
 def check(
     repair: Annotated[
-        bool, typer.Option("--repair", help="Mend what can be mended; no music is deleted.")
+        bool, typer.Option("--repair", help="Repair what can be repaired; no music is deleted.")
     ] = False,
     deep: Annotated[
         bool, typer.Option("--deep", help="Read every file and compare its SHA-256.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare the files with the database; exit code 1 if something is left to mend.
+    """Compare the files with the database.
 
-    --repair moves unclaimed files to `lost-and-found` in the store, deletes unfinished
-    ones, and has generations say whether their file is gone or back.
+    The exit code is 1 if a problem remains. --repair moves files that belong to no job to
+    `lost-and-found`, deletes unfinished files, and notes in each job whether its file is
+    missing or back.
     """
     from services.database import storage_errors
     from services.jobs.pipeline import fail_abandoned_jobs
     from services.library.reconcile import find_orphans, repair_orphans
     from services.library.store import open_store
 
-    store = open_store(_opened())
+    store = open_store(_open_database())
     with storage_errors():
         fail_abandoned_jobs()
         found = find_orphans(store, deep=deep)
@@ -123,24 +131,24 @@ def check(
 
 
 def parse_size(text: str) -> int:
-    """Bytes of `10GB`, `1.5 GiB`, `500m` or a plain number.
+    """Return the bytes of a size such as `10GB`, `1.5 GiB`, `500m` or a plain number.
 
     Raises:
-        InvalidRequestError: it is no size.
+        InvalidRequestError: the text is not a size.
     """
     match = _SIZE.fullmatch(text.strip())
     if match is None:
-        raise InvalidRequestError(f"{text!r} is no size. Write it as 10GB or 500MiB.")
+        raise InvalidRequestError(f"{text!r} is not a size. Write it as 10GB or 500MiB.")
     number, unit, binary = match.groups()
     return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()])
 
 
-def megabytes(size: int) -> str:
-    """A size for people, in units of 10**6 bytes."""
+def format_size(size: int) -> str:
+    """Return a size in megabytes of 10**6 bytes."""
     return f"{size / 1e6:,.1f} MB"
 
 
-def _opened() -> Settings:
+def _open_database() -> Settings:
     from services.config import load_settings
     from services.database import open_database
 
@@ -151,7 +159,9 @@ def _opened() -> Settings:
 
 def _show_cleanup(found: FileCleanup, *, as_json: bool) -> None:
     if as_json:
-        files = [{"file": printable(file.relative), "bytes": file.size} for file in found.files]
+        files = [
+            {"file": make_printable(file.relative), "bytes": file.size} for file in found.files
+        ]
         answer_json(
             {
                 "deleted": found.deleted,
@@ -162,13 +172,14 @@ def _show_cleanup(found: FileCleanup, *, as_json: bool) -> None:
         )
         return
     rows = [
-        (f"{file.day}", f"{file.size / 1e6:.1f}", printable(file.relative)) for file in found.files
+        (f"{file.day}", f"{file.size / 1e6:.1f}", make_printable(file.relative))
+        for file in found.files
     ]
     answer_table(("day", "MB", "file"), rows)
-    done = "Deleted" if found.deleted else "Would delete (--yes does)"
+    done = "Deleted" if found.deleted else "With --yes, this deletes"
     note(
-        f"{done} {len(found.files)} files, {megabytes(found.total_bytes)}. "
-        f"{found.kept_files} files, {megabytes(found.kept_bytes)}, stay."
+        f"{done} {len(found.files)} files, {format_size(found.total_bytes)}. "
+        f"{found.kept_files} files, {format_size(found.kept_bytes)}, remain."
     )
 
 
@@ -178,27 +189,27 @@ def _show_check(found: Findings, done: list[tuple[Orphan, str | None]], *, as_js
             {
                 "files": found.files,
                 "generations": found.generations,
-                "problems": [_as_dict(orphan, action) for orphan, action in done],
+                "problems": [_describe_problem(orphan, action) for orphan, action in done],
             }
         )
         return
     rows = [
-        (orphan.kind, printable(orphan.path), printable(action or orphan.detail))
+        (orphan.kind, make_printable(orphan.path), make_printable(action or orphan.detail))
         for orphan, action in done
     ]
     answer_table(("problem", "file", "description"), rows)
     left = sum(action is None for _, action in done)
-    looked = f"Files: {found.files}, generations: {found.generations}."
-    outcome = f"Problems mended: {len(done) - left}, left: {left}." if done else "They agree."
-    note(f"{looked} {outcome}")
+    counts = f"Files: {found.files}, jobs: {found.generations}."
+    outcome = f"Problems repaired: {len(done) - left}, left: {left}." if done else "No problems."
+    note(f"{counts} {outcome}")
 
 
-def _as_dict(orphan: Orphan, action: str | None) -> dict[str, Any]:
+def _describe_problem(orphan: Orphan, action: str | None) -> dict[str, Any]:
     return {
         "kind": orphan.kind,
-        "file": printable(orphan.path),
+        "file": make_printable(orphan.path),
         "bytes": orphan.size_bytes,
         "job_id": orphan.generation_id,
         "detail": orphan.detail,
-        "repaired": None if action is None else printable(action),
+        "repaired": None if action is None else make_printable(action),
     }

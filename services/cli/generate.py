@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.console import answer, answer_json, note, stdout_errors
+from services.cli.options import AsJson, Model
 from services.cli.running import StopFlag, progress_bar
 from services.errors import InvalidRequestError
 from services.generation.engine import SEED_LIMIT
@@ -17,51 +18,80 @@ if TYPE_CHECKING:
 
     from services.jobs.models import Job
 
-DEFAULT = 16.0
-"""Seconds; a test holds it equal to the request's own default, whose module is slow to import."""
+DEFAULTS = {"duration": 16.0, "temperature": 1.0, "top_k": 250, "top_p": 0.0, "cfg_coef": 3.0}
+"""As in the request, whose module is slow to import; a test compares them."""
 
 
-Prompt = Annotated[str, typer.Argument(help="The music in words: genre, tempo, key, mood, ...")]
+def _sampling_option(name: str, text: str) -> Any:
+    return typer.Option(
+        f"--{name.replace('_', '-')}",
+        metavar="X",
+        help=text,
+        show_default=f"{DEFAULTS[name]:g}",
+        rich_help_panel="Sampling, for neural models",
+    )
+
+
+Prompt = Annotated[
+    str,
+    typer.Argument(
+        metavar="PROMPT", help="The music in your words: genre, tempo, key, mood, instruments."
+    ),
+]
 Duration = Annotated[
     float | None,
-    typer.Option("--duration", "-d", help="Seconds, from 1.", show_default=f"{DEFAULT:g}"),
+    typer.Option(
+        "--duration",
+        "-d",
+        metavar="SECONDS",
+        help="Length of the music, from 1 second.",
+        show_default=f"{DEFAULTS['duration']:g}",
+    ),
 ]
 Seed = Annotated[
     int | None,
-    typer.Option("--seed", "-s", help=f"0 to {SEED_LIMIT - 1}; the same seed, the same music."),
+    typer.Option(
+        "--seed",
+        "-s",
+        metavar="N",
+        help=f"0 to {SEED_LIMIT - 1}. The same seed makes the same music.",
+        show_default="random",
+    ),
 ]
-Model = Annotated[str | None, typer.Option("--model", "-m", help="See `dgx-music models list`.")]
 Melody = Annotated[
-    Path | None, typer.Option("--melody", help="Audio file whose melody the music follows.")
+    Path | None,
+    typer.Option("--melody", metavar="FILE", help="Audio file with the melody to follow."),
 ]
 ContinueFrom = Annotated[
-    Path | None, typer.Option("--continue-from", help="Audio file that the music goes on from.")
+    Path | None, typer.Option("--continue-from", metavar="FILE", help="Audio file to continue.")
 ]
 Output = Annotated[
     str | None,
     typer.Option(
         "--output",
         "-o",
-        help="Also write it here: a folder, - (stdout), or .wav, .flac, .mp3, .ogg, .opus.",
+        metavar="PATH",
+        help="Also write the music to this .wav, .flac, .mp3, .ogg or .opus file, to this folder, "
+        "or to stdout (-).",
     ),
 ]
-Force = Annotated[
-    bool, typer.Option("--force", "-f", help="Replace the output file if there is one.")
-]
+Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the output file if it exists.")]
 Temperature = Annotated[
-    float | None, typer.Option(help="Neural models: 0.1 to 2.", rich_help_panel="Sampling")
+    float | None, _sampling_option("temperature", "0.1 (predictable) to 2 (random).")
 ]
 TopK = Annotated[
-    int | None, typer.Option(help="Neural models: 0 to 500.", rich_help_panel="Sampling")
+    int | None, _sampling_option("top_k", "Sample from the X likeliest tokens, 0 (off) to 500.")
 ]
 TopP = Annotated[
-    float | None, typer.Option(help="Neural models: 0 to 1.", rich_help_panel="Sampling")
+    float | None,
+    _sampling_option(
+        "top_p", "Sample from the likeliest tokens up to probability X, 0 (off) to 1."
+    ),
 ]
 CfgCoef = Annotated[
-    float | None, typer.Option(help="Neural models: 1 to 10.", rich_help_panel="Sampling")
+    float | None, _sampling_option("cfg_coef", "1 (free) to 10 (close to the prompt).")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only the path, or the JSON.")]
 
 
 def generate(
@@ -83,7 +113,7 @@ def generate(
 ) -> None:
     """Make music from a sentence and print the path of the file.
 
-    Example: dgx-music generate "deep house with warm pads at 122 BPM in A minor" -d 30 -o loop.wav
+    Example: dgx-music generate "deep house at 122 BPM in A minor" -d 30 -o loop.wav
     """
     from services.audio import AudioExporter
     from services.config import load_settings
@@ -100,57 +130,59 @@ def generate(
     given = {name: value for name, value in given.items() if value is not None}
     request = parse_request(prompt=prompt, **given)
     if output == STDOUT and as_json:
-        raise InvalidRequestError("The WAV file and JSON cannot both go to stdout. Drop one.")
+        raise InvalidRequestError(
+            "Music and JSON cannot both go to stdout. Leave out --json or -o -."
+        )
     destination = Destination.check(output, force=force) if output is not None else None
     settings = load_settings()
     service = MusicService(settings, default_registry(settings))
     checked = service.check(request, melody=melody, continue_from=continue_from)
     stop = StopFlag()
-    with stop.catching_signals(), progress_bar(shown=not quiet) as progress:
+    with stop.catch_signals(), progress_bar(shown=not quiet) as progress:
         job = JobMaker(service).make(checked, progress, stop)
-    made: str | Path = job.file or ""
+    written: str | Path = job.file or ""
     if destination is not None:
         exporter = AudioExporter(settings.target_lufs, settings.true_peak_dbtp)
         with stdout_errors():
-            made = destination.deliver(job, service.local_copy(job.job_id), exporter)
+            written = destination.deliver(job, service.local_copy(job.job_id), exporter)
     if not quiet:
-        for line in facts(job):
+        for line in describe_take(job):
             note(line)
         if destination is not None:
             note(f"Also kept as {job.file}")
         if checked.passed_over and not checked.entry.is_installed_apart:
-            for reason in _why_composer(checked.passed_over):
+            for reason in _explain_composer(checked.passed_over):
                 note(reason)
     if output == STDOUT:
         return
     if as_json:
-        answer_json(job.model_dump(mode="json") | {"file": str(made)})
+        answer_json(job.model_dump(mode="json") | {"file": str(written)})
     else:
-        answer(str(made))
+        answer(str(written))
 
 
-def _why_composer(passed_over: Mapping[str, str]) -> list[str]:
-    """Say why `auto` took the composer: which models are damaged, or that none is installed."""
+def _explain_composer(passed_over: Mapping[str, str]) -> list[str]:
+    """Return why `auto` chose the composer: which models are damaged, or that none is installed."""
     from services.generation.musicgen.checkpoint.checkpoints import ABSENT, missing_package
 
-    played = "the built-in composer played (./just install-models)."
+    instead = "so the built-in composer played. To install it: ./just install-models"
     if missing_package() is not None:
-        return [f"MusicGen is not installed here: {played}"]
+        return [f"MusicGen is not installed, {instead}"]
     damaged = {
         name: reason for name, reason in passed_over.items() if not reason.startswith(ABSENT)
     }
     if not damaged:
-        return [f"No MusicGen weights here: {played}"]
-    return [f"{name} was passed over: {reason}" for name, reason in damaged.items()]
+        return [f"No MusicGen model is installed, {instead}"]
+    return [f"{name} was not used: {reason}" for name, reason in damaged.items()]
 
 
-def facts(job: Job) -> list[str]:
-    """What a producer wants to know of a finished take: two lines, and what was read otherwise."""
+def describe_take(job: Job) -> list[str]:
+    """Return a line about the music, a line about how it was made, and the engine's notes."""
     about = job.metadata
     seconds = job.generation_time_seconds or 0.0
     music = [
-        *_named_music(about),
-        _counted(about.get("bars", 0), "bar"),
+        *_describe_music(about),
+        _count(about.get("bars", 0), "bar"),
         f"{job.duration_seconds:g} s",
         f"{about['integrated_lufs']:.1f} LUFS" if "integrated_lufs" in about else "",
         f"{about['true_peak_dbtp']:.1f} dBTP" if "true_peak_dbtp" in about else "",
@@ -166,21 +198,20 @@ def facts(job: Job) -> list[str]:
     return [*lines, *about.get("notes", [])]
 
 
-def _counted(number: int, word: str) -> str:
+def _count(number: int, word: str) -> str:
     return f"{number} {word}{'' if number == 1 else 's'}" if number else ""
 
 
-def _named_music(about: dict[str, Any]) -> list[str]:
-    """Genre, tempo and key, each marked where the prompt did not say it; then moods and sounds."""
+def _describe_music(about: dict[str, Any]) -> list[str]:
     stated = about.get("requested", {})
 
-    def shown(text: str, name: str) -> str:
+    def mark_assumed(text: str, name: str) -> str:
         return f"{text}{'' if name in stated else ' (assumed)'}" if text else ""
 
     return [
-        shown(str(stated.get("style") or about.get("genre", "")), "genre"),
-        shown(f"{about['bpm']:g} BPM" if "bpm" in about else "", "tempo_bpm"),
-        shown(str(about.get("key", "")), "key"),
+        mark_assumed(str(stated.get("style") or about.get("genre", "")), "genre"),
+        mark_assumed(f"{about['bpm']:g} BPM" if "bpm" in about else "", "tempo_bpm"),
+        mark_assumed(str(about.get("key", "")), "key"),
         *stated.get("mood", []),
         ", ".join(stated.get("instruments", [])),
     ]

@@ -1,23 +1,24 @@
-"""`dgx-music validate-gpu`: what there is of a GPU, what is missing, why, and what to do."""
+"""`dgx-music validate-gpu`: whether a GPU can be used, and if not, what to do."""
 
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
 import typer
 
 from services.cli.console import answer, answer_json, note
+from services.cli.options import AsJson
 from services.machine.gpu_verdict import INSTEAD, GpuSetup, is_usable, judge
 
 NO_GPU_EXIT_CODE = 9
 
 
-def validate_gpu(
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
-) -> None:
-    """Look at driver, CUDA, torch and memory, and run a kernel; exit code 9 if no GPU is usable."""
-    checks = judge(look())
+def validate_gpu(as_json: AsJson = False) -> None:
+    """Check the GPU: driver, CUDA, torch, memory and a test kernel.
+
+    The exit code is 9 without a usable GPU.
+    """
+    checks = judge(inspect_gpus())
     usable = is_usable(checks)
     if as_json:
         answer_json(
@@ -32,13 +33,13 @@ def validate_gpu(
             answer(f"{check.verdict:<4}  {check.name:<15}  {check.detail}")
             if check.advice is not None:
                 answer(f"{'':<4}  {'':<15}  -> {check.advice}")
-        note("The GPU can be used." if usable else f"No GPU can be used here. {INSTEAD}")
+        note("The GPU can be used." if usable else f"No GPU can be used. {INSTEAD}")
     if not usable:
         raise typer.Exit(NO_GPU_EXIT_CODE)
 
 
-def look() -> GpuSetup:
-    """Ask the settings, the driver and torch; nothing is changed."""
+def inspect_gpus() -> GpuSetup:
+    """Query the settings, the driver and torch; nothing is changed."""
     from services.config import load_settings
     from services.machine.gpu import look_for_gpus
 

@@ -1,4 +1,4 @@
-"""`dgx-music models install`: the weights of neural models onto this machine."""
+"""`dgx-music models install`: download the weights of neural models."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.cli.console import answer, answer_json, note
+from services.cli.options import AsJson
 from services.cli.running import progress_bar
 from services.errors import CancelledError, EngineUnavailableError, StorageError
 
@@ -19,19 +20,22 @@ _GB = 1e9
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NAME", help="Such as musicgen-small, which is also the default."),
+    typer.Argument(metavar="NAME", help="Models to install.", show_default="musicgen-small"),
 ]
 Revision = Annotated[
     str | None,
-    typer.Option(help="Another commit or branch of the repository than the pinned one."),
+    typer.Option(
+        metavar="COMMIT",
+        help="Commit or branch of the model's repository.",
+        show_default="the tested one",
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
 
 
 def install(names: Names = None, revision: Revision = None, as_json: AsJson = False) -> None:
-    """Download models, or go on with that, or mend damaged ones; print their folders.
+    """Download models; resume or repair an earlier download.
 
-    Models of MusicGen: their weights, and what is made with them, are for non-commercial purposes.
+    The weights of MusicGen, and music made with them, are for non-commercial use only.
     """
     from services.config import load_settings
     from services.generation.musicgen.catalogue import LICENCE_SENTENCE, published_model
@@ -42,8 +46,8 @@ def install(names: Names = None, revision: Revision = None, as_json: AsJson = Fa
     if package := missing_package():
         wanted = " ".join(model.name for model in models)
         raise EngineUnavailableError(
-            f"{package} is not installed. `./just install-models {wanted}` installs it, and then "
-            "the weights; so do `scripts/setup musicgen` and this command."
+            f"{package} is not installed. Run ./just install-models {wanted} to install it "
+            "together with the weights."
         )
     note(LICENCE_SENTENCE)
     done = [_install(model, settings, revision) for model in models]
@@ -79,9 +83,9 @@ def _install(model: PublishedModel, settings: Settings, revision: str | None) ->
             installed = install_model(model, settings.models_dir, show, revision=revision)
         except KeyboardInterrupt:
             raise CancelledError(
-                f"Stopped. `dgx-music models install {model.name}` goes on where this ended."
+                f"Stopped. To resume: dgx-music models install {model.name}"
             ) from None
-    note(_sentence(model, installed, revision))
+    note(_describe_outcome(model, installed, revision))
     _record(model, installed, settings)
     return installed
 
@@ -102,17 +106,16 @@ def _record(model: PublishedModel, installed: Installed, settings: Settings) -> 
         note(f"The database has no record of the installation: {error}")
 
 
-def _sentence(model: PublishedModel, done: Installed, revision: str | None) -> str:
+def _describe_outcome(model: PublishedModel, done: Installed, revision: str | None) -> str:
     commit = "" if done.revision is None else f", revision {done.revision[:12]}"
     if done.outcome == "there already":
-        return f"{model.name} is installed and whole{commit}."
+        return f"{model.name} is installed and complete{commit}."
     if done.outcome == "unverified":
         return (
-            f"{model.name} is there, in a folder of yours that does not say what should be in it: "
-            f"its contents were not checked. To have the published files, move {done.folder} away "
-            "and run this again."
+            f"{model.name} is a folder of yours without a list of its files, so they were not "
+            f"checked. To install the published files, move {done.folder} away and try again."
         )
     if done.outcome == "in the cache":
-        return f"{model.name} is in your Hugging Face cache{commit}, and is used from there."
-    pinned = "" if revision or model.revision else ", which is the newest: none is pinned"
-    return f"{model.name} is {done.outcome}{commit}{pinned}: {done.bytes / _GB:.2f} GB came."
+        return f"{model.name} is used from your Hugging Face cache{commit}."
+    pinned = "" if revision or model.revision else ", the newest, as none is pinned"
+    return f"{model.name} is {done.outcome}{commit}{pinned}: {done.bytes / _GB:.2f} GB downloaded."

@@ -1,4 +1,4 @@
-"""`dgx-music keys`: who may use the API: make, list and revoke keys."""
+"""`dgx-music keys`: create, list and revoke API keys."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.console import answer, answer_json, answer_table, note
+from services.cli.options import App, AsJson
 from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from services.storage import ApiKey
 
-app = typer.Typer(no_args_is_help=True, help="Look after the keys of the API's clients.")
-
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
+app = App(help="Manage the API keys of clients.")
 
 
-def _open() -> None:
+def _open_database() -> None:
     from services.config import load_settings
     from services.database import open_database
 
@@ -26,45 +25,48 @@ def _open() -> None:
 
 @app.command("create")
 def create(
-    name: Annotated[str, typer.Argument(help="Whose key it is, in words.")], as_json: AsJson = False
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who or what uses the key.")],
+    as_json: AsJson = False,
 ) -> None:
-    """Make a key and show it, this once; what is made with it belongs to it.
+    """Create an API key and show it once.
+
+    A client sees only the jobs of its own key.
 
     Example: dgx-music keys create "the studio's laptop" > laptop.key
     """
     from services import storage
     from services.database import storage_errors
 
-    _open()
+    _open_database()
     with storage_errors(), storage.get_session() as session:
         try:
             row, secret = storage.create_api_key(session, name)
         except ValueError as error:
             raise InvalidRequestError(str(error)) from error
     if as_json:
-        answer_json({"key": secret, **_facts(row)})
+        answer_json({"key": secret, **_describe_key(row)})
     else:
         answer(secret)
     note(
-        f"Made the key {row.id} for {row.name!r}. It cannot be shown again; clients send it as "
+        f"Created the key {row.id} for {row.name!r}. It cannot be shown again. Clients send "
         "'Authorization: Bearer KEY'."
     )
 
 
 @app.command("list")
 def list_keys(as_json: AsJson = False) -> None:
-    """List the keys, also the revoked ones; the keys themselves are not kept."""
+    """List the API keys, revoked ones too; the secrets are not stored."""
     from services import storage
     from services.database import storage_errors
 
-    _open()
+    _open_database()
     with storage_errors(), storage.get_session(read_only=True) as session:
         rows = storage.list_api_keys(session)
     if as_json:
-        answer_json([_facts(row) for row in rows])
+        answer_json([_describe_key(row) for row in rows])
         return
     if not rows:
-        note("There are no keys. `dgx-music keys create NAME` makes one.")
+        note("There are no keys. To create one: dgx-music keys create NAME")
         return
     answer_table(
         ("id", "name", "created", "last used", "revoked"),
@@ -72,9 +74,9 @@ def list_keys(as_json: AsJson = False) -> None:
             (
                 row.id,
                 row.name,
-                _moment(row.created_at) or "",
-                _moment(row.last_used_at) or "never",
-                _moment(row.revoked_at) or "",
+                _format_time(row.created_at) or "",
+                _format_time(row.last_used_at) or "never",
+                _format_time(row.revoked_at) or "",
             )
             for row in rows
         ],
@@ -83,30 +85,32 @@ def list_keys(as_json: AsJson = False) -> None:
 
 @app.command("revoke")
 def revoke(
-    key: Annotated[str, typer.Argument(help="Id, its first characters, name, or the key.")],
+    key: Annotated[
+        str, typer.Argument(metavar="KEY", help="Id or its start, name, or the key itself.")
+    ],
     as_json: AsJson = False,
 ) -> None:
-    """Let a key open nothing any more; running servers follow within three seconds."""
+    """Revoke an API key; running servers refuse it within three seconds."""
     from services import storage
     from services.database import storage_errors
 
-    _open()
+    _open_database()
     with storage_errors(), storage.get_session() as session:
         row = storage.revoke_api_key(session, key)
     if as_json:
-        answer_json(_facts(row))
-    note(f"Revoked the key {row.id} of {row.name!r}. What was made with it stays.")
+        answer_json(_describe_key(row))
+    note(f"Revoked the key {row.id} of {row.name!r}. Its jobs stay.")
 
 
-def _facts(row: ApiKey) -> dict[str, Any]:
+def _describe_key(row: ApiKey) -> dict[str, Any]:
     return {
         "id": row.id,
         "name": row.name,
-        "created_at": _moment(row.created_at),
-        "last_used_at": _moment(row.last_used_at),
-        "revoked_at": _moment(row.revoked_at),
+        "created_at": _format_time(row.created_at),
+        "last_used_at": _format_time(row.last_used_at),
+        "revoked_at": _format_time(row.revoked_at),
     }
 
 
-def _moment(moment: Any) -> str | None:
+def _format_time(moment: Any) -> str | None:
     return None if moment is None else f"{moment:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,4 +1,4 @@
-"""`history`, `status` and `models`: what was made, and with what more can be made."""
+"""`dgx-music history`, `status` and `models list`."""
 
 from __future__ import annotations
 
@@ -9,18 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.cli.console import answer, answer_json, answer_table, is_terminal, note
+from services.cli.options import App, AsJson, Model
 
 if TYPE_CHECKING:
     from services.jobs.models import Job
     from services.jobs.service import MusicService
 
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
-
-models_app = typer.Typer(no_args_is_help=True, help="The engines that make the music.")
+models_app = App(help="List, install and test the models that make the music.")
 
 
 def open_service() -> MusicService:
-    """The service on the settings of this process."""
     from services.config import load_settings
     from services.generation.registry import default_registry
     from services.jobs.service import MusicService
@@ -30,21 +28,28 @@ def open_service() -> MusicService:
 
 
 def history(
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, max=1000)] = 20,
+    limit: Annotated[
+        int,
+        typer.Option("--limit", "-n", min=1, max=1000, metavar="N", help="Jobs to list."),
+    ] = 20,
     search: Annotated[
-        str | None, typer.Option("--search", "-s", help="Words that the prompt must have.")
+        str | None, typer.Option("--search", "-s", metavar="WORDS", help="Words of the prompt.")
     ] = None,
     status: Annotated[
         str | None,
-        typer.Option(help="pending, processing, completed, failed or cancelled."),
+        typer.Option(metavar="STATUS", help="pending, processing, completed, failed or cancelled."),
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Made by this engine.")] = None,
+    model: Model = None,
     cursor: Annotated[
-        str | None, typer.Option(help="Go on where the last page ended (next_cursor in JSON).")
+        str | None,
+        typer.Option(metavar="CURSOR", help="Continue an earlier list: its next_cursor in JSON."),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what was made, newest first. In a pipe: tab-separated, whole ids, no headings."""
+    """List jobs, newest first.
+
+    In a pipe the lines are tab-separated, with full ids and without headings.
+    """
     page = open_service().history(
         limit=limit, search=search, status=status, model=model, cursor=cursor
     )
@@ -57,21 +62,21 @@ def history(
         )
         return
     if not page.jobs:
-        note("Nothing found." if search or status or model else "Nothing was made yet.")
+        note("No jobs match." if search or status or model else "There are no jobs yet.")
         return
-    whole = not is_terminal(sys.stdout)
+    full = not is_terminal(sys.stdout)
     headings = ("id", "when", "status", "s", "bpm", "key", "model", "prompt")
-    answer_table(headings, [_row(job, whole=whole) for job in page.jobs])
+    answer_table(headings, [_format_row(job, full=full) for job in page.jobs])
     if page.next_cursor:
-        note("There is more: --limit shows it, or --json with its next_cursor.")
+        note("There are more jobs: raise --limit, or use next_cursor of --json.")
 
 
-def _row(job: Job, *, whole: bool) -> tuple[str, ...]:
+def _format_row(job: Job, *, full: bool) -> tuple[str, ...]:
     about = job.metadata
     return (
-        job.job_id if whole else job.job_id[:8],
-        job.created_at.isoformat(timespec="seconds") if whole else _ago(job.created_at),
-        job.status if job.file or job.status != "completed" else "completed, no file",
+        job.job_id if full else job.job_id[:8],
+        job.created_at.isoformat(timespec="seconds") if full else _format_age(job.created_at),
+        job.status if job.file or job.status != "completed" else "completed, file missing",
         f"{job.duration_seconds:g}",
         f"{about['bpm']:g}" if "bpm" in about else "",
         str(about.get("key", "")),
@@ -80,7 +85,7 @@ def _row(job: Job, *, whole: bool) -> tuple[str, ...]:
     )
 
 
-def _ago(moment: datetime) -> str:
+def _format_age(moment: datetime) -> str:
     seconds = max(0, int((datetime.now(UTC) - moment).total_seconds()))
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
         if seconds >= size:
@@ -89,10 +94,10 @@ def _ago(moment: datetime) -> str:
 
 
 def status(
-    job: Annotated[str, typer.Argument(help="An id, or enough of its first characters.")],
+    job: Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or the start of it.")],
     as_json: AsJson = False,
 ) -> None:
-    """Show one generation with everything known about it."""
+    """Show everything about one job."""
     found = open_service().get(job)
     if as_json:
         answer_json(found.model_dump(mode="json"))
@@ -101,20 +106,20 @@ def status(
     width = max(len(name) for name in shown)
     for name, value in shown.items():
         if value is not None:
-            answer(f"{name:<{width}}  {_plain(value)}")
+            answer(f"{name:<{width}}  {_format_value(value)}")
 
 
-def _plain(value: object) -> str:
+def _format_value(value: object) -> str:
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_plain(inner)}" for name, inner in value.items())
+        return ", ".join(f"{name} {_format_value(inner)}" for name, inner in value.items())
     if isinstance(value, list):
-        return ", ".join(_plain(inner) for inner in value)
+        return ", ".join(_format_value(inner) for inner in value)
     return str(value)
 
 
 @models_app.command("list")
 def list_models(as_json: AsJson = False) -> None:
-    """List the engines, and why one cannot run here."""
+    """List the models, and why one cannot run here."""
     from services.config import load_settings
     from services.generation.registry import default_registry
 

@@ -1,4 +1,4 @@
-"""`dgx-music db move`: from one database to another, as from SQLite to PostgreSQL."""
+"""`dgx-music db move`: copy everything to another database, such as from SQLite to PostgreSQL."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from services.cli.console import answer_json, answer_table, note
+from services.cli.options import AsJson
 from services.cli.running import progress_bar
 
 if TYPE_CHECKING:
@@ -17,14 +18,17 @@ _SHOWN_DIGITS = 16
 
 def move(
     to: Annotated[
-        str, typer.Option("--to", metavar="URL", help="An empty database: postgresql://...")
+        str, typer.Option("--to", metavar="URL", help="Empty database, such as postgresql://...")
     ],
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check both and say what would be moved.")
+        bool, typer.Option("--dry-run", help="Check both databases, but move nothing.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Answer with JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Copy everything to another, empty database and compare; stop servers and workers before."""
+    """Copy everything to an empty database, and compare the two.
+
+    Stop servers and workers first.
+    """
     from services.config import load_settings
     from services.operations.moving import move_database
 
@@ -32,12 +36,12 @@ def move(
     with progress_bar(shown=not as_json) as progress:
         moved = move_database(settings, to, progress=progress, dry_run=dry_run)
     if as_json:
-        answer_json(_for_programs(moved))
+        answer_json(_describe_move(moved))
     else:
-        _show(moved)
+        _show_move(moved)
 
 
-def _for_programs(moved: storage.Move) -> dict[str, object]:
+def _describe_move(moved: storage.Move) -> dict[str, object]:
     return {
         "moved": moved.moved,
         "source": moved.source,
@@ -51,7 +55,7 @@ def _for_programs(moved: storage.Move) -> dict[str, object]:
     }
 
 
-def _show(moved: storage.Move) -> None:
+def _show_move(moved: storage.Move) -> None:
     answer_table(
         ("table", "rows", "sha256"),
         [(table.name, str(table.rows), table.sha256[:_SHOWN_DIGITS]) for table in moved.tables],
@@ -61,9 +65,9 @@ def _show(moved: storage.Move) -> None:
         return
     note(
         f"Moved {moved.rows:,} rows from {moved.source} to {moved.target} in "
-        f"{moved.seconds:.1f} s; both were read again and hold the same. The source is as it was."
+        f"{moved.seconds:.1f} s, and compared them. The source is unchanged."
     )
     note(
-        "Now set this for every server and worker, with the password if it has one, and start "
+        "Set this for every server and worker, with the password if there is one, and start "
         f"them:\nDATABASE_URL={moved.database_url}"
     )

@@ -1,4 +1,4 @@
-"""While a job runs in front of a person: the bar they see, and the signals that stop it."""
+"""A job in the foreground: its progress bar, and the signals that stop it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,20 @@ if TYPE_CHECKING:
 
 
 class StopFlag:
-    """Turns the first Ctrl-C, SIGTERM or SIGHUP into a request to stop; a second stops at once."""
+    """True after the first Ctrl-C, SIGTERM or SIGHUP; a second one raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
-        self._asked = False
+        self._is_set = False
 
     def __call__(self) -> bool:
-        """Whether a signal came."""
-        return self._asked
+        return self._is_set
 
     @contextmanager
-    def catching_signals(self) -> Iterator[None]:
-        """Hold the handlers while the block runs."""
+    def catch_signals(self) -> Iterator[None]:
         before = {
             number: signal.signal(number, self._handle)
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-            # nohup has the hang-up of the terminal ignored.
+            # Under nohup SIGHUP stays ignored.
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
         }
         try:
@@ -41,16 +39,16 @@ class StopFlag:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
-        if self._asked:
+        if self._is_set:
             raise KeyboardInterrupt
-        self._asked = True
+        self._is_set = True
         if number == signal.SIGINT:
-            note("Stopping; press Ctrl-C again to leave at once.")
+            note("Stopping. Press Ctrl-C again to exit at once.")
 
 
 @contextmanager
 def progress_bar(*, shown: bool) -> Iterator[Progress]:
-    """A bar with the stage on a terminal; nothing where nobody looks."""
+    """Show a progress bar if stderr is a terminal; yields the function that moves it."""
     if not (shown and is_terminal(sys.stderr)):
         yield lambda _stage, _fraction: None
         return
@@ -63,7 +61,7 @@ def progress_bar(*, shown: bool) -> Iterator[Progress]:
     row = bar.add_task("starting", total=1.0)
 
     def show(stage: str, fraction: float) -> None:
-        # A terminal that was closed is no reason to fail the job.
+        # A closed terminal must not fail the job.
         with suppress(OSError):
             bar.update(row, description=stage, completed=fraction)
 

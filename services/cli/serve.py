@@ -1,4 +1,4 @@
-"""`dgx-music serve`: the REST API, with a worker inside."""
+"""`dgx-music serve`: the REST API with a worker inside."""
 
 from __future__ import annotations
 
@@ -8,18 +8,31 @@ from typing import Annotated
 import typer
 
 from services.cli.console import note
-from services.cli.worker import Concurrency
+from services.cli.options import Concurrency
 
 Host = Annotated[
     str | None,
-    typer.Option("--host", help="Address to listen on.", show_default="the setting"),
+    typer.Option(
+        "--host",
+        metavar="ADDRESS",
+        help="Address to listen on.",
+        show_default="DGX_MUSIC_API_HOST",
+    ),
 ]
 Port = Annotated[
     int | None,
-    typer.Option("--port", "-p", min=0, max=65535, help="Its port.", show_default="the setting"),
+    typer.Option(
+        "--port",
+        "-p",
+        min=0,
+        max=65535,
+        metavar="PORT",
+        help="Port to listen on; 0 picks a free one.",
+        show_default="DGX_MUSIC_API_PORT",
+    ),
 ]
 NoWorker = Annotated[
-    bool, typer.Option("--no-worker", help="Leave the jobs to `dgx-music worker` processes.")
+    bool, typer.Option("--no-worker", help="Leave jobs to `dgx-music worker` processes.")
 ]
 
 
@@ -29,9 +42,9 @@ def serve(
     no_worker: NoWorker = False,
     concurrency: Concurrency = None,
 ) -> None:
-    """Serve the REST API until told to stop (Ctrl-C, SIGTERM), with a worker inside.
+    """Run the REST API with a worker inside.
 
-    Told to stop, it takes no more jobs, finishes what runs or gives it back, and then leaves.
+    Ctrl-C or SIGTERM stops it: running jobs finish or return to the queue.
 
     Example: dgx-music serve --port 8000
     """
@@ -52,8 +65,8 @@ def serve(
     chosen = settings.api_port if port is None else port
 
     def announce(url: str) -> None:
-        # Where lines of JSON are read, the log says the same.
+        # A JSON log has this event already.
         if not as_json:
-            note(f"Serving {url}/api/v1/docs; stop it with Ctrl-C.")
+            note(f"Serving {url}/api/v1/docs. Press Ctrl-C to stop.")
 
     run(settings, registry, host=address, port=chosen, worker=worker, announce=announce)

@@ -1,4 +1,4 @@
-"""`dgx-music benchmark` and `models test`: engines by themselves, without rows and files."""
+"""`dgx-music models test` and `benchmark`: engines alone, without database and files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.console import answer, answer_json, answer_table, note
+from services.cli.options import AsJson, Model
 from services.cli.running import progress_bar
-from services.errors import (
-    EngineError,
-    EngineUnavailableError,
-    InvalidRequestError,
-)
+from services.errors import EngineError, EngineUnavailableError, InvalidRequestError
 
 if TYPE_CHECKING:
     from services.config import Settings
@@ -31,21 +28,23 @@ ORACLE = "services.generation.musicgen.oracle"
 LARGEST_BENCHMARK = 256
 _MIB = 1 << 20
 
-Model = Annotated[str | None, typer.Option("--model", "-m", help="See `dgx-music models list`.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Answer with JSON.")]
-
 
 def try_model(
     name: Annotated[
-        str | None, typer.Argument(help="A model; none: the one of the settings.")
+        str | None,
+        typer.Argument(
+            metavar="NAME",
+            help="A name from `dgx-music models list`.",
+            show_default="DGX_MUSIC_MODEL_NAME",
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Load a model, have it make 2 seconds of music, and look at them; nothing is kept."""
+    """Render 2 seconds of music and check them; nothing is saved."""
     from services.config import load_settings
     from services.generation.trial import try_engine
 
-    entry = _entry(name, load_settings())
+    entry = _find_entry(name, load_settings())
     with progress_bar(shown=not as_json) as progress:
         trial = try_engine(entry, progress)
     facts = entry.facts
@@ -65,37 +64,43 @@ def try_model(
                 answer(f"{key.replace('_', ' '):<18}  {text}")
     if trial.problems:
         raise EngineError(
-            f"The model {facts.name!r} makes no sound music: {'; '.join(trial.problems)}. Install "
-            "it again, and look at what `dgx-music validate-gpu` says."
+            f"The model {facts.name!r} is faulty: {'; '.join(trial.problems)}. Install it again, "
+            "and check the GPU: dgx-music validate-gpu"
         )
     note(f"The model {facts.name!r} works.")
 
 
 def benchmark(
     model: Model = None,
-    seconds: Annotated[str, typer.Option(help="Of audio; several joined by commas.")] = "5,30",
+    seconds: Annotated[
+        str,
+        typer.Option(metavar="SECONDS", help="Lengths of music to render, separated by commas."),
+    ] = "5,30",
     requests: Annotated[
-        int, typer.Option(min=1, max=LARGEST_BENCHMARK, help="Rendered together in one call.")
+        int,
+        typer.Option(
+            min=1, max=LARGEST_BENCHMARK, metavar="N", help="Requests to render together."
+        ),
     ] = 1,
     against_transformers: Annotated[
         bool,
-        typer.Option("--against-transformers", help="MusicGen: time transformers' own loop too."),
+        typer.Option("--against-transformers", help="MusicGen: also time transformers' own loop."),
     ] = False,
     random_weights: Annotated[
-        bool, typer.Option("--random-weights", help="MusicGen: measure without its weights.")
+        bool, typer.Option("--random-weights", help="MusicGen: use random weights.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Time a model on this machine, warm and with no file written.
+    """Measure how fast a model renders on this machine.
 
-    RTF is seconds of work for a second of audio: below 1 is faster than it plays.
+    RTF is seconds of work per second of music: below 1 is faster than real time.
     """
     from services.config import load_settings
     from services.generation.trial import RTF, measure, warm_up
 
-    lengths = _lengths(seconds)
+    lengths = _parse_lengths(seconds)
     settings = load_settings()
-    name, engines = _engines(
+    name, engines = _load_engines(
         model, settings, against_transformers=against_transformers, random_weights=random_weights
     )
     _check_lengths(lengths, engines[name])
@@ -104,14 +109,14 @@ def benchmark(
         note("warming up")
         warm_up(engine)
     for length in lengths:
-        # In turns, so that what the machine does besides befalls all of them.
-        for shown, engine in engines.items():
-            note(f"{shown}: {length:g} s")
-            rows.append(measure(engine, shown, length, requests))
+        # The engines take turns, so that other load on the machine slows all of them.
+        for label, engine in engines.items():
+            note(f"{label}: {length:g} s")
+            rows.append(measure(engine, label, length, requests))
     if as_json:
         answer_json(
             {
-                "machine": f"{platform.machine()}, {_processor()}",
+                "machine": f"{platform.machine()}, {_describe_processor()}",
                 "random_weights": random_weights,
                 "rtf": RTF,
                 "measurements": [asdict(row) for row in rows],
@@ -130,21 +135,21 @@ def benchmark(
             "MiB",
             "GPU MiB",
         ),
-        [_cells(row) for row in rows],
+        [_format_row(row) for row in rows],
     )
     note(RTF)
 
 
-def _engines(
+def _load_engines(
     model: str | None, settings: Settings, *, against_transformers: bool, random_weights: bool
 ) -> tuple[str, dict[str, Engine]]:
-    """Give the name of what is measured, and the engines by what they are shown as."""
+    """Return the model's name, and the engines to measure by their labels."""
+    entry = _find_entry(model, settings, must_run=not random_weights)
+    name = entry.facts.name
     if not (against_transformers or random_weights):
-        entry = _entry(model, settings)
-        return entry.facts.name, {entry.facts.name: entry.load()}
-    name = _entry(model, settings, must_run=not random_weights).facts.name
-    oracle = _oracle(name)
-    ours = oracle.random_engine(name, settings) if random_weights else _entry(name, settings).load()
+        return name, {name: entry.load()}
+    oracle = _import_oracle(name)
+    ours = oracle.random_engine(name, settings) if random_weights else entry.load()
     engines: dict[str, Engine] = {name: ours}
     if against_transformers:
         theirs = oracle.transformers_engine(name, settings, random_weights=random_weights)
@@ -152,7 +157,7 @@ def _engines(
     return name, engines
 
 
-def _entry(name: str | None, settings: Settings, *, must_run: bool = True) -> EngineEntry:
+def _find_entry(name: str | None, settings: Settings, *, must_run: bool = True) -> EngineEntry:
     from services.generation.registry import default_registry
 
     registry = default_registry(settings)
@@ -164,27 +169,28 @@ def _entry(name: str | None, settings: Settings, *, must_run: bool = True) -> En
     return registry.resolve(wanted)
 
 
-def _oracle(name: str) -> Any:
+def _import_oracle(name: str) -> Any:
     if not name.startswith("musicgen"):
         raise InvalidRequestError(
-            f"The model {name!r} has no weights and is not in transformers. Leave out "
-            "--random-weights and --against-transformers, or name a MusicGen model."
+            f"--random-weights and --against-transformers need a MusicGen model, not {name!r}."
         )
     try:
         return importlib.import_module(ORACLE)
     except ImportError as error:
         raise EngineUnavailableError(
-            f"MusicGen cannot be measured here: {error}. Run `scripts/setup musicgen`."
+            f"MusicGen cannot be measured: {error}. Run scripts/setup musicgen."
         ) from error
 
 
-def _lengths(text: str) -> list[float]:
+def _parse_lengths(text: str) -> list[float]:
     try:
         lengths = [float(part) for part in text.split(",")]
     except ValueError:
         lengths = []
     if not lengths or not all(math.isfinite(one) and one > 0 for one in lengths):
-        raise InvalidRequestError(f"--seconds: {text!r} is no list of seconds. Write it as 5,30.")
+        raise InvalidRequestError(
+            f"--seconds: {text!r} is not a list of seconds. Write it as 5,30."
+        )
     return lengths
 
 
@@ -193,12 +199,12 @@ def _check_lengths(lengths: list[float], engine: Engine) -> None:
     for length in lengths:
         if not facts.shortest_seconds <= length <= facts.longest_seconds:
             raise InvalidRequestError(
-                f"--seconds: the model {facts.name!r} makes {facts.shortest_seconds:g} to "
+                f"--seconds: the model {facts.name!r} renders {facts.shortest_seconds:g} to "
                 f"{facts.longest_seconds:g} seconds, not {length:g}."
             )
 
 
-def _cells(row: Measurement) -> tuple[str, ...]:
+def _format_row(row: Measurement) -> tuple[str, ...]:
     return (
         row.engine,
         f"{row.seconds:g} s",
@@ -212,7 +218,7 @@ def _cells(row: Measurement) -> tuple[str, ...]:
     )
 
 
-def _processor() -> str:
+def _describe_processor() -> str:
     try:
         with Path("/proc/cpuinfo").open(encoding="utf-8", errors="replace") as lines:
             models = [
@@ -220,4 +226,4 @@ def _processor() -> str:
             ]
     except OSError:
         models = []
-    return f"{len(models)} x {models[0]}" if models else platform.processor() or "processor unknown"
+    return f"{len(models)} x {models[0]}" if models else platform.processor() or "unknown processor"

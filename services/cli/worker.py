@@ -1,4 +1,4 @@
-"""`dgx-music worker`: make the jobs of the queue until told to stop."""
+"""`dgx-music worker`: run queued jobs."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from typing import Annotated
 import typer
 
 from services.cli.console import note
+from services.cli.options import Concurrency
 
-Concurrency = Annotated[
-    int | None,
-    typer.Option("--concurrency", "-c", min=1, help="Jobs at once.", show_default="the setting"),
-]
 Models = Annotated[
     str | None,
     typer.Option(
-        "--models", "-m", help="Names, joined by commas.", show_default="all that can run here"
+        "--models",
+        "-m",
+        metavar="NAMES",
+        help="Run only jobs for these models, separated by commas.",
+        show_default="all that can run here",
     ),
 ]
 
 
 def worker(concurrency: Concurrency = None, models: Models = None) -> None:
-    """Make the jobs of the queue until told to stop (Ctrl-C, SIGTERM); start as many as you like.
+    """Run queued jobs; start as many workers as you like.
 
-    Told to stop, it takes nothing new, finishes what runs, and gives back what takes too long.
+    Ctrl-C or SIGTERM stops it: running jobs finish or return to the queue.
 
     Example: dgx-music worker --concurrency 2
     """
@@ -37,6 +38,11 @@ def worker(concurrency: Concurrency = None, models: Models = None) -> None:
     settings = load_settings()
     configure_logging(settings, as_json=settings.log_format == "json")
     names = [name.strip() for name in models.split(",")] if models else None
-    made = Worker(settings, default_registry(settings), concurrency=concurrency, models=names)
-    note(f"Worker {made.id} makes {', '.join(made.models)}; stop it with Ctrl-C.")
-    run_worker(made, settings.drain_seconds)
+    queue_worker = Worker(
+        settings, default_registry(settings), concurrency=concurrency, models=names
+    )
+    note(
+        f"Worker {queue_worker.id} runs jobs for {', '.join(queue_worker.models)}. "
+        "Press Ctrl-C to stop."
+    )
+    run_worker(queue_worker, settings.drain_seconds)

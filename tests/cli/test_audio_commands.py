@@ -87,7 +87,7 @@ def test_a_bad_file_does_not_hide_the_others(home):
 def test_a_spectrogram_is_drawn_on_request(home):
     tone(home.path / "a.wav")
     result = home.run("analyze", "a.wav", "--spectrogram", "a.png")
-    assert (result.returncode, result.stderr) == (0, "The spectrogram is a.png.\n")
+    assert (result.returncode, result.stderr) == (0, "Wrote the spectrogram a.png.\n")
     with Image.open(home.path / "a.png") as picture:
         assert picture.size == (1000, 320)
 
@@ -141,8 +141,8 @@ def test_converting_brings_a_rate(home):
         (("normalize", "text.wav", "b.wav"), 2, "not audio"),
         (("analyze", "a.wav", "text.wav", "--spectrogram", "x.png"), 2, "one FILE"),
         (("analyze", "a.wav", "--spectrogram", "a.wav/x.png"), 7, "part of the path is a file"),
-        (("convert", "a.wav", ""), 2, "needs a name"),
-        (("convert", "a.wav", "."), 2, "needs a name"),
+        (("convert", "a.wav", ""), 2, "Name a file"),
+        (("convert", "a.wav", "."), 2, "Name a file"),
         (("analyze", "x" * 300 + ".wav"), 2, "too long"),
     ],
 )

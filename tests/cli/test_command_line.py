@@ -10,7 +10,7 @@ import pytest
 
 from services import cli
 from services.cli import console, doctor
-from services.cli.generate import _passed_over, facts
+from services.cli.generate import _explain_composer, describe_take
 from services.cli.running import StopFlag
 from services.errors import CancelledError, InvalidRequestError
 from services.generation.musicgen.checkpoint import checkpoints
@@ -84,7 +84,7 @@ def test_rows_are_a_table_on_a_terminal_and_prompts_are_not_markup(monkeypatch, 
 
 
 def test_facts_mark_what_the_prompt_did_not_say():
-    shown = facts(
+    shown = describe_take(
         job(
             seed=7, engine="composer", licence="CC0-1.0", bpm=140.0, key="C minor", bars=1,
             genre="trap", requested={"genre": "trap", "mood": ["dark"]}, integrated_lufs=-16.0,
@@ -107,8 +107,12 @@ def test_facts_mark_what_the_prompt_did_not_say():
             ["torch is not installed", "torch is not installed"],
             "MusicGen is not installed",
         ),
-        (None, [f"{ABSENT}: do", f"{ABSENT}: this"], "No MusicGen weights here: the built-in"),
-        (None, [f"{ABSENT}: do", "it is damaged."], "one was passed over: it is damaged."),
+        (
+            None,
+            [f"{ABSENT}: do", f"{ABSENT}: this"],
+            "No MusicGen model is installed, so the built-in",
+        ),
+        (None, [f"{ABSENT}: do", "it is damaged."], "one was not used: it is damaged."),
     ],
 )
 def test_the_composer_says_why_it_played(monkeypatch, package, reasons, said):
@@ -121,12 +125,12 @@ def test_the_composer_says_why_it_played(monkeypatch, package, reasons, said):
         )
         for name, reason in zip(["zero", "one", "composer"], [*reasons, None], strict=True)
     }
-    (line,) = _passed_over(Registry(entries))
+    (line,) = _explain_composer(Registry(entries))
     assert line.startswith(said)
 
 
 def test_facts_of_an_engine_that_knows_little_are_short():
-    assert facts(job(seed=7)) == ["16 s", "seed 7 · composer · made in 1.2 s · id 1a2b3c4d"]
+    assert describe_take(job(seed=7)) == ["16 s", "seed 7 · composer · made in 1.2 s · id 1a2b3c4d"]
 
 
 BUSY = """
@@ -152,7 +156,7 @@ def test_a_cancelled_command_ends_whatever_its_threads_are_at():
 def test_the_first_signal_asks_and_the_second_stops(capsys):
     stop = StopFlag()
     before = signal.getsignal(signal.SIGINT)
-    with stop.catching_signals():
+    with stop.catch_signals():
         assert not stop()
         signal.raise_signal(signal.SIGINT)
         assert stop()

@@ -83,7 +83,7 @@ def test_a_check_finds_and_a_repair_mends(home):
     assert [path.name for path in home.files()] == ["loose.wav"]
     gone.write_bytes(copy)
     again = home.run("files", "check", "--repair")
-    assert again.stderr == "Files: 1, generations: 1. Problems mended: 1, left: 0.\n"
+    assert again.stderr == "Files: 1, jobs: 1. Problems repaired: 1, left: 0.\n"
     assert about(home, gone)["error_message"] is None
 
 

@@ -91,5 +91,6 @@ def test_engine_parameters_refuse_an_impossible_seed(seed):
         GenerationParams(prompt="beat", duration_seconds=1.0, seed=seed)
 
 
-def test_the_help_of_the_command_names_the_default_duration_of_a_request():
-    assert parse_request(prompt="lo-fi beat").duration == generate.DEFAULT
+def test_help_shows_the_defaults_of_a_request():
+    request = parse_request(prompt="lo-fi beat")
+    assert {name: getattr(request, name) for name in generate.DEFAULTS} == generate.DEFAULTS

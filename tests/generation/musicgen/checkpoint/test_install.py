@@ -432,7 +432,7 @@ def test_a_command_that_is_stopped_leaves_what_the_next_goes_on_with(command, se
     process.send_signal(stop)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "goes on where this ended" in err
+    assert "To resume: dgx-music models install musicgen-tiny" in err
     assert "Traceback" not in err
     assert not (models / "musicgen-tiny").exists()
     server.stop_at = None
