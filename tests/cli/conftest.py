@@ -1,4 +1,4 @@
-"""The installed command, run as a person runs it: a process, a folder, an environment."""
+"""The command in a home folder of its own: in this process, or as a process."""
 
 import os
 import shutil
@@ -10,19 +10,58 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
+
+from services import cli, storage
 
 PROGRAM = Path(sys.executable).parent / "dgx-music"
+Result = subprocess.CompletedProcess[str]
 
 
 @dataclass
 class Home:
-    """A folder with nothing in it but what the command makes there."""
+    """An empty folder: the home folder of the command, and the folder it is called from."""
 
     path: Path
     environment: dict[str, str] = field(default_factory=dict)
     prefix: tuple[str, ...] = ()
 
-    def run(self, *arguments: str, timeout: float = 120.0) -> subprocess.CompletedProcess[str]:
+    def call(self, *arguments: str, answer: str | None = None, width: int | None = None) -> Result:
+        """Run the command in this process, which takes milliseconds.
+
+        Args:
+            arguments: of the command.
+            answer: is typed on a terminal; None: stdin is no terminal.
+            width: columns of the terminal on stdout; None: stdout is a pipe.
+        """
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            CliRunner().isolation(input=answer) as (stdout, stderr, _),
+        ):
+            patch.chdir(self.path)
+            patch.setattr(sys, "argv", ["dgx-music", *arguments])
+            for name, value in {"DGX_MUSIC_HOME": str(self.path), **self.environment}.items():
+                patch.setenv(name, value)
+            if answer is not None:
+                patch.setattr(sys.stdin, "isatty", lambda: True)
+            if width is not None:
+                patch.setattr(sys.stdout, "isatty", lambda: True)
+                patch.setenv("COLUMNS", str(width))
+                patch.setenv("TERM", "dumb")
+            try:
+                cli._run()
+                code = 0
+            except SystemExit as end:
+                code = int(end.code or 0)
+            finally:
+                storage.close_db()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            texts = (stream.getvalue().decode() for stream in (stdout, stderr))
+            return subprocess.CompletedProcess(arguments, code, *texts)
+
+    def run(self, *arguments: str, timeout: float = 120.0) -> Result:
+        """Run the installed command in a process of its own."""
         return subprocess.run(
             self.command(*arguments),
             cwd=self.path,
@@ -61,7 +100,7 @@ class Home:
         return [path for path in (self.path / "data" / "outputs").rglob("*") if path.is_file()]
 
     def without_root_powers(self) -> "Home":
-        """The same home, where file permissions bind even the superuser."""
+        """The same home, where file permissions bind even the superuser; only for processes."""
         if os.geteuid() != 0:
             return self
         if shutil.which("setpriv") is None:

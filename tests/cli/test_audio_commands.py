@@ -32,15 +32,15 @@ def clicks(path, *, bpm=120.0, seconds=8.0):
 
 
 def analysed(home, *arguments):
-    result = home.run("analyze", *arguments, "--json")
+    result = home.call("analyze", *arguments, "--json")
     assert result.returncode == 0, result.stderr
     return json.loads(result.stdout)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_a_take_in_any_format_tells_what_made_it(home, suffix):
+def test_take_of_any_format_has_its_metadata(home, suffix):
     name = f"loop{suffix}"
-    made = home.run("generate", "techno at 130 BPM", "-d", "3", "--seed", "7", "-o", name)
+    made = home.call("generate", "techno at 130 BPM", "-d", "3", "--seed", "7", "-o", name)
     assert (made.returncode, made.stdout) == (0, f"{name}\n"), made.stderr
     (report,) = analysed(home, name, "--bpm", "130")
     says = report["says"]
@@ -52,31 +52,33 @@ def test_a_take_in_any_format_tells_what_made_it(home, suffix):
     assert report["features"]["duration_seconds"] == pytest.approx(3.0, abs=0.001)
 
 
-def test_what_a_file_says_is_enough_to_make_it_again(home):
-    home.run("generate", "lo-fi at 82 BPM in D minor", "-d", "2", "-o", "first.wav")
+def test_metadata_is_enough_to_render_the_same_music_again(home):
+    home.call("generate", "lo-fi at 82 BPM in D minor", "-d", "2", "-o", "first.wav")
     (first,) = analysed(home, "first.wav")
     says = first["says"]
     again = ("-d", "2", "--model", says["engine"], "--seed", str(says["seed"]), "-o", "second.wav")
-    home.run("generate", says["prompt"], *again)
+    home.call("generate", says["prompt"], *again)
     one, two = (soundfile.read(home.path / name)[0] for name in ("first.wav", "second.wav"))
     assert np.array_equal(one, two)
 
 
-def test_one_file_is_shown_line_by_line_and_several_as_a_table(home):
+def test_one_file_is_shown_in_lines_and_several_as_a_table(home):
     clicks(home.path / "a.wav", bpm=97.0)
     tone(home.path / "b.flac")
-    shown = home.run("analyze", "a.wav")
+    shown = home.call("analyze", "a.wav")
     assert "97.00 BPM" in shown.stdout
     assert "WAV PCM_16, 44100 Hz, mono" in shown.stdout
-    rows = [line.split("\t") for line in home.run("analyze", "a.wav", "b.flac").stdout.splitlines()]
+    rows = [
+        line.split("\t") for line in home.call("analyze", "a.wav", "b.flac").stdout.splitlines()
+    ]
     assert [row[0] for row in rows] == ["a.wav", "b.flac"]
     assert rows[0][5] == "97.0"
 
 
-def test_a_bad_file_does_not_hide_the_others(home):
+def test_bad_file_does_not_hide_the_others(home):
     tone(home.path / "good.wav")
     (home.path / "bad.wav").write_bytes(b"RIFF and then nothing")
-    result = home.run("analyze", "gone.wav", "good.wav", "bad.wav")
+    result = home.call("analyze", "gone.wav", "good.wav", "bad.wav")
     assert result.returncode == 2
     assert result.stdout.startswith("good.wav\t")
     assert "No such file: gone.wav" in result.stderr
@@ -84,45 +86,45 @@ def test_a_bad_file_does_not_hide_the_others(home):
     assert "Traceback" not in result.stderr
 
 
-def test_a_spectrogram_is_drawn_on_request(home):
+def test_spectrogram_is_drawn_on_request(home):
     tone(home.path / "a.wav")
-    result = home.run("analyze", "a.wav", "--spectrogram", "a.png")
+    result = home.call("analyze", "a.wav", "--spectrogram", "a.png")
     assert (result.returncode, result.stderr) == (0, "Wrote the spectrogram a.png.\n")
     with Image.open(home.path / "a.png") as picture:
         assert picture.size == (1000, 320)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)
-def test_normalising_gives_the_loudness_asked_for(home, suffix):
+def test_normalized_file_has_the_requested_loudness(home, suffix):
     clicks(home.path / "in.wav")
-    result = home.run("normalize", "in.wav", f"out{suffix}", "--lufs", "-20", "--true-peak", "-2")
+    result = home.call("normalize", "in.wav", f"out{suffix}", "--lufs", "-20", "--true-peak", "-2")
     assert (result.returncode, result.stdout) == (0, f"out{suffix}\n"), result.stderr
     loudness = analysed(home, f"out{suffix}")[0]["loudness"]
     assert loudness["integrated_lufs"] == pytest.approx(-20.0, abs=0.3)
     assert loudness["true_peak_dbtp"] <= -2.0
 
 
-def test_a_file_can_be_normalised_in_place(home):
+def test_file_can_be_normalized_in_place(home):
     tone(home.path / "a.wav", subtype="PCM_24")
-    assert home.run("normalize", "a.wav", "a.wav").returncode == 7
-    assert home.run("normalize", "a.wav", "a.wav", "--force").returncode == 0
+    assert home.call("normalize", "a.wav", "a.wav").returncode == 7
+    assert home.call("normalize", "a.wav", "a.wav", "--force").returncode == 0
     (report,) = analysed(home, "a.wav")
     assert report["loudness"]["integrated_lufs"] == pytest.approx(-16.0, abs=0.1)
     assert report["bit_depth"] == 24
     assert [path.name for path in home.path.iterdir()] == ["a.wav"]
 
 
-def test_converting_keeps_levels_length_and_depth(home):
+def test_conversion_keeps_samples_and_bit_depth(home):
     tone(home.path / "a.wav", rate=48_000, subtype="PCM_24")
     for target in ("b.flac", "c.wav"):
-        assert home.run("convert", "a.wav", target).returncode == 0
+        assert home.call("convert", "a.wav", target).returncode == 0
         original, copy = (soundfile.read(home.path / name)[0] for name in ("a.wav", target))
         assert np.array_equal(original, copy)
 
 
-def test_converting_brings_a_rate(home):
+def test_conversion_changes_the_sample_rate(home):
     tone(home.path / "a.wav", rate=48_000)
-    written = json.loads(home.run("convert", "a.wav", "b.wav", "-r", "44100", "--json").stdout)
+    written = json.loads(home.call("convert", "a.wav", "b.wav", "-r", "44100", "--json").stdout)
     assert written["frames"] == 88_200
     assert soundfile.info(home.path / "b.wav").samplerate == 44_100
 
@@ -146,32 +148,32 @@ def test_converting_brings_a_rate(home):
         (("analyze", "x" * 300 + ".wav"), 2, "too long"),
     ],
 )
-def test_what_cannot_be_done_is_said_and_leaves_nothing(home, arguments, code, words):
+def test_impossible_command_is_refused_and_writes_nothing(home, arguments, code, words):
     tone(home.path / "a.wav")
     (home.path / "text.wav").write_text("words")
-    result = home.run(*arguments)
+    result = home.call(*arguments)
     assert result.returncode == code, result.stderr
     assert words in result.stderr
     assert "Traceback" not in result.stderr
     assert sorted(path.name for path in home.path.iterdir()) == ["a.wav", "text.wav"]
 
 
-def test_a_picture_does_not_take_the_place_of_music(home):
+def test_spectrogram_does_not_replace_the_audio_file(home):
     tone(home.path / "a.wav")
     before = (home.path / "a.wav").read_bytes()
-    assert home.run("analyze", "a.wav", "--spectrogram", "a.wav").returncode == 7
+    assert home.call("analyze", "a.wav", "--spectrogram", "a.wav").returncode == 7
     assert (home.path / "a.wav").read_bytes() == before
 
 
-def test_a_flac_copy_has_the_samples_of_the_take(home):
-    home.run("generate", "house at 124 BPM", "-d", "2", "-o", "a.flac")
+def test_flac_copy_has_the_samples_of_the_take(home):
+    home.call("generate", "house at 124 BPM", "-d", "2", "-o", "a.flac")
     (take,) = [path for path in home.files() if path.suffix == ".wav"]
     one, two = soundfile.read(take)[0], soundfile.read(home.path / "a.flac")[0]
     assert np.array_equal(one, two)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_stops_a_conversion_and_leaves_nothing(home, number):
+def test_signal_stops_a_conversion_and_leaves_nothing(home, number):
     minute = np.random.default_rng(0).uniform(-0.5, 0.5, (48_000 * 120, 2))
     soundfile.write(home.path / "long.wav", minute, 48_000)
     process = subprocess.Popen(
@@ -185,14 +187,14 @@ def test_a_signal_stops_a_conversion_and_leaves_nothing(home, number):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(number)
-    _, told = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "Traceback" not in told
-    assert "Exception ignored" not in told
+    assert "Traceback" not in errors
+    assert "Exception ignored" not in errors
     assert [path.name for path in home.path.iterdir()] == ["long.wav"]
 
 
-def test_a_reader_that_goes_away_and_a_full_stdout_are_no_surprise(home):
+def test_closed_pipe_and_full_stdout_have_their_exit_codes(home):
     tone(home.path / "a.wav")
     gone = subprocess.run(
         [
@@ -222,7 +224,7 @@ def test_a_reader_that_goes_away_and_a_full_stdout_are_no_surprise(home):
     assert "No space left" in result.stderr
 
 
-def test_a_file_that_ends_early_is_measured_and_told_without_a_library_talking(home):
+def test_truncated_file_is_measured_without_messages_of_a_library(home):
     tone(home.path / "whole.mp3", seconds=5.0)
     data = (home.path / "whole.mp3").read_bytes()
     (home.path / "cut.mp3").write_bytes(data[: len(data) // 2])
@@ -231,7 +233,7 @@ def test_a_file_that_ends_early_is_measured_and_told_without_a_library_talking(h
     assert "s that cannot be read" in result.stdout
 
 
-def test_names_that_are_no_text_work(home):
+def test_file_names_need_not_be_text(home):
     tone(home.path / "a.wav")
     (home.path / "a.wav").rename(home.path / os.fsdecode(b"a\xff.wav"))
     result = subprocess.run(
@@ -245,9 +247,9 @@ def test_names_that_are_no_text_work(home):
     assert b"a\xef\xbf\xbd.wav" in result.stdout
 
 
-def test_absurdly_loud_samples_are_refused_before_an_encoder_breaks_on_them(home):
+def test_samples_far_above_full_scale_are_refused(home):
     soundfile.write(home.path / "a.wav", np.full(4_000, 1e6, np.float32), RATE, subtype="FLOAT")
     for arguments in (("convert", "a.wav", "a.mp3"), ("analyze", "a.wav")):
-        result = home.run(*arguments)
+        result = home.call(*arguments)
         assert result.returncode == 2
         assert "100 dB above full scale" in result.stderr
