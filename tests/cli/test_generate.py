@@ -1,4 +1,4 @@
-"""What a person gets from `dgx-music generate`, and can do with it afterwards."""
+"""`dgx-music generate`: the take, its copy, its output, and how it is stopped."""
 
 import fcntl
 import hashlib
@@ -25,8 +25,8 @@ HOUSE = "house at 120 BPM in A minor"
 SHORT = ("--duration", "2")
 
 
-def made(home, *arguments: str) -> dict:
-    result = home.run("generate", *arguments, "--json")
+def generate(home, *arguments: str) -> dict:
+    result = home.call("generate", *arguments, "--json")
     assert result.returncode == 0, result.stderr
     job = json.loads(result.stdout)
     return job | {"path": home.path / job["file"]}
@@ -56,8 +56,8 @@ def strongest_period_bpm(audio: np.ndarray, rate: int, near: float) -> float:
     return float(tempi[np.argmax(np.interp(lags, np.arange(len(correlation)), correlation))])
 
 
-def test_one_sentence_makes_a_mastered_take_with_its_row(home):
-    job = made(home, TRAP, "--seed", "7")
+def test_sentence_becomes_a_mastered_take_with_its_row(home):
+    job = generate(home, TRAP, "--seed", "7")
     info = sf.info(job["path"])
     assert (info.samplerate, info.channels, info.frames) == (48_000, 2, 16 * 48_000)
     loudness, peak = independent_meter(job["path"])
@@ -78,36 +78,36 @@ def test_one_sentence_makes_a_mastered_take_with_its_row(home):
     assert home.files() == [job["path"]]
 
 
-def test_the_audio_has_the_tempo_that_was_asked_for(home):
-    job = made(home, TRAP, "--seed", "11")
+def test_audio_has_the_requested_tempo(home):
+    job = generate(home, TRAP, "--seed", "11")
     audio, rate = sf.read(job["path"])
     assert abs(strongest_period_bpm(audio, rate, near=140) - 140) <= 0.5
 
 
-def test_the_same_seed_gives_the_same_music_and_another_seed_other(home):
-    jobs = [made(home, HOUSE, *SHORT, "--seed", seed) for seed in ("5", "5", "6")]
+def test_same_seed_makes_the_same_music_and_another_seed_does_not(home):
+    jobs = [generate(home, HOUSE, *SHORT, "--seed", seed) for seed in ("5", "5", "6")]
     first, again, other = (sf.read(job["path"], dtype="int16")[0].tobytes() for job in jobs)
     assert first == again != other
     stored = {digest for (digest,) in home.rows("lower(hex(file_sha256))")}
     assert stored == {hashlib.sha256(job["path"].read_bytes()).hexdigest() for job in jobs}
 
 
-def test_stdout_is_the_path_and_stderr_the_facts(home):
-    result = home.run("generate", HOUSE, *SHORT, "--seed", "3")
+def test_stdout_has_the_path_and_stderr_describes_the_take(home):
+    result = home.call("generate", HOUSE, *SHORT, "--seed", "3")
     assert result.returncode == 0
     (path,) = result.stdout.splitlines()
     assert (home.path / path).is_file()
     for fact in ("120 BPM", "A minor", "seed 3", "LUFS", "dBTP", "CC0"):
         assert fact in result.stderr
     assert "\x1b" not in result.stderr + result.stdout
-    assert home.run("generate", HOUSE, *SHORT, "--quiet").stderr == ""
+    assert home.call("generate", HOUSE, *SHORT, "--quiet").stderr == ""
 
 
-def test_output_goes_to_a_file_a_folder_or_stdout(home):
-    job = made(home, HOUSE, *SHORT, "-o", "new/loop.wav")
+def test_output_is_a_file_a_folder_or_stdout(home):
+    job = generate(home, HOUSE, *SHORT, "-o", "new/loop.wav")
     assert job["file"] == "new/loop.wav"
     (home.path / "takes").mkdir()
-    named = Path(made(home, HOUSE, *SHORT, "-o", "takes")["file"]).name
+    named = Path(generate(home, HOUSE, *SHORT, "-o", "takes")["file"]).name
     assert named.startswith("house-at-120-bpm-in-a-minor_120bpm_A-minor_")
     piped = subprocess.run(
         home.command("generate", HOUSE, *SHORT, "-o", "-"),
@@ -119,40 +119,42 @@ def test_output_goes_to_a_file_a_folder_or_stdout(home):
     assert len([status for (status,) in home.rows() if status == "completed"]) == 3
 
 
-def test_history_and_status_find_what_was_made(home):
-    house, trap = made(home, HOUSE, *SHORT), made(home, TRAP, *SHORT)
-    listed = [line.split("\t") for line in home.run("history").stdout.splitlines()]
+def test_history_and_status_find_the_job(home):
+    house, trap = generate(home, HOUSE, *SHORT), generate(home, TRAP, *SHORT)
+    listed = [line.split("\t") for line in home.call("history").stdout.splitlines()]
     assert [line[0] for line in listed] == [trap["job_id"], house["job_id"]]
-    found = json.loads(home.run("history", "--search", "808 Bass", "--json").stdout)
+    found = json.loads(home.call("history", "--search", "808 Bass", "--json").stdout)
     assert [job["job_id"] for job in found["generations"]] == [trap["job_id"]]
-    first = json.loads(home.run("history", "--limit", "1", "--json").stdout)
-    second = home.run("history", "--limit", "1", "--json", "--cursor", first["next_cursor"])
+    first = json.loads(home.call("history", "--limit", "1", "--json").stdout)
+    second = home.call("history", "--limit", "1", "--json", "--cursor", first["next_cursor"])
     assert json.loads(second.stdout)["generations"][0]["job_id"] == house["job_id"]
-    shown = home.run("status", house["job_id"][:8])
+    shown = home.call("status", house["job_id"][:8])
     assert shown.returncode == 0
     assert "120.0" in shown.stdout
-    assert json.loads(home.run("status", house["job_id"], "--json").stdout)["status"] == "completed"
-    assert home.run("history", "--status", "perfect").returncode == 2
+    assert (
+        json.loads(home.call("status", house["job_id"], "--json").stdout)["status"] == "completed"
+    )
+    assert home.call("history", "--status", "perfect").returncode == 2
 
 
-def test_models_and_doctor_say_what_there_is(home):
-    *others, composer = json.loads(home.run("models", "list", "--json").stdout)
+def test_models_and_doctor_describe_the_machine(home):
+    *others, composer = json.loads(home.call("models", "list", "--json").stdout)
     assert composer["name"] == "composer"
     assert composer["available"] is True
     assert {one["name"].partition("-")[0] for one in others} == {"musicgen"}
     findings = {
-        finding["name"]: finding for finding in json.loads(home.run("doctor", "--json").stdout)
+        finding["name"]: finding for finding in json.loads(home.call("doctor", "--json").stdout)
     }
     assert {"python", "settings", "sqlite", "database", "output", "gpu"} <= set(findings)
     assert not home.database.exists()
     home.database.parent.mkdir()
     home.database.write_bytes(b"no database" * 1000)
-    broken = home.run("doctor")
+    broken = home.call("doctor")
     assert broken.returncode == 1
     assert "fail  database" in broken.stdout
 
 
-def interrupted(home, number: int, when: str) -> subprocess.CompletedProcess[bytes]:
+def interrupt(home, number: int, when: str) -> subprocess.CompletedProcess[bytes]:
     """Run a long take on a terminal and send the signal once `when` is on the screen."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
@@ -179,8 +181,8 @@ def interrupted(home, number: int, when: str) -> subprocess.CompletedProcess[byt
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, screen)
 
 
-def test_ctrl_c_leaves_no_half_file_and_a_cancelled_row(home):
-    result = interrupted(home, signal.SIGINT, when="composing")
+def test_ctrl_c_leaves_no_file_and_a_cancelled_job(home):
+    result = interrupt(home, signal.SIGINT, when="composing")
     assert result.returncode == 130, result.stderr
     assert result.stdout == b""
     assert b"Traceback" not in result.stderr
@@ -188,14 +190,14 @@ def test_ctrl_c_leaves_no_half_file_and_a_cancelled_row(home):
     assert home.files() == []
 
 
-def test_sigterm_is_a_cancellation_too(home):
-    result = interrupted(home, signal.SIGTERM, when="composing")
+def test_sigterm_cancels_the_job(home):
+    result = interrupt(home, signal.SIGTERM, when="composing")
     assert result.returncode == 130
     assert home.rows() == [("cancelled",)]
     assert home.files() == []
 
 
-def composing(home, **options) -> tuple[subprocess.Popen[bytes], int]:
+def start_composing(home, **options) -> tuple[subprocess.Popen[bytes], int]:
     """A long take that has begun, and the leading end of its terminal."""
     leader, follower = pty.openpty()
     process = subprocess.Popen(
@@ -213,9 +215,9 @@ def composing(home, **options) -> tuple[subprocess.Popen[bytes], int]:
     return process, leader
 
 
-def test_a_closed_terminal_cancels_the_job(home):
+def test_closed_terminal_cancels_the_job(home):
     # A terminal hangs up on the session it controls.
-    process, leader = composing(
+    process, leader = start_composing(
         home, start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     )
     os.close(leader)
@@ -224,8 +226,8 @@ def test_a_closed_terminal_cancels_the_job(home):
     assert home.files() == []
 
 
-def test_a_killed_job_is_failed_by_the_next_command(home):
-    process, leader = composing(home)
+def test_next_command_fails_the_job_of_a_killed_process(home):
+    process, leader = start_composing(home)
     process.kill()
     process.wait(timeout=60)
     os.close(leader)
@@ -236,7 +238,7 @@ def test_a_killed_job_is_failed_by_the_next_command(home):
 
 
 @pytest.mark.parametrize("closed", ["<&-", "2>&-", "<&- 2>&-"])
-def test_closed_streams_are_no_reason_to_fail(home, closed):
+def test_closed_streams_do_not_fail_the_job(home, closed):
     command = shlex.join(home.command("generate", HOUSE, "--duration", "1"))
     ran = subprocess.run(
         ["sh", "-c", f"{command} {closed}"],
@@ -246,7 +248,7 @@ def test_closed_streams_are_no_reason_to_fail(home, closed):
     assert home.rows() == [("completed",)]
 
 
-def test_many_at_once_on_one_new_database_all_succeed(home):
+def test_many_processes_on_a_new_database_all_succeed(home):
     command = home.command("generate", HOUSE, "--duration", "1", "--quiet")
     running = [
         subprocess.Popen(
@@ -261,15 +263,15 @@ def test_many_at_once_on_one_new_database_all_succeed(home):
     assert len(home.files()) == 6
 
 
-def test_a_wav_and_json_do_not_share_stdout(home):
-    result = home.run("generate", HOUSE, "--json", "-o", "-")
+def test_music_and_json_do_not_share_stdout(home):
+    result = home.call("generate", HOUSE, "--json", "-o", "-")
     assert result.returncode == 2
     assert home.rows() == []
 
 
-def test_a_run_without_arguments_and_help_are_short_and_have_examples(home):
-    assert "Example:" in home.run("--help").stdout
-    assert "Example:" in home.run("generate", "--help").stdout
-    assert home.run("--version").stdout == "dgx-music 0.1.0\n"
-    assert home.run("generate").returncode == 2
-    assert home.run("history", "--limit", "0").returncode == 2
+def test_help_has_examples_and_a_missing_prompt_is_refused(home):
+    assert "Example:" in home.call("--help").stdout
+    assert "Example:" in home.call("generate", "--help").stdout
+    assert home.call("--version").stdout == "dgx-music 0.1.0\n"
+    assert home.call("generate").returncode == 2
+    assert home.call("history", "--limit", "0").returncode == 2
