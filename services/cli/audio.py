@@ -106,7 +106,7 @@ def normalize(
             "--lufs",
             metavar="LUFS",
             help="Integrated loudness.",
-            show_default="DGX_MUSIC_TARGET_LUFS",
+            show_default="from the settings",
         ),
     ] = None,
     true_peak: Annotated[
@@ -115,7 +115,7 @@ def normalize(
             "--true-peak",
             metavar="DBTP",
             help="Highest true peak.",
-            show_default="DGX_MUSIC_TRUE_PEAK_DBTP",
+            show_default="from the settings",
         ),
     ] = None,
     bit_depth: Depth = None,

@@ -21,7 +21,7 @@ Concurrency = Annotated[
         min=1,
         metavar="N",
         help="Jobs to run at the same time.",
-        show_default="DGX_MUSIC_WORKER_CONCURRENCY",
+        show_default="from the settings",
     ),
 ]
 

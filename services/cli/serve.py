@@ -16,7 +16,7 @@ Host = Annotated[
         "--host",
         metavar="ADDRESS",
         help="Address to listen on.",
-        show_default="DGX_MUSIC_API_HOST",
+        show_default="from the settings",
     ),
 ]
 Port = Annotated[
@@ -28,7 +28,7 @@ Port = Annotated[
         max=65535,
         metavar="PORT",
         help="Port to listen on; 0 picks a free one.",
-        show_default="DGX_MUSIC_API_PORT",
+        show_default="from the settings",
     ),
 ]
 NoWorker = Annotated[

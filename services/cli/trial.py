@@ -35,7 +35,7 @@ def try_model(
         typer.Argument(
             metavar="NAME",
             help="A name from `dgx-music models list`.",
-            show_default="DGX_MUSIC_MODEL_NAME",
+            show_default="from the settings",
         ),
     ] = None,
     as_json: AsJson = False,
