@@ -1,6 +1,7 @@
 """The command in a home folder of its own: in this process, or as a process."""
 
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 from services import cli, storage
 
 PROGRAM = Path(sys.executable).parent / "dgx-music"
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 Result = subprocess.CompletedProcess[str]
 
 
@@ -32,7 +34,7 @@ class Home:
         Args:
             arguments: of the command.
             answer: is typed on a terminal; None: stdin is no terminal.
-            width: columns of the terminal on stdout; None: stdout is a pipe.
+            width: columns of the terminal on stdout, whose colours are left out; None: a pipe.
         """
         with (
             pytest.MonkeyPatch.context() as patch,
@@ -47,7 +49,8 @@ class Home:
             if width is not None:
                 patch.setattr(sys.stdout, "isatty", lambda: True)
                 patch.setenv("COLUMNS", str(width))
-                patch.setenv("TERM", "dumb")
+                # rich takes a dumb terminal to be 80 columns wide.
+                patch.setenv("TERM", "xterm")
             try:
                 cli._run()
                 code = 0
@@ -57,8 +60,37 @@ class Home:
                 storage.close_db()
             sys.stdout.flush()
             sys.stderr.flush()
-            texts = (stream.getvalue().decode() for stream in (stdout, stderr))
+            texts = (COLOUR.sub("", stream.getvalue().decode()) for stream in (stdout, stderr))
             return subprocess.CompletedProcess(arguments, code, *texts)
+
+    def add_job(
+        self,
+        prompt: str,
+        *,
+        status: str = "completed",
+        model: str = "composer",
+        job_id: str | None = None,
+        has_file: bool = True,
+        **metadata: object,
+    ) -> str:
+        """Write the row of a job, and its file; returns its id."""
+        storage.init_db(f"sqlite:///{self.database}")
+        with storage.get_session() as session:
+            row = storage.create_generation(
+                session, prompt, model, 2.0, 48_000, 2, "", metadata=metadata, generation_id=job_id
+            )
+            row.file_path = f"2026/11/21/{row.id}.wav"
+            if status == "completed":
+                storage.complete_generation(session, row.id, 1.0, 5)
+            elif status != "pending":
+                reason = "The engine failed." if status == "failed" else None
+                storage.update_generation_status(session, row.id, status, reason)
+        storage.close_db()
+        if status == "completed" and has_file:
+            file = self.path / "data" / "outputs" / row.file_path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"music")
+        return row.id
 
     def run(self, *arguments: str, timeout: float = 120.0) -> Result:
         """Run the installed command in a process of its own."""

@@ -99,3 +99,105 @@ def test_file_that_is_no_backup_is_refused(home):
         assert result.returncode == 6
         assert name in result.stderr
         assert "Traceback" not in result.stderr
+
+
+def test_init_creates_and_later_only_checks(home):
+    for _ in range(2):
+        result = home.call("db", "init")
+        assert (result.returncode, result.stdout) == (0, "")
+        assert result.stderr.endswith(", up to date.\n")
+    assert home.database.is_file()
+
+
+def test_stats_count_by_status(home):
+    for status in ("completed", "failed", "failed", "pending"):
+        home.add_job("calm piano", status=status)
+    counts = json.loads(home.call("db", "stats", "--json").stdout)
+    assert counts == {
+        "total_generations": 4,
+        "pending_generations": 1,
+        "processing_generations": 0,
+        "completed_generations": 1,
+        "failed_generations": 2,
+        "cancelled_generations": 0,
+        "total_prompts": 1,
+    }
+    lines = dict(line.split() for line in home.call("db", "stats").stdout.splitlines())
+    assert lines == {name: str(value) for name, value in counts.items()}
+
+
+@pytest.mark.parametrize(("answer", "code", "left"), [("n\n", 1, 1), ("\n", 1, 1), ("y\n", 0, 0)])
+def test_reset_asks_on_a_terminal(home, answer, code, left):
+    home.add_job("calm piano")
+    result = home.call("db", "reset", answer=answer)
+    assert result.returncode == code
+    assert "Delete all 1 jobs" in result.stderr
+    assert len(home.rows()) == left
+    assert len(home.files()) == 1
+
+
+def test_reset_in_a_script_needs_yes(home):
+    home.add_job("calm piano")
+    result = home.call("db", "reset")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "--yes" in result.stderr
+    assert len(home.rows()) == 1
+
+
+def test_cleanup_takes_only_finished_jobs_of_that_age(home):
+    home.add_job("calm piano", status="pending")
+    home.add_job("calm drums", status="failed")
+    assert json.loads(home.call("db", "cleanup", "--json").stdout)["generations"] == []
+    found = home.call("db", "cleanup", "--older-than", "0")
+    assert found.stderr == "With --yes, this deletes 1 jobs, 0.0 MB.\n"
+    assert len(home.rows()) == 2
+    home.call("db", "cleanup", "--older-than", "0", "--yes")
+    assert home.rows() == [("pending",)]
+
+
+def test_cleanup_json_names_job_file_and_size(home):
+    job_id = home.add_job("calm piano")
+    found = json.loads(home.call("db", "cleanup", "--older-than", "0", "--json").stdout)
+    row = {"job_id": job_id, "file": f"2026/11/21/{job_id}.wav", "bytes": 5}
+    assert found == {"deleted": False, "generations": [row]}
+
+
+def test_cleanup_leaves_files_outside_the_store(home):
+    job_id = home.add_job("calm piano", has_file=False)
+    outside = home.path / "data" / "mine.wav"
+    outside.write_bytes(b"mine")
+    with closing(sqlite3.connect(home.database)) as connection, connection:
+        connection.execute("UPDATE generations SET file_path = '../mine.wav'")
+    result = home.call("db", "cleanup", "--older-than", "0", "--yes")
+    assert result.returncode == 0, (job_id, result.stderr)
+    assert home.rows() == []
+    assert outside.read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize("days", ["-1", "40000", "nan", "soon"])
+def test_impossible_age_is_refused(home, days):
+    home.add_job("calm piano")
+    result = home.call("db", "cleanup", f"--older-than={days}", "--yes")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(home.rows()) == 1
+
+
+def test_backup_into_a_missing_folder_makes_it_or_says_why(home):
+    home.add_job("calm piano")
+    (home.path / "file").write_text("mine")
+    refused = home.call("db", "backup", "file/copy.db")
+    assert refused.returncode == 6
+    assert "Traceback" not in refused.stderr
+    assert (home.path / "file").read_text() == "mine"
+
+
+def test_restored_database_of_a_backup_elsewhere(home):
+    home.add_job("calm piano")
+    copy = home.path / "copy.db"
+    assert home.call("db", "backup", str(copy)).stdout == f"{copy}\n"
+    home.environment["DATABASE_URL"] = "sqlite:///other/new.db"
+    restored = home.call("db", "restore", "copy.db")
+    assert (restored.returncode, restored.stdout) == (0, ""), restored.stderr
+    assert "kept as" not in restored.stderr
+    assert (home.path / "other" / "new.db").is_file()
+    assert len(home.call("history").stdout.splitlines()) == 1

@@ -6,6 +6,7 @@ from typer.core import TyperGroup
 
 from services.cli import app
 
+
 def find_commands(command, *path):
     yield path, command
     if isinstance(command, TyperGroup):

@@ -1,0 +1,102 @@
+"""Output of the commands to pipes, terminals and closed streams."""
+
+import io
+import os
+import sys
+from contextlib import contextmanager
+
+import pytest
+
+from services.cli import console
+
+
+def on_terminal(monkeypatch, width):
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("NO_COLOR", "1")
+    return stream
+
+
+def test_rows_are_tab_separated_lines_in_a_pipe(capsys):
+    console.answer_table(("id", "prompt"), [("1", "a\tb\nc"), ("2", "[red]x")])
+    assert capsys.readouterr().out == "1\ta b c\n2\t[red]x\n"
+
+
+def test_rows_are_a_table_on_a_terminal_and_prompts_are_not_markup(monkeypatch):
+    stream = on_terminal(monkeypatch, 80)
+    console.answer_table(("id", "prompt"), [("1", "[red]x")])
+    headings, row = stream.getvalue().splitlines()
+    assert "prompt" in headings
+    assert row.split() == ["1", "[red]x"]
+
+
+def test_only_prose_columns_wrap(monkeypatch):
+    stream = on_terminal(monkeypatch, 40)
+    console.answer_table(("id", "prompt"), [("0123456789" * 2, "word " * 10)])
+    lines = stream.getvalue().splitlines()
+    assert len(lines) > 3
+    assert lines[1].startswith("0123456789" * 2)
+
+
+def test_json_keeps_the_order_of_keys_and_letters_of_any_language(capsys):
+    console.answer_json({"b": "ä", "a": [1]})
+    assert capsys.readouterr().out == '{\n  "b": "ä",\n  "a": [\n    1\n  ]\n}\n'
+
+
+def test_bytes_that_are_no_text_are_replaced_in_output(capsys):
+    console.answer(os.fsdecode(b"a\xff.wav"))
+    assert capsys.readouterr().out == "a\ufffd.wav\n"
+
+
+def test_closed_stream_is_no_terminal():
+    assert not console.is_terminal(None)
+
+
+def test_note_on_a_broken_stderr_is_dropped(monkeypatch):
+    class Broken(io.StringIO):
+        def write(self, _text):
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stderr", Broken())
+    console.note("hello")
+
+
+@contextmanager
+def real_stderr():
+    """sys.stderr on descriptor 2, as in a process; pytest has it elsewhere."""
+    with (
+        open(2, "w", buffering=1, closefd=False) as stream,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "stderr", stream)
+        yield
+
+
+def test_library_that_writes_to_the_descriptor_is_silenced_and_ours_is_not(capfd):
+    with real_stderr():
+        with console.silence_libraries():
+            os.write(2, b"mpg123: bad frame\n")
+            console.note("ours")
+        os.write(2, b"later\n")
+    assert capfd.readouterr().err == "ours\nlater\n"
+
+
+@pytest.mark.parametrize("stream", [None, io.StringIO()])
+def test_silence_needs_no_real_stderr(monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", stream)
+    with console.silence_libraries():
+        pass
+    assert sys.stderr is stream
+
+
+def test_stderr_is_restored_after_an_error(capfd):
+    with real_stderr():
+        before = sys.stderr
+        with pytest.raises(ValueError, match="bad"), console.silence_libraries():
+            raise ValueError("bad")
+        assert sys.stderr is before
+        os.write(2, b"later\n")
+    assert capfd.readouterr().err == "later\n"

@@ -1,0 +1,140 @@
+"""`dgx-music doctor`: its verdicts, and what it leaves behind."""
+
+import json
+import sys
+
+import pytest
+
+from services import __version__
+from services.cli import doctor
+from services.errors import OutputError
+from services.generation import registry
+from services.generation.registry import EngineEntry, Registry
+from services.machine import space
+from tests.generation.test_trial import FACTS, Tone
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+
+def examine(home, code=0):
+    result = home.call("doctor", "--json")
+    assert (result.returncode, result.stderr) == (code, "")
+    return {finding["name"]: finding for finding in json.loads(result.stdout)}
+
+
+def install_engines(monkeypatch, **reasons):
+    entries = {
+        name: EngineEntry(FACTS, Tone, lambda reason=reason: reason)
+        for name, reason in reasons.items()
+    }
+    monkeypatch.setattr(registry, "default_registry", lambda _settings: Registry(entries))
+
+
+def test_healthy_machine_passes_and_stays_unchanged(home):
+    found = examine(home)
+    assert all(list(finding) == ["name", "verdict", "detail"] for finding in found.values())
+    assert found["dgx-music"]["detail"] == __version__
+    assert found["engine composer"]["verdict"] == "ok"
+    assert "does not exist yet" in found["database"]["detail"]
+    assert not any(home.path.iterdir())
+
+
+def test_text_has_a_line_for_each_finding(home):
+    lines = home.call("doctor").stdout.splitlines()
+    assert lines[0] == f"ok    dgx-music         {__version__}"
+    assert len(lines) == len(examine(home))
+
+
+def test_database_is_described_once_it_exists(home):
+    home.call("db", "init")
+    detail = examine(home)["database"]["detail"]
+    assert detail.startswith(f"{home.database}: sqlite ")
+    assert "revision" in detail
+
+
+def test_invalid_setting_is_a_failure_by_itself(home):
+    home.environment["DGX_MUSIC_API_PORT"] = "loud"
+    found = examine(home, code=1)
+    assert list(found) == ["dgx-music", "python", "settings"]
+    assert found["settings"]["verdict"] == "fail"
+    assert "DGX_MUSIC_API_PORT" in found["settings"]["detail"]
+
+
+def test_file_that_is_no_database_is_a_failure(home):
+    home.database.parent.mkdir()
+    home.database.write_bytes(b"notes" * 1000)
+    found = examine(home, code=1)["database"]
+    assert found["verdict"] == "fail"
+    assert "generations.db" in found["detail"]
+
+
+def test_scarce_disk_space_is_a_warning(home):
+    home.environment["DGX_MUSIC_DISK_LOW_BYTES"] = str(2**60)
+    found = examine(home)["output"]
+    assert found["verdict"] == "warn"
+    assert "GiB free" in found["detail"]
+
+
+def test_folder_that_cannot_be_written_is_a_failure(home, monkeypatch):
+    # Permissions do not bind the superuser.
+    monkeypatch.setattr(doctor.os, "access", lambda *_: False)
+    found = examine(home, code=1)["output"]
+    assert found == {
+        "name": "output",
+        "verdict": "fail",
+        "detail": f"{home.path} is not writable; set DGX_MUSIC_OUTPUT_DIR",
+    }
+
+
+def test_disk_that_cannot_be_read_is_a_failure(home, monkeypatch):
+    def fail(_folder):
+        raise OutputError("The disk does not respond.")
+
+    monkeypatch.setattr(space, "free_bytes", fail)
+    assert examine(home, code=1)["output"]["detail"] == "The disk does not respond."
+
+
+def test_bucket_without_its_package_is_a_failure(home, monkeypatch):
+    monkeypatch.setitem(sys.modules, "obstore", None)
+    home.environment["DGX_MUSIC_FILE_STORE"] = "s3://music/takes"
+    found = examine(home, code=1)["files"]
+    assert "pip install" in found["detail"]
+
+
+def test_faulty_engine_is_a_warning_while_another_works(home, monkeypatch):
+    install_engines(monkeypatch, good=None, bad="numba does not load.")
+    tones = json.loads(home.call("doctor", "--json").stdout)
+    verdicts = [
+        (finding["verdict"], finding["detail"])
+        for finding in tones
+        if finding["name"] == f"engine {FACTS.name}"
+    ]
+    assert verdicts == [("ok", FACTS.description), ("warn", "numba does not load.")]
+
+
+def test_machine_without_any_engine_fails(home, monkeypatch):
+    install_engines(monkeypatch, bad="numba does not load.")
+    assert examine(home, code=1)[f"engine {FACTS.name}"]["verdict"] == "fail"
+
+
+def test_models_that_are_not_installed_are_listed(home):
+    found = examine(home)["not installed"]
+    assert found["verdict"] == "ok"
+    assert "musicgen-small" in found["detail"]
+    assert "dgx-music models list" in found["detail"]
+
+
+@pytest.mark.parametrize(
+    ("script", "verdict"),
+    [("exit 9", "warn"), ("echo 'NVIDIA GB10, 122570 MiB, 580.95'", "ok"), (None, "ok")],
+)
+def test_broken_gpu_tool_is_a_warning(home, tmp_path, script, verdict):
+    if script is not None:
+        (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "nvidia-smi").chmod(0o755)
+    assert examine(home)["gpu"]["verdict"] == verdict

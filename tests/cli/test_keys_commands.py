@@ -1,0 +1,99 @@
+"""`dgx-music keys`: create, list and revoke."""
+
+import json
+
+import pytest
+
+pytestmark = pytest.mark.integration
+
+FIELDS = ["id", "name", "created_at", "last_used_at", "revoked_at"]
+
+
+def create(home, name="laptop"):
+    return json.loads(home.call("keys", "create", name, "--json").stdout)
+
+
+def test_key_is_alone_on_stdout_and_its_use_explained_on_stderr(home):
+    made = home.call("keys", "create", "the studio's laptop")
+    assert made.returncode == 0
+    assert made.stdout.startswith("dgxm_")
+    assert made.stdout.count("\n") == 1
+    assert "Authorization: Bearer" in made.stderr
+    assert made.stdout.strip() not in made.stderr
+
+
+def test_new_key_in_json_has_its_secret_and_no_use_yet(home):
+    made = create(home)
+    assert list(made) == ["key", *FIELDS]
+    assert (made["name"], made["last_used_at"], made["revoked_at"]) == ("laptop", None, None)
+
+
+def test_list_without_keys_says_how_to_create_one(home):
+    result = home.call("keys", "list")
+    assert (result.returncode, result.stdout) == (0, "")
+    assert "dgx-music keys create NAME" in result.stderr
+    assert home.call("keys", "list", "--json").stdout == "[]\n"
+
+
+def test_list_has_every_key_but_no_secret(home):
+    first, second = create(home, "laptop"), create(home, "desk")
+    home.call("keys", "revoke", "desk")
+    listed = home.call("keys", "list", "--json").stdout
+    rows = {row["name"]: row for row in json.loads(listed)}
+    assert all(list(row) == FIELDS for row in rows.values())
+    assert rows["laptop"]["revoked_at"] is None
+    assert rows["desk"]["revoked_at"].endswith("Z")
+    assert first["key"] not in listed
+    assert second["key"] not in listed
+
+
+def test_list_is_tab_separated_in_a_pipe_and_a_table_on_a_terminal(home):
+    made = create(home)
+    cells = home.call("keys", "list").stdout.removesuffix("\n").split("\t")
+    assert cells == [made["id"], "laptop", made["created_at"], "never", ""]
+    headings, row = home.call("keys", "list", width=100).stdout.splitlines()
+    assert headings.split() == ["id", "name", "created", "last", "used", "revoked"]
+    assert row.split() == [made["id"], "laptop", made["created_at"], "never"]
+
+
+@pytest.mark.parametrize("by", ["id", "start", "name", "key"])
+def test_key_is_revoked_by_any_of_its_names(home, by):
+    made = create(home)
+    given = made["id"][:6] if by == "start" else made[by]
+    result = home.call("keys", "revoke", given)
+    assert (result.returncode, result.stdout) == (0, "")
+    assert f"Revoked the key {made['id']} of 'laptop'" in result.stderr
+    assert made["key"] not in result.stderr
+
+
+def test_revoked_key_in_json(home):
+    made = create(home)
+    revoked = json.loads(home.call("keys", "revoke", "laptop", "--json").stdout)
+    assert list(revoked) == FIELDS
+    assert revoked["id"] == made["id"]
+    assert revoked["revoked_at"].endswith("Z")
+
+
+def test_name_of_two_keys_revokes_neither(home):
+    create(home), create(home)
+    result = home.call("keys", "revoke", "laptop")
+    assert (result.returncode, result.stdout) == (3, "")
+    rows = json.loads(home.call("keys", "list", "--json").stdout)
+    assert [row["revoked_at"] for row in rows] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("revoke", "nobody"), 3),
+        (("revoke", ""), 3),
+        (("create", " "), 2),
+        (("create", "a\nb"), 2),
+        (("create", "x" * 1000), 2),
+        (("create",), 2),
+    ],
+)
+def test_impossible_key_is_refused(home, arguments, code):
+    result = home.call("keys", *arguments)
+    assert (result.returncode, result.stdout) == (code, "")
+    assert "Traceback" not in result.stderr
