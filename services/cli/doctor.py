@@ -66,6 +66,7 @@ def examine() -> list[Finding]:
         *_bucket(settings),
         _gpu(),
         *_engines(settings),
+        *_installed_models(settings),
     ]
 
 
@@ -182,4 +183,32 @@ def _engines(settings: Settings) -> list[Finding]:
     if uninstalled:
         which = f"{', '.join(uninstalled)}; `dgx-music models list` shows what each needs"
         findings.append(Finding("not installed", "ok", which))
+    return findings
+
+
+def _installed_models(settings: Settings) -> list[Finding]:
+    """Return what the database records about each model that was installed here."""
+    from services import storage
+    from services.database import storage_errors
+    from services.errors import StorageError
+
+    if not storage.is_open(settings.database_url):
+        return []
+    try:
+        with storage_errors(), storage.get_session(read_only=True) as session:
+            models = storage.get_models(session)
+    except StorageError as error:
+        return [Finding("models", "warn", str(error))]
+    findings = []
+    for model in models:
+        folder = settings.models_dir / model.path
+        detail = (
+            f"commit {model.revision[:12]}, {model.size_bytes / 1e9:.2f} GB, weights under "
+            f"{model.licence}, installed {model.installed_at:%Y-%m-%d}"
+        )
+        if folder.is_dir():
+            findings.append(Finding(f"model {model.name}", "ok", detail))
+        else:
+            gone = f"{folder} is gone; `dgx-music models install {model.name}` brings it back"
+            findings.append(Finding(f"model {model.name}", "warn", gone))
     return findings

@@ -98,11 +98,14 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show everything about one job."""
-    found = open_service().get(job)
+    service = open_service()
+    found = service.get(job)
+    analysis = service.find_analysis(found.job_id)
     if as_json:
-        answer_json(found.model_dump(mode="json"))
+        answer_json(found.model_dump(mode="json") | {"analysis": analysis})
         return
     shown = found.model_dump(mode="json", exclude={"metadata"}) | found.metadata
+    shown["analysis"] = analysis
     width = max(len(name) for name in shown)
     for name, value in shown.items():
         if value is not None:

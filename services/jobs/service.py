@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -307,6 +308,20 @@ class MusicService:
                 f"The file of the generation {job_id!r} is gone. `dgx-music files check` compares "
                 "all of them."
             ) from error
+
+    def find_analysis(self, job_id: str) -> dict[str, float | str] | None:
+        """Return the figures measured on the file of a job, by name; None before it is completed.
+
+        Names and units are those of `storage.Measurements`; a figure that the audio does not have
+        is left out.
+        """
+        with storage_errors(), storage.get_session(read_only=True) as session:
+            analysis = storage.get_analysis(session, job_id)
+        if analysis is None:
+            return None
+        names = [field.name for field in fields(storage.Measurements)]
+        figures = {name: getattr(analysis, name) for name in names}
+        return {name: value for name, value in figures.items() if value is not None}
 
     def history(
         self,

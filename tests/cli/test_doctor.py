@@ -1,15 +1,18 @@
 """`dgx-music doctor`: its verdicts, and what it leaves behind."""
 
 import json
+import shutil
 import sys
 
 import pytest
 
-from services import __version__
+from services import __version__, storage
 from services.cli import doctor
 from services.errors import OutputError
 from services.generation import registry
+from services.generation.musicgen.catalogue import MODELS
 from services.generation.registry import EngineEntry, Registry
+from services.library.installed_models import record_installed_model
 from services.machine import space
 from tests.generation.test_trial import FACTS, Tone
 
@@ -138,3 +141,22 @@ def test_broken_gpu_tool_is_a_warning(home, tmp_path, script, verdict):
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
     assert examine(home)["gpu"]["verdict"] == verdict
+
+
+def test_installed_model_is_listed_with_its_commit_until_its_folder_is_gone(home):
+    folder = home.path / "data" / "models" / "musicgen-small"
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"0" * 1000)
+    storage.init_db(f"sqlite:///{home.database}")
+    record_installed_model(
+        MODELS["musicgen-small"].facts, folder, folder.parent, revision="0123456789abcdef"
+    )
+    storage.close_db()
+    found = examine(home)["model musicgen-small"]
+    assert found["verdict"] == "ok"
+    assert "commit 0123456789ab" in found["detail"]
+    assert "CC-BY-NC-4.0" in found["detail"]
+    shutil.rmtree(folder)
+    found = examine(home)["model musicgen-small"]
+    assert found["verdict"] == "warn"
+    assert "models install musicgen-small" in found["detail"]

@@ -141,11 +141,10 @@ def test_a_job_becomes_a_mastered_file_and_a_completed_row(service):
     assert job.metadata["genre"] == "test"
     assert abs(job.metadata["integrated_lufs"] + 16.0) <= 0.1
     assert job.retry_count == 0
-    with storage.get_session(read_only=True) as session:
-        analysis = storage.get_analysis(session, job.job_id)
+    analysis = service.find_analysis(job.job_id)
     assert analysis is not None
-    assert abs(analysis.integrated_lufs - job.metadata["integrated_lufs"]) < 0.01
-    assert 0.0 < analysis.rms_energy < analysis.peak_amplitude <= 1.0
+    assert abs(analysis["integrated_lufs"] - job.metadata["integrated_lufs"]) < 0.01
+    assert 0.0 < analysis["rms_energy"] < analysis["peak_amplitude"] <= 1.0
     assert sf.info(job.file).frames == 2 * 44_100
     assert Path(job.file).name == f"{job.job_id}.wav"
     fractions = [fraction for _, fraction in stages]
@@ -221,6 +220,11 @@ def test_a_stop_is_a_cancelled_row_without_a_file(service, stop_at):
         JobMaker(service).run(order, lambda stage, _: seen.append(stage), lambda: stop_at in seen)
     assert status_of(order.generation_id) == "cancelled"
     assert files(service) == []
+
+
+def test_a_job_that_is_not_completed_has_no_analysis(service):
+    order = accept(service, prompt="a tone")
+    assert service.find_analysis(order.generation_id) is None
 
 
 def test_a_second_ctrl_c_is_a_cancelled_row_too(service, engine):
