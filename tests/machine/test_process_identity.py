@@ -32,7 +32,7 @@ def test_a_running_process_has_not_ended():
     assert not has_ended(str(identity))
 
 
-def test_an_identity_survives_the_way_through_text():
+def test_an_identity_is_parsed_from_its_text():
     identity = ProcessIdentity.current()
     assert ProcessIdentity.parse(str(identity)) == identity
 
@@ -84,7 +84,7 @@ def test_without_a_boot_id_nothing_is_certain(boot):
 
 
 @given(st.none() | st.text(max_size=80))
-def test_any_other_text_is_no_process_that_has_ended(text):
+def test_any_other_text_is_no_ended_process(text):
     assert not has_ended(text)
 
 
