@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import text
 
 from services import storage
 from services.config import Settings
@@ -203,6 +204,15 @@ class Rig:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             process.wait()
+
+
+def pick_up_as(worker: str, rig: Rig) -> None:
+    """Mark all waiting dispatches as picked up, as DBOS does."""
+    table = "workflow_status" if rig.url.startswith("sqlite") else "dbos.workflow_status"
+    with storage.get_session() as session:
+        session.execute(
+            text(f"UPDATE {table} SET status = 'PENDING', executor_id = :id"), {"id": worker}
+        )
 
 
 @pytest.fixture

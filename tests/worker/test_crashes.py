@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
 
 from services import storage
 from services.jobs import failpoints
@@ -18,6 +17,7 @@ from services.jobs.failpoints import NAMES, VARIABLE
 from services.jobs.making import JobMaker
 from services.jobs.models import parse_request
 from services.worker.lost_dispatches import replace_lost_dispatches
+from tests.worker.conftest import pick_up_as
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig
@@ -233,15 +233,6 @@ def test_simultaneous_takeovers_return_each_job_once(rig: Rig) -> None:
     rig.worker()
     rig.assert_settled(jobs)
     assert [rig.count("start", job) for job in jobs] == [1] * 5
-
-
-def pick_up_as(worker: str, rig: Rig) -> None:
-    """Mark all waiting dispatches as picked up, as DBOS does."""
-    table = "workflow_status" if rig.url.startswith("sqlite") else "dbos.workflow_status"
-    with storage.get_session() as session:
-        session.execute(
-            text(f"UPDATE {table} SET status = 'PENDING', executor_id = :id"), {"id": worker}
-        )
 
 
 def test_a_job_whose_dispatch_is_lost_gets_another(rig: Rig) -> None:
