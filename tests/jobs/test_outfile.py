@@ -143,3 +143,30 @@ def test_a_copy_in_another_format_keeps_the_metadata(tmp_path, suffix):
     facts = read_facts(target)
     assert (facts.prompt, facts.seed, facts.bpm) == ("hiss", 7, 90.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == [target.name, "made.wav"]
+
+
+def test_standard_output_gets_the_bytes_of_the_take(tmp_path, capsysbinary):
+    take = tmp_path / "take.wav"
+    take.write_bytes(b"RIFF\x00\xff")
+    destination = Destination.parse("-", force=False)
+    assert destination.deliver(job(), take, AudioExporter()) == take
+    assert capsysbinary.readouterr().out == b"RIFF\x00\xff"
+
+
+def test_a_full_standard_output_is_an_error_that_names_the_kept_take(tmp_path, monkeypatch):
+    take = tmp_path / "take.wav"
+    take.write_bytes(b"RIFF")
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(OutputError, match=r"stdout cannot be written.*kept as .*take\.wav"):
+            Destination.parse("-", force=False).deliver(job(), take, AudioExporter())
+        full.buffer.raw.close()
+
+
+def test_a_take_in_a_folder_gets_the_suggested_name(tmp_path):
+    take = tmp_path / "take.wav"
+    take.write_bytes(b"RIFF")
+    destination = Destination.parse(f"{tmp_path}/new/", force=False)
+    target = destination.deliver(job("Dub techno"), take, AudioExporter())
+    assert target == tmp_path / "new" / "dub-techno_1a2b3c4d.wav"
+    assert target.read_bytes() == b"RIFF"
