@@ -37,7 +37,7 @@ from services.config import Settings, load_settings
 from services.errors import JobFinishedError
 from services.jobs.models import GenerationRequest
 from services.jobs.service import MusicService
-from services.machine.memory import keep_memory_level
+from services.machine.memory import limit_memory_growth
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300.0
@@ -55,7 +55,7 @@ def serve() -> None:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     let_many_files_be_open()
-    keep_memory_level()
+    limit_memory_growth()
     settings = load_settings(None)
     worker = Worker(settings, registry(settings), registry_source="benchmarks.queue:registry")
     run(settings, registry(settings), host="127.0.0.1", port=0, worker=worker)
@@ -224,7 +224,7 @@ def bursts(bench: Bench, _ids: list[str], _seconds: float) -> None:
     while_there = [job_id for job_id in accepted if bench.status(job_id)]
     assert len(while_there) == rows == len(bodies)
     while bench.unfinished():
-        for job in bench.service.unfinished():
+        for job in bench.service.list_unfinished():
             # The worker may have finished it by now.
             with suppress(JobFinishedError):
                 bench.service.cancel(job.job_id)

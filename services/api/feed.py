@@ -24,7 +24,7 @@ from services import storage
 from services.api.problems import ProblemError
 from services.api.schemas import JobView
 from services.errors import StorageError
-from services.jobs.view import rank_of, rank_of_state
+from services.jobs.view import rank_job, rank_state
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -247,20 +247,20 @@ class Feed:
     def _poll(self) -> tuple[list[JobState], list[Job]]:
         began = storage.utc_now()
         running = [job_id for job_id, rank in self._ranks.items() if _is_running(rank)]
-        found = self._service.changed(self._since - _CLOCK_SLACK, running, self._has_changed)
+        found = self._service.changes_since(self._since - _CLOCK_SLACK, running, self._has_changed)
         self._since = began
         return found
 
     def _has_changed(self, state: JobState) -> bool:
         # The first poll only records the jobs that exist.
-        return self._ready.is_set() and self._ranks.get(state.id) != rank_of_state(state)
+        return self._ready.is_set() and self._ranks.get(state.id) != rank_state(state)
 
     def _record(self, states: list[JobState], changed: list[Job]) -> None:
         before = self._number
-        ranks = {state.id: rank_of_state(state) for state in states}
+        ranks = {state.id: rank_state(state) for state in states}
         for job in changed:
             # The job is read after its state, so its rank may be higher.
-            ranks[job.job_id] = rank_of(job)
+            ranks[job.job_id] = rank_job(job)
             self._add(job, ranks[job.job_id])
         # Keep the ranks of jobs that later polls return again: running ones and recent ones.
         oldest = self._since - 2 * _CLOCK_SLACK

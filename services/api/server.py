@@ -24,8 +24,8 @@ from services.database import open_database
 from services.errors import SettingsError
 from services.jobs.renditions import Renditions
 from services.jobs.service import MusicService
-from services.machine.space import require_usable
-from services.worker.worker import SAME_WISH_SECONDS, ending_signals
+from services.machine.space import require_output_folder
+from services.worker.worker import SAME_SIGNAL_SECONDS, shutdown_signals
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -88,7 +88,7 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Replace uvicorn's handlers, which would stop serving before the worker has finished."""
         loop = asyncio.get_running_loop()
-        numbers = ending_signals()
+        numbers = shutdown_signals()
         for number in numbers:
             loop.add_signal_handler(number, self._handle_signal)
         try:
@@ -100,7 +100,7 @@ class Server(uvicorn.Server):
     def _handle_signal(self) -> None:
         now = time.monotonic()
         if self._drain_task is not None:
-            if now - self._signalled_at < SAME_WISH_SECONDS:
+            if now - self._signalled_at < SAME_SIGNAL_SECONDS:
                 return
             log.warning("second signal: exiting at once")
             if self._state.worker is not None:
@@ -178,7 +178,7 @@ def serve(
     require_key(settings, host)
     if worker is None:
         # A worker checks the folders itself.
-        require_usable(settings)
+        require_output_folder(settings)
     listener = listen(host, port)
     app = wrap_app(create_app(state, registry), settings, host)
     if worker is not None:

@@ -333,11 +333,11 @@ def _draw_spectrogram(file: AudioFile, target: Path) -> None:
 
 
 def _check_target(target: Path, *, force: bool) -> None:
-    from services.jobs.outfile import require_free
+    from services.jobs.outfile import refuse_overwrite
 
     if not target.name or target.is_dir():
         raise InvalidRequestError(f"Name a file to write, not {str(target)!r}.")
-    require_free(target, force=force)
+    refuse_overwrite(target, force=force)
 
 
 def _describe_written(written: WrittenFile) -> dict[str, Any]:

@@ -125,10 +125,10 @@ def _sqlite() -> Finding:
 
 
 def _disk(settings: Settings) -> Finding:
-    from services.machine.space import free_bytes, nearest
+    from services.machine.space import free_bytes, nearest_existing
 
     folder = settings.output_dir
-    parent = nearest(folder)
+    parent = nearest_existing(folder)
     try:
         free = free_bytes(folder)
     except OutputError as error:
@@ -153,9 +153,9 @@ def _bucket(settings: Settings) -> list[Finding]:
 
 
 def _gpu() -> Finding:
-    from services.machine.gpu import look_for_gpus
+    from services.machine.gpu import detect_gpus
 
-    report = look_for_gpus()
+    report = detect_gpus()
     if report.gpus:
         return Finding("gpu", "ok", "; ".join(gpu.summary for gpu in report.gpus))
     reason = (report.reason or "").removesuffix(".")

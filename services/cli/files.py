@@ -14,7 +14,7 @@ from services.errors import InvalidRequestError
 if TYPE_CHECKING:
     from services.audio.inventory import FileCleanup
     from services.config import Settings
-    from services.library.reconcile import Findings, Orphan
+    from services.library.reconcile import FileCheck, Orphan
 
 app = App(help="Manage the audio files.")
 
@@ -34,9 +34,9 @@ def stats(as_json: AsJson = False) -> None:
     store = open_store(settings)
     is_folder = settings.file_store is None
     free = AudioFileManager(settings.output_dir).get_info()["free_bytes"] if is_folder else None
-    facts = {"folder": store.where, "free_bytes": free}
+    facts = {"folder": store.location, "free_bytes": free}
     finished = (file for file in store.list() if not file.is_temporary)
-    summary = summarise(finished, lambda file: store.shown(file.relative))
+    summary = summarise(finished, lambda file: store.display_path(file.relative))
     if as_json:
         answer_json(facts | summary)
         return
@@ -183,7 +183,7 @@ def _show_cleanup(found: FileCleanup, *, as_json: bool) -> None:
     )
 
 
-def _show_check(found: Findings, done: list[tuple[Orphan, str | None]], *, as_json: bool) -> None:
+def _show_check(found: FileCheck, done: list[tuple[Orphan, str | None]], *, as_json: bool) -> None:
     if as_json:
         answer_json(
             {

@@ -133,7 +133,7 @@ def generate(
         raise InvalidRequestError(
             "Music and JSON cannot both go to stdout. Leave out --json or -o -."
         )
-    destination = Destination.check(output, force=force) if output is not None else None
+    destination = Destination.parse(output, force=force) if output is not None else None
     settings = load_settings()
     service = MusicService(settings, default_registry(settings))
     checked = service.check(request, melody=melody, continue_from=continue_from)

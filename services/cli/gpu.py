@@ -8,7 +8,7 @@ import typer
 
 from services.cli.console import answer, answer_json, note
 from services.cli.options import AsJson
-from services.machine.gpu_verdict import INSTEAD, GpuSetup, is_usable, judge
+from services.machine.gpu_verdict import FALLBACK, GpuSetup, is_usable, judge
 
 NO_GPU_EXIT_CODE = 9
 
@@ -25,7 +25,7 @@ def validate_gpu(as_json: AsJson = False) -> None:
             {
                 "usable": usable,
                 "checks": [asdict(check) for check in checks],
-                "instead": None if usable else INSTEAD,
+                "instead": None if usable else FALLBACK,
             }
         )
     else:
@@ -33,7 +33,7 @@ def validate_gpu(as_json: AsJson = False) -> None:
             answer(f"{check.verdict:<4}  {check.name:<15}  {check.detail}")
             if check.advice is not None:
                 answer(f"{'':<4}  {'':<15}  -> {check.advice}")
-        note("The GPU can be used." if usable else f"No GPU can be used. {INSTEAD}")
+        note("The GPU can be used." if usable else f"No GPU can be used. {FALLBACK}")
     if not usable:
         raise typer.Exit(NO_GPU_EXIT_CODE)
 
@@ -41,10 +41,10 @@ def validate_gpu(as_json: AsJson = False) -> None:
 def inspect_gpus() -> GpuSetup:
     """Query the settings, the driver and torch; nothing is changed."""
     from services.config import load_settings
-    from services.machine.gpu import look_for_gpus
+    from services.machine.gpu import detect_gpus
 
     use_gpu = load_settings().use_gpu
-    driver = look_for_gpus()
+    driver = detect_gpus()
     try:
         from services.generation.musicgen.gpu_probe import probe_gpus
     except ImportError as error:

@@ -52,10 +52,10 @@ def serve(
     from services.config import load_settings
     from services.generation.registry import default_registry
     from services.logs import configure_logging, wants_json
-    from services.machine.memory import keep_memory_level
+    from services.machine.memory import limit_memory_growth
     from services.worker.worker import Worker
 
-    keep_memory_level()
+    limit_memory_growth()
     settings = load_settings()
     as_json = wants_json(settings, sys.stderr)
     configure_logging(settings, as_json=as_json)

@@ -1,6 +1,6 @@
-"""What an engine is: the one seam between making audio and everything else.
+"""The interface between engines and the rest of the system.
 
-An engine turns parameters into float audio. It knows nothing of files, databases or loudness.
+An engine turns parameters into float audio. It does not deal with files, databases or loudness.
 """
 
 from __future__ import annotations
@@ -29,37 +29,37 @@ SILENT_PEAK = 1e-4
 """Peak amplitude, -80 dBFS, below which a reference counts as silent."""
 
 Progress = Callable[[str, float], None]
-"""Called with a stage in plain words and the fraction done, 0..1, never going back."""
+"""Called with a stage in plain words and the fraction done, 0 to 1, which never decreases."""
 
 ShouldStop = Callable[[], bool]
-"""Asked often; once it says True the engine raises CancelledError."""
+"""Called often; when it returns True, the engine raises CancelledError."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What can be said of an engine before it runs."""
+    """The properties of an engine that are known before it is loaded."""
 
     name: str
     version: str
     description: str
     output_licence: str
-    """SPDX identifier of the licence of what it makes."""
+    """SPDX identifier of the licence of the audio."""
     sample_rate: int
     """Hz."""
     channels: int
     shortest_seconds: float
     longest_seconds: float
     concurrent: int = 1
-    """Calls of `render` that one loaded engine takes at once, each from a thread of its own."""
+    """Calls of `render` that a loaded engine takes at once, each from a thread of its own."""
     takes_melody: bool = False
     """Whether it can follow the melody of an audio file."""
     takes_continuation: bool = False
-    """Whether it can go on from the end of an audio file."""
+    """Whether it can continue an audio file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationParams:
-    """One request as an engine sees it; the sampling fields concern neural engines only."""
+    """The parameters of one render; only neural engines use the sampling fields."""
 
     prompt: str
     duration_seconds: float
@@ -69,9 +69,9 @@ class GenerationParams:
     top_p: float = 0.0
     cfg_coef: float = 3.0
     melody: Path | None = None
-    """An audio file whose melody it follows."""
+    """An audio file whose melody the music follows."""
     continue_from: Path | None = None
-    """An audio file that it goes on from; the result begins where the file ends."""
+    """An audio file that the music continues; the result begins where the file ends."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.duration_seconds) and self.duration_seconds > 0):
@@ -82,16 +82,16 @@ class GenerationParams:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The steps of a neural engine's loop that a request was part of."""
+    """The steps of a neural engine's decode loop that a request took part in."""
 
     count: int
     seconds: float
-    """That they took, together with the requests beside it."""
+    """Time of these steps; requests in the same batch share them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """What an engine made, with what it knows about it."""
+    """The result of an engine: unmastered audio, and facts about it."""
 
     audio: NDArray[np.float32]
     """`[channels, samples]`, finite, not mastered; samples == round(duration * sample_rate)."""
@@ -102,23 +102,22 @@ class Rendered:
     key: str | None = None
     """As "C minor", "F# major", "E dorian"."""
     bars: int | None = None
-    """Whole bars from the first sample; what follows is their tail."""
+    """Whole bars from the first sample; the audio after them is their tail."""
     stems: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Name -> `[channels, samples]`; they sum to `audio` within 1e-6."""
     score: Score | None = None
     steps: Steps | None = None
-    """Of engines that make their audio in steps."""
+    """None for engines without a decode loop."""
     understood: Mapping[str, Any] = field(default_factory=dict)
-    """What the engine read in the prompt, JSON-ready: tempo, key, genre, mood, instruments, ..."""
+    """Facts from the prompt, JSON-ready: tempo, key, genre, mood, instruments, ..."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Makes audio from parameters."""
+    """Renders audio from parameters."""
 
     @property
-    def facts(self) -> EngineFacts:
-        """What can be said before it runs."""
+    def facts(self) -> EngineFacts: ...
 
     def render(
         self, params: GenerationParams, progress: Progress, should_stop: ShouldStop
@@ -126,10 +125,15 @@ class Engine(Protocol):
         """Render one request.
 
         An engine with `facts.concurrent > 1` is called from that many threads at once, and may
-        batch the calls it has.
+        batch these calls.
+
+        Args:
+            params: of the request.
+            progress: called with the stage and the fraction done.
+            should_stop: called often; True stops the render.
 
         Raises:
-            InvalidRequestError: the request is outside what the engine can do.
+            InvalidRequestError: the engine cannot render these parameters.
             EngineError: the engine failed.
             CancelledError: `should_stop` returned True.
         """

@@ -1,4 +1,4 @@
-"""Which engines there are, and which of them this machine can run."""
+"""The engines of this release, and whether they can run on this machine."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
     from services.generation.musicgen.catalogue import PublishedModel
 
 AUTO = "auto"
-"""Stands for the best engine that is available here."""
+"""Model name that stands for the best engine available here."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineEntry:
-    """An engine that can be asked for."""
+    """An engine that requests can name."""
 
     facts: EngineFacts
     load: Callable[[], Engine]
     why_unavailable: Callable[[], str | None]
-    """One sentence on what is missing and the command that helps; None when it can run."""
+    """Returns one sentence with what is missing and the command that helps; None if it can run."""
     is_installed_apart: bool = False
-    """Whether it comes with a command of its own, so that its absence is no fault."""
+    """Whether it has an install command of its own, so that its absence is no error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """The engine behind the name that a request gave."""
+    """The engine for the model name of a request."""
 
     entry: EngineEntry
     passed_over: Mapping[str, str]
@@ -40,7 +40,7 @@ class Choice:
 
 
 class Registry:
-    """The engines by name, the preferred first."""
+    """The engines by name, in order of preference."""
 
     def __init__(self, entries: Mapping[str, EngineEntry]) -> None:
         self._entries = dict(entries)
@@ -49,7 +49,7 @@ class Registry:
         return iter(self._entries.values())
 
     def choose(self, name: str) -> Choice:
-        """Find the engine for a name or `auto`.
+        """Return the engine for a model name or `auto`.
 
         Raises:
             EngineUnavailableError: the name is unknown, or the engine cannot run here.
@@ -68,7 +68,7 @@ class Registry:
         return Choice(entry, {})
 
     def resolve(self, name: str) -> EngineEntry:
-        """Return the entry of `choose`."""
+        """Return the entry of `choose(name)`; raises as it does."""
         return self.choose(name).entry
 
     def _first_available(self) -> Choice:

@@ -1,1 +1,1 @@
-"""What happens to a request: accepted, queued, made, published, shown."""
+"""Jobs: requests are accepted, queued, rendered, published and looked up here."""

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 class AttemptToken:
     """The unique id of an attempt.
 
-    As text it is `<owner>/<nonce>`. The owner is `<dispatch>/<worker id>` in a worker, and the
-    identity of the process where a caller runs its job itself.
+    As text it is `<owner>/<nonce>`. The owner is `<dispatch>/<worker id>` for an attempt of a
+    worker, and the identity of the process for a job that a caller runs itself.
     """
 
     owner: str
     nonce: str
-    """Letters and digits, never used before; it names the attempt's files."""
+    """Letters and digits, unique; it names the attempt's files."""
 
     @classmethod
     def for_dispatch(cls, dispatch: Dispatch, worker_id: str) -> AttemptToken:
@@ -40,7 +40,7 @@ class AttemptToken:
     def __str__(self) -> str:
         return f"{self.owner}/{self.nonce}"
 
-    def is_of(self, dispatch: Dispatch) -> bool:
+    def belongs_to(self, dispatch: Dispatch) -> bool:
         return self.owner.startswith(f"{dispatch.workflow_id}/")
 
     @property

@@ -1,8 +1,8 @@
-"""The queue, on DBOS Transact: the one module that knows it.
+"""The queue, on DBOS Transact; no other module uses DBOS.
 
-DBOS keeps one promise, that every job is picked up, also after a crash; what a person sees is the
-row of `generations`. A dispatch is one workflow of DBOS, named after the generation and the
-attempt, with nothing but these two as its input. docs/queue.md says what is DBOS's and what ours.
+DBOS guarantees that every dispatch is picked up, also after a crash. Users see the row of
+`generations`, not DBOS. A dispatch is one DBOS workflow: its name and its input are the job id and
+the attempt number. docs/queue.md lists what DBOS does and what this project does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 APPLICATION = "dgx-music"
 APPLICATION_VERSION = "1"
-"""Never changes: DBOS leaves what another version began to that version, for ever."""
+"""Never changes: DBOS leaves the workflows of another version to that version for ever."""
 
 TESTED_DBOS = "3.4."
 POLLING_SECONDS = 0.1
@@ -35,34 +35,34 @@ _WORKFLOW = "generate"
 _LIVE = ("ENQUEUED", "DELAYED", "PENDING")
 _OVER = ("SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED")
 _PAGE = 500
-_EVERY_SLOT = 1_000
-"""DBOS keeps one limit for all workers of a queue; ours differ, so it is out of the way."""
+_NO_LIMIT = 1_000
+"""Slots of a queue. DBOS has one limit for all workers of a queue; ours differ by worker."""
 
 
-class HandedBack(BaseException):
-    """Raised by a job's body that leaves its dispatch to another worker.
+class DispatchReturned(BaseException):
+    """A dispatch is left to another worker.
 
-    Not an `Exception`, as DBOS records every one of those as the outcome.
+    DBOS would record an `Exception` as the outcome of the workflow, so this is not one.
     """
 
 
-Body = Callable[[Dispatch], None]
+RunDispatch = Callable[[Dispatch], None]
 
 
-def queue_of(model: str) -> str:
-    """Name the queue of an engine: a worker listens to those it can run, and to no other."""
+def queue_name(model: str) -> str:
+    """Return the queue of an engine; a worker listens to the queues of the engines it can run."""
     return f"generations.{model}"
 
 
 class QueueManager:
-    """The queue in the open database, for those who send jobs and those who look after it."""
+    """The queue in the open database."""
 
     def __init__(self) -> None:
-        _refuse_what_was_not_tested()
+        _require_tested_dbos()
         self._prepared = False
 
     def prepare(self) -> None:
-        """Make DBOS's tables where they are missing: schema `dbos` on PostgreSQL, else beside ours.
+        """Create DBOS's tables if they are missing: schema `dbos` on PostgreSQL, else beside ours.
 
         Raises:
             SettingsError: the installed DBOS is not one this release was tested with.
@@ -71,24 +71,24 @@ class QueueManager:
             with storage.database_errors():
                 self._system_database.run_migrations()
             self._prepared = True
-            # Here, and not first within a transaction, which would wait for the library to load.
+            # Otherwise the first transaction that enqueues would wait for the library to load.
             _ = self._client
 
     def enqueue(
         self, session: Session, dispatch: Dispatch, *, model: str, place: int, delay: float = 0.0
     ) -> None:
-        """Send a dispatch with the session's transaction; it is there when that commits.
+        """Add a dispatch to the queue when the session's transaction commits.
 
         Args:
             session: an open session that may write.
-            dispatch: a new one.
-            model: the engine that is to make it.
+            dispatch: never enqueued before.
+            model: the engine that renders it.
             place: lower starts earlier, 1 to 2**31 - 1.
             delay: seconds before it may start.
         """
         options: EnqueueOptions = {
             "workflow_name": _WORKFLOW,
-            "queue_name": queue_of(model),
+            "queue_name": queue_name(model),
             "workflow_id": dispatch.workflow_id,
             "priority": place,
         }
@@ -99,13 +99,13 @@ class QueueManager:
         )
 
     def cancel(self, dispatches: Collection[Dispatch]) -> None:
-        """Take dispatches out of the queue; those that are over are left alone."""
+        """Remove dispatches from the queue; finished ones are left alone."""
         if dispatches:
             with storage.database_errors():
                 self._client.cancel_workflows([one.workflow_id for one in dispatches])
 
-    def without_workflow(self, dispatches: Sequence[Dispatch]) -> list[Dispatch]:
-        """Give those that nobody will ever pick up."""
+    def find_lost(self, dispatches: Sequence[Dispatch]) -> list[Dispatch]:
+        """Return the dispatches that no worker will ever pick up."""
         if not dispatches:
             return []
         names = [one.workflow_id for one in dispatches]
@@ -116,30 +116,31 @@ class QueueManager:
         live = {workflow.workflow_id for workflow in found}
         return [one for one in dispatches if one.workflow_id not in live]
 
-    def holders(self) -> set[str]:
-        """Give the ids of the workers that have picked up dispatches, living or not."""
+    def workers_with_dispatches(self) -> set[str]:
+        """Return the ids of the workers that hold dispatches, whether alive or dead."""
         return {str(workflow.executor_id) for workflow in self._picked_up()}
 
     def give_back(self, worker_ids: Collection[str]) -> int:
-        """Put what those workers had picked up back into the queue; how many.
+        """Return the dispatches of these workers to the queue, and their number.
 
-        Each dispatch moves once, however many callers try: it must still be theirs.
+        A dispatch that another worker holds by now stays where it is, so any number of callers
+        may try at once.
         """
         gone = list(worker_ids)
-        # DBOS has this for its own start-up alone; `resume_workflow`, which is public, does not
-        # look at who has the job, and starts one twice that somebody else has taken meanwhile.
+        # The public `resume_workflow` ignores the worker that holds the dispatch: it would start
+        # one again that another worker has picked up meanwhile.
         with storage.database_errors():
             return sum(
                 self._system_database.reenqueue_for_recovery(
-                    workflow.workflow_id, gone, workflow.queue_name or queue_of("lost")
+                    workflow.workflow_id, gone, workflow.queue_name or queue_name("lost")
                 )
                 for workflow in self._picked_up(gone)
             )
 
-    def forget(self, *, older_than_seconds: float) -> int:
-        """Delete what DBOS remembers of dispatches that are over; how many."""
+    def delete_finished(self, *, older_than_seconds: float) -> int:
+        """Delete DBOS's records of finished dispatches; return their number."""
         end = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
-        forgotten = 0
+        deleted = 0
         while True:
             with storage.database_errors():
                 over = self._client.list_workflows(
@@ -150,17 +151,17 @@ class QueueManager:
                     load_output=False,
                 )
                 self._client.delete_workflows([workflow.workflow_id for workflow in over])
-            forgotten += len(over)
+            deleted += len(over)
             if len(over) < _PAGE:
-                return forgotten
+                return deleted
 
-    def register(self, names: Collection[str]) -> None:
-        """Note the queues, so that a listener hears of them at once."""
+    def register_queues(self, names: Collection[str]) -> None:
+        """Record the queues in the database, where listeners find them."""
         with storage.database_errors():
             for name in names:
                 self._client.register_queue(
                     name,
-                    worker_concurrency=_EVERY_SLOT,
+                    worker_concurrency=_NO_LIMIT,
                     polling_interval_sec=POLLING_SECONDS,
                 )
 
@@ -178,7 +179,7 @@ class QueueManager:
 
     @cached_property
     def _client(self) -> DBOSClient:
-        _quieten()
+        _configure_dbos_logger()
         from dbos import DBOSClient
 
         self.prepare()
@@ -192,11 +193,11 @@ class QueueManager:
 
     @cached_property
     def _system_database(self) -> Any:
-        _quieten()
+        _configure_dbos_logger()
         from dbos._sys_db import SystemDatabase
 
         return SystemDatabase.create(
-            system_database_url=_kind(self._engine),
+            system_database_url=_dialect_url(self._engine),
             engine_kwargs={},
             engine=self._engine,
             schema="dbos",
@@ -217,32 +218,32 @@ class QueueListener:
         worker_id: str,
         models: Collection[str],
         free_slots: Callable[[str], int],
-        body: Body,
+        run: RunDispatch,
     ) -> None:
         """Start to listen.
 
         Args:
             queue: prepared.
-            worker_id: never used by another process, of now or before.
+            worker_id: unique among all workers that ever ran.
             models: engines whose queues to listen to.
-            free_slots: how many more dispatches for an engine to take now.
-            body: called in a thread of its own for each dispatch; the dispatch is over when it
-                returns, and stays open when it raises `HandedBack`.
+            free_slots: returns the number of dispatches for an engine that may be picked up now.
+            run: called in a thread of its own for each dispatch. The dispatch is finished when
+                it returns, and goes to another worker when it raises `DispatchReturned`.
         """
-        _quieten()
+        _configure_dbos_logger()
         from dbos import DBOS
 
         def generate(generation_id: str, attempt: int) -> None:
-            body(Dispatch(generation_id, attempt))
+            run(Dispatch(generation_id, attempt))
 
         engine = storage.open_queue_engine()
-        # Without a number DBOS gives up a job, and its neighbours, after so many crashes; that is
-        # for us to decide, of one job at a time.
+        # By default DBOS gives a workflow up after some crashes, even if the one beside it caused
+        # them. `Claims` counts the crashes of each job instead.
         DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=None)(generate)
         self._dbos = DBOS(
             config={
                 "name": APPLICATION,
-                "system_database_url": _kind(engine),
+                "system_database_url": _dialect_url(engine),
                 "system_database_engine": engine,
                 "application_version": APPLICATION_VERSION,
                 "executor_id": worker_id,
@@ -251,62 +252,62 @@ class QueueListener:
                 "log_level": "WARNING",
             }
         )
-        names = [queue_of(model) for model in models]
-        queue.register(names)
+        names = [queue_name(model) for model in models]
+        queue.register_queues(names)
         DBOS.listen_queues(names)
         self._count_slots(free_slots, dict(zip(names, models, strict=True)))
         DBOS.launch()
 
     def _count_slots(self, free_slots: Callable[[str], int], models: Mapping[str, str]) -> None:
-        """Let DBOS ask us how busy this worker is: it counts a queue at a time, we count jobs."""
+        """Make DBOS use `free_slots`: it counts each queue by itself, a worker all its jobs."""
 
-        def busy(queue_name: str) -> int:
-            return _EVERY_SLOT - max(0, free_slots(models.get(queue_name, queue_name)))
+        def count_busy(name: str) -> int:
+            return _NO_LIMIT - max(0, free_slots(models.get(name, name)))
 
         active: Any = self._dbos._active_workflows_set
-        active.count_for_queue = busy
+        active.count_for_queue = count_busy
 
     def stop(self) -> None:
-        """Pick up nothing more; bodies that have ended are recorded, those that run are left."""
+        """Pick up nothing more; record finished dispatches, and leave those that still run."""
         from dbos import DBOS
 
         ending = bool(self._dbos._active_workflows_set.activeList())
         DBOS.destroy(workflow_completion_timeout_sec=int(ending), destroy_registry=True)
 
 
-def _refuse_what_was_not_tested() -> None:
-    """Refuse another DBOS than the one the crash tests ran on.
+def _require_tested_dbos() -> None:
+    """Check that the installed DBOS is the one that the crash tests ran on.
 
     Raises:
-        SettingsError: it is of another version, or its proprietary part is installed.
+        SettingsError: it is another version, or its proprietary part is installed.
     """
     version = importlib.metadata.version("dbos")
     if not version.startswith(TESTED_DBOS):
         raise SettingsError(
-            f"dbos {version} is installed, and this release was tested with {TESTED_DBOS}x only. "
+            f"dbos {version} is installed, but this release was tested with {TESTED_DBOS}x only. "
             "Install the project again: ./just init"
         )
     if find_spec("dbos_enterprise") is not None:
         raise SettingsError(
-            "The package dbos-enterprise is installed. It is proprietary and changes who recovers "
-            "jobs; uninstall it: pip uninstall dbos-enterprise"
+            "The package dbos-enterprise is installed. It is proprietary and changes how jobs are "
+            "recovered; uninstall it: pip uninstall dbos-enterprise"
         )
 
 
 def _serializer() -> Any:
-    """JSON: what another process wrote is never unpickled."""
+    # JSON: data that another process wrote is never unpickled.
     from dbos._serialization import DBOSPortableJSON
 
     return DBOSPortableJSON
 
 
-def _kind(engine: Engine) -> str:
-    """What DBOS reads of a URL when it is given an engine: which database it is."""
+def _dialect_url(engine: Engine) -> str:
+    # DBOS reads only the kind of database from the URL when it is given an engine.
     return "sqlite:///engine" if engine.dialect.name == "sqlite" else "postgresql://engine/engine"
 
 
-def _quieten() -> None:
-    """Let DBOS log where everything else does; it would else talk on stderr by itself."""
+def _configure_dbos_logger() -> None:
+    # Without a handler of its own DBOS would add one that writes to stderr.
     logger = logging.getLogger("dbos")
     if not logger.handlers:
         logger.addHandler(logging.NullHandler())

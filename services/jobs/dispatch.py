@@ -1,4 +1,4 @@
-"""What the queue carries."""
+"""Dispatches: the attempts that the queue carries."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Dispatch:
-    """One attempt at a generation, as the queue carries it."""
+    """One attempt at a job, as the queue carries it."""
 
     generation_id: str
     attempt: int
 
     @property
     def workflow_id(self) -> str:
-        """Its name in the queue; given out once, so that one dispatch never becomes two."""
+        """Its unique name in the queue; a dispatch that is enqueued twice is picked up once."""
         return f"{self.generation_id}:{self.attempt}"

@@ -1,7 +1,7 @@
-"""Places where a test may end or freeze the process: around every commit and every rename.
+"""Points where a test can end or freeze the process: around every commit and every rename.
 
 `DGX_MUSIC_TEST_FAILPOINT=<name>` ends it at the first pass, `<name>:3` at the third, and
-`<name>:freeze` stops it there until it is told to go on.
+`<name>:freeze` stops it there until SIGCONT.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ NAMES = (
     "retry-after-commit",
     "cancel-after-commit",
 )
-"""In the order in which a job passes them."""
+"""The points in the order in which a job passes them."""
 
 MOVE_NAMES = ("move-check", "move-copy", "move-verify", "move-commit")
-"""In the order in which `dgx-music db move` passes them; all but the last many times."""
+"""The points of `dgx-music db move` in order; it passes all but the last many times."""
 
 _passed: Counter[str] = Counter()
 
 
 def reach(name: str) -> None:
-    """End the process as a power cut would, or freeze it, if a test asked for it here."""
+    """End the process without clean-up, or freeze it, if the environment names this point."""
     wanted, _, count = os.environ.get(VARIABLE, "").partition(":")
     if name != wanted:
         return
     _passed[name] += 1
     if count == "freeze":
         os.kill(os.getpid(), signal.SIGSTOP)
-        # Of several threads the one that stops the process may run on for a moment.
+        # The thread that sends the signal may run on for a moment before it takes effect.
         time.sleep(_STOPPING_SECONDS)
     elif _passed[name] == int(count or 1):
         os._exit(EXIT_CODE)

@@ -1,4 +1,4 @@
-"""Making a job for a caller that waits: on a worker where one is alive, else in this process."""
+"""Jobs whose caller waits: a worker runs them if one is alive, else this process does."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from services.jobs.dispatch import Dispatch
 from services.jobs.living import living_workers
 from services.jobs.pipeline import cancel_job, run_job
 from services.jobs.service import POLL_SECONDS
-from services.jobs.submission import add_row, references_of
+from services.jobs.submission import add_row, audio_references
 from services.library.orders import Order
-from services.library.store import clear_quietly
+from services.library.store import try_remove_leftovers
 from services.library.takes import Delivery
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class JobMaker:
-    """Makes jobs while their caller waits; an engine that was loaded here stays loaded."""
+    """Runs jobs while their caller waits; an engine loaded in this process stays loaded."""
 
     def __init__(self, service: MusicService) -> None:
         self._service = service
@@ -35,12 +35,12 @@ class JobMaker:
         self._engines: dict[str, Engine] = {}
 
     def make(self, checked: CheckedRequest, progress: Progress, should_stop: ShouldStop) -> Job:
-        """Make a job, and return it completed; its row is finished on every way out.
+        """Run a job and return it completed; its row is finished on every way out.
 
         Raises:
-            CancelledError: it was cancelled, here or by another process.
+            CancelledError: the job was cancelled, here or by another process.
             QueueFullError, OutputError, StorageError: there is no space for it.
-            DGXMusicError: it failed; its row has the same message.
+            DGXMusicError: the job failed; its row has the same message.
         """
         if self.is_served(checked.entry.facts.name):
             (job,) = self._service.enqueue([checked])
@@ -48,16 +48,16 @@ class JobMaker:
         return self.run(self.prepare(checked), progress, should_stop, checked.entry)
 
     def is_served(self, model: str) -> bool:
-        """Whether a living worker takes jobs for that engine."""
+        """Whether a worker that is alive takes jobs for this engine."""
         with storage_errors():
             living = living_workers(self._service.settings.worker_ttl_seconds)
         return any(model in state.models and not state.draining for state in living)
 
     def prepare(self, checked: CheckedRequest) -> Order:
-        """Write the row of a job that is run here and not queued; raises as `make`."""
+        """Write the row of a job that is not queued; raises as `make`."""
         self._service.store.check()
         with storage_errors():
-            inputs = self._service.inputs.resolve(references_of(checked.request), None)
+            inputs = self._service.inputs.resolve(audio_references(checked.request), None)
             with storage.get_session() as session:
                 return Order.of(add_row(session, checked, None, inputs))
 
@@ -71,7 +71,7 @@ class JobMaker:
         """Run a pending job in this process; raises as `make`.
 
         Args:
-            order: the job's.
+            order: of the job.
             progress: called as the job advances.
             should_stop: asked often; True cancels the job.
             entry: the engine, when the caller has resolved it already.
@@ -120,7 +120,7 @@ class JobMaker:
                 raise
             job = service.get(job.job_id)
         if job.status == storage.GenerationStatus.CANCELLED:
-            raise CancelledError("The generation was cancelled while it was being made.")
+            raise CancelledError("The job was cancelled while it ran.")
         if job.status == storage.GenerationStatus.FAILED:
             raise EngineError(str(job.error_message))
         progress("completed", 1.0)
@@ -139,5 +139,5 @@ def _take_from_queue(service: MusicService, job_id: str) -> Order | None:
         storage.remove_queue_entry(session, row.id)
     with suppress(storage.StorageError):
         service.queue.cancel([Dispatch(row.id, entry.attempt)])
-    clear_quietly(service.store, row.file_path)
+    try_remove_leftovers(service.store, row.file_path)
     return Order.of(row)

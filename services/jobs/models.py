@@ -1,4 +1,4 @@
-"""What goes in and what comes out, for every door: CLI, API and Python."""
+"""Requests and jobs as every interface sees them: CLI, REST API and Python."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PROMPT_MAX = 500
 SHORTEST_SECONDS = 1.0
 DEFAULT_SECONDS = 16.0
 LONGEST_SECONDS = 600.0
-"""Of any engine; each has its own limit too."""
+"""Longest duration of any engine; each has its own limit too."""
 REFERENCE_PATTERN = "^([0-9a-f]{64}|[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})$"
 """The id of an input, which is a SHA-256, or of a job."""
 
@@ -30,7 +30,7 @@ def _clean_prompt(text: str) -> str:
             f"this prompt has {len(trimmed)}."
         )
     prompt = re.sub(r"\s+", " ", trimmed)
-    # Lone surrogates and control characters can be stored by no database as they are.
+    # No database stores lone surrogates and control characters unchanged.
     if any(unicodedata.category(character) in {"Cc", "Cs"} for character in prompt):
         raise ValueError("The prompt has characters that are not text. Type it again without them.")
     return prompt
@@ -40,7 +40,7 @@ PromptText = Annotated[str, AfterValidator(_clean_prompt)]
 
 
 class GenerationRequest(BaseModel):
-    """What a person asks for."""
+    """A request for a piece of music, checked."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=()
@@ -69,10 +69,10 @@ class GenerationRequest(BaseModel):
 
 
 def parse_request(**fields: Any) -> GenerationRequest:
-    """A valid request from loose values.
+    """Build a request from the values of its fields.
 
     Raises:
-        InvalidRequestError: with one sentence a field.
+        InvalidRequestError: with one sentence for each invalid field.
     """
     try:
         return GenerationRequest.model_validate(fields)
@@ -89,7 +89,7 @@ def parse_request(**fields: Any) -> GenerationRequest:
 
 
 class Job(BaseModel):
-    """One generation as every door shows it; the names are those of the REST contract."""
+    """A job as every interface shows it, with the field names of the REST API."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -99,32 +99,31 @@ class Job(BaseModel):
     model: str
     duration_seconds: float
     file: str | None
-    """Path of the finished audio file, as a person on this machine opens it, or its s3:// URL."""
+    """Path of the finished audio file on this machine, or its s3:// URL; None without one."""
     metadata: dict[str, Any]
     generation_time_seconds: float | None
     error_message: str | None
     retry_count: int
     owner: str | None = None
-    """The id of the API key that asked for it."""
+    """The id of the API key that requested it."""
     file_sha256: str | None = None
-    """Of the finished file, hexadecimal."""
+    """SHA-256 of the finished file, hexadecimal."""
     current_step: str = "queued"
     """queued, loading_model, encoding_prompt, generating, saving, or the status when finished."""
     progress: float = 0.0
     """0 to 1."""
     queue_position: int | None = None
-    """1 for the next to start; none when it does not wait in the queue."""
+    """1 for the next job to start; None when it does not wait in the queue."""
     estimated_time_seconds: float | None = None
-    """Until it is finished, from what the engine needed lately; none when that is not known."""
+    """Time until it is finished, from the engine's last jobs; None when there are none."""
     created_at: datetime
     completed_at: datetime | None
 
     @property
     def is_finished(self) -> bool:
-        """Nothing more will happen to it."""
+        """Whether it is completed, failed or cancelled."""
         return self.completed_at is not None
 
     @property
     def seed(self) -> int | None:
-        """The seed that made it, or will."""
         return self.metadata.get("seed")

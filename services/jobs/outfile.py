@@ -1,4 +1,4 @@
-"""Where a finished take goes besides the library: checked before it is made, written whole."""
+"""The copy of a take that the user asked for: checked before the job runs, written whole."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 STDOUT = "-"
 SUFFIXES = (".wav", ".flac", ".mp3", ".ogg", ".opus")
-"""A test holds them equal to those of the audio formats, whose module is slow to import."""
+"""Those of `services.audio.FORMATS`, which is slow to import; a test compares them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,31 +27,35 @@ class Destination:
     """A file to write, a folder to write into, or standard output."""
 
     path: Path | None
-    """None: standard output."""
+    """None for standard output."""
     is_folder: bool
     force: bool
 
     @classmethod
-    def check(cls, text: str, *, force: bool) -> Destination:
-        """Say now what would go wrong after the music is made.
+    def parse(cls, text: str, *, force: bool) -> Destination:
+        """Read a file name, a folder or `-`, and check that it can be written.
+
+        Args:
+            text: from the command line.
+            force: whether an existing file may be replaced.
 
         Raises:
-            InvalidRequestError: no name of a format, or stdout is a terminal.
+            InvalidRequestError: the suffix is of no format, or stdout is a terminal.
             OutputError: the file exists, or its folder cannot be written.
         """
         if text == STDOUT:
             if sys.stdout is None or sys.stdout.isatty():
                 raise InvalidRequestError(
-                    "A WAV file makes no sense on a terminal. Pipe it on, or name a file."
+                    "Audio cannot be written to a terminal. Pipe it to a program, or name a file."
                 )
             return cls(None, is_folder=False, force=force)
         try:
-            return cls._check_path(text, force=force)
+            return cls._parse_path(text, force=force)
         except OSError as error:
             raise OutputError(f"{text} cannot be written: {error.strerror}.") from error
 
     @classmethod
-    def _check_path(cls, text: str, *, force: bool) -> Destination:
+    def _parse_path(cls, text: str, *, force: bool) -> Destination:
         path = Path(text).expanduser()
         is_folder = path.is_dir() or text.endswith(os.sep)
         if not text.strip():
@@ -61,26 +65,26 @@ class Destination:
                 raise InvalidRequestError(
                     f"The output {text!r} must end in one of {', '.join(SUFFIXES)}."
                 )
-            require_free(path, force=force)
+            refuse_overwrite(path, force=force)
         folder = path if is_folder else path.parent
         _require_writable(folder)
         return cls(path, is_folder=is_folder, force=force)
 
-    def deliver(self, job: Job, made: Path, exporter: AudioExporter) -> Path:
-        """Copy the finished file `made` there, in the format of the name; the path of the copy.
+    def deliver(self, job: Job, take: Path, exporter: AudioExporter) -> Path:
+        """Copy a take here, in the format of the name, and return the path of the copy.
 
         Args:
-            job: what was made, for the name in a folder.
-            made: the WAV file, as it can be read on this machine.
-            exporter: its levels hold for another format too, as a player decodes it.
+            job: gives the file its name in a folder.
+            take: the WAV file, on this machine.
+            exporter: has the loudness and peak that an encoded copy must decode to.
 
         Raises:
             OutputError: it could not be written; the take is still in the library.
         """
-        kept = job.file or made
+        kept = job.file or take
         if self.path is None:
             try:
-                with made.open("rb") as source:
+                with take.open("rb") as source:
                     shutil.copyfileobj(source, sys.stdout.buffer)
                     sys.stdout.buffer.flush()
             except BrokenPipeError:
@@ -89,15 +93,15 @@ class Destination:
                 raise OutputError(
                     f"stdout cannot be written: {error.strerror}. The take is kept as {kept}."
                 ) from error
-            return made
-        target = self.path / suggested_name(job) if self.is_folder else self.path
+            return take
+        target = self.path / suggest_name(job) if self.is_folder else self.path
         try:
-            if target.suffix.lower() == made.suffix.lower():
-                copy_whole(made, target, replace=self.force)
+            if target.suffix.lower() == take.suffix.lower():
+                copy_whole(take, target, replace=self.force)
             else:
-                _encode(made, target, exporter, replace=self.force)
+                _copy_encoded(take, target, exporter, replace=self.force)
         except FileExistsError:
-            raise OutputError(f"{_exists(target)} The take is kept as {kept}.") from None
+            raise OutputError(f"{_exists_error(target)} The take is kept as {kept}.") from None
         except RuntimeError as error:
             raise OutputError(f"{error} The take is kept as {kept}.") from error
         except OSError as error:
@@ -107,33 +111,37 @@ class Destination:
         return target
 
 
-def _encode(made: Path, target: Path, exporter: AudioExporter, *, replace: bool) -> None:
+def _copy_encoded(take: Path, target: Path, exporter: AudioExporter, *, replace: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         encoded = Path(folder) / target.name
-        encode(made, encoded, exporter.target_lufs, exporter.true_peak_dbtp)
+        encode_take(take, encoded, exporter.target_lufs, exporter.true_peak_dbtp)
         copy_whole(encoded, target, replace=replace)
 
 
-def encode(made: Path, target: Path, target_lufs: float | None, true_peak_dbtp: float) -> None:
-    """Write a finished take in the format of the target's name, at the levels it has to have.
+def encode_take(take: Path, target: Path, target_lufs: float | None, true_peak_dbtp: float) -> None:
+    """Write a finished take in the format of the target's name.
 
-    They hold for what a player decodes.
+    Args:
+        take: the WAV file.
+        target: has the suffix of a format.
+        target_lufs: integrated loudness of the decoded copy; None leaves it as it is.
+        true_peak_dbtp: ceiling of its true peak.
 
     Raises:
-        RuntimeError: the disk says no; nothing is left.
+        RuntimeError: the disk refuses; no file is left.
     """
     from services.audio import convert_file, normalise_file
     from services.audio.encoding import choose_format
 
     if choose_format(target).is_lossy and target_lufs is not None:
-        normalise_file(made, target, target_lufs=target_lufs, true_peak_dbtp=true_peak_dbtp)
+        normalise_file(take, target, target_lufs=target_lufs, true_peak_dbtp=true_peak_dbtp)
     else:
-        # Mastered and dithered already: the samples stay as they are.
-        convert_file(made, target)
+        # The take is mastered and dithered already.
+        convert_file(take, target)
 
 
-def suggested_name(job: Job) -> str:
-    """A name that tells a DAW and a person what is inside: words, tempo, key, id."""
+def suggest_name(job: Job) -> str:
+    """Return a file name with the first words of the prompt, tempo, key and the start of the id."""
     words = re.sub(r"[^a-z0-9]+", "-", job.prompt.lower()).strip("-")[:40].strip("-") or "take"
     tempo = f"_{job.metadata['bpm']:g}bpm" if "bpm" in job.metadata else ""
     key = f"_{job.metadata['key'].replace(' ', '-')}" if "key" in job.metadata else ""
@@ -141,11 +149,11 @@ def suggested_name(job: Job) -> str:
 
 
 def copy_whole(source: Path, target: Path, *, replace: bool = True) -> None:
-    """Copy a file so that the target is the old one or the whole new one, also after a crash.
+    """Copy a file so that even after a crash the target is the old file or the whole new one.
 
     Raises:
-        FileExistsError: there is a target, and it is not to be replaced.
-        OSError: the disk says no; nothing is left.
+        FileExistsError: the target exists, and `replace` is False.
+        OSError: the disk refuses; no partial file is left.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=".dgx-", suffix=".part", dir=target.parent)
@@ -159,23 +167,23 @@ def copy_whole(source: Path, target: Path, *, replace: bool = True) -> None:
         if replace:
             temporary.replace(target)
         else:
-            # Unlike a rename, a link never takes the place of a file that came meanwhile.
+            # Unlike a rename, a link never replaces a file that appeared meanwhile.
             target.hardlink_to(temporary)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def require_free(path: Path, *, force: bool) -> None:
-    """Refuse to replace what is there without being told to.
+def refuse_overwrite(path: Path, *, force: bool) -> None:
+    """Check that nothing has this name, not even a broken link, unless `force`.
 
     Raises:
-        OutputError: something has that name; a link that leads nowhere is somebody's too.
+        OutputError: something has it.
     """
     if os.path.lexists(path) and not force:
-        raise _exists(path)
+        raise _exists_error(path)
 
 
-def _exists(path: Path) -> OutputError:
+def _exists_error(path: Path) -> OutputError:
     return OutputError(f"{path} exists. Add --force to replace it, or name another.")
 
 

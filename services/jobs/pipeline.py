@@ -21,7 +21,7 @@ from services.jobs.attempt_token import AttemptToken
 from services.jobs.publication import publish_take, upload_take
 from services.library.drafts import draft_path, remove_draft
 from services.library.inputs import fetch_inputs
-from services.library.store import clear_quietly
+from services.library.store import try_remove_leftovers
 from services.library.takes import Delivery, make_take
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def fail_abandoned_jobs() -> None:
     for row in running:
         token = AttemptToken.parse(row.attempt_token or "")
         if token.process is not None and token.process.has_ended():
-            message = "The process that made it was killed before it was done. Make it again."
+            message = "The process that ran this job was killed. Generate the music again."
             with storage.get_session() as session:
                 storage.fail_generation(session, row.id, str(token), message)
 
@@ -102,13 +102,13 @@ def _produce(
             upload_take(order, token, take, store)
             is_published = publish_take(order, token, take, store)
         except BaseException:
-            _withdraw(order, store)
+            _remove_unpublished(order, store)
             raise
     finally:
         remove_draft(path)
     if not is_published:
-        clear_quietly(store, order.file_path)
-        raise CancelledError("The generation was cancelled while it was being made.")
+        try_remove_leftovers(store, order.file_path)
+        raise CancelledError("The job was cancelled while it ran.")
     progress("completed", 1.0)
 
 
@@ -118,10 +118,10 @@ def _fail(order: Order, token: AttemptToken, message: str) -> None:
         storage.fail_generation(session, order.generation_id, str(token), message)
 
 
-def _withdraw(order: Order, store: FileStore) -> None:
+def _remove_unpublished(order: Order, store: FileStore) -> None:
     """Remove the file unless the row is complete: a signal may arrive after the commit."""
     with suppress(storage.StorageError), storage.get_session(read_only=True) as session:
         row = storage.get_generation(session, order.generation_id)
         if row is not None and row.is_complete:
             return
-    clear_quietly(store, order.file_path)
+    try_remove_leftovers(store, order.file_path)

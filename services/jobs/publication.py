@@ -1,4 +1,4 @@
-"""Publishing a take: it gets its final name, and its job's row says so, in one transaction."""
+"""Publishing a take: its file gets the final name and its row is completed, in one transaction."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def upload_take(order: Order, token: AttemptToken, take: Take, store: FileStore)
     """Copy the file to the store, before `publish_take` locks the row.
 
     Raises:
-        OutputError: the store refuses, and holds nothing of it.
+        OutputError: the store refuses; it holds no part of the file.
     """
-    store.bring(take.path, final_name(order, token, store), take.sha256)
+    store.upload(take.path, final_name(order, token, store), take.sha256)
 
 
 def final_name(order: Order, token: AttemptToken, store: FileStore) -> str:

@@ -1,7 +1,7 @@
-"""What is made of a finished take when somebody asks for it: other formats, waveform, picture.
+"""Renditions of a take, made on request: other formats, the waveform, the spectrogram.
 
-Each is kept under a key that names all that went into it, so its bytes never change, and it is made
-once on each machine, however many ask at the same time.
+Each is cached under a key made of everything that decides its bytes. It is made once on each
+machine, even for several requests at the same time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from services import __version__
 from services.errors import OutputError
-from services.jobs.outfile import encode
+from services.jobs.outfile import encode_take
 from services.library.store.cache import CACHE_FOLDER, FileCache
 
 if TYPE_CHECKING:
@@ -30,24 +30,24 @@ WAV = ".wav"
 _DEFAULT_PAIRS = 1000
 
 
-class NotMadeError(Exception):
-    """It would have to be made first, and was not to be."""
+class RenditionMissingError(Exception):
+    """The rendition is not cached, and the caller does not want to wait until it is made."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rendition:
-    """A file on this machine, to be read soon."""
+    """A file on this machine; the cache may delete it later."""
 
     path: Path
     etag: str
-    """Another one for other bytes; without quotes."""
+    """Differs between different contents; without quotes."""
     media_type: str
     sha256: str | None = None
-    """Hexadecimal; None where it is not known without reading the file."""
+    """Hexadecimal; None when it is unknown without reading the file."""
 
 
 class Renditions:
-    """Makes and keeps them, for one process."""
+    """Makes and caches the renditions that one process serves."""
 
     def __init__(self, service: MusicService) -> None:
         self._service = service
@@ -55,20 +55,20 @@ class Renditions:
         self._cache = FileCache(settings.output_dir / CACHE_FOLDER, settings.file_cache_mib * 2**20)
         self._levels = (settings.target_lufs, settings.true_peak_dbtp)
         self._changed = threading.Condition()
-        self._at_work: set[str] = set()
+        self._in_progress: set[str] = set()
 
     def audio(self, job: Job, suffix: str, *, may_make: bool = True) -> Rendition:
-        """Give the audio of a finished job.
+        """Return the audio of a completed job in a format.
 
         Args:
-            job: it has a file.
+            job: has a file.
             suffix: .wav, .flac, .mp3, .ogg or .opus.
-            may_make: whether it may take the time of a conversion.
+            may_make: False only looks in the cache.
 
         Raises:
-            NotMadeError: it is not there, and may not be made.
-            UnknownGenerationError: it has no file after all.
-            OutputError: the file cannot be had, or the disk has no room for another format.
+            RenditionMissingError: it is not cached, and `may_make` is False.
+            UnknownGenerationError: the job no longer has a file.
+            OutputError: the take cannot be read, or the disk has no space for the rendition.
         """
         from services.audio.encoding import choose_format
 
@@ -78,24 +78,24 @@ class Renditions:
             etag = job.file_sha256 or _stamp(source)
             return Rendition(source, etag, audio_format.media_type, job.file_sha256)
         key = _key(job, source, suffix, *self._levels)
-        path = self._made(
-            f"{key}{suffix}", lambda path: encode(source, path, *self._levels), may_make
+        path = self._get_or_make(
+            f"{key}{suffix}", lambda path: encode_take(source, path, *self._levels), may_make
         )
         return Rendition(path, key, audio_format.media_type)
 
     def peaks(
         self, job: Job, form: PeaksForm, pairs: int = _DEFAULT_PAIRS, *, may_make: bool = True
     ) -> Rendition:
-        """Give the outline of the waveform, at the coarsest zoom with that many pairs or more.
+        """Return the waveform at the coarsest zoom that has at least `pairs` points.
 
         Args:
-            job: it has a file.
-            form: JSON, or the binary form of audiowaveform.
-            pairs: of the lowest and highest sample, for each channel.
-            may_make: as of `audio`.
+            job: has a file.
+            form: JSON, or the binary format of audiowaveform.
+            pairs: a pair is the lowest and highest sample of a stretch, for each channel.
+            may_make: as for `audio`.
 
         Raises:
-            NotMadeError, UnknownGenerationError, OutputError: as `audio`.
+            RenditionMissingError, UnknownGenerationError, OutputError: as `audio`.
         """
         source = self._service.local_copy(job.job_id)
         key = _key(job, source, "peaks", form, pairs)
@@ -108,10 +108,10 @@ class Renditions:
             _write(path, data)
 
         media_type = "application/octet-stream" if form == "dat" else "application/json"
-        return Rendition(self._made(f"{key}.{form}", make, may_make), key, media_type)
+        return Rendition(self._get_or_make(f"{key}.{form}", make, may_make), key, media_type)
 
     def spectrogram(self, job: Job, *, may_make: bool = True) -> Rendition:
-        """Give a picture of which frequencies sound when, as PNG; raises as `audio`."""
+        """Return the spectrogram as a PNG image; raises as `audio`."""
         source = self._service.local_copy(job.job_id)
         key = _key(job, source, "spectrogram")
 
@@ -121,32 +121,32 @@ class Renditions:
             audio = open_audio(source)
             _write(path, draw_source_spectrogram(audio, audio.frames))
 
-        return Rendition(self._made(f"{key}.png", make, may_make), key, "image/png")
+        return Rendition(self._get_or_make(f"{key}.png", make, may_make), key, "image/png")
 
-    def _made(self, name: str, make: Callable[[Path], None], may_make: bool) -> Path:
+    def _get_or_make(self, name: str, make: Callable[[Path], None], may_make: bool) -> Path:
         if not may_make:
-            return self._cache.get_made(name, _refuse)
-        with self._alone(name):
+            return self._cache.get_or_make(name, _refuse)
+        with self._exclusive(name):
             try:
-                return self._cache.get_made(name, make)
+                return self._cache.get_or_make(name, make)
             except (OSError, RuntimeError) as error:
-                raise OutputError(f"It cannot be converted here: {error}") from error
+                raise OutputError(f"The take could not be converted: {error}") from error
 
     @contextmanager
-    def _alone(self, name: str) -> Iterator[None]:
+    def _exclusive(self, name: str) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: name not in self._at_work)
-            self._at_work.add(name)
+            self._changed.wait_for(lambda: name not in self._in_progress)
+            self._in_progress.add(name)
         try:
             yield
         finally:
             with self._changed:
-                self._at_work.discard(name)
+                self._in_progress.discard(name)
                 self._changed.notify_all()
 
 
 def _key(job: Job, source: Path, *parts: object) -> str:
-    """Name what is made of a file by all that may change its bytes."""
+    """Return a cache key from everything that decides the bytes of a rendition."""
     named = [job.file_sha256 or _stamp(source), __version__, _library_version(), *parts]
     return hashlib.sha256(json.dumps(named).encode()).hexdigest()[:40]
 
@@ -163,7 +163,7 @@ def _library_version() -> str:
 
 
 def _refuse(path: Path) -> None:
-    raise NotMadeError(path.name)
+    raise RenditionMissingError(path.name)
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Submit, run, look up: the one door that the CLI, the API and Python use."""
+"""Submitting, cancelling and finding jobs, for the CLI, the REST API and Python."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ from services.jobs.submission import (
     CheckedRequest,
     Repeatable,
     add_row,
+    audio_references,
     check_batch,
     check_duration,
     check_files,
-    references_of,
-    require_room,
-    sent_before,
+    find_repeated,
+    require_queue_space,
 )
-from services.jobs.view import HistoryPage, job_of, with_outlook
-from services.library.inputs import Inputs
-from services.library.reconcile import has_file
-from services.library.store import FileStore, clear_quietly, open_store
+from services.jobs.view import HistoryPage, add_estimates, build_job
+from services.library.inputs import InputStore
+from services.library.reconcile import has_take
+from services.library.store import FileStore, open_store, try_remove_leftovers
 from services.library.takes import Delivery, require_space
-from services.machine.space import require_floor
+from services.machine.space import require_disk_floor
 
 STATUSES = tuple(storage.GenerationStatus)
 POLL_SECONDS = 0.1
-"""Between two looks at the row of a job that a caller waits for."""
+"""Pause between two reads of the row of a job that a caller waits for."""
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
 
 class MusicService:
-    """What can be done with generations, on one database and one output folder."""
+    """All operations on jobs, on one database and one store."""
 
     def __init__(self, settings: Settings, registry: Registry) -> None:
         self.settings = settings
@@ -65,17 +65,15 @@ class MusicService:
 
     @cached_property
     def store(self) -> FileStore:
-        """Where finished files are kept."""
         return open_store(self.settings)
 
     @cached_property
-    def inputs(self) -> Inputs:
-        """The audio files that requests name."""
-        return Inputs(self.settings, self.store)
+    def inputs(self) -> InputStore:
+        return InputStore(self.settings, self.store)
 
     @cached_property
     def queue(self) -> QueueManager:
-        """The queue of the database, ready for use; the library behind it is slow to import."""
+        # DBOS is slow to import, and running a job in this process does not need it.
         from services.jobs.dbos_queue import QueueManager
 
         queue = QueueManager()
@@ -92,17 +90,17 @@ class MusicService:
         owner: str | None = None,
         repeatable: Repeatable | None = None,
     ) -> Job:
-        """Put a job into the queue, for any worker of this database.
+        """Queue a job for any worker of this database.
 
         Args:
-            request: what is wanted.
-            client: whose share of the workers it takes; None for callers without a name.
+            request: the music to make.
+            client: whose share of the workers it uses; None for unnamed callers, who share one.
             priority: high, normal or low.
-            owner: the id of the API key that may see it; None: every caller may.
-            repeatable: marks a submission that the client may repeat to get the same job.
+            owner: the id of the API key that may see it; None for every caller.
+            repeatable: lets the client repeat the submission and get the same job.
 
         Raises:
-            InvalidRequestError: the engine cannot do what is asked.
+            InvalidRequestError: the engine cannot render the request.
             RequestMismatchError: the key of `repeatable` was used for another request.
             EngineUnavailableError: the engine is unknown, or cannot run here.
             QueueFullError, StorageError, OutputError: there is no space for it.
@@ -119,23 +117,23 @@ class MusicService:
         owner: str | None = None,
         repeatable: Repeatable | None = None,
     ) -> list[Job]:
-        """Put 1 to 10 jobs into the queue, all or none; as `submit`, with a priority for each."""
+        """Queue 1 to 10 jobs, all or none; as `submit`, with one priority or one for each."""
         check_batch(len(requests), priority)
         checked = [self.check(request) for request in requests]
         return self.enqueue(checked, client, priority, owner=owner, repeatable=repeatable)
 
     def check(self, request: GenerationRequest, **files: Path | None) -> CheckedRequest:
-        """Resolve the engine of a request, and check that it can render it here; as `submit`.
+        """Resolve the engine of a request and check that it can render it here; raises as `submit`.
 
         Args:
-            request: what is wanted.
-            files: field of the request -> a local audio file, which becomes an input. Nothing is
-                copied when the engine could not use it.
+            request: the music to make.
+            files: field of the request -> a local audio file, which is copied to the inputs if
+                the engine can use it.
         """
         named = {field: path for field, path in files.items() if path is not None}
         choice = self.registry.choose(request.model or self.settings.model_name)
         check_duration(request, choice.entry)
-        check_files({*references_of(request), *named}, choice.entry, self.registry)
+        check_files({*audio_references(request), *named}, choice.entry, self.registry)
         require_space(Delivery.of(self.settings), request.duration, choice.entry.facts)
         if named:
             kept = {field: self.inputs.add(path).id for field, path in named.items()}
@@ -151,21 +149,21 @@ class MusicService:
         owner: str | None = None,
         repeatable: Repeatable | None = None,
     ) -> list[Job]:
-        """As `submit_batch`, of requests that were checked."""
+        """As `submit_batch`, for requests that were checked."""
         priorities = check_batch(len(batch), priority)
-        require_floor(self.settings)
+        require_disk_floor(self.settings)
         with storage_errors():
             inputs = [
-                self.inputs.resolve(references_of(checked.request), owner) for checked in batch
+                self.inputs.resolve(audio_references(checked.request), owner) for checked in batch
             ]
         queue = self.queue
         with storage_errors(), storage.get_session() as session:
             made = []
             storage.take_turn(session)
-            if repeatable and (before := sent_before(session, owner, repeatable)):
+            if repeatable and (before := find_repeated(session, owner, repeatable)):
                 entries = storage.get_queue_entries(session, [row.id for row in before])
-                return [job_of(row, entries.get(row.id), self.store) for row in before]
-            require_room(session, len(batch), self.settings.queue_limit)
+                return [build_job(row, entries.get(row.id), self.store) for row in before]
+            require_queue_space(session, len(batch), self.settings.queue_limit)
             for checked, named, rank in zip(batch, inputs, priorities, strict=True):
                 row = add_row(session, checked, owner, named)
                 entry = storage.add_queue_entry(session, row, client=client or "", priority=rank)
@@ -182,14 +180,14 @@ class MusicService:
                 )
             reach("submit-before-commit")
         reach("submit-after-commit")
-        return [job_of(row, entry, self.store) for row, entry in made]
+        return [build_job(row, entry, self.store) for row, entry in made]
 
     def cancel(self, id_or_prefix: str) -> Job:
-        """Stop a job that waits or runs, wherever it does; what it made is removed.
+        """Cancel a job that waits or runs, on any machine, and remove its files.
 
         Raises:
-            UnknownGenerationError: none, or several.
-            JobFinishedError: it is finished already.
+            UnknownGenerationError: no job has this id, or several ids start with it.
+            JobFinishedError: the job is finished already.
         """
         job_id = self.get(id_or_prefix).job_id
         with storage_errors(), storage.get_session() as session:
@@ -203,25 +201,24 @@ class MusicService:
         if entry is None:
             return self.get(job_id)
         if entry.worker_id is None:
-            # The row says it all; a dispatch that cannot be taken back ends without an attempt, as
-            # does that of a job at work, whose worker sees the row.
+            # Only saves a worker the work: a dispatch of a cancelled row ends without an attempt.
             with suppress(storage.StorageError):
                 self.queue.cancel([Dispatch(job_id, entry.attempt)])
-        clear_quietly(self.store, row.file_path)
+        try_remove_leftovers(self.store, row.file_path)
         return self.get(job_id)
 
     def wait(self, job_id: str, timeout: float) -> Job:
-        """Give the job once it is finished, or as it is after that many seconds."""
+        """Return the job when it is finished, or unfinished after `timeout` seconds."""
         end = time.monotonic() + timeout
         while not (job := self.get(job_id)).is_finished and time.monotonic() < end:
             time.sleep(min(POLL_SECONDS, max(0.0, end - time.monotonic())))
         return job
 
     def get(self, id_or_prefix: str) -> Job:
-        """The job of that id, or of the one id that starts so.
+        """Return the job with this id, or the only one whose id starts with it.
 
         Raises:
-            UnknownGenerationError: none, or several.
+            UnknownGenerationError: no job has this id, or several ids start with it.
         """
         with storage_errors(), storage.get_session(read_only=True) as session:
             found = storage.find_generations_by_prefix(session, id_or_prefix.strip().lower())
@@ -233,10 +230,10 @@ class MusicService:
                 raise UnknownGenerationError(
                     f"Several generations start with {id_or_prefix!r}. Give more of the id."
                 )
-            return self._shown(session, found[0])
+            return self._build_detailed(session, found[0])
 
     def find(self, job_id: str) -> Job:
-        """The job of exactly that id.
+        """Return the job with exactly this id.
 
         Raises:
             UnknownGenerationError: there is none.
@@ -245,61 +242,61 @@ class MusicService:
             row = storage.get_generation(session, job_id)
             if row is None:
                 raise UnknownGenerationError(f"There is no job {job_id!r}.")
-            return self._shown(session, row)
+            return self._build_detailed(session, row)
 
     def find_all(self, job_ids: Sequence[str]) -> dict[str, Job]:
-        """The jobs of exactly those ids; ids without one are left out."""
+        """Return id -> job; ids without a job are left out."""
         with storage_errors(), storage.get_session(read_only=True) as session:
             rows = storage.get_generations(session, job_ids)
-            return {row.id: self._shown(session, row) for row in rows}
+            return {row.id: self._build_detailed(session, row) for row in rows}
 
-    def changed(
+    def changes_since(
         self,
         since: datetime,
         also: Sequence[str],
         is_news: Callable[[storage.JobState], bool],
     ) -> tuple[list[storage.JobState], list[Job]]:
-        """Tell which jobs were asked for or finished since then, or are at work.
+        """Return the jobs that run, or were created or finished since a time.
 
         Args:
-            since: on the clocks of those who wrote the rows.
-            also: ids of others to tell of.
-            is_news: picks those that are to be shown in full.
+            since: by the clocks of the machines that wrote the rows.
+            also: ids of further jobs to include.
+            is_news: selects the jobs to return in full.
 
         Returns:
-            All of them in short, and those that were picked.
+            The states of all of them, and the selected jobs.
         """
         with storage_errors(), storage.get_session(read_only=True) as session:
             states = storage.changed_states(session, since=since, also=also)
             news = [state.id for state in states if is_news(state)]
-            return states, self._list(session, storage.get_generations(session, news))
+            return states, self._build(session, storage.get_generations(session, news))
 
-    def unfinished(self, owner: str | None = None) -> list[Job]:
-        """Jobs that wait or are at work, the newest first, at most a hundred."""
+    def list_unfinished(self, owner: str | None = None) -> list[Job]:
+        """Return the jobs that wait or run, newest first, at most 100."""
         with storage_errors(), storage.get_session(read_only=True) as session:
-            return self._list(session, storage.unfinished_generations(session, owner=owner))
+            return self._build(session, storage.unfinished_generations(session, owner=owner))
 
-    def _list(self, session: Session, rows: Sequence[storage.Generation]) -> list[Job]:
+    def _build(self, session: Session, rows: Sequence[storage.Generation]) -> list[Job]:
         unfinished = [row.id for row in rows if not row.is_finished]
         entries = storage.get_queue_entries(session, unfinished) if unfinished else {}
-        return [job_of(row, entries.get(row.id), self.store) for row in rows]
+        return [build_job(row, entries.get(row.id), self.store) for row in rows]
 
-    def _shown(self, session: Session, row: storage.Generation) -> Job:
+    def _build_detailed(self, session: Session, row: storage.Generation) -> Job:
         entry = None if row.is_finished else storage.get_queue_entry(session, row.id)
-        job = job_of(row, entry, self.store)
-        return job if entry is None else with_outlook(session, job, entry, self.settings)
+        job = build_job(row, entry, self.store)
+        return job if entry is None else add_estimates(session, job, entry, self.settings)
 
     def local_copy(self, job_id: str) -> Path:
-        """A path on this machine to read the file of a job from, wherever it is kept.
+        """Return a path on this machine to read a job's file from; a bucket's is downloaded.
 
         Raises:
-            UnknownGenerationError: no such job, or it has no file.
+            UnknownGenerationError: there is no such job, or it has no file.
             FileGoneError: the file is gone.
-            OutputError: it cannot be had now.
+            OutputError: the store cannot be used now.
         """
         with storage_errors(), storage.get_session(read_only=True) as session:
             row = storage.get_generation(session, job_id)
-        if row is None or not has_file(row):
+        if row is None or not has_take(row):
             raise UnknownGenerationError(f"The generation {job_id!r} has no file.")
         try:
             return self.store.local_copy(row.file_path, row.file_sha256)
@@ -337,22 +334,22 @@ class MusicService:
         cursor: str | None = None,
         count: bool = False,
     ) -> HistoryPage:
-        """Jobs newest first, all of them or those whose prompt has the words of `search`.
+        """Return a page of jobs, newest first; each argument that is set narrows the list.
 
         Args:
-            limit: jobs a page.
-            offset: jobs to leave out.
+            limit: jobs on the page.
+            offset: jobs to skip.
             search: words that the prompt must have.
-            status: only these.
-            model: only from this engine.
-            owner: only of this one.
-            created_after: only of this moment or later.
-            created_before: only earlier than this moment.
+            status: of the jobs.
+            model: the engine that renders them.
+            owner: the id of an API key.
+            created_after: inclusive.
+            created_before: exclusive.
             cursor: of the page before.
-            count: whether to count all that there are.
+            count: whether to count the jobs of all pages.
 
         Raises:
-            InvalidRequestError: no such status, or a cursor that was not given out.
+            InvalidRequestError: the status is unknown, or the cursor is of no page.
         """
         if status is not None and status not in STATUSES:
             raise InvalidRequestError(
@@ -384,5 +381,5 @@ class MusicService:
                 )
                 if count:
                     total = storage.count_generations(session, status, **which)
-            jobs = self._list(session, page.items)
+            jobs = self._build(session, page.items)
         return HistoryPage(jobs, page.next_cursor, total)

@@ -1,4 +1,4 @@
-"""From a request to a row: what is checked, what is noted, and what may be sent again."""
+"""From a request to a row: the checks, the row's fields, and repeated submissions."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ LARGEST_BATCH = 10
 
 _ABILITIES = (
     ("melody", "takes_melody", "follow a melody"),
-    ("continue_from", "takes_continuation", "go on from other music"),
+    ("continue_from", "takes_continuation", "continue other music"),
 )
-"""Field of a request, the fact that an engine needs for it, and what that is in words."""
+"""Field of a request, the fact that its engine needs, and the ability in words."""
 
 
 @dataclass(frozen=True, slots=True)
 class Repeatable:
-    """Marks a submission that its client may send again without making anything twice."""
+    """Identifies a submission that its client may send again without queueing it twice."""
 
     key: str
-    """The client's own name for it."""
+    """Chosen by the client: its Idempotency-Key."""
     fingerprint: str
-    """SHA-256 of what is asked for, hexadecimal."""
+    """SHA-256 of the requests, hexadecimal."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def check_batch(jobs: int, priority: str | Sequence[str]) -> list[storage.Priori
 
 
 def check_duration(request: GenerationRequest, entry: EngineEntry) -> None:
-    """Refuse what the engine cannot make in one piece.
+    """Check the duration against the limits of the engine.
 
     Raises:
         InvalidRequestError: it is too short or too long.
@@ -83,7 +83,7 @@ def check_duration(request: GenerationRequest, entry: EngineEntry) -> None:
         )
 
 
-def references_of(request: GenerationRequest) -> dict[str, str]:
+def audio_references(request: GenerationRequest) -> dict[str, str]:
     """Return field -> id of the inputs and jobs whose audio the request names."""
     named = {field: getattr(request, field) for field in FIELDS}
     return {field: reference for field, reference in named.items() if reference is not None}
@@ -108,16 +108,16 @@ def check_files(fields: Collection[str], entry: EngineEntry, registry: Registry)
         raise InvalidRequestError(f"The model {entry.facts.name!r} cannot {ability}. {advice}")
 
 
-def require_room(session: Session, jobs: int, limit: int) -> None:
-    """Refuse jobs that would make the queue longer than it may be.
+def require_queue_space(session: Session, jobs: int, limit: int) -> None:
+    """Check that the queue has space for that many more jobs.
 
     Raises:
-        QueueFullError: they would.
+        QueueFullError: it has not.
     """
     waiting = storage.count_waiting_up_to(session, limit + 1)
     if waiting + jobs > limit:
         raise QueueFullError(
-            f"The queue is full: {waiting} jobs wait, and {limit} may. Try again later, or raise "
+            f"The queue is full: {waiting} of {limit} jobs wait. Try again later, or raise "
             "DGX_MUSIC_QUEUE_LIMIT."
         )
 
@@ -144,13 +144,13 @@ def add_row(
     )
 
 
-def sent_before(
+def find_repeated(
     session: Session, owner: str | None, repeatable: Repeatable
 ) -> list[storage.Generation]:
-    """Give what the same submission made when it came first; nothing if it did not.
+    """Return the rows of an earlier submission with the same key; empty for a new key.
 
     Raises:
-        RequestMismatchError: the key was used for something else.
+        RequestMismatchError: the key was used for another request.
     """
     before = storage.find_idempotency_key(session, owner or "", repeatable.key)
     if before is None:
@@ -161,12 +161,12 @@ def sent_before(
             "with each new request."
         )
     rows = [storage.get_generation(session, job_id) for job_id in json.loads(before.job_ids)]
-    # What was deleted since cannot be answered with; then it is made anew.
+    # If a job was deleted since, the submission counts as new.
     return [row for row in rows if row is not None] if all(rows) else []
 
 
 def _sampling(request: GenerationRequest) -> dict[str, Any]:
-    """The sampling fields that differ from their defaults: enough to ask for the same again."""
+    """Return the sampling fields that differ from their defaults."""
     fields = request.model_dump(include={"temperature", "top_k", "top_p", "cfg_coef"})
     return {
         name: value

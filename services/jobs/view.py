@@ -1,4 +1,4 @@
-"""Jobs as people see them, from their rows and what the queue knows of them."""
+"""Jobs for display, built from their rows and their queue entries."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from services import storage
 from services.jobs.living import living_in
 from services.jobs.models import Job
-from services.library.reconcile import has_file
+from services.library.reconcile import has_take
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -23,27 +23,27 @@ _STEPS = {"queued": 0, "loading_model": 1, "encoding_prompt": 2, "generating": 3
 
 @dataclass(frozen=True, slots=True)
 class HistoryPage:
-    """Some jobs, newest first, and the cursor of the next ones."""
+    """A page of jobs, newest first, and the cursor of the next page."""
 
     jobs: list[Job]
     next_cursor: str | None
     total: int | None = None
-    """Jobs on all pages; None when nobody asked."""
+    """Jobs on all pages; None unless they were counted."""
 
 
-def job_of(row: storage.Generation, entry: storage.QueueEntry | None, store: FileStore) -> Job:
-    """Show a job without its place in the queue, which takes another look at the database."""
-    at_work = (None, None) if entry is None else (entry.step, entry.progress)
-    step, progress = _step(row.status, *at_work)
+def build_job(row: storage.Generation, entry: storage.QueueEntry | None, store: FileStore) -> Job:
+    """Build a job without its place in the queue, which takes more queries."""
+    in_queue = (None, None) if entry is None else (entry.step, entry.progress)
+    step, progress = _step_and_progress(row.status, *in_queue)
     metadata = row.get_metadata()
-    # The row was checked when it was written, and lists have a hundred of them.
+    # Without validation: the row was checked when it was written, and lists have a hundred.
     return Job.model_construct(
         job_id=row.id,
         status=row.status,
         prompt=row.prompt,
         model=row.model_name,
         duration_seconds=row.duration_seconds,
-        file=store.shown(row.file_path) if has_file(row, metadata) else None,
+        file=store.display_path(row.file_path) if has_take(row, metadata) else None,
         file_sha256=row.file_sha256,
         metadata=metadata,
         generation_time_seconds=row.generation_time_seconds,
@@ -57,14 +57,14 @@ def job_of(row: storage.Generation, entry: storage.QueueEntry | None, store: Fil
     )
 
 
-def rank_of(job: Job) -> Rank:
-    """Give what grows with every step of a job: attempts, then what one does."""
+def rank_job(job: Job) -> Rank:
+    """Return a tuple that grows with every step of a job: attempts, then steps of the attempt."""
     return _rank(job.status, job.retry_count, job.current_step, job.progress)
 
 
-def rank_of_state(state: storage.JobState) -> Rank:
-    """As `rank_of`, of the same job in short."""
-    step, progress = _step(state.status, state.step, state.progress)
+def rank_state(state: storage.JobState) -> Rank:
+    """As `rank_job`, for the short form of a job."""
+    step, progress = _step_and_progress(state.status, state.step, state.progress)
     return _rank(state.status, max(0, state.attempts - 1), step, progress)
 
 
@@ -74,11 +74,11 @@ def _rank(status: str, retries: int, step: str, progress: float) -> Rank:
     return (is_finished, retries, has_begun, _STEPS.get(step, 0), progress)
 
 
-def with_outlook(session: Session, job: Job, entry: storage.QueueEntry, settings: Settings) -> Job:
-    """Add the place in the queue and the time until it is finished.
+def add_estimates(session: Session, job: Job, entry: storage.QueueEntry, settings: Settings) -> Job:
+    """Add the place in the queue and the estimated seconds until the job is finished.
 
-    The time counts what waits before it and its own work, at the speed of the engine's last jobs,
-    on the workers that live now.
+    The estimate covers the jobs before it and its own rendering, at the speed of the engine's last
+    jobs on the workers that are alive.
     """
     waits = job.status == storage.GenerationStatus.PENDING
     ahead, music_ahead = storage.jobs_ahead(session, entry.place) if waits else (0, 0.0)
@@ -97,8 +97,7 @@ def with_outlook(session: Session, job: Job, entry: storage.QueueEntry, settings
     )
 
 
-def _step(status: str, step: str | None, progress: float | None) -> tuple[str, float]:
-    """Name the step for people; of the queue's entry is None what it does not have."""
+def _step_and_progress(status: str, step: str | None, progress: float | None) -> tuple[str, float]:
     if status in storage.FINISHED_STATUSES:
         return status, float(status == storage.GenerationStatus.COMPLETED)
     if step is not None and progress is not None:

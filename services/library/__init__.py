@@ -1,1 +1,1 @@
-"""Takes on disk: made, labelled, kept with their inputs, and held against the rows."""
+"""Takes: made, described, stored with their inputs, and compared with the rows."""

@@ -1,7 +1,7 @@
-"""Files of attempts: hidden beside the take to be, until the one that counts gets its name.
+"""Drafts: the unfinished files of attempts, hidden beside the place of the take.
 
-What every job passes through takes paths as text: a `Path` interns each part of its name, and some
-versions of Python (3.12) keep every interned text for the life of the process.
+Code that every job runs takes paths as text: `Path` interns each part of its name, and Python 3.12
+keeps every interned string until the process ends.
 """
 
 # ruff: noqa: PTH105, PTH110, PTH118, PTH120, PTH122
@@ -20,36 +20,31 @@ StrPath = str | os.PathLike[str]
 
 
 def draft_path(final: StrPath, nonce: str) -> str:
-    """Name the file that an attempt writes, in a folder of its own beside the take to be.
+    """Return the path that an attempt writes to, in a folder of its own beside the take.
 
-    The folder says whose it is, the file's name that it is not whole (services/audio/files.py).
+    The folder's name identifies the job and the attempt; the file's name marks it as unfinished.
     """
     folder, name = os.path.split(os.fspath(final))
     return os.path.join(folder, f"{_prefix(name)}{nonce}", f".dgx-{nonce}.part")
 
 
 def remove_draft(draft: StrPath) -> None:
-    """Remove the folder of an attempt with what is in it, if it is there."""
+    """Remove the folder of an attempt, if there is one."""
     shutil.rmtree(os.path.dirname(draft), ignore_errors=True)
 
 
-def clear_files(final: Path) -> None:
-    """Remove the take of a row that is not completed, and the drafts of all its attempts."""
+def remove_take_and_drafts(final: Path) -> None:
     final.unlink(missing_ok=True)
-    clear_drafts(final)
+    remove_drafts(final)
 
 
-def clear_drafts(final: Path) -> None:
-    """Remove the drafts of all attempts at a take."""
+def remove_drafts(final: Path) -> None:
     for draft in final.parent.glob(f"{_prefix(final.name)}*"):
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def clear_old_drafts(folder: Path, older_than_seconds: float) -> int:
-    """Remove drafts that were not written to for so long, wherever they lie; how many.
-
-    For folders that no store looks after: a killed worker left them, and its jobs went elsewhere.
-    """
+def remove_old_drafts(folder: Path, older_than_seconds: float) -> int:
+    """Remove drafts below a folder that were not written to for so long; return their number."""
     latest = time.time() - older_than_seconds
     old = [file.path for file in scan(folder) if file.is_temporary and file.changed < latest]
     for draft in old:
@@ -63,12 +58,14 @@ def _prefix(name: str) -> str:
     return f".dgx-{os.path.splitext(name)[0]}."
 
 
-def give_name(draft: StrPath, final: StrPath) -> None:
-    """Rename durably; done already is as good: the commit after it may have to be tried again.
+def rename_draft(draft: StrPath, final: StrPath) -> None:
+    """Rename a draft durably; does nothing when it was renamed before.
 
     Raises:
-        OSError: the disk says no.
+        FileNotFoundError: neither file exists.
+        OSError: the disk refuses.
     """
+    # Repeatable, because the commit that follows may have to be tried again.
     if os.path.exists(draft):
         os.replace(draft, final)
     descriptor = os.open(os.path.dirname(final), os.O_RDONLY | os.O_DIRECTORY)

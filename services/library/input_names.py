@@ -1,4 +1,4 @@
-"""What the inputs of requests are called: in the store, and in the rows that name them."""
+"""The names of inputs: in the store, and in the rows that use them."""
 
 from __future__ import annotations
 
@@ -7,30 +7,33 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 FIELDS = ("melody", "continue_from")
-"""Of a request, and of the parameters of an engine."""
+"""Fields of a request, and of an engine's parameters, that name an audio file."""
 
 INPUTS = "inputs"
-"""Their folder in the store."""
+"""Folder of the inputs in the store."""
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
-def name_of(sha256: str) -> str:
-    """Give the name of an input in the store."""
+def input_name(sha256: str) -> str:
     return f"{INPUTS}/{sha256[:2]}/{sha256}"
 
 
-def is_unnamed_input(name: str, named: Collection[str]) -> bool:
-    """Whether a file of the store is an input whose SHA-256 is none of those."""
+def is_unused_input(name: str, used: Collection[str]) -> bool:
+    """Whether a file of the store is an input whose SHA-256 is not in `used`."""
     sha256 = name.rpartition("/")[2]
-    return _SHA256.fullmatch(sha256) is not None and name == name_of(sha256) and sha256 not in named
+    return (
+        _SHA256.fullmatch(sha256) is not None and name == input_name(sha256) and sha256 not in used
+    )
 
 
-def key_of(field: str) -> str:
-    """Give the name in a row's metadata under which the SHA-256 of a file stands."""
+def metadata_key(field: str) -> str:
+    """Return the key of a row's metadata that holds the SHA-256 of an input."""
     return f"{field}_sha256"
 
 
-def inputs_of(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Give field -> SHA-256 of the files that a row names."""
-    return {field: metadata[key_of(field)] for field in FIELDS if key_of(field) in metadata}
+def input_hashes(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return field -> SHA-256 of the inputs that a row's metadata names."""
+    return {
+        field: metadata[metadata_key(field)] for field in FIELDS if metadata_key(field) in metadata
+    }

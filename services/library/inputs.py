@@ -1,7 +1,7 @@
-"""Audio files that requests name: taken in, kept under their SHA-256, and brought to engines.
+"""Inputs: audio files that requests name, stored by their SHA-256 and fetched for engines.
 
-An input is in the store as `inputs/<first two of its SHA-256>/<SHA-256>`, as it came. So it is kept
-once however often it is sent, and a row that names it can be made again.
+An input is stored unchanged as `inputs/<first two digits of its SHA-256>/<SHA-256>`: once, however
+often it is sent. A job that used it can be repeated.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from services.errors import (
 )
 from services.generation.engine import SHORTEST_REFERENCE_SECONDS, SILENT_PEAK
 from services.library.drafts import StrPath, draft_path
-from services.library.input_names import INPUTS, key_of, name_of
-from services.library.reconcile import has_file
-from services.machine.space import require_floor
+from services.library.input_names import INPUTS, input_name, metadata_key
+from services.library.reconcile import has_take
+from services.machine.space import require_disk_floor
 
 if TYPE_CHECKING:
     from services.config import Settings
@@ -55,7 +55,7 @@ class Input:
     container: str
     """libsndfile's short name: WAV, FLAC, MP3, OGG, ..."""
     is_new: bool
-    """Whether the store did not have it."""
+    """Whether it was not in the store before."""
 
 
 class Upload:
@@ -69,15 +69,15 @@ class Upload:
 
     @property
     def sha256(self) -> str:
-        """Of what has come."""
+        """SHA-256 of the bytes received so far, hexadecimal."""
         return self._digest.hexdigest()
 
     def write(self, pieces: Iterable[bytes]) -> None:
-        """Add to it.
+        """Append to the file.
 
         Raises:
-            InvalidRequestError: it is longer than a file may be.
-            OutputError: the disk says no.
+            InvalidRequestError: the file is larger than the setting allows.
+            OutputError: the disk refuses.
         """
         try:
             with self.path.open("ab") as out:
@@ -94,19 +94,20 @@ class Upload:
             raise OutputError(f"Could not write {self.path}: {error.strerror}.") from error
 
 
-class Inputs:
-    """The audio files of requests, in the store of the settings."""
+class InputStore:
+    """The inputs in a store."""
 
     def __init__(self, settings: Settings, store: FileStore) -> None:
         self._settings = settings
         self._store = store
 
     def add(self, path: Path) -> Input:
-        """Take in a copy of a file of this machine.
+        """Copy a file of this machine to the store.
 
         Raises:
-            InvalidRequestError: there is no such file, or it is not audio, too large or too long.
-            OutputError: it cannot be kept.
+            InvalidRequestError: the file is missing, not audio, silent, too large, or outside the
+                allowed lengths.
+            OutputError: it cannot be stored.
         """
         try:
             is_file = path.is_file()
@@ -114,51 +115,51 @@ class Inputs:
             raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from error
         if not is_file:
             raise InvalidRequestError(f"There is no audio file {path}.")
-        with self.upload() as upload:
+        with self.receive() as upload:
             self._copy(path, upload)
-            return self.keep(upload, shown=str(path))
+            return self.accept(upload, label=str(path))
 
     @contextmanager
-    def upload(self, *, is_own: bool = False) -> Iterator[Upload]:
-        """Give a file to write what comes in to; it is gone at the end.
+    def receive(self, *, is_take: bool = False) -> Iterator[Upload]:
+        """Provide an empty upload to write to; it is deleted at the end of the block.
 
         Args:
-            is_own: whether it is a take of this project, which may have any size.
+            is_take: whether the file is a take of this project, which may have any size.
 
         Raises:
             OutputError: too little space is free, or the folder cannot be written.
         """
-        require_floor(self._settings)
+        require_disk_floor(self._settings)
         nonce = uuid.uuid4().hex
         path = Path(draft_path(self._settings.output_dir / INPUTS / "new", nonce))
         _make_folder(path.parent)
         try:
-            yield Upload(path, None if is_own else self._settings.input_max_bytes)
+            yield Upload(path, None if is_take else self._settings.input_max_bytes)
         finally:
             shutil.rmtree(path.parent, ignore_errors=True)
 
-    def keep(self, upload: Upload, *, shown: str) -> Input:
-        """Put what came in into the store, if it is audio.
+    def accept(self, upload: Upload, *, label: str) -> Input:
+        """Check a complete upload and move it to the store.
 
         Args:
-            upload: whole.
-            shown: what the person calls the file.
+            upload: complete.
+            label: the sender's name for the file, for messages.
 
         Raises:
-            InvalidRequestError: it is not audio, or too long.
-            OutputError: it cannot be kept.
+            InvalidRequestError: it is not audio, silent, too short or too long.
+            OutputError: it cannot be stored.
         """
-        found = self._examine(upload, shown)
-        name = name_of(found.id)
+        found = self._examine(upload, label)
+        name = input_name(found.id)
         if not found.is_new:
             return found
-        # The file has to lie in the folder that the store may take it from.
+        # A store publishes from the draft's own folder.
         here = Path(draft_path(self._settings.output_dir / name, uuid.uuid4().hex))
         _make_folder(here.parent)
         try:
             upload.path.replace(here)
             _flush(here)
-            self._store.bring(here, name, found.id)
+            self._store.upload(here, name, found.id)
             self._store.publish(here, name)
         except OSError as error:
             raise OutputError(f"Could not write {here}: {error.strerror}.") from error
@@ -167,46 +168,46 @@ class Inputs:
         return found
 
     def resolve(self, references: Mapping[str, str], owner: str | None) -> dict[str, Any]:
-        """Return the metadata with which a row names the inputs of its request.
+        """Return the entries of a row's metadata that name the inputs of its request.
 
         Args:
             references: field of the request -> id of an input, or of a completed job, whose take
                 becomes an input.
-            owner: whose jobs may be named; None is everybody's.
+            owner: whose jobs may be named; None for all jobs.
 
         Raises:
-            UnknownInputError: there is no such input or job for this owner.
+            UnknownInputError: there is no such input, or no such job of this owner.
             OutputError: the store cannot be used.
         """
-        noted: dict[str, Any] = {}
+        metadata: dict[str, Any] = {}
         for field, reference in references.items():
             if _SHA256.fullmatch(reference):
-                if not self._store.exists(name_of(reference)):
+                if not self._store.exists(input_name(reference)):
                     raise unknown_input(field, reference)
-                noted[key_of(field)] = reference
+                metadata[metadata_key(field)] = reference
             else:
-                noted[key_of(field)] = self._of_job(field, reference, owner)
-                noted[f"{field}_job"] = reference
-        return noted
+                metadata[metadata_key(field)] = self._store_take(field, reference, owner)
+                metadata[f"{field}_job"] = reference
+        return metadata
 
-    def _of_job(self, field: str, job_id: str, owner: str | None) -> str:
+    def _store_take(self, field: str, job_id: str, owner: str | None) -> str:
         with storage.get_session(read_only=True) as session:
             row = storage.get_generation(session, job_id)
         if row is None or (owner is not None and row.owner != owner):
             raise unknown_input(field, job_id)
-        if not has_file(row):
+        if not has_take(row):
             raise UnknownInputError(
                 f"{field}: the job {job_id!r} is {row.status} and has no audio to work from.", field
             )
-        if row.file_sha256 is not None and self._store.exists(name_of(row.file_sha256)):
+        if row.file_sha256 is not None and self._store.exists(input_name(row.file_sha256)):
             return row.file_sha256
         try:
             local = self._store.local_copy(row.file_path, row.file_sha256)
         except FileNotFoundError as error:
             raise FileGoneError(f"{field}: the audio of the job {job_id!r} is gone.") from error
-        with self.upload(is_own=True) as upload:
+        with self.receive(is_take=True) as upload:
             self._copy(local, upload)
-            return self.keep(upload, shown=f"the job {job_id}").id
+            return self.accept(upload, label=f"the job {job_id}").id
 
     def _copy(self, path: Path, upload: Upload) -> None:
         try:
@@ -215,11 +216,8 @@ class Inputs:
         except OSError as error:
             raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from error
 
-    def _examine(self, upload: Upload, shown: str) -> Input:
-        """Decode the file to its end: a header may claim anything.
-
-        What no engine could use is refused here, by the name that its sender knows.
-        """
+    def _examine(self, upload: Upload, label: str) -> Input:
+        # The whole file is decoded, because its header may be wrong.
         from services.audio.reading import UnreadableAudioError, open_audio
 
         longest = self._settings.input_max_seconds
@@ -231,20 +229,20 @@ class Inputs:
                 peak = max(peak, float(abs(block).max(initial=0.0)))
                 if frames > longest * audio.sample_rate:
                     raise InvalidRequestError(
-                        f"{shown} is longer than {longest:g} s. Cut out the part that matters."
+                        f"{label} is longer than {longest:g} s. Cut out the part to use."
                     )
         except UnreadableAudioError as error:
-            message = str(error).replace(str(upload.path), shown)
+            message = str(error).replace(str(upload.path), label)
             raise InvalidRequestError(
-                f"{message.rstrip('.')}. Give a WAV, FLAC, MP3 or Ogg file that plays elsewhere."
+                f"{message.rstrip('.')}. Send a WAV, FLAC, MP3 or Ogg file that plays elsewhere."
             ) from error
         if frames < SHORTEST_REFERENCE_SECONDS * audio.sample_rate:
             raise InvalidRequestError(
-                f"{shown} lasts {frames / audio.sample_rate:.2f} s, and at least "
-                f"{SHORTEST_REFERENCE_SECONDS:g} s are needed. Give a longer file."
+                f"{label} lasts {frames / audio.sample_rate:.2f} s, and at least "
+                f"{SHORTEST_REFERENCE_SECONDS:g} s are needed. Send a longer file."
             )
         if peak < SILENT_PEAK:
-            raise InvalidRequestError(f"{shown} is silent. Give a file with music in it.")
+            raise InvalidRequestError(f"{label} is silent. Send a file with music in it.")
         return Input(
             id=upload.sha256,
             bytes=audio.bytes,
@@ -252,16 +250,16 @@ class Inputs:
             sample_rate=audio.sample_rate,
             channels=audio.channels,
             container=audio.container,
-            is_new=not self._store.exists(name_of(upload.sha256)),
+            is_new=not self._store.exists(input_name(upload.sha256)),
         )
 
 
 def fetch_inputs(order: Order, path: StrPath, store: FileStore) -> Order:
-    """Return the order with the paths of its inputs, which are put beside the take's draft.
+    """Link or copy the inputs of an order beside its draft, and return the order with their paths.
 
     Args:
         order: names its inputs by their SHA-256.
-        path: the draft; its folder is made when needed, and removed with the inputs in it.
+        path: the draft; its folder is created if needed.
         store: has the inputs.
 
     Raises:
@@ -271,10 +269,10 @@ def fetch_inputs(order: Order, path: StrPath, store: FileStore) -> Order:
     folder = Path(path).parent
     fetched: dict[str, Any] = {}
     for field, sha256 in order.inputs.items():
-        # Named as a draft, so that a clean-up after a killed attempt recognises it.
+        # Named like a draft, so that the clean-up after a killed attempt removes it.
         target = folder / f".dgx-{field}.part"
         try:
-            local = store.local_copy(name_of(sha256), sha256)
+            local = store.local_copy(input_name(sha256), sha256)
             _make_folder(folder)
             target.unlink(missing_ok=True)
             _link_or_copy(local, target)
@@ -290,10 +288,10 @@ def fetch_inputs(order: Order, path: StrPath, store: FileStore) -> Order:
 
 
 def unknown_input(field: str, reference: str) -> UnknownInputError:
-    """Say that there is no such file; of what belongs to another, nothing else is said."""
+    # The same message for a job of another owner: its existence is not revealed.
     return UnknownInputError(
         f"{field}: there is no input and no completed job {reference!r}. Send the file with "
-        "POST /api/v1/inputs, and name the id that it gets.",
+        "POST /api/v1/inputs, and name the id in the answer.",
         field,
     )
 
@@ -310,7 +308,7 @@ def _link_or_copy(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
-        # Another disk, or one that has no links.
+        # Another disk, or a file system without links.
         shutil.copyfile(source, target)
 
 
@@ -319,6 +317,6 @@ def _make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"The output folder {folder} cannot be used: {error.strerror}. Give another one in "
-            "DGX_MUSIC_OUTPUT_DIR."
+            f"The output folder {folder} cannot be used: {error.strerror}. Set "
+            "DGX_MUSIC_OUTPUT_DIR to another one."
         ) from error

@@ -1,4 +1,4 @@
-"""The record of installed models: which commit, under which licence, how large, since when."""
+"""The record of installed models in the database: commit, licence, size, time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 def record_installed_model(
     facts: EngineFacts, folder: Path, models_dir: Path, *, revision: str | None
 ) -> None:
-    """Record a model in the open database; installing it again replaces the record.
+    """Record a model in the open database; replaces an earlier record of it.
 
     Args:
         facts: of the model as an engine.
-        folder: its files.
-        models_dir: the record holds the folder relative to this one.
-        revision: the commit its files are from; None when that is unknown.
+        folder: holds its files.
+        models_dir: the recorded path is relative to this folder.
+        revision: the commit its files are from; None when unknown.
 
     Raises:
         StorageError: the database cannot be written.

@@ -1,4 +1,4 @@
-"""Orders: what a take is made from."""
+"""Orders: takes to make."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from services.generation.engine import GenerationParams
-from services.library.input_names import inputs_of
+from services.library.input_names import input_hashes
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -28,7 +28,7 @@ class Order:
     """The take's name in the store."""
     params: GenerationParams
     inputs: Mapping[str, str] = field(default_factory=dict)
-    """Field of `params` -> SHA-256 of the input whose path `fetch_inputs` puts there."""
+    """Field of `params` -> SHA-256 of the input whose path `fetch_inputs` sets it to."""
 
     @classmethod
     def of(cls, generation: storage.Generation) -> Order:
@@ -50,5 +50,5 @@ class Order:
                 seed=metadata["seed"],
                 **sampling,
             ),
-            inputs=inputs_of(metadata),
+            inputs=input_hashes(metadata),
         )

@@ -1,6 +1,6 @@
-"""From parameters to a mastered file on the disk, and what is known about it.
+"""From an order to a take: rendered, mastered, measured and written.
 
-Knows nothing of rows or queues, so that it runs in the process of a worker's engine too.
+It uses neither rows nor the queue, because it also runs in engine processes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.errors import CancelledError, OutputError
-from services.library.labels import file_facts, measurements, row_metadata
+from services.library.take_metadata import build_file_facts, build_measurements, build_row_metadata
 from services.machine.space import free_bytes
 
 if TYPE_CHECKING:
@@ -25,14 +25,14 @@ RENDER_SHARE = 0.85
 """Part of the progress that belongs to the engine."""
 
 SPARE_BYTES = 8 * 2**20
-"""Free space that a new file must leave for the database and everyone else."""
+"""Free space that must remain for the database and other programs."""
 
 BYTES_A_SAMPLE = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delivery:
-    """How a take is to be delivered."""
+    """The settings that a take is mastered and written with."""
 
     output_dir: Path
     target_lufs: float | None
@@ -51,13 +51,13 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Take:
-    """A finished file on the disk, not published yet."""
+    """A finished draft, not published yet."""
 
     path: StrPath
     bytes: int
     sha256: str
     seconds: float
-    """Time it took to make."""
+    """Time from the start of rendering to the end of writing."""
     metadata: dict[str, Any]
     """For the job's row, JSON-ready."""
     measurements: dict[str, Any]
@@ -93,7 +93,7 @@ def make_take(
     measured = _measure(rendered, mastered)
     _stop_if_asked(should_stop)
     progress("writing", 0.95)
-    facts = file_facts(
+    facts = build_file_facts(
         generation_id=order.generation_id,
         prompt=order.params.prompt,
         created_at=order.created_at,
@@ -107,16 +107,23 @@ def make_take(
         bytes=written.bytes,
         sha256=written.sha256,
         seconds=round(time.perf_counter() - started, 3),
-        metadata=row_metadata(engine.facts, rendered, mastered, measured, delivery.target_lufs),
-        measurements=measurements(mastered, measured),
+        metadata=build_row_metadata(
+            engine.facts, rendered, mastered, measured, delivery.target_lufs
+        ),
+        measurements=build_measurements(mastered, measured),
     )
 
 
 def require_space(delivery: Delivery, seconds: float, facts: EngineFacts) -> None:
-    """Refuse before rendering what the disk could not hold after it.
+    """Check before rendering that the disk has space for the take.
+
+    Args:
+        delivery: has the output folder and the bit depth.
+        seconds: duration of the take.
+        facts: have the sample rate and the channels.
 
     Raises:
-        OutputError: too little is free, or the folder cannot be made.
+        OutputError: too little is free, or the folder cannot be created.
     """
     need = int(seconds * facts.sample_rate) * facts.channels * BYTES_A_SAMPLE[delivery.bit_depth]
     try:
@@ -124,14 +131,14 @@ def require_space(delivery: Delivery, seconds: float, facts: EngineFacts) -> Non
     except OSError as error:
         raise OutputError(
             f"The output folder {delivery.output_dir} cannot be used: {error.strerror}. "
-            "Give another one in DGX_MUSIC_OUTPUT_DIR."
+            "Set DGX_MUSIC_OUTPUT_DIR to another one."
         ) from error
     free = free_bytes(delivery.output_dir)
     if free < need + SPARE_BYTES:
         raise OutputError(
             f"The disk of {delivery.output_dir} has {free / 2**20:.0f} MiB free and this take "
-            f"needs {(need + SPARE_BYTES) / 2**20:.0f} MiB. Free some space, or give a folder on "
-            "another disk in DGX_MUSIC_OUTPUT_DIR."
+            f"needs {(need + SPARE_BYTES) / 2**20:.0f} MiB. Free some space, or set "
+            "DGX_MUSIC_OUTPUT_DIR to a folder on another disk."
         )
 
 
@@ -147,7 +154,6 @@ def _master(rendered: Rendered, delivery: Delivery) -> Mastered:
 
 
 def _measure(rendered: Rendered, mastered: Mastered) -> Analysis:
-    """Tempo and key as they can be heard, with the tempo the engine worked to as a hint."""
     from services.audio import analyse
 
     return analyse(

@@ -1,4 +1,4 @@
-"""Which NVIDIA GPUs this machine has, as its driver says; nothing is loaded for it."""
+"""Finding the NVIDIA GPUs of this machine through the driver, without loading CUDA."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 QUERY_SECONDS = 10.0
-"""What nvidia-smi has to answer; without persistence mode it wakes the driver first."""
+"""Time limit of nvidia-smi, which has to load the driver first without persistence mode."""
 
 _FIELDS = ("name", "memory.total", "driver_version", "memory.used")
 _DRIVER = Path("/proc/driver/nvidia")
@@ -17,7 +17,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU; None is what the driver does not say: the memory of one that shares the host's."""
+    """One GPU; None for values the driver does not report, such as memory shared with the host."""
 
     name: str
     driver: str | None
@@ -26,7 +26,6 @@ class Gpu:
 
     @property
     def summary(self) -> str:
-        """Name, memory and driver in a few words."""
         memory = self.memory_total_bytes
         parts = (self.name, memory and f"{memory // _MIB} MiB", self.driver)
         return ", ".join(part for part in parts if part)
@@ -34,17 +33,17 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class GpuReport:
-    """The GPUs, or why there are none to be seen."""
+    """The GPUs, or the reason why none was found."""
 
     gpus: tuple[Gpu, ...]
     reason: str | None = None
-    """One sentence; None when there are some."""
+    """One sentence; None when there are GPUs."""
     is_broken: bool = False
-    """There is a driver, and it does not answer."""
+    """Whether there is a driver that does not answer."""
 
 
-def look_for_gpus() -> GpuReport:
-    """Ask the driver; takes a moment, up to `QUERY_SECONDS`."""
+def detect_gpus() -> GpuReport:
+    """Ask the driver for its GPUs; takes up to `QUERY_SECONDS`."""
     tool = shutil.which("nvidia-smi")
     if tool is None:
         return _without_tool()
@@ -72,13 +71,13 @@ def _parse(line: str) -> Gpu:
 
 
 def _bytes(text: str) -> int | None:
-    """Read "122570 MiB"; "[N/A]" where GPU and processor share their memory."""
+    """Parse "122570 MiB"; "[N/A]", from a GPU that shares the host's memory, is None."""
     number = text.partition(" ")[0]
     return int(number) * _MIB if number.isdecimal() else None
 
 
 def _without_tool() -> GpuReport:
-    """Look at what the driver's module shows, as in a container without its tools."""
+    """Read the kernel module's files: a container may have the driver without its tools."""
     gpus = []
     for file in sorted(_DRIVER.glob("gpus/*/information")):
         try:

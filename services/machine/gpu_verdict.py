@@ -1,6 +1,6 @@
-"""Whether a GPU of this machine can be used: facts in, a verdict on each, and what to do about it.
+"""Whether a GPU of this machine can be used: a verdict on each fact, with advice.
 
-Nothing is looked at here. gpu.py asks the driver, musicgen/gpu_probe.py asks torch.
+The facts come from gpu.py, which asks the driver, and musicgen/gpu_probe.py, which asks torch.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 Verdict = Literal["ok", "warn", "fail"]
 
-INSTEAD = "MusicGen runs on the processor instead, more slowly; the composer needs no GPU."
+FALLBACK = "MusicGen runs on the processor instead, more slowly; the composer needs no GPU."
 
 LEAST_FREE_BYTES = 1 << 30
-"""Of the device's memory; in bf16 the smallest decoder, 420 million weights, takes 0.8 GiB."""
+"""Least free device memory: the smallest decoder, 420 million weights, takes 0.8 GiB in bf16."""
 
 TOLERANCE_FP32 = 1e-4
 TOLERANCE_BF16 = 2e-2
-"""Largest difference from the processor's result, as a part of its largest value."""
+"""Largest difference from the processor's result, relative to its largest value."""
 
 _NEEDED_DRIVERS = {11: 450, 12: 525, 13: 580}
 """Major version of CUDA -> first driver for Linux that runs it (CUDA compatibility guide)."""
@@ -36,13 +36,13 @@ _BUILD_ADVICE = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KernelRun:
-    """A matrix product on the device, against the same on the processor."""
+    """A matrix product on the device, compared with the same on the processor."""
 
     error_fp32: float
-    """Largest difference, as a part of the largest value."""
+    """Largest difference, relative to the largest value."""
     error_bf16: float
     seconds: float
-    """Of the second run; the first one loads the code."""
+    """Time of the second run; the first one loads the code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,21 +55,21 @@ class Device:
     memory_bytes: int
     free_bytes: int
     shares_memory: bool
-    """With the processor, as that of the GB10."""
+    """Whether the processor uses the same memory, as on the GB10."""
     kernel: KernelRun | None = None
     problem: str | None = None
-    """Why there is no kernel run."""
+    """Why the kernel did not run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TorchBuild:
-    """The torch that is installed, and what it sees."""
+    """The installed torch, and the devices it sees."""
 
     version: str
     cuda: str | None
-    """That it was built with; None for a build without."""
+    """Version it was built with; None for a build without CUDA."""
     targets: tuple[str, ...] = ()
-    """What it has code for: sm_90, sm_120, compute_120, ..."""
+    """Architectures it has code for: sm_90, sm_120, compute_120, ..."""
     problem: str | None = None
     """Why CUDA does not start; None when it does."""
     devices: tuple[Device, ...] = ()
@@ -80,27 +80,27 @@ class GpuSetup:
     """The setting, the driver and the torch of a machine: what decides if its GPU is usable."""
 
     use_gpu: bool
-    """The setting."""
+    """The setting DGX_MUSIC_USE_GPU."""
     driver: GpuReport
     torch: TorchBuild | None
     torch_problem: str | None = None
-    """Why there is no torch."""
+    """Why torch cannot be loaded."""
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing that was looked at."""
+    """The verdict on one fact."""
 
     name: str
     verdict: Verdict
     detail: str
     advice: str | None = None
-    """What to do about it."""
+    """What to do if the verdict is not ok."""
 
 
 def judge(facts: GpuSetup) -> list[Check]:
-    """Give a verdict on each fact, in the order in which one needs the other."""
-    checks = [_driver(facts.driver), _torch(facts)]
+    """Return a verdict on each fact; later facts depend on earlier ones."""
+    checks = [_check_driver(facts.driver), _check_torch(facts)]
     if not facts.use_gpu:
         checks.insert(
             0,
@@ -113,32 +113,36 @@ def judge(facts: GpuSetup) -> list[Check]:
         )
     if facts.torch is None or facts.torch.cuda is None:
         return checks
-    checks.append(_driver_for_cuda(facts.driver, facts.torch.cuda))
+    checks.append(_check_driver_for_cuda(facts.driver, facts.torch.cuda))
     if facts.driver.gpus and facts.torch.problem is not None:
         checks.append(
             Check(
                 "cuda",
                 "fail",
                 f"CUDA does not start: {facts.torch.problem}",
-                "Look at CUDA_VISIBLE_DEVICES; after an update of the driver, restart the machine.",
+                "Check CUDA_VISIBLE_DEVICES; after an update of the driver, restart the machine.",
             )
         )
     for device in facts.torch.devices:
-        checks += [_code(device, facts.torch.targets), _memory(device), _kernel(device)]
+        checks += [
+            _check_code(device, facts.torch.targets),
+            _check_memory(device),
+            _check_kernel(device),
+        ]
     return checks
 
 
 def is_usable(checks: list[Check]) -> bool:
-    """Whether nothing stands in the way."""
+    """Whether no check failed."""
     return all(check.verdict != "fail" for check in checks)
 
 
-def has_code_for(targets: tuple[str, ...], capability: tuple[int, int]) -> str | None:
-    """Give the target of a build that a device runs; None when it runs none.
+def find_target(targets: tuple[str, ...], capability: tuple[int, int]) -> str | None:
+    """Return the best target of a build that a device can run, or None.
 
-    Code for sm_XY runs on devices of the major version X whose minor is Y or more: the GB10,
-    sm_121, runs that for sm_120. With an `a` it runs on X.Y alone. compute_XY is compiled at load
-    for X.Y and everything newer (CUDA programming guide, binary and PTX compatibility).
+    Code for sm_XY runs on devices of major version X and minor version Y or higher: the GB10,
+    sm_121, runs code for sm_120. With the suffix `a` it runs on X.Y only. compute_XY is compiled
+    at load for X.Y and all newer devices (CUDA programming guide, binary and PTX compatibility).
     """
     best: tuple[tuple[int, int, int], str] | None = None
     for target in targets:
@@ -158,16 +162,16 @@ def has_code_for(targets: tuple[str, ...], capability: tuple[int, int]) -> str |
     return best[1] if best else None
 
 
-def needed_driver(cuda: str) -> int | None:
-    """Give the first driver for a version of CUDA; None where that is not known."""
+def minimum_driver(cuda: str) -> int | None:
+    """Return the first driver version that runs a version of CUDA, or None if unknown."""
     major = cuda.partition(".")[0]
     return _NEEDED_DRIVERS.get(int(major)) if major.isdecimal() else None
 
 
-def _driver(report: GpuReport) -> Check:
+def _check_driver(report: GpuReport) -> Check:
     if report.gpus:
         return Check("driver", "ok", "; ".join(gpu.summary for gpu in report.gpus))
-    reason = (report.reason or "There is no GPU to be seen.").rstrip(".")
+    reason = (report.reason or "No GPU was found.").rstrip(".")
     if report.is_broken:
         advice = "Run `nvidia-smi`, and look for NVRM in `dmesg`; a restart loads a new driver."
     else:
@@ -178,7 +182,7 @@ def _driver(report: GpuReport) -> Check:
     return Check("driver", "fail", reason, advice)
 
 
-def _torch(facts: GpuSetup) -> Check:
+def _check_torch(facts: GpuSetup) -> Check:
     if facts.torch is None:
         return Check(
             "torch",
@@ -193,25 +197,25 @@ def _torch(facts: GpuSetup) -> Check:
     return Check("torch", "ok", f"{facts.torch.version}, CUDA {facts.torch.cuda}, {targets}")
 
 
-def _driver_for_cuda(report: GpuReport, cuda: str) -> Check:
-    needed = needed_driver(cuda)
+def _check_driver_for_cuda(report: GpuReport, cuda: str) -> Check:
+    needed = minimum_driver(cuda)
     found = next((gpu.driver for gpu in report.gpus if gpu.driver), None)
     major = (found or "").partition(".")[0]
     if needed is None or not major.isdecimal():
-        return Check("driver for cuda", "warn", f"whether the driver runs CUDA {cuda} is not known")
+        return Check("driver for cuda", "warn", f"unknown whether the driver runs CUDA {cuda}")
     if int(major) < needed:
         return Check(
             "driver for cuda",
             "fail",
-            f"CUDA {cuda} needs driver {needed} or newer, and this is {found}",
+            f"CUDA {cuda} needs driver {needed} or newer, and {found} is installed",
             f"Install driver {needed} or newer.",
         )
     return Check("driver for cuda", "ok", f"{found} runs CUDA {cuda}, which needs {needed}")
 
 
-def _code(device: Device, targets: tuple[str, ...]) -> Check:
+def _check_code(device: Device, targets: tuple[str, ...]) -> Check:
     major, minor = device.capability
-    target = has_code_for(targets, device.capability)
+    target = find_target(targets, device.capability)
     shown = f"{device.name} is sm_{major}{minor}"
     if target is None:
         return Check("code", "fail", f"{shown}, for which this torch has no code", _BUILD_ADVICE)
@@ -219,26 +223,28 @@ def _code(device: Device, targets: tuple[str, ...]) -> Check:
     return Check("code", "ok", f"{shown}, {how} {target}")
 
 
-def _memory(device: Device) -> Check:
+def _check_memory(device: Device) -> Check:
     shared = ", shared with the processor" if device.shares_memory else ""
     detail = (
         f"{device.free_bytes / _GIB:.1f} GiB free of {device.memory_bytes / _GIB:.1f} GiB{shared}"
     )
     if device.free_bytes < LEAST_FREE_BYTES:
-        return Check("memory", "fail", detail, "End what uses the GPU: `nvidia-smi` lists it.")
+        return Check(
+            "memory", "fail", detail, "End the programs that use the GPU: `nvidia-smi` lists them."
+        )
     return Check("memory", "ok", detail)
 
 
-def _kernel(device: Device) -> Check:
+def _check_kernel(device: Device) -> Check:
     run = device.kernel
     if run is None:
-        advice = "Run `nvidia-smi`; if it is well, run `scripts/setup musicgen` again."
+        advice = "Run `nvidia-smi`; if it reports no error, run `scripts/setup musicgen` again."
         return Check("kernel", "fail", f"it did not run: {device.problem}", advice)
     detail = (
         f"a matrix product differs from the processor's by {run.error_fp32:.1e} in fp32 and "
         f"{run.error_bf16:.1e} in bf16, in {run.seconds * 1e3:.2f} ms"
     )
-    # Written so that NaN fails.
+    # Negated, so that NaN fails.
     if not (run.error_fp32 <= TOLERANCE_FP32 and run.error_bf16 <= TOLERANCE_BF16):
-        return Check("kernel", "fail", detail, "The device computes wrongly: have it looked at.")
+        return Check("kernel", "fail", detail, "The GPU computes wrong results: have it repaired.")
     return Check("kernel", "ok", detail)

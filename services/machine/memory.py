@@ -1,4 +1,4 @@
-"""How a process that stays for long uses memory: mallopt(3) and malloc_trim(3) of glibc."""
+"""Keeping the memory of long-running processes from growing: glibc's mallopt and malloc_trim."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from collections.abc import Callable
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
 ARENAS = 2
-"""Pools that threads share. With one for each of dozens that take turns, as glibc has it, what a
-thread freed is kept for it alone."""
+"""Pools that threads share. By default glibc makes more, and memory that a thread freed is not used
+by threads of other pools."""
 
 MAPPED_BYTES = 512 * 1024
-"""From this size on a block is a mapping of its own, and goes back to the system when it is freed.
+"""A block of this size or larger is a mapping of its own, returned to the system when freed.
 
-glibc would raise the bound to the largest block freed so far. A table of Python's that grows is a
-block of megabytes, and is made anew now and then; in the pool each time leaves a hole of its size
-that small blocks then keep from closing.
+By default glibc raises this bound to the largest block freed so far. A growing Python table is a
+block of megabytes that is reallocated now and then; in a pool each time leaves a hole, which small
+blocks then keep from being returned.
 """
 
 KEPT_FREE_BYTES = 1024 * 1024
-"""At the end of a pool; a larger free end goes back to the system."""
+"""Free memory at the end of a pool that is kept; the rest is returned to the system."""
 
-GIVE_BACK_SECONDS = 30.0
-"""Between two times that free pages within the pools go back too, which takes 0.2 to 2 ms."""
+TRIM_SECONDS = 30.0
+"""Pause between two calls of malloc_trim, each of which takes 0.2 to 2 ms."""
 
 
-def keep_memory_level() -> None:
-    """Have what is freed used again or given back; before there are threads.
+def limit_memory_growth() -> None:
+    """Make malloc reuse freed memory or return it to the system; does nothing without glibc.
 
-    The process would else grow for hours. Nothing happens without glibc.
+    Call it before threads are started. Without it the process grows for hours.
     """
     library = ctypes.CDLL(None)
     mallopt = getattr(library, "mallopt", None)
@@ -41,10 +41,10 @@ def keep_memory_level() -> None:
         mallopt(_M_TRIM_THRESHOLD, KEPT_FREE_BYTES)
     trim = getattr(library, "malloc_trim", None)
     if trim is not None:
-        threading.Thread(target=_give_back, args=(trim,), name="give-back", daemon=True).start()
+        threading.Thread(target=_trim_forever, args=(trim,), name="trim", daemon=True).start()
 
 
-def _give_back(trim: Callable[[int], int]) -> None:
+def _trim_forever(trim: Callable[[int], int]) -> None:
     while True:
-        time.sleep(GIVE_BACK_SECONDS)
+        time.sleep(TRIM_SECONDS)
         trim(KEPT_FREE_BYTES)

@@ -1,4 +1,4 @@
-"""Free space: how much there is, and the floor under which no job is accepted."""
+"""Free disk space, and the floor below which no job is accepted."""
 
 from __future__ import annotations
 
@@ -18,83 +18,82 @@ _GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """A folder that something is written to."""
+class WriteFolder:
+    """A folder that the service writes to, and the space on its disk."""
 
     what: str
-    """In words, for people who may not know the machine."""
+    """In words: output folder or database."""
     folder: Path
     free_bytes: int
-    """On its disk."""
     is_writable: bool
     variable: str
-    """The setting that moves it."""
+    """The environment variable that sets it."""
 
 
-def places(settings: Settings) -> list[Place]:
-    """Look at the output folder, and at that of the database where it is a file here.
+def write_folders(settings: Settings) -> list[WriteFolder]:
+    """Return the output folder, and the folder of an SQLite database.
 
     Raises:
-        OutputError: one of them cannot be looked at.
+        OutputError: one of them cannot be used.
     """
-    found = [_place("output folder", settings.output_dir, "DGX_MUSIC_OUTPUT_DIR")]
+    found = [_write_folder("output folder", settings.output_dir, "DGX_MUSIC_OUTPUT_DIR")]
     file = storage.database_file(settings.database_url)
     if file is not None:
-        found.append(_place("database", file.parent, "DATABASE_URL"))
+        found.append(_write_folder("database", file.parent, "DATABASE_URL"))
     return found
 
 
 def free_bytes(folder: Path) -> int:
-    """Count what is free on the disk of a folder, there already or not.
+    """Return the free bytes on the disk of a folder, which need not exist yet.
 
     Raises:
-        OutputError: the system does not say.
+        OutputError: the system does not report them.
     """
     try:
-        return shutil.disk_usage(nearest(folder)).free
+        return shutil.disk_usage(nearest_existing(folder)).free
     except OSError as error:
         raise OutputError(
-            f"The folder {folder} cannot be used: {error.strerror}. Give another one."
+            f"The folder {folder} cannot be used: {error.strerror}. Name another one."
         ) from error
 
 
-def nearest(folder: Path) -> Path:
-    """Give the folder, or the innermost of its parents that is there."""
+def nearest_existing(folder: Path) -> Path:
+    """Return the folder, or the innermost of its parents that exists."""
     found = folder.absolute()
     while not os.path.lexists(found):
         found = found.parent
     return found
 
 
-def require_floor(settings: Settings) -> None:
-    """Refuse what would be written while less than the floor is free.
+def require_disk_floor(settings: Settings) -> None:
+    """Check that every disk has the free space that new jobs need.
 
     Raises:
-        OutputError: it is, or a folder cannot be used.
+        OutputError: one has less, or a folder cannot be used.
     """
-    for place in places(settings):
+    for place in write_folders(settings):
         if place.free_bytes < settings.disk_floor_bytes:
             raise OutputError(
                 f"The disk of the {place.what} has {place.free_bytes / _GIB:.2f} GiB free, and new "
-                f"jobs need {settings.disk_floor_bytes / _GIB:.2f} GiB. Free some space, or give "
-                f"another disk in {place.variable}."
+                f"jobs need {settings.disk_floor_bytes / _GIB:.2f} GiB. Free some space, or set "
+                f"{place.variable} to another disk."
             )
 
 
-def require_usable(settings: Settings) -> None:
-    """Refuse an output folder that is none, or that this user may not write to.
+def require_output_folder(settings: Settings) -> None:
+    """Check that the output folder is a folder, or can become one, and can be written.
 
     Raises:
-        OutputError: it is so.
+        OutputError: it cannot be used.
     """
-    place, *_ = places(settings)
-    if not nearest(place.folder).is_dir() or not place.is_writable:
+    place, *_ = write_folders(settings)
+    if not nearest_existing(place.folder).is_dir() or not place.is_writable:
         raise OutputError(
-            f"The output folder {place.folder} cannot be written. Check its rights, or give "
-            f"another one in {place.variable}."
+            f"The output folder {place.folder} cannot be written. Check its permissions, or "
+            f"set {place.variable} to another one."
         )
 
 
-def _place(what: str, folder: Path, variable: str) -> Place:
-    is_writable = os.access(nearest(folder), os.W_OK | os.X_OK, effective_ids=True)
-    return Place(what, folder, free_bytes(folder), is_writable, variable)
+def _write_folder(what: str, folder: Path, variable: str) -> WriteFolder:
+    is_writable = os.access(nearest_existing(folder), os.W_OK | os.X_OK, effective_ids=True)
+    return WriteFolder(what, folder, free_bytes(folder), is_writable, variable)

@@ -13,8 +13,8 @@ from services import __version__, storage
 from services.errors import DGXMusicError, OutputError
 from services.jobs.living import living_in
 from services.library.store import open_store
-from services.machine.gpu import GpuReport, look_for_gpus
-from services.machine.space import places
+from services.machine.gpu import GpuReport, detect_gpus
+from services.machine.space import write_folders
 from services.operations.probes import CachedValue, NoAnswerError, Probe, Value, wait_for
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Health:
         self._settings = settings
         self._registry = registry
         self._limit = limit_seconds
-        self.gpus = CachedValue(look_for_gpus, seconds=GPU_MAX_AGE_SECONDS)
+        self.gpus = CachedValue(detect_gpus, seconds=GPU_MAX_AGE_SECONDS)
         self._database = Probe("database", check_database)
         self._queue = Probe("queue", lambda: check_queue(settings))
         self._disk = Probe("disks", lambda: check_disks(settings))
@@ -258,7 +258,7 @@ def _judge_queue(unserved: list[str], age: float | None, slow: float) -> tuple[S
 def check_disks(settings: Settings) -> DiskCheck:
     """Check that files can be written, and that there is enough free space for them."""
     try:
-        found = places(settings)
+        found = write_folders(settings)
     except OutputError:
         return _fail_disks()
     if settings.file_store is not None:

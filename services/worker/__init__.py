@@ -1,1 +1,1 @@
-"""A process that makes the jobs of the queue."""
+"""The worker: a process that runs queued jobs."""

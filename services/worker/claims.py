@@ -1,7 +1,7 @@
 """The transactions of a worker on the rows of its jobs: claim, publish, retry, give back.
 
-Each is a compare-and-set on the attempt token, so that a worker that lost a job, because the job
-was cancelled or the worker taken for dead, changes nothing.
+Each is a compare-and-set on the attempt token. A worker that has lost a job, because the job was
+cancelled or the worker counted as dead, therefore changes nothing.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from services.jobs.publication import final_name, holds_job, publish_take, uploa
 from services.library.drafts import draft_path, remove_draft
 from services.library.inputs import fetch_inputs
 from services.library.orders import Order
-from services.library.store import clear_quietly
-from services.worker.retry import is_worker_lost, retry_delay
+from services.library.store import try_remove_leftovers
+from services.worker.retry import has_crashed_too_often, retry_delay
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 WORKER_LOST = (
-    "The worker that made it was lost three times. It may be what ends the worker: try another "
-    "prompt or duration, and look at the worker's log."
+    "The worker was lost three times while it ran this job, perhaps because of it. Try another "
+    "prompt or duration, and check the worker's log."
 )
 
 
@@ -56,7 +56,7 @@ class Attempt:
 
 
 class Claims:
-    """The transactions of a worker on its jobs."""
+    """The transactions of one worker."""
 
     def __init__(
         self, settings: Settings, queue: QueueManager, worker_id: str, store: FileStore
@@ -67,7 +67,7 @@ class Claims:
         self._worker_id = worker_id
         self._store = store
         self._uploaded: set[AttemptToken] = set()
-        """Attempts whose files are in the store, but not known to be published."""
+        """Attempts whose files are in the store but not known to be published."""
 
     def is_suspect(self, dispatch: Dispatch) -> bool:
         """Whether a worker died while it ran this job, perhaps because of it."""
@@ -76,27 +76,27 @@ class Claims:
             entry = storage.get_queue_entry(session, dispatch.generation_id)
         return row is not None and entry is not None and (row.is_processing or entry.crashes > 0)
 
-    def begin(self, dispatch: Dispatch) -> Attempt | None:
+    def claim(self, dispatch: Dispatch) -> Attempt | None:
         """Claim the row for a new attempt; None when this dispatch needs none.
 
         A row that is processing is claimed only when its token is of the same dispatch: the queue
         hands out a dispatch again when its worker is dead. That counts as a crash of the job.
         """
         with storage.get_session() as session:
-            attempt, left = self._claim(session, dispatch)
+            attempt, leftover = self._claim_row(session, dispatch)
             if attempt is not None:
                 reach("attempt-before-commit")
         if attempt is None:
-            if left is not None:
-                clear_quietly(self._store, left)
+            if leftover is not None:
+                try_remove_leftovers(self._store, leftover)
             return None
         reach("attempt-after-commit")
-        if left is not None:
+        if leftover is not None:
             # An attempt that was killed could not clean up after itself.
-            clear_quietly(self._store, left, lambda: self._holding(attempt))
+            try_remove_leftovers(self._store, leftover, lambda: self._lock_job(attempt))
         return attempt
 
-    def _claim(self, session: Session, dispatch: Dispatch) -> tuple[Attempt | None, str | None]:
+    def _claim_row(self, session: Session, dispatch: Dispatch) -> tuple[Attempt | None, str | None]:
         """Return the new attempt, if one is due, and the file earlier attempts may have left."""
         row = storage.lock_generation(session, dispatch.generation_id)
         entry = storage.get_queue_entry(session, dispatch.generation_id, to_change=True)
@@ -107,14 +107,14 @@ class Claims:
             return None, None
         before = row.attempt_token if row.is_processing else None
         if before is not None:
-            if not AttemptToken.parse(before).is_of(dispatch):
+            if not AttemptToken.parse(before).belongs_to(dispatch):
                 return None, None
             entry.crashes += 1
-            if is_worker_lost(entry.crashes):
+            if has_crashed_too_often(entry.crashes):
                 storage.fail_generation(session, row.id, before, WORKER_LOST)
                 storage.remove_queue_entry(session, row.id)
                 return None, row.file_path
-        left = row.file_path if row.attempts > 0 else None
+        leftover = row.file_path if row.attempts > 0 else None
         token = AttemptToken.for_dispatch(dispatch, self._worker_id)
         if not storage.claim_generation(session, row.id, str(token), taking_over=before):
             return None, None
@@ -123,10 +123,10 @@ class Claims:
         attempt = Attempt(
             dispatch=dispatch, token=token, worker_id=self._worker_id, order=Order.of(row)
         )
-        return attempt, left
+        return attempt, leftover
 
     def draft_path(self, attempt: Attempt) -> str:
-        """Return the path the attempt writes to, in the output folder whatever the store is."""
+        """Return the path the attempt writes to; in the output folder, whatever the store is."""
         return draft_path(f"{self._output_dir}/{attempt.order.file_path}", attempt.token.nonce)
 
     def fetch_inputs(self, attempt: Attempt) -> Order:
@@ -142,7 +142,7 @@ class Claims:
         """Copy the file to the store, before `publish` locks the row.
 
         Raises:
-            OutputError: the store refuses, and holds nothing of it.
+            OutputError: the store refuses; it holds no part of the file.
         """
         self._uploaded.add(attempt.token)
         upload_take(attempt.order, attempt.token, take, self._store)
@@ -179,7 +179,7 @@ class Claims:
         return delay
 
     def give_back(self, attempt: Attempt) -> None:
-        """Return the job to the queue as if this attempt had never begun."""
+        """Return the job to the queue as if this attempt had never started."""
         with storage.get_session() as session:
             if not _holds(session, attempt):
                 return
@@ -206,13 +206,16 @@ class Claims:
         name = self._final_name(attempt)
         try:
             if self._is_refused(attempt):
-                self._store.withdraw(name)
+                self._store.delete_upload(name)
         except (OutputError, storage.StorageError) as error:
-            # The next attempt removes it, or `files check` does.
+            # The next attempt removes it, or `files check --repair`.
             log.warning("file not removed file=%s: %s", name, error)
 
     def _is_refused(self, attempt: Attempt) -> bool:
-        """Whether the attempt is unpublished for good; the answer to a commit may be lost."""
+        """Whether the attempt can no longer be published.
+
+        The row is read again, because a commit may succeed although its answer is lost.
+        """
         with storage.get_session(read_only=True) as session:
             row = storage.get_generation(session, attempt.generation_id)
         if row is None:
@@ -238,7 +241,7 @@ class Claims:
         return final_name(attempt.order, attempt.token, self._store)
 
     @contextmanager
-    def _holding(self, attempt: Attempt) -> Iterator[bool]:
+    def _lock_job(self, attempt: Attempt) -> Iterator[bool]:
         with storage.get_session() as session:
             yield _holds(session, attempt)
 

@@ -1,4 +1,4 @@
-"""Who lives: this worker's beat, and the jobs of workers that have none any more."""
+"""A worker's heartbeat, the takeover of dead workers' jobs, and the stop of cancelled jobs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from services import storage
 from services.machine.process_identity import has_ended
-from services.worker.redispatch import redispatch
+from services.worker.lost_dispatches import replace_lost_dispatches
 
 if TYPE_CHECKING:
     from services.jobs.dbos_queue import QueueManager
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BEATS_A_LIFE = 5
-"""Beats within the time after which a worker without one counts as gone."""
+HEARTBEATS_PER_TTL = 5
+"""Heartbeats within the time after which a worker without one counts as dead."""
 
 CANCEL_POLL_SECONDS = 0.25
-FINISHED_KEPT_SECONDS = 3600.0
-"""How long DBOS remembers what is over."""
+KEEP_FINISHED_SECONDS = 3600.0
+"""Age at which DBOS's records of finished dispatches are deleted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Identity:
-    """A worker as it tells the database."""
+class WorkerIdentity:
+    """The facts about a worker in its row."""
 
     worker_id: str
     slot: str
@@ -41,12 +41,12 @@ class Identity:
     concurrency: int
 
 
-class Liveness:
-    """Three threads of a worker: its beat, a look at the dead, and one at cancelled jobs."""
+class LivenessMonitor:
+    """Three threads of a worker: its heartbeat, upkeep of the queue, and stopping of lost jobs."""
 
     def __init__(
         self,
-        identity: Identity,
+        identity: WorkerIdentity,
         queue: QueueManager,
         attempts: AttemptRunner,
         hosts: HostPool,
@@ -54,15 +54,15 @@ class Liveness:
         ttl: float,
         give_up: Callable[[str], None],
     ) -> None:
-        """Say that this worker is there.
+        """Register the worker in the database.
 
         Args:
             identity: of this worker.
-            queue: where the jobs of the dead go.
+            queue: takes back the jobs of dead workers.
             attempts: the jobs of this worker.
-            hosts: its engines.
-            ttl: seconds after which a worker without a beat counts as gone.
-            give_up: called with the reason when this worker may have been taken for dead.
+            hosts: its engine processes.
+            ttl: seconds after which a worker without a heartbeat counts as dead.
+            give_up: called with the reason when other workers may count this one as dead.
         """
         self._identity = identity
         self._queue = queue
@@ -71,8 +71,8 @@ class Liveness:
         self._ttl = ttl
         self._give_up = give_up
         self._ended = threading.Event()
-        self._beaten = time.monotonic()
-        self._done = dict.fromkeys(("redispatch", "forget"), float("-inf"))
+        self._last_heartbeat = time.monotonic()
+        self._done = dict.fromkeys(("replace lost", "delete finished"), float("-inf"))
         with storage.get_session() as session:
             storage.register_worker(
                 session,
@@ -86,85 +86,85 @@ class Liveness:
             )
 
     @property
-    def beat_age(self) -> float:
-        """Seconds since its last beat began that the database took."""
-        return time.monotonic() - self._beaten
+    def heartbeat_age(self) -> float:
+        """Seconds since the start of the last heartbeat that the database took."""
+        return time.monotonic() - self._last_heartbeat
 
     def start(self) -> None:
-        """Take over what was left behind, then keep looking."""
-        self._bury()
-        for name, look, pause in (
-            # Apart from the rest, which takes as long as there is much to look at.
-            ("beat", self._beat, self._ttl / BEATS_A_LIFE),
-            ("look", self._look_after_others, self._ttl / BEATS_A_LIFE),
-            ("cancelled", self._stop_lost_jobs, CANCEL_POLL_SECONDS),
+        """Take over the jobs of dead workers, then start the threads."""
+        self._take_over_dead_workers()
+        for name, task, pause in (
+            # In a thread of its own: upkeep of a long queue must not delay the heartbeat.
+            ("heartbeat", self._send_heartbeat, self._ttl / HEARTBEATS_PER_TTL),
+            ("upkeep", self._maintain_queue, self._ttl / HEARTBEATS_PER_TTL),
+            ("lost jobs", self._stop_lost_jobs, CANCEL_POLL_SECONDS),
         ):
             threading.Thread(
-                target=self._repeat, args=(look, pause), name=name, daemon=True
+                target=self._repeat, args=(task, pause), name=name, daemon=True
             ).start()
 
-    def say_draining(self) -> None:
-        """Tell those who look for a worker that this one takes nothing more."""
+    def announce_draining(self) -> None:
+        """Record that this worker takes no more jobs."""
         with storage.get_session() as session:
             storage.beat(session, self._identity.worker_id, draining=True)
 
-    def end(self) -> None:
-        """Say good-bye; what this worker had picked up goes back into the queue."""
+    def deregister(self) -> None:
+        """Stop the threads, return this worker's dispatches to the queue, and remove its row."""
         self._ended.set()
         self._queue.give_back([self._identity.worker_id])
         with storage.get_session() as session:
             storage.remove_workers(session, [self._identity.worker_id])
 
-    def _repeat(self, look: Callable[[], None], pause: float) -> None:
+    def _repeat(self, task: Callable[[], None], pause: float) -> None:
         while not self._ended.wait(pause):
             try:
-                look()
+                task()
             except storage.StorageError as error:
                 log.warning("the database does not answer: %s", error)
             except Exception:
-                # A thread that ends in silence would leave a worker that is never missed.
+                # The thread must survive, or the worker would run on without its heartbeat.
                 log.exception("unexpected")
 
-    def _beat(self) -> None:
-        began = time.monotonic()
+    def _send_heartbeat(self) -> None:
+        started = time.monotonic()
         try:
             with storage.get_session() as session:
                 known = storage.beat(
                     session, self._identity.worker_id, draining=self._attempts.stopping is not None
                 )
         except storage.StorageError:
-            if time.monotonic() - self._beaten > self._ttl:
-                self._give_up(f"it could not beat for {self._ttl:g} s")
+            if time.monotonic() - self._last_heartbeat > self._ttl:
+                self._give_up(f"no heartbeat was written for {self._ttl:g} s")
             raise
         if not known:
-            self._give_up("it was taken for dead")
-        self._beaten = began
+            self._give_up("another worker took over its jobs")
+        self._last_heartbeat = started
 
-    def _look_after_others(self) -> None:
-        # What kept this worker from beating may keep others, who are no more dead than it is.
-        if time.monotonic() - self._beaten < self._ttl / 2:
-            self._bury()
+    def _maintain_queue(self) -> None:
+        # Whatever delays this worker's heartbeat may delay those of others, which are not dead.
+        if time.monotonic() - self._last_heartbeat < self._ttl / 2:
+            self._take_over_dead_workers()
         self._hosts.unload_idle()
-        if self._is_turn("redispatch", self._ttl):
-            redispatch(self._queue)
-        if self._is_turn("forget", min(self._ttl * 4, FINISHED_KEPT_SECONDS)):
-            self._queue.forget(older_than_seconds=FINISHED_KEPT_SECONDS)
+        if self._is_due("replace lost", self._ttl):
+            replace_lost_dispatches(self._queue)
+        if self._is_due("delete finished", min(self._ttl * 4, KEEP_FINISHED_SECONDS)):
+            self._queue.delete_finished(older_than_seconds=KEEP_FINISHED_SECONDS)
 
-    def _is_turn(self, name: str, every: float) -> bool:
+    def _is_due(self, name: str, every: float) -> bool:
         now = time.monotonic()
         if now - self._done[name] < every:
             return False
         self._done[name] = now
         return True
 
-    def _bury(self) -> None:
-        """Put the jobs of the dead back into the queue."""
-        # In this order: a worker registers before it picks up its first job.
-        holders = self._queue.holders()
+    def _take_over_dead_workers(self) -> None:
+        # The order matters: a worker registers before it picks up its first job, so every holder
+        # that is alive has a row by the time the rows are read.
+        holders = self._queue.workers_with_dispatches()
         with storage.get_session(read_only=True) as session:
             states = storage.list_workers(session)
         dead = {state.id for state in states if self._is_dead(state)}
-        # Who said good-bye, or was given up, has no row; what it holds is nobody's.
+        # A worker without a row has left or was taken over already.
         dead |= holders - {state.id for state in states}
         dead.discard(self._identity.worker_id)
         if not dead:

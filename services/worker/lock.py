@@ -1,4 +1,4 @@
-"""One lock file a worker: it tells which of the workers before it are gone, also after kill -9."""
+"""A lock file for each worker: it shows which earlier workers are dead, even after kill -9."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from services.machine.process_identity import boot_id
 
 
 class WorkerLock:
-    """The first lock file of the folder that nobody holds, held until `release` or the end."""
+    """The first free lock file of a folder, held until `release` or the end of the process."""
 
     def __init__(self, output_dir: Path) -> None:
-        """Take it.
+        """Lock the first free file.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -27,21 +27,20 @@ class WorkerLock:
         except OSError as error:
             raise OutputError(
                 f"The folder {output_dir} cannot be used: {error.strerror}. "
-                "Give another output folder in DGX_MUSIC_OUTPUT_DIR."
+                "Set DGX_MUSIC_OUTPUT_DIR to another one."
             ) from error
 
     @property
     def slot(self) -> str:
-        """Names the file: who has it may say that every other process that named it is gone.
+        """Identifies the file; every other process that held it is dead.
 
-        By device and number, not by path, which may be another in each container; and with the
-        running system, as the numbers are another machine's too.
+        Made of the boot id, the device and the inode: the path may differ between containers, and
+        device and inode are not unique across machines.
         """
         found = os.fstat(self._descriptor)
         return f"{boot_id()}:{found.st_dev}:{found.st_ino}"
 
     def release(self) -> None:
-        """Let the next worker have it."""
         with suppress(OSError):
             os.close(self._descriptor)
 

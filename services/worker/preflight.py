@@ -1,4 +1,4 @@
-"""What must be true of the database before a worker may run on it."""
+"""Checks of the database and the output folder before a worker starts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from services import storage
 
 _MOUNTS = Path("/proc/self/mounts")
-_NETWORK = frozenset(
+_NETWORK_FILE_SYSTEMS = frozenset(
     {
         *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "beegfs"),
         *("gpfs", "ocfs2", "glusterfs", "fuse.glusterfs", "fuse.sshfs", "fuse.s3fs"),
@@ -22,8 +22,13 @@ _NETWORK = frozenset(
 )
 
 
-def file_system_of(path: Path, mounts: str) -> str:
-    """Name the file system that holds a path, from the text of proc_mounts(5); "" if unknown."""
+def find_file_system(path: Path, mounts: str) -> str:
+    """Return the type of the file system that holds a path; "" if unknown.
+
+    Args:
+        path: absolute, without links.
+        mounts: the text of /proc/self/mounts, see proc_mounts(5).
+    """
     kind = ""
     longest = -1
     for line in mounts.splitlines():
@@ -35,34 +40,34 @@ def file_system_of(path: Path, mounts: str) -> str:
 
 
 def require_local_disk(file: Path | None) -> None:
-    """Refuse an SQLite file on a network share, where its locks do not hold.
+    """Check that an SQLite file is not on a network share, where its locks do not hold.
 
     Raises:
-        SettingsError: it lies on one.
+        SettingsError: it is on one.
     """
     if file is None or not _MOUNTS.exists():
         return
-    kind = file_system_of(file.resolve(), _MOUNTS.read_text(encoding="utf-8"))
-    if kind in _NETWORK:
+    kind = find_file_system(file.resolve(), _MOUNTS.read_text(encoding="utf-8"))
+    if kind in _NETWORK_FILE_SYSTEMS:
         raise SettingsError(
             f"The database {file} is on a network share ({kind}), where SQLite can be damaged. "
             "Move it to a local disk, or use PostgreSQL: DATABASE_URL=postgresql://..."
         )
 
 
-def why_files_stay_here(folder: Path, living: Sequence[storage.WorkerState]) -> str | None:
-    """Say why workers of other machines, and who asks there, cannot have files of a folder.
+def explain_unshared_folder(folder: Path, living: Sequence[storage.WorkerState]) -> str | None:
+    """Return a warning if workers of other machines cannot read the output folder, else None.
 
     Args:
-        folder: the output folder, where it is the store.
-        living: the workers of the database.
+        folder: the output folder, which is the store.
+        living: the workers that are alive.
     """
     here = boot_id()
     others = [state.host for state in living if state.slot.partition(":")[0] != here]
     if not others or not _MOUNTS.exists():
         return None
-    kind = file_system_of(folder.resolve(), _MOUNTS.read_text(encoding="utf-8"))
-    if kind in _NETWORK:
+    kind = find_file_system(folder.resolve(), _MOUNTS.read_text(encoding="utf-8"))
+    if kind in _NETWORK_FILE_SYSTEMS:
         return None
     return (
         f"a worker on {others[0]} uses this database, and {folder} does not look like a folder "
@@ -72,15 +77,15 @@ def why_files_stay_here(folder: Path, living: Sequence[storage.WorkerState]) -> 
 
 
 def require_one_machine(living: Sequence[storage.WorkerState]) -> None:
-    """Refuse to share an SQLite database with a worker on another machine.
+    """Check that no worker on another machine uses this SQLite database.
 
     Raises:
-        SettingsError: there is one.
+        SettingsError: one does.
     """
     here = boot_id()
     others = [state.host for state in living if state.slot.partition(":")[0] != here]
     if others:
         raise SettingsError(
-            f"A worker on {others[0]} uses this SQLite database, which only one machine may. "
+            f"A worker on {others[0]} uses this SQLite database, which only one machine may use. "
             "For several machines use PostgreSQL: DATABASE_URL=postgresql://..."
         )

@@ -1,24 +1,24 @@
-"""When a job that failed is tried again: a decision, not an action."""
+"""The decision whether a failed job is retried, and when."""
 
 from __future__ import annotations
 
 CRASHES_ALLOWED = 2
-"""How often a job may be found in the hands of a worker that died; the next one fails it."""
+"""Workers that may die while they run a job; the next death fails it."""
 
 
-def retry_delay(begun: int, *, max_retries: int, first_delay: float) -> float | None:
-    """Give the seconds to wait before the next attempt; None when there is none.
+def retry_delay(attempts: int, *, max_retries: int, first_delay: float) -> float | None:
+    """Return the delay in seconds before the next attempt, or None to give up.
 
     Args:
-        begun: attempts begun so far, at least 1.
+        attempts: started so far, at least 1.
         max_retries: attempts after the first.
-        first_delay: seconds before the second attempt; doubles with each.
+        first_delay: seconds before the second attempt; doubles with each further one.
     """
-    if begun > max_retries:
+    if attempts > max_retries:
         return None
-    return float(first_delay * 2 ** (begun - 1))
+    return float(first_delay * 2 ** (attempts - 1))
 
 
-def is_worker_lost(crashes: int) -> bool:
-    """Whether the job is the likely cause of its workers' deaths."""
+def has_crashed_too_often(crashes: int) -> bool:
+    """Whether so many workers died while they ran the job that it is the likely cause."""
     return crashes > CRASHES_ALLOWED

@@ -1,4 +1,4 @@
-"""Runs the attempts of a worker, from the dispatch to the end of the attempt."""
+"""Runs the attempts of a worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from services import storage
 from services.errors import CancelledError, DGXMusicError, EngineError
-from services.jobs.dbos_queue import HandedBack
+from services.jobs.dbos_queue import DispatchReturned
 from services.jobs.failpoints import reach
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PROGRESS_SECONDS = 0.25
-"""Least time between two notes of progress: each is a write."""
+"""Least time between two records of progress, each of which is a write."""
 
 _DATABASE_RETRY_SECONDS = 0.5
 
@@ -33,26 +33,26 @@ Result = TypeVar("Result")
 
 
 class StopReason(Enum):
-    """Why a job is stopped that has not ended by itself."""
+    """Why a running job is stopped."""
 
     LOST = auto()
-    """Its row is no longer this attempt's: cancelled, or taken over."""
+    """The attempt no longer holds the row: the job was cancelled or taken over."""
     DRAINED = auto()
-    """The worker leaves, and the job goes to another."""
+    """The worker shuts down, and the job goes to another."""
     ABANDONED = auto()
-    """The worker gives up everything at once."""
+    """The worker ends at once."""
 
 
 @dataclass(slots=True)
 class RunningJob:
-    """A job at work in this process."""
+    """A job that this worker runs, and the reason to stop it, if any."""
 
     attempt: Attempt
     stop: StopReason | None = field(default=None)
 
 
 class AttemptRunner:
-    """Runs the dispatches that the queue hands to this worker, so many at once."""
+    """Runs the dispatches of this worker, up to `concurrency` at once."""
 
     def __init__(
         self, claims: Claims, hosts: HostPool, delivery: Delivery, concurrency: int
@@ -67,64 +67,66 @@ class AttemptRunner:
         self._suspects = 0
         self._jobs: dict[str, RunningJob] = {}
         self.stopping: StopReason | None = None
-        """Set once this worker begins nothing more."""
+        """Set when the worker starts no more jobs."""
 
     def free_slots(self, model: str) -> int:
-        """How many more dispatches for an engine to take."""
+        """Return the number of dispatches for an engine that may be picked up now."""
         with self._changed:
             if self.stopping or self._suspects:
                 return 0
             free = self._concurrency - self._taken - self._waiting
-        # What would wait for a seat here may find one at another worker.
+        # A job that would wait for a seat here may find one at another worker.
         return min(free, self._hosts.free_seats(model))
 
     def tokens(self) -> list[str]:
-        """The tokens of the jobs at work."""
+        """Return the attempt tokens of the running jobs."""
         with self._changed:
             return list(self._jobs)
 
     def stop_jobs(self, reason: StopReason, tokens: list[str] | None = None) -> None:
-        """Ask jobs to stop, all or those with the tokens."""
+        """Stop all running jobs, or those with the tokens."""
         with self._changed:
             for token, job in self._jobs.items():
                 if tokens is None or token in tokens:
                     job.stop = job.stop or reason
 
     def stop_taking(self, reason: StopReason) -> None:
-        """Begin nothing more from now on."""
+        """Start no more jobs."""
         with self._changed:
             self.stopping = reason
             self._changed.notify_all()
 
     def wait_idle(self, seconds: float) -> bool:
-        """Wait until no job is at work; False when some still are after that time."""
+        """Wait until no job runs; return False if some still run after that time."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._taken, timeout=seconds)
 
     def run(self, dispatch: Dispatch) -> None:
-        """Make the job of a dispatch; afterwards its row is finished, or sent again.
+        """Run the job of a dispatch; afterwards it is finished or queued for a retry.
 
         Raises:
-            HandedBack: another worker is to have the dispatch.
+            DispatchReturned: the dispatch is left to another worker.
         """
         reach("job-claimed")
-        with self._slot(alone=self._persist(lambda: self._claims.is_suspect(dispatch))):
-            attempt = self._persist(lambda: self._claims.begin(dispatch))
+        with self._hold_slot(alone=self._persist(lambda: self._claims.is_suspect(dispatch))):
+            attempt = self._persist(lambda: self._claims.claim(dispatch))
             if attempt is None:
-                log.info("nothing to do job=%s attempt=%d", *_names(dispatch))
+                log.info("nothing to do job=%s attempt=%d", *_log_fields(dispatch))
                 return
-            log.info("started job=%s attempt=%d worker=%s", *_names(dispatch), attempt.worker_id)
+            log.info(
+                "started job=%s attempt=%d worker=%s", *_log_fields(dispatch), attempt.worker_id
+            )
             job = RunningJob(attempt)
             with self._changed:
                 self._jobs[str(attempt.token)] = job
             try:
-                self._attempt(job)
+                self._run_attempt(job)
             finally:
                 with self._changed:
                     del self._jobs[str(attempt.token)]
                 self._claims.clean_up(attempt)
 
-    def _attempt(self, job: RunningJob) -> None:
+    def _run_attempt(self, job: RunningJob) -> None:
         attempt = job.attempt
         try:
             take = self._render(job)
@@ -134,63 +136,62 @@ class AttemptRunner:
             published = self._persist(lambda: self._claims.publish(attempt, take))
         except CancelledError:
             if job.stop is None:
-                self._failed(
-                    attempt, EngineError("The engine stopped, and nobody had asked it to.")
-                )
+                self._handle_failure(attempt, EngineError("The engine stopped unasked."))
             else:
-                self._stopped(job)
+                self._handle_stop(job)
         except DGXMusicError as error:
-            self._failed(attempt, error)
+            self._handle_failure(attempt, error)
         except Exception as error:
-            # The outer edge of a job: a fault of ours costs an attempt, not the worker.
-            log.exception("unexpected job=%s attempt=%d", *_names(attempt.dispatch))
-            self._failed(attempt, EngineError(f"{type(error).__name__}: {error}"))
+            # The outer edge of a job: a bug costs an attempt, not the worker.
+            log.exception("unexpected job=%s attempt=%d", *_log_fields(attempt.dispatch))
+            self._handle_failure(attempt, EngineError(f"{type(error).__name__}: {error}"))
         else:
             event = "completed" if published else "lost, result refused"
-            log.info("%s job=%s attempt=%d", event, *_names(attempt.dispatch))
+            log.info("%s job=%s attempt=%d", event, *_log_fields(attempt.dispatch))
 
     def _render(self, job: RunningJob) -> Take:
         attempt = job.attempt
         path = self._claims.draft_path(attempt)
         order = self._claims.fetch_inputs(attempt)
-        noted = time.monotonic()
+        last_record = time.monotonic()
         last_step = "loading_model"
 
         def progress(step: str, fraction: float) -> None:
-            nonlocal noted, last_step
+            nonlocal last_record, last_step
             now = time.monotonic()
-            if now - noted >= PROGRESS_SECONDS or step != last_step:
-                noted, last_step = now, step
+            if now - last_record >= PROGRESS_SECONDS or step != last_step:
+                last_record, last_step = now, step
                 self._claims.note_progress(attempt, step, fraction)
 
         def should_stop() -> bool:
             return job.stop is not None
 
-        # A job that failed may be what ended its process, with all that was in it.
+        # A job that failed before may have ended its engine process, with the other jobs in it.
         failed_before = attempt.dispatch.attempt > 1
-        with self._hosts.host(order.model, should_stop, alone=failed_before) as host:
+        with self._hosts.lease(order.model, should_stop, alone=failed_before) as host:
             return host.render(order, path, self._delivery, progress, should_stop)
 
-    def _stopped(self, job: RunningJob) -> None:
-        names = _names(job.attempt.dispatch)
+    def _handle_stop(self, job: RunningJob) -> None:
+        names = _log_fields(job.attempt.dispatch)
         if job.stop is StopReason.LOST:
             log.info("stopped, no longer ours job=%s attempt=%d", *names)
             return
         if job.stop is StopReason.DRAINED:
             self._persist(lambda: self._claims.give_back(job.attempt))
             log.info("given back job=%s attempt=%d", *names)
-        raise HandedBack
+        raise DispatchReturned
 
-    def _failed(self, attempt: Attempt, error: DGXMusicError) -> None:
+    def _handle_failure(self, attempt: Attempt, error: DGXMusicError) -> None:
         delay = self._persist(lambda: self._claims.retry_or_fail(attempt, error))
         what = "failed" if delay is None else f"failed, again in {delay:g} s"
-        log.warning("%s job=%s attempt=%d: %s", what, *_names(attempt.dispatch), error)
+        log.warning("%s job=%s attempt=%d: %s", what, *_log_fields(attempt.dispatch), error)
 
     @contextmanager
-    def _slot(self, *, alone: bool) -> Iterator[None]:
-        """Hold a slot; a job that may be what ended its last worker has no neighbours.
+    def _hold_slot(self, *, alone: bool) -> Iterator[None]:
+        """Hold a slot; with `alone`, no other job runs in this worker meanwhile.
 
-        There may be none at once: two queues looked at in one moment hand out one too many.
+        Waits for a free one: two queues that are polled at the same moment may together hand out
+        more dispatches than there are slots.
         """
 
         def is_free() -> bool:
@@ -206,7 +207,7 @@ class AttemptRunner:
             self._taken += 1
         try:
             if self.stopping:
-                raise HandedBack
+                raise DispatchReturned
             yield
         finally:
             with self._changed:
@@ -215,19 +216,19 @@ class AttemptRunner:
                 self._changed.notify_all()
 
     def _persist(self, step: Callable[[], Result]) -> Result:
-        """Do a step on the rows, again and again while the database is away.
+        """Run a transaction, and repeat it while the database cannot be used.
 
-        It ends at the latest when the worker, which cannot beat either, gives up.
+        That ends at the latest when the worker gives up for lack of a heartbeat.
         """
         while True:
             try:
                 return step()
             except storage.StorageError as error:
                 if self.stopping is StopReason.ABANDONED:
-                    raise HandedBack from error
+                    raise DispatchReturned from error
                 log.warning("the database does not answer: %s", error)
                 time.sleep(_DATABASE_RETRY_SECONDS)
 
 
-def _names(dispatch: Dispatch) -> tuple[str, int]:
+def _log_fields(dispatch: Dispatch) -> tuple[str, int]:
     return dispatch.generation_id, dispatch.attempt

@@ -1,4 +1,4 @@
-"""Ends workers that were stopped while they held the database's only write lock."""
+"""Kills workers that were stopped (SIGSTOP) while they held SQLite's only write lock."""
 
 from __future__ import annotations
 
@@ -10,33 +10,32 @@ from services.machine.process_identity import ProcessIdentity
 
 log = logging.getLogger(__name__)
 
-LOOKS_A_LIFE = 10
+CHECKS_PER_TTL = 10
 
 
-class StoppedWorkers:
-    """A thread that looks for workers that count as gone and were stopped (SIGSTOP, Ctrl-Z).
+class StoppedWorkerKiller:
+    """A thread that kills workers that count as dead and are stopped (SIGSTOP, Ctrl-Z).
 
-    SQLite has no server that would end their transaction, and everybody who writes waits for it.
-    Told to go on, such a worker would find its jobs taken over and leave by itself.
+    SQLite has no server that would end their transaction, and all writers wait for it. A stopped
+    worker loses nothing by it: if it resumed, it would find its jobs taken over and end.
     """
 
     def __init__(self, ttl: float) -> None:
-        """Begin to look; even the start of a worker may have to wait for a stopped one.
+        """Start the thread; even the start of a worker may have to wait for a stopped one.
 
         Args:
-            ttl: seconds after which a worker without a beat counts as gone.
+            ttl: seconds after which a worker without a heartbeat counts as dead.
         """
         self._ttl = ttl
         self._ended = threading.Event()
         if storage.describe_database()["kind"] == "sqlite":
-            threading.Thread(target=self._look, name="stopped", daemon=True).start()
+            threading.Thread(target=self._watch, name="stopped", daemon=True).start()
 
     def end(self) -> None:
-        """Look no more."""
         self._ended.set()
 
-    def _look(self) -> None:
-        while not self._ended.wait(self._ttl / LOOKS_A_LIFE):
+    def _watch(self) -> None:
+        while not self._ended.wait(self._ttl / CHECKS_PER_TTL):
             try:
                 with storage.get_session(read_only=True) as session:
                     states = storage.list_workers(session)
@@ -46,4 +45,4 @@ class StoppedWorkers:
             for state in states:
                 process = ProcessIdentity.parse(state.process)
                 if state.age > self._ttl and process is not None and process.kill_if_stopped():
-                    log.warning("killed worker=%s: stopped, and others wait for it", state.id)
+                    log.warning("killed worker=%s: it was stopped and may block others", state.id)

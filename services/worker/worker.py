@@ -1,4 +1,4 @@
-"""A process that makes the jobs of the queue: `dgx-music worker`."""
+"""The worker process: `dgx-music worker`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services.database import open_database, storage_errors
 from services.errors import EngineUnavailableError
 from services.jobs.dbos_queue import QueueListener, QueueManager
 from services.jobs.living import living_workers
-from services.library.drafts import clear_old_drafts
+from services.library.drafts import remove_old_drafts
 from services.library.store import open_store
 from services.library.takes import Delivery
 from services.machine.process_identity import ProcessIdentity
@@ -31,15 +31,15 @@ from services.worker.hosting.host import (
     Limits,
 )
 from services.worker.hosting.pool import HostPool
-from services.worker.liveness import Identity, Liveness
+from services.worker.liveness import LivenessMonitor, WorkerIdentity
 from services.worker.lock import WorkerLock
 from services.worker.preflight import (
+    explain_unshared_folder,
     require_local_disk,
     require_one_machine,
-    why_files_stay_here,
 )
 from services.worker.runner import AttemptRunner, StopReason
-from services.worker.stopped import StoppedWorkers
+from services.worker.stopped import StoppedWorkerKiller
 
 if TYPE_CHECKING:
     from services.config import Settings
@@ -48,15 +48,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 GAVE_UP_EXIT_CODE = 6
-SAME_WISH_SECONDS = 1.0
-"""A second signal so soon is the first one again: a supervisor may tell a process and its group."""
+SAME_SIGNAL_SECONDS = 1.0
+"""A second signal within this time is the first again: supervisors may signal process and group."""
 
 _OLD_DRAFT_SECONDS = 86_400.0
 _STOPPING_SECONDS = STOP_GRACE_SECONDS + 10.0
 
 
 class Worker:
-    """Everything of a worker but its signals, so that a server can have one inside."""
+    """A worker without signal handling, so that a server can contain one."""
 
     def __init__(
         self,
@@ -67,18 +67,18 @@ class Worker:
         models: Sequence[str] | None = None,
         registry_source: str = DEFAULT_REGISTRY,
     ) -> None:
-        """Open the database, and check that a worker may run here.
+        """Open the database and check that a worker may run here.
 
         Args:
             settings: of the process.
             registry: the engines.
-            concurrency: jobs at once; None takes the setting.
-            models: engines to serve; None is all that can run here.
-            registry_source: "module:function" that gives the registry to the engines' processes.
+            concurrency: jobs at once; None for the setting.
+            models: engines to serve; None for all that can run here.
+            registry_source: "module:function" that returns the registry in engine processes.
 
         Raises:
-            EngineUnavailableError: an engine is asked for that cannot run here.
-            SettingsError: the database is not one for workers.
+            EngineUnavailableError: a model of `models` cannot run here.
+            SettingsError: workers cannot use the database.
             StorageError, OutputError: the database or the output folder cannot be used.
         """
         self._settings = settings
@@ -87,7 +87,7 @@ class Worker:
         open_database(settings, for_long=True)
         with storage_errors():
             _check_database(settings)
-            self._stopped = StoppedWorkers(settings.worker_ttl_seconds)
+            self._stopped_killer = StoppedWorkerKiller(settings.worker_ttl_seconds)
             self._lock = WorkerLock(settings.output_dir)
             store = open_store(settings)
             store.check()
@@ -96,7 +96,7 @@ class Worker:
             self._queue.prepare()
         host = socket.gethostname()
         self.id = f"{host}.{self._lock.number}.{uuid.uuid4().hex[:8]}"
-        self._identity = Identity(
+        self._identity = WorkerIdentity(
             worker_id=self.id,
             slot=self._lock.slot,
             process=str(ProcessIdentity.current()),
@@ -120,9 +120,9 @@ class Worker:
         self._attempts = AttemptRunner(claims, self._hosts, Delivery.of(settings), self.concurrency)
 
     def start(self) -> None:
-        """Beat, take over what dead workers left, and begin to pick up jobs."""
+        """Start the heartbeat, take over the jobs of dead workers, and pick up jobs."""
         with storage_errors():
-            self._liveness = Liveness(
+            self._liveness = LivenessMonitor(
                 self._identity,
                 self._queue,
                 self._attempts,
@@ -142,65 +142,74 @@ class Worker:
         )
 
     @property
-    def beat_age(self) -> float:
-        """Seconds since the last beat of this worker, which was started."""
-        return self._liveness.beat_age
+    def heartbeat_age(self) -> float:
+        """Seconds since the last heartbeat of this worker, which must have been started."""
+        return self._liveness.heartbeat_age
 
     @property
     def loaded_models(self) -> Counter[str]:
-        """Engine -> how many processes have it now."""
-        return self._hosts.models()
+        """Engine -> number of processes that have it loaded."""
+        return self._hosts.count_models()
 
     def drain(self, seconds: float) -> None:
-        """Begin nothing more, finish what runs or give it back, and leave."""
+        """Take no more jobs, finish or give back those that run, and shut down.
+
+        Args:
+            seconds: for running jobs to finish; the others are given back.
+        """
         log.info("draining worker=%s", self.id)
         self._attempts.stop_taking(StopReason.DRAINED)
         with suppress(storage.StorageError):
-            self._liveness.say_draining()
+            self._liveness.announce_draining()
         if not self._attempts.wait_idle(seconds):
             self._attempts.stop_jobs(StopReason.DRAINED)
             self._attempts.wait_idle(_STOPPING_SECONDS)
         self._listener.stop()
         with storage_errors():
-            self._liveness.end()
-        self._stopped.end()
+            self._liveness.deregister()
+        self._stopped_killer.end()
         self._hosts.kill_all()
         self._lock.release()
         log.info("ended worker=%s", self.id)
 
     def give_up(self, reason: str) -> None:
-        """End the process at once: others may be making its jobs by now."""
+        """End the process at once, because other workers may run its jobs by now."""
         log.error("giving up worker=%s: %s", self.id, reason)
         self._attempts.stop_taking(StopReason.ABANDONED)
         self._hosts.kill_all()
         os._exit(GAVE_UP_EXIT_CODE)
 
 
-def ending_signals() -> list[signal.Signals]:
-    """Give the signals that ask a worker or a server to leave."""
-    # nohup has the hang-up of the terminal ignored.
+def shutdown_signals() -> list[signal.Signals]:
+    """Return the signals that a worker or a server shuts down on."""
+    # nohup makes a process ignore SIGHUP.
     ignores_hang_up = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [signal.SIGTERM, signal.SIGINT, *([] if ignores_hang_up else [signal.SIGHUP])]
 
 
 def run_worker(worker: Worker, drain_seconds: float) -> None:
-    """Run a worker until SIGTERM, SIGINT or SIGHUP, then drain it; a second ends it at once."""
-    asked = threading.Event()
-    asked_at = 0.0
+    """Run a worker until SIGTERM, SIGINT or SIGHUP, then drain it; a second signal ends it at once.
 
-    def ask(_number: int, _frame: FrameType | None) -> None:
-        nonlocal asked_at
+    Args:
+        worker: not started.
+        drain_seconds: as for `Worker.drain`.
+    """
+    signalled = threading.Event()
+    signalled_at = 0.0
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        nonlocal signalled_at
         now = time.monotonic()
-        if not asked.is_set():
-            asked_at = now
-        elif now - asked_at > SAME_WISH_SECONDS:
-            worker.give_up("told so twice")
-        asked.set()
+        if not signalled.is_set():
+            signalled_at = now
+        elif now - signalled_at > SAME_SIGNAL_SECONDS:
+            worker.give_up("a second signal came")
+        signalled.set()
 
-    for number in ending_signals():
-        signal.signal(number, ask)
+    for number in shutdown_signals():
+        signal.signal(number, handle)
     worker.start()
-    asked.wait()
+    signalled.wait()
     worker.drain(drain_seconds)
     storage.close_db()
 
@@ -208,20 +217,21 @@ def run_worker(worker: Worker, drain_seconds: float) -> None:
 def _models(registry: Registry, wanted: Sequence[str] | None) -> tuple[str, ...]:
     if wanted:
         return tuple(registry.resolve(name).facts.name for name in wanted)
-    here = tuple(entry.facts.name for entry in registry if entry.why_unavailable() is None)
-    if not here:
+    available = tuple(entry.facts.name for entry in registry if entry.why_unavailable() is None)
+    if not available:
         raise EngineUnavailableError("No model can run here. `dgx-music models list` says why.")
-    return here
+    return available
 
 
 def _clear_scratch(settings: Settings) -> None:
-    """Remove drafts of workers that were killed here, and whose jobs other machines took over.
+    """Remove the drafts of workers that were killed on this machine.
 
-    Where the output folder is the store, `files check` looks after it.
+    Other machines may have taken over their jobs. If the output folder is the store, `files check
+    --repair` removes the drafts.
     """
     if settings.file_store is not None:
         age = max(_OLD_DRAFT_SECONDS, 2 * settings.job_deadline_seconds)
-        clear_old_drafts(settings.output_dir, age)
+        remove_old_drafts(settings.output_dir, age)
 
 
 def _check_database(settings: Settings) -> None:
@@ -231,5 +241,5 @@ def _check_database(settings: Settings) -> None:
         require_one_machine(living_workers(settings.worker_ttl_seconds))
     elif settings.file_store is None:
         living = living_workers(settings.worker_ttl_seconds)
-        if (reason := why_files_stay_here(settings.output_dir, living)) is not None:
-            log.warning("files are only here: %s", reason)
+        if (reason := explain_unshared_folder(settings.output_dir, living)) is not None:
+            log.warning("the output folder is not shared: %s", reason)

@@ -171,7 +171,7 @@ def test_second_signal_exits_at_once(sqlite_served: Served) -> None:
     sqlite_served.process.send_signal(signal.SIGTERM)
     sqlite_served.rig.until(lambda: "draining" in sqlite_served.rig.log)
     assert sqlite_served.client.get("/health/live").status_code == 200
-    assert sqlite_served.rig.tell_again(sqlite_served.process) == 6
+    assert sqlite_served.rig.signal_again(sqlite_served.process) == 6
 
 
 def test_server_without_worker_leaves_jobs_to_other_processes(

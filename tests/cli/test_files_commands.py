@@ -59,7 +59,7 @@ def test_cleanup_lists_first_and_keeps_what_makes_the_music_again(home):
     assert not made.exists()
     job = show_job(home, made)
     assert job["status"] == "completed"
-    assert "make room" in job["error_message"]
+    assert "free space" in job["error_message"]
     assert {"seed", "file_missing"} <= job["metadata"].keys()
 
 

@@ -1,4 +1,4 @@
-"""What a request may be."""
+"""Requests: defaults, limits and refusals."""
 
 import math
 
@@ -28,7 +28,7 @@ def test_the_defaults_are_those_of_the_contract():
     }
 
 
-def test_the_prompt_is_trimmed_and_its_white_space_folded():
+def test_a_prompt_is_trimmed_and_its_white_space_collapsed():
     assert parse_request(prompt="  lo-fi\n\tbeat ").prompt == "lo-fi beat"
 
 
@@ -39,12 +39,12 @@ def test_a_prompt_outside_3_to_500_characters_is_refused(length):
 
 
 @pytest.mark.parametrize("length", [3, 500])
-def test_a_prompt_at_the_limits_is_taken(length):
+def test_a_prompt_at_the_limits_is_accepted(length):
     assert len(parse_request(prompt="🎹" * length).prompt) == length
 
 
 @pytest.mark.parametrize("prompt", ["a\x00b beat", "beat \ud83d", "\x1b[31mred"])
-def test_what_is_not_text_is_refused(prompt):
+def test_a_prompt_with_control_characters_is_refused(prompt):
     with pytest.raises(InvalidRequestError, match="not text"):
         parse_request(prompt=prompt)
 
@@ -69,7 +69,7 @@ def test_an_unknown_field_is_refused():
 
 
 @given(st.text(max_size=600))
-def test_any_text_is_either_taken_as_clean_text_or_refused(text):
+def test_any_prompt_is_cleaned_or_refused(text):
     try:
         prompt = parse_request(prompt=text).prompt
     except InvalidRequestError:

@@ -1,4 +1,4 @@
-"""The copy of a take that a person asked for."""
+"""The copy of a take that the user asked for."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from services.audio import FORMATS, AudioExporter, TakeFacts, open_audio, read_facts, write_wav
 from services.errors import InvalidRequestError, OutputError
 from services.jobs.models import Job
-from services.jobs.outfile import SUFFIXES, Destination, copy_whole, suggested_name
+from services.jobs.outfile import SUFFIXES, Destination, copy_whole, suggest_name
 
 
 def job(prompt: str = "lo-fi beat", **metadata: object) -> Job:
@@ -31,21 +31,21 @@ def job(prompt: str = "lo-fi beat", **metadata: object) -> Job:
     )
 
 
-def test_the_suggested_name_tells_words_tempo_key_and_id():
-    name = suggested_name(job("Trap beat, 808!", bpm=140.0, key="C# minor"))
+def test_a_suggested_name_has_words_tempo_key_and_id():
+    name = suggest_name(job("Trap beat, 808!", bpm=140.0, key="C# minor"))
     assert name == "trap-beat-808_140bpm_C#-minor_1a2b3c4d.wav"
 
 
 @given(st.text(min_size=1, max_size=500))
-def test_the_suggested_name_is_one_safe_file_name_for_any_prompt(prompt):
-    name = suggested_name(job(prompt, bpm=92.5, key="A minor"))
+def test_a_suggested_name_is_a_safe_file_name_for_any_prompt(prompt):
+    name = suggest_name(job(prompt, bpm=92.5, key="A minor"))
     assert Path(name).name == name
     assert not name.startswith((".", "-"))
     assert len(name) < 100
     assert name.isascii()
 
 
-def test_a_copy_is_whole_and_leaves_nothing_beside_it(tmp_path):
+def test_a_copy_leaves_no_temporary_file(tmp_path):
     source = tmp_path / "source.wav"
     source.write_bytes(b"RIFF" * 1000)
     copy_whole(source, tmp_path / "new" / "copy.wav")
@@ -62,9 +62,9 @@ def test_a_copy_that_fails_keeps_the_old_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["copy.wav"]
 
 
-def test_a_failed_delivery_says_where_the_take_is(tmp_path):
+def test_the_error_of_a_failed_delivery_names_the_kept_take(tmp_path):
     target = tmp_path / "out.wav"
-    destination = Destination.check(str(target), force=False)
+    destination = Destination.parse(str(target), force=False)
     target.mkdir()
     made = tmp_path / "made.wav"
     made.write_bytes(b"RIFF")
@@ -75,43 +75,43 @@ def test_a_failed_delivery_says_where_the_take_is(tmp_path):
 def test_a_destination_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(OutputError, match="not a folder"):
-        Destination.check(str(tmp_path / "file" / "a.wav"), force=False)
+        Destination.parse(str(tmp_path / "file" / "a.wav"), force=False)
 
 
 @pytest.mark.parametrize("name", ["a.aac", "a", "wav"])
-def test_another_format_is_refused(tmp_path, name):
+def test_an_unknown_format_is_refused(tmp_path, name):
     with pytest.raises(InvalidRequestError, match=r"\.wav"):
-        Destination.check(str(tmp_path / name), force=True)
+        Destination.parse(str(tmp_path / name), force=True)
 
 
-def test_a_file_that_came_meanwhile_is_not_replaced_without_force(tmp_path):
-    destination = Destination.check(str(tmp_path / "loop.wav"), force=False)
-    (tmp_path / "loop.wav").write_text("dear")
+def test_a_file_that_appeared_meanwhile_is_not_replaced_without_force(tmp_path):
+    destination = Destination.parse(str(tmp_path / "loop.wav"), force=False)
+    (tmp_path / "loop.wav").write_text("precious")
     made = tmp_path / "made.wav"
     made.write_bytes(b"RIFF")
     with pytest.raises(OutputError, match=r"exists.*kept as"):
         destination.deliver(job(), made, AudioExporter())
-    assert (tmp_path / "loop.wav").read_text() == "dear"
+    assert (tmp_path / "loop.wav").read_text() == "precious"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["loop.wav", "made.wav"]
 
 
-def test_a_link_that_leads_nowhere_is_somebodys(tmp_path):
+def test_a_broken_link_is_not_replaced(tmp_path):
     (tmp_path / "loop.wav").symlink_to(tmp_path / "nowhere.wav")
     with pytest.raises(OutputError, match="exists"):
-        Destination.check(str(tmp_path / "loop.wav"), force=False)
+        Destination.parse(str(tmp_path / "loop.wav"), force=False)
 
 
-def test_a_name_that_is_too_long_is_refused_before_anything_is_made(tmp_path):
+def test_a_name_that_is_too_long_is_refused(tmp_path):
     with pytest.raises(OutputError, match="too long"):
-        Destination.check(str(tmp_path / ("x" * 260 + ".wav")), force=False)
+        Destination.parse(str(tmp_path / ("x" * 260 + ".wav")), force=False)
 
 
-def test_the_longest_name_there_may_be_can_be_written(tmp_path):
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path):
     made = tmp_path / "made.wav"
     made.write_bytes(b"RIFF")
     target = tmp_path / ("x" * 251 + ".wav")
     assert (
-        Destination.check(str(target), force=False).deliver(job(), made, AudioExporter()) == target
+        Destination.parse(str(target), force=False).deliver(job(), made, AudioExporter()) == target
     )
     assert target.read_bytes() == b"RIFF"
 
@@ -119,13 +119,13 @@ def test_the_longest_name_there_may_be_can_be_written(tmp_path):
 @pytest.mark.parametrize("name", ["", "  "])
 def test_an_output_without_a_name_is_refused(name):
     with pytest.raises(InvalidRequestError, match="needs a name"):
-        Destination.check(name, force=False)
+        Destination.parse(name, force=False)
 
 
-def test_a_closed_stdout_is_no_destination(monkeypatch):
+def test_a_closed_stdout_is_refused(monkeypatch):
     monkeypatch.setattr("sys.stdout", None)
-    with pytest.raises(InvalidRequestError, match="Pipe it on"):
-        Destination.check("-", force=False)
+    with pytest.raises(InvalidRequestError, match="Pipe it to"):
+        Destination.parse("-", force=False)
 
 
 def test_the_suffixes_are_those_of_the_formats():
@@ -133,13 +133,40 @@ def test_the_suffixes_are_those_of_the_formats():
 
 
 @pytest.mark.parametrize("suffix", [".flac", ".MP3", ".ogg", ".opus"])
-def test_another_format_is_written_with_what_the_take_says_of_itself(tmp_path, suffix):
+def test_a_copy_in_another_format_keeps_the_metadata(tmp_path, suffix):
     made = tmp_path / "made.wav"
     audio = np.random.default_rng(0).uniform(-0.3, 0.3, (2, 24_000)).astype(np.float32)
     write_wav(made, audio, 48_000, facts=TakeFacts(prompt="hiss", seed=7, bpm=90.0))
     target = tmp_path / f"loop{suffix}"
-    Destination.check(str(target), force=False).deliver(job(), made, AudioExporter())
+    Destination.parse(str(target), force=False).deliver(job(), made, AudioExporter())
     assert open_audio(target).read().shape == audio.shape
-    told = read_facts(target)
-    assert (told.prompt, told.seed, told.bpm) == ("hiss", 7, 90.0)
+    facts = read_facts(target)
+    assert (facts.prompt, facts.seed, facts.bpm) == ("hiss", 7, 90.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == [target.name, "made.wav"]
+
+
+def test_standard_output_gets_the_bytes_of_the_take(tmp_path, capsysbinary):
+    take = tmp_path / "take.wav"
+    take.write_bytes(b"RIFF\x00\xff")
+    destination = Destination.parse("-", force=False)
+    assert destination.deliver(job(), take, AudioExporter()) == take
+    assert capsysbinary.readouterr().out == b"RIFF\x00\xff"
+
+
+def test_a_full_standard_output_is_an_error_that_names_the_kept_take(tmp_path, monkeypatch):
+    take = tmp_path / "take.wav"
+    take.write_bytes(b"RIFF")
+    with Path("/dev/full").open("w", encoding="utf-8") as full:
+        monkeypatch.setattr("sys.stdout", full)
+        with pytest.raises(OutputError, match=r"stdout cannot be written.*kept as .*take\.wav"):
+            Destination.parse("-", force=False).deliver(job(), take, AudioExporter())
+        full.buffer.raw.close()
+
+
+def test_a_take_in_a_folder_gets_the_suggested_name(tmp_path):
+    take = tmp_path / "take.wav"
+    take.write_bytes(b"RIFF")
+    destination = Destination.parse(f"{tmp_path}/new/", force=False)
+    target = destination.deliver(job("Dub techno"), take, AudioExporter())
+    assert target == tmp_path / "new" / "dub-techno_1a2b3c4d.wav"
+    assert target.read_bytes() == b"RIFF"

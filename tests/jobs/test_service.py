@@ -1,4 +1,4 @@
-"""The way of a job through the real database, the real files and a small engine."""
+"""Jobs through the real database, real files and a small engine."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ FACTS = EngineFacts(
 
 
 def silent(_stage: str, _fraction: float) -> None:
-    """Progress that nobody watches."""
+    """Ignore the progress."""
 
 
 def never() -> bool:
@@ -68,7 +68,7 @@ def never() -> bool:
 
 @dataclass
 class ToneEngine:
-    """A whole engine, small: one sine, and an action while it renders."""
+    """A small engine: one sine, and an action while it renders."""
 
     facts: EngineFacts = FACTS
     meanwhile: Callable[[], None] = field(default=lambda: None)
@@ -122,7 +122,7 @@ def files(service: MusicService) -> list[Path]:
     return [path for path in service.settings.output_dir.rglob("*") if path.is_file()]
 
 
-def test_the_engine_is_one_by_the_protocol(engine):
+def test_the_test_engine_satisfies_the_protocol(engine):
     assert isinstance(engine, Engine)
 
 
@@ -159,7 +159,7 @@ def test_a_drawn_seed_is_reported_and_two_draws_differ(service):
     assert jobs[0].seed != jobs[1].seed
 
 
-def test_sampling_values_that_differ_from_the_defaults_are_kept_and_used(service):
+def test_sampling_values_that_differ_from_the_defaults_are_recorded(service):
     order = accept(service, prompt="a tone", top_k=50, temperature=1.0)
     assert order.params.top_k == 50
     metadata = service.get(order.generation_id).metadata
@@ -199,7 +199,7 @@ def test_an_engine_that_fails_leaves_a_failed_row_with_the_reason(service, engin
     assert files(service) == []
 
 
-def test_an_engine_that_makes_no_numbers_is_an_engine_failure(service, engine):
+def test_an_engine_that_returns_nan_fails_the_job(service, engine):
     def broken_render(params, progress, should_stop):
         good = ToneEngine().render(params, progress, should_stop)
         return replace(good, audio=np.full_like(good.audio, np.nan))
@@ -213,7 +213,7 @@ def test_an_engine_that_makes_no_numbers_is_an_engine_failure(service, engine):
 
 
 @pytest.mark.parametrize("stop_at", ["tone", "mastering"])
-def test_a_stop_is_a_cancelled_row_without_a_file(service, stop_at):
+def test_a_stopped_job_is_cancelled_and_has_no_file(service, stop_at):
     seen: list[str] = []
     order = accept(service, prompt="a tone", duration=1)
     with pytest.raises(CancelledError):
@@ -227,7 +227,7 @@ def test_a_job_that_is_not_completed_has_no_analysis(service):
     assert service.find_analysis(order.generation_id) is None
 
 
-def test_a_second_ctrl_c_is_a_cancelled_row_too(service, engine):
+def test_a_job_interrupted_by_ctrl_c_is_cancelled(service, engine):
     engine.meanwhile = lambda: (_ for _ in ()).throw(KeyboardInterrupt)
     order = accept(service, prompt="a tone")
     with pytest.raises(KeyboardInterrupt):
@@ -235,7 +235,7 @@ def test_a_second_ctrl_c_is_a_cancelled_row_too(service, engine):
     assert status_of(order.generation_id) == "cancelled"
 
 
-def test_a_job_cancelled_by_someone_else_publishes_nothing(service, engine):
+def test_a_job_cancelled_by_another_process_publishes_nothing(service, engine):
     order = accept(service, prompt="a tone")
 
     def cancel() -> None:
@@ -273,7 +273,7 @@ def test_a_job_whose_process_was_killed_is_failed_when_the_service_opens_next(se
     assert status_of(running.generation_id) == "processing"
 
 
-def test_making_is_submitting_and_running_and_leaves_no_open_row(service, monkeypatch):
+def test_an_interrupted_job_leaves_no_unfinished_row(service, monkeypatch):
     checked = service.check(parse_request(prompt="a tone", duration=1))
     job = JobMaker(service).make(checked, silent, never)
     assert job.status == "completed"
@@ -287,7 +287,7 @@ def test_making_is_submitting_and_running_and_leaves_no_open_row(service, monkey
     assert service.history(limit=1).jobs[0].status == "cancelled"
 
 
-def test_a_signal_just_after_the_commit_leaves_the_file_the_row_speaks_of(service, monkeypatch):
+def test_a_signal_after_the_commit_keeps_the_published_file(service, monkeypatch):
     real = storage.publish_generation
     order = accept(service, prompt="a tone", duration=1)
 
@@ -316,7 +316,7 @@ def test_a_signal_before_the_commit_leaves_no_file(service, monkeypatch):
     assert files(service) == []
 
 
-def test_of_two_failures_the_first_is_told(service, engine, monkeypatch):
+def test_the_first_of_two_failures_is_reported(service, engine, monkeypatch):
     def locked(*_arguments):
         raise storage.DatabaseLockedError("The database is locked.")
 
@@ -351,7 +351,7 @@ def test_a_file_that_cannot_be_written_fails_the_job(service, engine):
     assert status_of(order.generation_id) == "failed"
 
 
-def test_too_little_disk_space_is_said_before_rendering(service, monkeypatch):
+def test_too_little_disk_space_is_reported_before_rendering(service, monkeypatch):
     import shutil
 
     usage = shutil.disk_usage(service.settings.output_dir.parent)
@@ -405,7 +405,7 @@ def test_every_job_can_be_written_as_json(service):
     assert again["created_at"].endswith("Z")
 
 
-def test_silence_is_delivered_as_it_is_and_flagged(service, engine):
+def test_silence_is_delivered_and_flagged(service, engine):
     def silence(params, progress, should_stop):
         good = ToneEngine().render(params, progress, should_stop)
         return replace(good, audio=np.zeros_like(good.audio))
@@ -418,7 +418,7 @@ def test_silence_is_delivered_as_it_is_and_flagged(service, engine):
     assert job.metadata["flags"]
 
 
-def test_unknown_and_unavailable_models_are_told_apart(service):
+def test_unknown_and_unavailable_models_have_different_errors(service):
     with pytest.raises(EngineUnavailableError, match=r"no model 'tune'.*Did you mean 'tone'"):
         accept(service, prompt="a tone", model="tune")
     entry = EngineEntry(FACTS, ToneEngine, lambda: "its weights are missing.")

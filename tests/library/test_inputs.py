@@ -1,4 +1,4 @@
-"""Audio files that requests name: taken in, noted, brought to the engine, looked after."""
+"""Inputs: stored, named by rows, fetched for the engine, and found when unused."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from services.config import Settings
 from services.errors import FileGoneError, InvalidRequestError, UnknownInputError
 from services.jobs.models import GenerationRequest, parse_request
 from services.jobs.service import MusicService
-from services.library.inputs import fetch_inputs, name_of
+from services.library.inputs import fetch_inputs, input_name
 from services.library.orders import Order
-from services.library.reconcile import Kind, find_orphans, repair_orphans
+from services.library.reconcile import OrphanKind, find_orphans, repair_orphans
 from services.library.store import FolderStore
 from tests.worker.conftest import load_engines, make
 
@@ -43,7 +43,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def wish(**fields: object) -> GenerationRequest:
+def request_for(**fields: object) -> GenerationRequest:
     return parse_request(prompt="sleep 0", duration=1, **({"model": "choir"} | fields))
 
 
@@ -67,7 +67,7 @@ def service(make_service) -> MusicService:
     return make_service()
 
 
-def test_an_input_is_kept_once_under_its_sha256_as_it_came(service, tmp_path):
+def test_an_input_is_stored_once_and_unchanged_under_its_sha256(service, tmp_path):
     song = tone(tmp_path / "song.flac", 2.5)
     first = service.inputs.add(song)
     assert (first.id, first.bytes) == (sha256(song), song.stat().st_size)
@@ -75,69 +75,70 @@ def test_an_input_is_kept_once_under_its_sha256_as_it_came(service, tmp_path):
     assert (first.container, first.is_new) == ("FLAC", True)
     assert not service.inputs.add(song).is_new
     kept = [path for path in (tmp_path / "outputs").rglob("*") if path.is_file()]
-    assert kept == [tmp_path / "outputs" / name_of(first.id)]
+    assert kept == [tmp_path / "outputs" / input_name(first.id)]
     assert kept[0].read_bytes() == song.read_bytes()
 
 
-def test_the_engine_gets_the_files_and_the_row_names_them(service, tmp_path):
+def test_the_engine_gets_the_inputs_and_the_row_names_them(service, tmp_path):
     song, before = tone(tmp_path / "song.wav"), tone(tmp_path / "before.wav", 2)
-    job = make(service, wish(seed=5), melody=song, continue_from=before)
+    job = make(service, request_for(seed=5), melody=song, continue_from=before)
     assert job.metadata["melody_sha256"] == sha256(song)
     assert job.metadata["continue_from_sha256"] == sha256(before)
-    noted = (tmp_path / "ledger").read_text().split()
-    assert {f"melody-{sha256(song)}", f"before-{sha256(before)}"} <= set(noted)
+    ledger = (tmp_path / "ledger").read_text().split()
+    assert {f"melody-{sha256(song)}", f"before-{sha256(before)}"} <= set(ledger)
     assert not list((tmp_path / "outputs").rglob(".dgx-*.part"))
 
 
-def test_a_completed_job_can_be_gone_on_from(service, tmp_path):
-    first = make(service, wish())
-    second = make(service, wish(continue_from=first.job_id))
+def test_a_completed_job_can_be_continued(service, tmp_path):
+    first = make(service, request_for())
+    second = make(service, request_for(continue_from=first.job_id))
     assert second.metadata["continue_from_job"] == first.job_id
     assert second.metadata["continue_from_sha256"] == first.file_sha256
     assert f"before-{first.file_sha256}" in (tmp_path / "ledger").read_text()
     with storage.get_session() as session:
         storage.delete_generation(session, first.job_id)
-    assert make(service, wish(melody=first.file_sha256)).status == "completed"
+    assert make(service, request_for(melody=first.file_sha256)).status == "completed"
 
 
-def test_a_job_of_another_is_as_one_that_is_not_there(service):
-    theirs = make(service, wish()).job_id
+def test_a_job_of_another_owner_looks_like_a_missing_one(service):
+    theirs = make(service, request_for()).job_id
     with storage.get_session() as session:
         storage.get_generation(session, theirs).owner = "theirs"
     missing = "0d5e5a3c-8a8c-4c9b-9a55-3f0d6a2f7a11"
-    said = []
+    messages = []
     for reference in (theirs, missing):
         with pytest.raises(UnknownInputError) as caught:
-            service.submit(wish(melody=reference), owner="mine")
-        said.append(str(caught.value).replace(reference, "ID"))
-    assert said[0] == said[1]
-    assert service.submit(wish(melody=theirs), owner="theirs").status == "pending"
+            service.submit(request_for(melody=reference), owner="mine")
+        messages.append(str(caught.value).replace(reference, "ID"))
+    assert messages[0] == messages[1]
+    assert service.submit(request_for(melody=theirs), owner="theirs").status == "pending"
 
 
-def test_a_job_without_audio_is_refused(service):
-    waiting = service.submit(wish()).job_id
+def test_a_job_without_audio_is_refused_as_an_input(service):
+    waiting = service.submit(request_for()).job_id
     with pytest.raises(UnknownInputError, match="is pending and has no audio"):
-        service.submit(wish(continue_from=waiting))
+        service.submit(request_for(continue_from=waiting))
 
 
 def test_an_unknown_input_is_refused_before_anything_is_written(service):
     with pytest.raises(UnknownInputError, match="there is no input") as caught:
-        service.submit_batch([wish(), wish(continue_from="0" * 64)])
+        service.submit_batch([request_for(), request_for(continue_from="0" * 64)])
     assert caught.value.field == "continue_from"
     assert service.history(count=True).total == 0
 
 
 @pytest.mark.parametrize(
-    ("field", "said"), [("melody", "cannot follow a melody"), ("continue_from", "cannot go on")]
+    ("field", "said"),
+    [("melody", "cannot follow a melody"), ("continue_from", "cannot continue other music")],
 )
 def test_a_model_that_cannot_use_a_file_names_one_that_can(service, tmp_path, field, said):
     song = tone(tmp_path / "song.wav")
     with pytest.raises(InvalidRequestError, match=f"'puppet' {said}.*The model 'choir' can"):
-        service.check(wish(model="puppet"), **{field: song})
+        service.check(request_for(model="puppet"), **{field: song})
     assert not (tmp_path / "outputs" / "inputs").exists()
 
 
-def test_what_is_no_audio_too_long_or_too_large_is_refused(make_service, tmp_path):
+def test_an_unusable_file_is_refused_with_the_reason(make_service, tmp_path):
     service = make_service(input_max_seconds=3, input_max_bytes=65_536)
     text = tmp_path / "song.mp3"
     text.write_text("la la la")
@@ -163,7 +164,7 @@ def test_what_is_no_audio_too_long_or_too_large_is_refused(make_service, tmp_pat
 
 @given(data=st.binary(max_size=4096))
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_any_bytes_are_kept_or_refused_in_a_sentence(make_service, tmp_path, data):
+def test_any_bytes_are_stored_or_refused_in_a_sentence(make_service, tmp_path, data):
     service = make_service()
     for start in (b"", b"RIFF\x24\x00\x00\x00WAVEfmt ", b"fLaC\x00\x00\x00\x22", b"OggS\x00\x02"):
         path = tmp_path / "song"
@@ -173,44 +174,48 @@ def test_any_bytes_are_kept_or_refused_in_a_sentence(make_service, tmp_path, dat
         except InvalidRequestError as error:
             assert str(error).endswith(".")  # noqa: PT017
         else:
-            assert service.store.exists(name_of(kept.id))
+            assert service.store.exists(input_name(kept.id))
 
 
 def test_a_bucket_keeps_inputs_too(make_service, bucket_url, tmp_path):
     service = make_service(file_store=bucket_url)
     song = tone(tmp_path / "song.flac")
-    job = make(service, wish(), melody=song)
+    job = make(service, request_for(), melody=song)
     assert f"melody-{sha256(song)}" in (tmp_path / "ledger").read_text()
-    assert {file.relative for file in service.store.list()} >= {name_of(sha256(song))}
-    again = make(service, wish(melody=job.metadata["melody_sha256"], continue_from=job.job_id))
+    assert {file.relative for file in service.store.list()} >= {input_name(sha256(song))}
+    again = make(
+        service, request_for(melody=job.metadata["melody_sha256"], continue_from=job.job_id)
+    )
     assert f"before-{job.file_sha256}" in (tmp_path / "ledger").read_text()
     assert again.status == "completed"
 
 
-def test_a_job_whose_input_is_gone_fails_and_says_so(service, tmp_path):
+def test_a_missing_input_is_reported(service, tmp_path):
     song = service.inputs.add(tone(tmp_path / "song.wav"))
-    job = service.submit(wish(melody=song.id))
-    service.store.delete(name_of(song.id))
+    job = service.submit(request_for(melody=song.id))
+    service.store.delete(input_name(song.id))
     with storage.get_session(read_only=True) as session:
         order = Order.of(storage.get_generation(session, job.job_id))
     with pytest.raises(FileGoneError, match="names as its melody is gone"):
         fetch_inputs(order, tmp_path / "draft" / "take.part", service.store)
 
 
-def test_an_input_belongs_to_the_rows_that_name_it(service, tmp_path):
+def test_only_an_old_input_that_no_row_names_is_unclaimed(service, tmp_path):
     used, unused, young = (service.inputs.add(tone(tmp_path / f"{n}.wav", n)).id for n in (1, 2, 3))
-    make(service, wish(melody=used))
+    make(service, request_for(melody=used))
     theirs = tone(tmp_path / "outputs" / "inputs" / "song.wav")
     then = time.time() - 2 * 86_400
-    for name in (name_of(used), name_of(unused), "inputs/song.wav"):
+    for name in (input_name(used), input_name(unused), "inputs/song.wav"):
         os.utime(tmp_path / "outputs" / name, (then, then))
     store = FolderStore(tmp_path / "outputs")
     found = find_orphans(store)
-    assert [(one.kind, one.path) for one in found.orphans] == [(Kind.UNCLAIMED, name_of(unused))]
+    assert [(one.kind, one.path) for one in found.orphans] == [
+        (OrphanKind.UNCLAIMED, input_name(unused))
+    ]
     repair_orphans(store, found)
-    assert store.exists(f"lost-and-found/{name_of(unused)}")
-    assert store.exists(name_of(used))
-    assert store.exists(name_of(young))
+    assert store.exists(f"lost-and-found/{input_name(unused)}")
+    assert store.exists(input_name(used))
+    assert store.exists(input_name(young))
     assert theirs.exists()
     with pytest.raises(UnknownInputError):
-        service.submit(wish(melody=unused))
+        service.submit(request_for(melody=unused))

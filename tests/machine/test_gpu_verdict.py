@@ -1,4 +1,4 @@
-"""From what was seen of a GPU to a verdict; no GPU is needed for it."""
+"""The verdict on a GPU, from facts; these tests need no GPU."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from services.machine.gpu_verdict import (
     GpuSetup,
     KernelRun,
     TorchBuild,
-    has_code_for,
+    find_target,
     is_usable,
     judge,
-    needed_driver,
+    minimum_driver,
 )
 
 GIB = 1 << 30
@@ -77,9 +77,7 @@ def test_a_gb10_with_the_wheel_for_aarch64_can_be_used() -> None:
         (with_device(kernel=replace(RUN, error_bf16=float("nan"))), "kernel", "nan"),
     ],
 )
-def test_what_stands_in_the_way_is_said_with_what_to_do(
-    facts: GpuSetup, name: str, said: str
-) -> None:
+def test_a_failed_check_has_a_reason_and_advice(facts: GpuSetup, name: str, said: str) -> None:
     checks = judge(facts)
     assert not is_usable(checks)
     failed = [check for check in checks if check.verdict == "fail"]
@@ -88,7 +86,7 @@ def test_what_stands_in_the_way_is_said_with_what_to_do(
     assert failed[0].advice
 
 
-def test_a_driver_that_does_not_tell_its_version_is_no_failure() -> None:
+def test_a_driver_of_unknown_version_is_a_warning() -> None:
     checks = judge(replace(GOOD, driver=driver(None)))
     assert is_usable(checks)
     assert [check.name for check in checks if check.verdict == "warn"] == ["driver for cuda"]
@@ -113,20 +111,22 @@ def test_a_driver_that_does_not_tell_its_version_is_no_failure() -> None:
         (("gfx942", ""), (9, 0), None),
     ],
 )
-def test_which_code_a_device_runs(
+def test_the_best_target_for_a_device_is_found(
     targets: tuple[str, ...], capability: tuple[int, int], found: str | None
 ) -> None:
-    assert has_code_for(targets, capability) == found
+    assert find_target(targets, capability) == found
 
 
 @given(st.lists(st.text(max_size=12)), st.tuples(st.integers(0, 99), st.integers(0, 9)))
-def test_no_list_of_targets_is_misread(targets: list[str], capability: tuple[int, int]) -> None:
-    found = has_code_for(tuple(targets), capability)
+def test_the_target_is_one_of_the_list_for_any_text(
+    targets: list[str], capability: tuple[int, int]
+) -> None:
+    found = find_target(tuple(targets), capability)
     assert found is None or found in targets
 
 
 @pytest.mark.parametrize(
     ("cuda", "driver"), [("13.0", 580), ("12.8", 525), ("11.8", 450), ("99.1", None), ("", None)]
 )
-def test_the_driver_that_a_cuda_needs(cuda: str, driver: int | None) -> None:
-    assert needed_driver(cuda) == driver
+def test_the_first_driver_for_a_cuda_version(cuda: str, driver: int | None) -> None:
+    assert minimum_driver(cuda) == driver

@@ -1,3 +1,5 @@
+"""glibc's malloc returns freed memory to the system."""
+
 from __future__ import annotations
 
 import platform
@@ -9,7 +11,7 @@ import pytest
 COUNT_MAPPED = """
 import ctypes
 from services.machine.memory import MAPPED_BYTES
-from services.machine.memory import keep_memory_level
+from services.machine.memory import limit_memory_growth
 
 class Facts(ctypes.Structure):
     _fields_ = [(name, ctypes.c_size_t) for name in (
@@ -39,7 +41,7 @@ from services.machine import memory
 def resident():
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-memory.GIVE_BACK_SECONDS = 0.05
+memory.TRIM_SECONDS = 0.05
 {settle}
 blocks = [bytearray(8000) for _ in range(10_000)]
 full = resident()
@@ -53,27 +55,25 @@ print(resident() < full - 40_000_000)
 of_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc")
 
 
-def told_by(program: str) -> str:
+def run_program(program: str) -> str:
     return subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     ).stdout
 
 
 @of_glibc
-@pytest.mark.parametrize(("settle", "mapped"), [("keep_memory_level()", "1 0"), ("", "0 0")])
-def test_a_large_block_goes_back_to_the_system_whatever_was_freed_before(
-    settle: str, mapped: str
-) -> None:
-    assert told_by(COUNT_MAPPED.format(settle=settle)).split() == mapped.split()
+@pytest.mark.parametrize(("settle", "mapped"), [("limit_memory_growth()", "1 0"), ("", "0 0")])
+def test_a_large_block_is_returned_whatever_was_freed_before(settle: str, mapped: str) -> None:
+    assert run_program(COUNT_MAPPED.format(settle=settle)).split() == mapped.split()
 
 
 @of_glibc
 @pytest.mark.parametrize(
     ("settle", "patience", "smaller"),
-    [("memory.keep_memory_level()", 20, "True"), ("", 0.3, "False")],
+    [("memory.limit_memory_growth()", 20, "True"), ("", 0.3, "False")],
 )
-def test_free_pages_between_used_ones_go_back_to_the_system(
+def test_free_pages_between_used_ones_are_returned(
     settle: str, patience: float, smaller: str
 ) -> None:
-    told = told_by(LEAVE_HOLES.format(settle=settle, patience=patience))
-    assert told.strip() == smaller
+    printed = run_program(LEAVE_HOLES.format(settle=settle, patience=patience))
+    assert printed.strip() == smaller

@@ -32,7 +32,7 @@ def test_a_running_process_has_not_ended():
     assert not has_ended(str(identity))
 
 
-def test_an_identity_survives_the_way_through_text():
+def test_an_identity_is_parsed_from_its_text():
     identity = ProcessIdentity.current()
     assert ProcessIdentity.parse(str(identity)) == identity
 
@@ -84,9 +84,33 @@ def test_without_a_boot_id_nothing_is_certain(boot):
 
 
 @given(st.none() | st.text(max_size=80))
-def test_any_other_text_is_no_process_that_has_ended(text):
+def test_any_other_text_is_no_ended_process(text):
     assert not has_ended(text)
 
 
 def test_only_a_stopped_process_is_killed():
     assert not ProcessIdentity.current().kill_if_stopped()
+
+
+@pytest.mark.parametrize("part", ["host", "boot", "namespace"])
+def test_a_process_elsewhere_is_never_killed(monkeypatch, part):
+    monkeypatch.setattr(os, "kill", lambda *_arguments: pytest.fail("killed"))
+    monkeypatch.setattr(process_identity, "_STOPPED_STATE", "R")
+    identity = ProcessIdentity.parse(with_parts(**{part: "elsewhere"}))
+    assert not identity.kill_if_stopped()
+
+
+def test_a_process_that_ends_before_it_is_killed_is_not_counted(monkeypatch):
+    def kill(*_arguments):
+        raise ProcessLookupError
+
+    monkeypatch.setattr(os, "kill", kill)
+    monkeypatch.setattr(process_identity, "_stat_fields", lambda _pid: ["T", *["7"] * 40])
+    assert not ProcessIdentity.parse(with_parts(start="7")).kill_if_stopped()
+
+
+def test_without_proc_no_identity_is_certain(monkeypatch, tmp_path):
+    monkeypatch.setattr(process_identity, "_PROC", tmp_path)
+    identity = ProcessIdentity.current()
+    assert (identity.boot, identity.pid_namespace, identity.start_time) == ("", "", "")
+    assert not identity.has_ended()

@@ -17,7 +17,7 @@ from services import storage
 from services.errors import OutputError, StoreAwayError
 from services.jobs.models import parse_request
 from services.machine import gpu
-from services.machine.gpu import look_for_gpus
+from services.machine.gpu import detect_gpus
 from services.operations import health
 from services.operations.health import (
     Checks,
@@ -168,7 +168,7 @@ def test_draining_server_is_not_ready(rig):
 def test_hanging_worker_of_the_server_is_reported(sqlite_rig):
     ttl = sqlite_rig.state.settings.worker_ttl_seconds
     for age, code, status in ((0.1, 200, "alive"), (ttl * 3, 503, "wedged")):
-        sqlite_rig.state.worker = SimpleNamespace(beat_age=age)
+        sqlite_rig.state.worker = SimpleNamespace(heartbeat_age=age)
         answer = sqlite_rig.get("/health/live")
         assert (answer.status_code, answer.json()["status"]) == (code, status)
         assert answer.json()["worker_beat_age_seconds"] == age
@@ -184,7 +184,7 @@ def test_unwritable_output_folder_is_unhealthy(sqlite_url, make_rig, monkeypatch
 
 def test_gpus_are_those_the_driver_reports(nvidia_smi):
     nvidia_smi("echo 'NVIDIA H200, 143771 MiB, 570.1, 1024 MiB'; echo 'GB10, [N/A], 580, [N/A]'")
-    report = look_for_gpus()
+    report = detect_gpus()
     first, second = report.gpus
     assert (first.memory_total_bytes, first.memory_used_bytes) == (143771 * 2**20, 2**30)
     assert (second.name, second.memory_total_bytes, second.summary) == ("GB10", None, "GB10, 580")
@@ -199,7 +199,7 @@ def test_gpus_are_those_the_driver_reports(nvidia_smi):
 def test_broken_driver_degrades(nvidia_smi, monkeypatch, script):
     monkeypatch.setattr(gpu, "QUERY_SECONDS", 0.3)
     nvidia_smi(script)
-    report = look_for_gpus()
+    report = detect_gpus()
     assert report.is_broken
     assert judge_gpus(report, ["here"]).status == "degraded"
 
@@ -207,23 +207,23 @@ def test_broken_driver_degrades(nvidia_smi, monkeypatch, script):
 def test_missing_gpu_is_healthy_if_a_model_needs_none(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(gpu, "_DRIVER", tmp_path)
-    report = look_for_gpus()
+    report = detect_gpus()
     assert judge_gpus(report, ["here"]).status == "healthy"
     assert "here" in judge_gpus(report, ["here"]).detail
     assert judge_gpus(report, []).status == "degraded"
     card = tmp_path / "gpus" / "0000:01:00.0" / "information"
     card.parent.mkdir(parents=True)
     card.write_text("Model: \t\t NVIDIA GB10\nIRQ:   0\n")
-    assert [one.name for one in look_for_gpus().gpus] == ["NVIDIA GB10"]
+    assert [one.name for one in detect_gpus().gpus] == ["NVIDIA GB10"]
 
 
 def test_host_pool_counts_its_loaded_models():
     pool = HostPool(1, DEFAULT_REGISTRY, Limits(stall=10, deadline=10), idle_seconds=10)
-    assert pool.models() == {}
-    with pool.host("composer"):
-        assert pool.models() == {"composer": 1}
+    assert pool.count_models() == {}
+    with pool.lease("composer"):
+        assert pool.count_models() == {"composer": 1}
     pool.kill_all()
-    assert pool.models() == {}
+    assert pool.count_models() == {}
 
 
 STATUSES = st.sampled_from(["healthy", "degraded", "unhealthy"])

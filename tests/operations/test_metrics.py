@@ -175,7 +175,7 @@ def test_request_refused_by_a_middleware_is_counted_under_its_route(sqlite_rig):
 def test_gpu_and_own_worker_have_metrics(sqlite_url, make_rig, nvidia_smi):
     nvidia_smi("echo 'NVIDIA H200, 143771 MiB, 570.1, 1024 MiB'")
     rig = make_rig(sqlite_url, use_gpu=True)
-    rig.state.worker = SimpleNamespace(beat_age=0.0, loaded_models=Counter(composer=2))
+    rig.state.worker = SimpleNamespace(heartbeat_age=0.0, loaded_models=Counter(composer=2))
     samples, _ = scrape(rig)
     assert samples["dgx_music_gpu_memory_used_bytes", "0"] == 2**30
     assert samples["dgx_music_model_loaded", "composer"] == 2

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services import storage
-from services.jobs.view import job_of, rank_of, rank_of_state
+from services.jobs.view import build_job, rank_job, rank_state
 from services.library.store.folder import FolderStore
 from services.storage.columns import padded
 from services.storage.queue_order import Priority
@@ -70,8 +70,8 @@ def test_in_short_a_job_is_as_far_as_in_full(database: Database, tmp_path: Path)
         states = storage.changed_states(session, since=NOW + timedelta(hours=1), also=ids)
         entries = storage.get_queue_entries(session, ids)
         rows = storage.get_generations(session, ids)
-    full = {row.id: rank_of(job_of(row, entries.get(row.id), store)) for row in rows}
-    assert {state.id: rank_of_state(state) for state in states} == full
+    full = {row.id: rank_job(build_job(row, entries.get(row.id), store)) for row in rows}
+    assert {state.id: rank_state(state) for state in states} == full
     assert len(set(full.values())) == len({"new and old", "at work", "again", "c", "f", "x"})
 
 

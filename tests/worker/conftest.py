@@ -1,4 +1,4 @@
-"""Real workers in processes of their own, on real databases, with an engine that obeys."""
+"""Real worker processes on real databases, with an engine that does what its prompt says."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
+from sqlalchemy import text
 
 from services import storage
 from services.config import Settings
@@ -48,7 +49,7 @@ def make(
     should_stop: ShouldStop = lambda: False,
     **files: Path,
 ) -> Job:
-    """Make a job as the command does: by a worker where one is alive, else here."""
+    """Run a job as the command does: on a worker if one is alive, else in this process."""
     checked = service.check(request, **files)
     return JobMaker(service).make(checked, progress, should_stop)
 
@@ -91,7 +92,7 @@ class Rig:
         return (self.folder / "log").read_text(encoding="utf-8")
 
     def program(self, name: str, *arguments: str, **settings: object) -> subprocess.Popen[bytes]:
-        """Start a program of this folder; settings without their prefix."""
+        """Start a program of this folder, with settings named without their prefix."""
         given = {f"DGX_MUSIC_{key.upper()}": str(value) for key, value in settings.items()}
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
@@ -114,7 +115,7 @@ class Rig:
     def begin_worker(
         self, concurrency: int = 1, models: str = "puppet", **settings: object
     ) -> subprocess.Popen[bytes]:
-        """Start a worker and do not wait."""
+        """Start a worker without waiting until it is ready."""
         process = self.program("run_worker.py", str(concurrency), models, **settings)
         self.workers.append(process)
         return process
@@ -151,7 +152,7 @@ class Rig:
         return Counter((line[1], line[2]) for line in self.ledger())[event, self.seed(job_id)]
 
     def until(self, condition: Callable[[], object], patience: float = PATIENCE) -> float:
-        """Wait for something; give the seconds it took."""
+        """Wait until the condition holds; return the seconds it took."""
         began = time.monotonic()
         while not condition():
             if time.monotonic() - began > patience:
@@ -167,7 +168,7 @@ class Rig:
         self.until(lambda: self.count("start", job_id) >= times)
 
     def files(self) -> set[str]:
-        """Every file below the output folder but the workers' locks, the hidden too."""
+        """Return all files below the output folder, hidden ones too, but not the workers' locks."""
         return {
             str(path.relative_to(self.outputs))
             for path in self.outputs.rglob("*")
@@ -175,7 +176,7 @@ class Rig:
         }
 
     def assert_settled(self, job_ids: list[str]) -> None:
-        """Nothing lost, nothing twice, nothing partial."""
+        """Check that no job is lost, no file is partial, and the queue is empty."""
         jobs = self.finished(job_ids)
         self.until(lambda: self.files() == self.published(jobs), 5.0)
         with storage.get_session(read_only=True) as session:
@@ -184,17 +185,17 @@ class Rig:
         assert counted["pending_generations"] == counted["processing_generations"] == 0
 
     def published(self, jobs: list[Job]) -> set[str]:
-        where = f"{self.service.store.where}/"
-        return {job.file.removeprefix(where) for job in jobs if job.file}
+        location = f"{self.service.store.location}/"
+        return {job.file.removeprefix(location) for job in jobs if job.file}
 
-    def tell_again(self, process: subprocess.Popen[bytes]) -> int | None:
-        """Ask a process that drains to end, until it does; its exit code."""
+    def signal_again(self, process: subprocess.Popen[bytes]) -> int | None:
+        """Send SIGTERM to a draining process until it ends; return its exit code."""
 
-        def tell() -> bool:
+        def send_signal() -> bool:
             process.send_signal(signal.SIGTERM)
             return process.poll() is not None
 
-        self.until(tell, 10.0)
+        self.until(send_signal, 10.0)
         return process.returncode
 
     def stop_all(self) -> None:
@@ -203,6 +204,15 @@ class Rig:
                 process.send_signal(signal.SIGCONT)
                 process.kill()
             process.wait()
+
+
+def pick_up_as(worker: str, rig: Rig) -> None:
+    """Mark all waiting dispatches as picked up, as DBOS does."""
+    table = "workflow_status" if rig.url.startswith("sqlite") else "dbos.workflow_status"
+    with storage.get_session() as session:
+        session.execute(
+            text(f"UPDATE {table} SET status = 'PENDING', executor_id = :id"), {"id": worker}
+        )
 
 
 @pytest.fixture
@@ -231,7 +241,7 @@ def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def rig(request: pytest.FixtureRequest, make_rig: Callable[[str], Rig]) -> Rig:
-    """On each kind of database."""
+    """A rig on each kind of database."""
     name = "postgres_url" if request.param == "postgresql" else "sqlite_url"
     return make_rig(request.getfixturevalue(name))
 

@@ -1,8 +1,8 @@
-"""The life of jobs as a state machine: every step that servers, workers and their deaths can take.
+"""A state machine of all steps of servers and workers, including their deaths.
 
-The machine plays the workers itself, with the parts that real ones use, and keeps a simple model
-of what must have become of every job. After each step the rows, the queue and the files must be
-what the model says.
+The machine acts as the workers, with the parts that real workers use, and keeps a simple model of
+the expected state of every job. After each step it compares the rows, the queue and the files with
+the model.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from services.errors import (
     UnknownGenerationError,
 )
 from services.jobs.attempt_token import AttemptToken
-from services.jobs.dbos_queue import APPLICATION_VERSION, queue_of
+from services.jobs.dbos_queue import APPLICATION_VERSION, queue_name
 from services.jobs.dispatch import Dispatch
 from services.jobs.models import parse_request
 from services.jobs.submission import Repeatable
@@ -44,7 +44,7 @@ from services.library.takes import Take
 from services.storage.models import Generation
 from services.storage.queue_models import QueueEntry
 from services.worker.claims import Attempt, Claims
-from services.worker.redispatch import redispatch
+from services.worker.lost_dispatches import replace_lost_dispatches
 from tests.worker.conftest import load_engines
 
 MODEL = "puppet"
@@ -56,7 +56,7 @@ OWNERS = (None, "mine", "theirs")
 
 
 class KilledError(BaseException):
-    """The process ends here, without a word."""
+    """The simulated process is killed here."""
 
 
 @dataclass
@@ -90,7 +90,7 @@ class World:
 
     @contextmanager
     def dying_at(self, point: str) -> Iterator[list[bool]]:
-        """Let the process of the block die at that point; what this gives says if it did."""
+        """Kill the process of the block at that point; the list is not empty if it was."""
         died: list[bool] = []
         self.deadly = point
         try:
@@ -101,7 +101,7 @@ class World:
             self.deadly = ""
 
     def start(self) -> None:
-        """Start the server anew: nothing is known but what the database says."""
+        """Restart the server, which then knows only what is in the database."""
         storage.close_db()
         self.state = make_state(self.settings, load_engines().registry())
 
@@ -121,14 +121,14 @@ class World:
         """Pick up a dispatch as the queue's listener does."""
         unlimited = ("concurrency", "limiter", "partition_concurrency", "partition_limiter")
         one = {f"_{name}": None for name in (*unlimited, "partition_worker_concurrency")}
-        queue = SimpleNamespace(name=queue_of(MODEL), _worker_concurrency=1, **one)
+        queue = SimpleNamespace(name=queue_name(MODEL), _worker_concurrency=1, **one)
         picked, _ = self.service.queue._system_database.start_queued_workflows(
             queue, worker_id, APPLICATION_VERSION, None, owner_xid=worker_id, is_latest_version=True
         )
         return picked[0] if picked else None
 
     def record_end(self, dispatch: Dispatch, worker_id: str) -> None:
-        """Say that the body of a dispatch has returned, as the listener does."""
+        """Record that a dispatch has returned, as the listener does."""
         self.service.queue._system_database.update_workflow_outcome(
             dispatch.workflow_id, "SUCCESS", output="null", owner_xid=worker_id
         )
@@ -147,7 +147,7 @@ class HeldAttempt:
 
 @dataclass
 class JobModel:
-    """What must be true of a job."""
+    """The expected state of a job."""
 
     id: str
     number: int
@@ -165,7 +165,7 @@ class JobModel:
     shown: tuple[str, float] = ("queued", 0.0)
     sha256: str | None = None
     is_littered: bool = False
-    """A process died before it could clear up; `files check` finds that."""
+    """A process died before it could remove its files; `files check` finds them."""
 
     @property
     def is_finished(self) -> bool:
@@ -180,7 +180,7 @@ class JobModel:
         return Dispatch(self.id, self.dispatch)
 
     def leave(self, status: str) -> None:
-        """Whoever had it has it no more."""
+        """Change the status and take the job from its holder."""
         self.status, self.holder = status, None
         if status == "pending":
             self.worker, self.shown = None, ("queued", 0.0)
@@ -224,17 +224,19 @@ STEPS = {
         "how": st.sampled_from(["killed", "frozen", "drained"]),
         "noticed": st.sampled_from([True, False]),
     },
-    "keep_house": {
+    "maintain": {
         "which": PICK,
-        "what": st.sampled_from(["take over", "lose", "mend", "forget", "restart", "look"]),
+        "what": st.sampled_from(
+            ["take over", "lose", "find lost", "delete finished", "restart", "compare"]
+        ),
     },
 }
-OFTEN = ("work",) * 6 + ("submit", "cancel", "lose_worker", "lose_worker", "keep_house")
+OFTEN = ("work",) * 6 + ("submit", "cancel", "lose_worker", "lose_worker", "maintain")
 STEP = st.one_of(*(st.tuples(st.just(name), st.fixed_dictionaries(STEPS[name])) for name in OFTEN))
 
 
 class JobLife(RuleBasedStateMachine):
-    """Servers, three workers at a time, and one who kills them."""
+    """Servers, three workers at a time, and the deaths of workers."""
 
     def __init__(self, world: World) -> None:
         super().__init__()
@@ -243,7 +245,7 @@ class JobLife(RuleBasedStateMachine):
         self.jobs: dict[str, JobModel] = {}
         self.keys: dict[tuple[str, str], tuple[str, list[str]]] = {}
         self.dispatches: dict[Dispatch, str | None] = {}
-        """Those that are not over, and which worker has picked them up."""
+        """Unfinished dispatches -> the worker that has picked it up."""
         self.attempts: list[HeldAttempt] = []
         self.workers: dict[str, Claims] = {}
         self.picked: list[tuple[str, Dispatch]] = []
@@ -254,15 +256,15 @@ class JobLife(RuleBasedStateMachine):
             self.hire()
 
     @rule(step=STEP)
-    def go_on(self, step: tuple[str, dict[str, Any]]) -> None:
-        """One rule for all steps: of several, each run would leave out some at random."""
+    def take_step(self, step: tuple[str, dict[str, Any]]) -> None:
+        """Take one step; with a rule for each, a run would leave some out at random."""
         name, how = step
         getattr(self, name)(**how)
 
     # Clients
 
     @initialize(clients=st.sampled_from(["ab", "aab", "aaab", "a"]))
-    def begin_with_some(self, clients: str) -> None:
+    def submit_some(self, clients: str) -> None:
         for client in clients:
             self.submit(1, client, 1, None, "", "sleep 0", "")
 
@@ -293,7 +295,7 @@ class JobLife(RuleBasedStateMachine):
         words: str,
         dies: str,
     ) -> None:
-        """Ask for music: once, again, in batches, with a key, beyond what the queue holds."""
+        """Submit jobs: once, again, in batches, with a key, and more than the queue holds."""
         requests = [parse_request(prompt=words, duration=1)] * count
         asked = hashlib.sha256(f"{count} {words}".encode()).hexdigest()
         repeatable = Repeatable(key, asked) if key else None
@@ -327,14 +329,14 @@ class JobLife(RuleBasedStateMachine):
                 self.keys[owner or "", key] = (asked, ids)
 
     def unheard_of(self) -> list[str]:
-        """Jobs whose client died before it heard their ids, in the order of the queue."""
+        """Return the jobs whose client died before it got their ids, in the order of the queue."""
         with storage.get_session(read_only=True) as session:
             entries = storage.list_queue_entries(session)
         new = [entry for entry in entries if entry.generation_id not in self.jobs]
         return [entry.generation_id for entry in sorted(new, key=lambda each: each.place)]
 
     def cancel(self, which: int, caller: str | None, dies: bool) -> None:
-        """Cancel a job, one's own or another's, that waits, runs or is finished."""
+        """Cancel a job of any owner that waits, runs or is finished."""
         if not self.jobs:
             return
         job = self.choose(list(self.jobs.values()), which)
@@ -366,7 +368,7 @@ class JobLife(RuleBasedStateMachine):
         self.workers[f"worker-{self.hired}"] = self.claims(f"worker-{self.hired}")
 
     def work(self, what: str, which: int, fate: int) -> None:
-        """Let a worker pick up a dispatch, begin it, go on with an attempt, and perhaps die."""
+        """Let a worker pick up a dispatch, claim it or continue an attempt, and perhaps die."""
         points = DEATHS.get(what, ())
         dies = points[fate - 1] if 0 < fate <= len(points) else ""
         if what in {"begin", "pick up"} or not self.attempts:
@@ -404,7 +406,7 @@ class JobLife(RuleBasedStateMachine):
         return self.jobs[dispatch.generation_id].dispatch != dispatch.attempt
 
     def begin(self, which: int, dies: str) -> None:
-        """Begin an attempt, in a worker that was perhaps taken for dead meanwhile."""
+        """Claim a dispatch, perhaps in a worker that counts as dead by now."""
         worker, dispatch = self.picked.pop(-1 - which % len(self.picked))
         job = self.jobs[dispatch.generation_id]
         claims = self.workers.get(worker) or self.claims(worker)
@@ -416,7 +418,7 @@ class JobLife(RuleBasedStateMachine):
             assert job.holder.real.dispatch == dispatch
         real: Attempt | None = None
         with self.world.dying_at(dies) as died:
-            real = claims.begin(dispatch)
+            real = claims.claim(dispatch)
         if may_begin and not (died and dies == "attempt-before-commit"):
             job.crashes += crashed
             if is_last:
@@ -436,7 +438,7 @@ class JobLife(RuleBasedStateMachine):
             self.attempts.append(job.holder)
 
     def unseen(self, dispatch: Dispatch, worker: str) -> Attempt:
-        """What a worker had begun that died before it knew."""
+        """Return the attempt of a worker that died after the commit of its claim."""
         token = AttemptToken.for_dispatch(dispatch, worker)
         return Attempt(dispatch=dispatch, token=token, worker_id=worker, order=None)  # type: ignore[arg-type]  # never looked at
 
@@ -507,7 +509,7 @@ class JobLife(RuleBasedStateMachine):
         self.over(attempt, is_killed=bool(died))
 
     def lose_worker(self, which: int, how: str, noticed: bool) -> None:
-        """A worker goes; one that is frozen goes on later, as if nothing had happened."""
+        """Lose a worker; a frozen one continues later."""
         busy = [each.worker for each in self.attempts if each.worker in self.workers]
         worker = self.choose(busy or list(self.workers), which)
         if how == "killed":
@@ -520,7 +522,7 @@ class JobLife(RuleBasedStateMachine):
             self.take_over()
 
     def drain(self, worker: str) -> None:
-        """What it has goes back, uncounted."""
+        """Give back the worker's jobs, without counting the attempts."""
         for attempt in [each for each in self.attempts if each.worker == worker]:
             attempt.claims.give_back(attempt.real)
             if attempt.job.holder is attempt:
@@ -555,20 +557,20 @@ class JobLife(RuleBasedStateMachine):
         assert self.world.service.queue.give_back(workers) == len(theirs)
         self.dispatches.update(dict.fromkeys(theirs))
 
-    # Whoever looks after the queue
+    # Upkeep of the queue
 
-    def keep_house(self, which: int, what: str) -> None:
-        """Look after the dead, lose a dispatch, find lost ones, forget, start the server anew."""
+    def maintain(self, which: int, what: str) -> None:
+        """Take over, lose or find dispatches, delete finished ones, or restart the server."""
         if what == "take over":
             self.take_over()
         elif what == "lose" and self.dispatches:
             self.lose_dispatch(which)
-        elif what == "mend":
+        elif what == "find lost":
             self.find_lost_dispatches()
-        elif what == "look":
-            self.people_look()
-        elif what == "forget":
-            self.world.service.queue.forget(older_than_seconds=0.0)
+        elif what == "compare":
+            self.displayed_jobs_match()
+        elif what == "delete finished":
+            self.world.service.queue.delete_finished(older_than_seconds=0.0)
         elif what == "restart":
             self.world.start()
             self.workers = {worker_id: self.claims(worker_id) for worker_id in self.workers}
@@ -580,7 +582,7 @@ class JobLife(RuleBasedStateMachine):
 
     def find_lost_dispatches(self) -> None:
         lost = [job for job in self.unfinished() if job.named not in self.dispatches]
-        assert redispatch(self.world.service.queue) == len(lost)
+        assert replace_lost_dispatches(self.world.service.queue) == len(lost)
         for job in lost:
             job.send_again()
             job.given_again += 1
@@ -631,8 +633,8 @@ class JobLife(RuleBasedStateMachine):
         drafts = {path.suffix[1:] for path in take.parent.glob(f".dgx-{job.id}.*")}
         assert drafts <= {each.real.token.nonce for each in self.attempts if each.job is job}
 
-    def people_look(self) -> None:
-        """What people see agrees too, and the places are 1 to n in the order of the queue."""
+    def displayed_jobs_match(self) -> None:
+        """Compare the jobs as displayed; queue positions are 1 to n in the order of the queue."""
         waiting = sorted(
             (job for job in self.unfinished() if job.worker is None), key=lambda job: job.order
         )

@@ -1,11 +1,11 @@
 """An engine that does what its prompt says; loaded by workers and engine processes under test.
 
-"sleep 0.5" renders for that long. "die 2" ends the process in its first two attempts and succeeds
-then; so do `kill` (as the system does without memory), `segfault`, `raise`, `cancel`, `hang`,
-`noise` (nonsense to the worker) and `poison` (takes the worker with it). "refuse" cannot succeed.
-"deaf 2" is as "sleep 2" without an ear for a stop. "log" writes a line to the log. "meet 3" waits
-until three requests are in the process at once, which only `choir` can do; it also notes the files
-that a request names. `slow` is a choir that takes a second to load.
+"sleep 0.5" renders for that long. "die 2" ends the process in its first two attempts and then
+succeeds; so do `kill` (as the system does without memory), `segfault`, `raise`, `cancel`, `hang`,
+`noise` (sends the worker an invalid message) and `poison` (kills the worker). "refuse" cannot
+succeed. "deaf 2" is "sleep 2" but ignores a stop. "log" writes a line to the log. "meet 3" waits
+until three requests are in the process at once, which only `choir` can do; it also records the
+inputs of a request. `slow` is a choir that takes a second to load.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ SLOW_LOAD_SECONDS = 1.0
 
 
 def note(event: str, seed: int) -> int:
-    """Write a line whole, however the process ends; give how many such lines there are now."""
+    """Append one line in one write; return the number of such lines there are now."""
     path = Path(os.environ[LEDGER])
     line = f"{time.time():.3f} {event} {seed} {os.getpid()}\n"
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -1,4 +1,4 @@
-"""A program that puts a batch into the queue: run_submit.py PROMPT..."""
+"""A program that queues a batch: run_submit.py PROMPT..."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Workers whose files go to a bucket: the promises of the queue hold, and machines may differ."""
+"""Workers whose files go to a bucket, on one machine and on two."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def is_frozen(pid: int) -> bool:
 
 
 def assert_settled(rig: Rig, job_ids: list[str]) -> None:
-    """Nothing lost, nothing twice, nothing partial, neither there nor here."""
+    """Check that no job is lost and no file is partial, in the bucket and on this machine."""
     rig.finished(job_ids)
     rows = [row_of(job_id) for job_id in job_ids]
     expected = sorted(row.file_path for row in rows if row.is_complete)
@@ -81,16 +81,16 @@ def test_a_worker_killed_around_the_upload_loses_nothing(bucket_rig: Rig, point:
     bucket_rig.worker()
     (job,) = bucket_rig.finished([job_id])
     assert job.status == "completed"
-    assert job.file == bucket_rig.service.store.shown(row_of(job_id).file_path)
+    assert job.file == bucket_rig.service.store.display_path(row_of(job_id).file_path)
     if point == "publish-after-commit":
-        # The draft of a job that was completed is nobody's to take over: it goes with its age.
+        # No worker takes over a completed job: its draft is removed a day later.
         assert len(bucket_rig.files()) == 1
         assert uploads(bucket_rig.service.store) == [row_of(job_id).file_path]
     else:
         assert_settled(bucket_rig, [job_id])
 
 
-def test_a_zombie_with_an_upload_replaces_nothing_and_leaves_nothing(bucket_rig: Rig) -> None:
+def test_a_resumed_worker_removes_its_upload_and_replaces_nothing(bucket_rig: Rig) -> None:
     frozen = bucket_rig.fail_at("upload-done:freeze")
     (job_id,) = bucket_rig.submit("sleep 0")
     bucket_rig.until(lambda: is_frozen(frozen.pid))
@@ -106,11 +106,11 @@ def test_a_zombie_with_an_upload_replaces_nothing_and_leaves_nothing(bucket_rig:
     assert after.file_path != zombie
 
 
-def test_an_upload_whose_job_was_cancelled_meanwhile_is_refused_and_goes(bucket_rig: Rig) -> None:
+def test_an_upload_of_a_cancelled_job_is_refused_and_removed(bucket_rig: Rig) -> None:
     (job_id,) = bucket_rig.submit("sleep 0")
     service = bucket_rig.service
     claims = Claims(service.settings, service.queue, "here", service.store)
-    attempt = claims.begin(Dispatch(job_id, 1))
+    attempt = claims.claim(Dispatch(job_id, 1))
     assert attempt is not None
     draft = Path(claims.draft_path(attempt))
     draft.parent.mkdir(parents=True)
@@ -133,7 +133,7 @@ def test_a_worker_without_its_bucket_does_not_start(bucket_rig: Rig) -> None:
     assert "There is no bucket 'no-such-bucket'" in bucket_rig.log
 
 
-def test_what_has_nowhere_to_go_is_not_made_here(
+def test_a_job_is_refused_when_its_bucket_is_missing(
     sqlite_url: str, bucket_url: str, make_rig: Callable[..., Rig]
 ) -> None:
     rig = make_rig(sqlite_url, file_store="s3://no-such-bucket")
@@ -143,7 +143,7 @@ def test_what_has_nowhere_to_go_is_not_made_here(
 
 
 @pytest.mark.postgres
-def test_what_one_machine_makes_another_reads_and_takes_over(
+def test_another_machine_takes_over_a_job_and_reads_its_file(
     postgres_url: str, bucket_url: str, make_rig: Callable[..., Rig], tmp_path: Path
 ) -> None:
     rig = make_rig(postgres_url, file_store=bucket_url)
@@ -166,7 +166,7 @@ def test_what_one_machine_makes_another_reads_and_takes_over(
         assert sha256_of(elsewhere, row.file_path) == row.file_sha256
 
 
-def test_made_without_a_worker_it_goes_to_the_bucket_too(
+def test_a_take_made_without_a_worker_is_stored_in_the_bucket(
     bucket_rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service: MusicService = bucket_rig.service
@@ -185,7 +185,7 @@ def test_made_without_a_worker_it_goes_to_the_bucket_too(
 
 
 @pytest.mark.parametrize("kind", ["folder", "bucket"])
-def test_who_lost_the_job_while_beginning_clears_nothing_of_who_has_it(
+def test_a_worker_that_lost_the_job_removes_no_file_of_its_holder(
     kind: str,
     sqlite_url: str,
     bucket_url: str,
@@ -201,14 +201,14 @@ def test_who_lost_the_job_while_beginning_clears_nothing_of_who_has_it(
         assert storage.claim_generation(session, job_id, f"{dispatch.workflow_id}/gone/1")
 
     def take_over_and_publish(point: str) -> None:
-        """What another worker does while this one stands still after its commit."""
+        """Act as another worker while this one is delayed after its commit."""
         if point != "attempt-after-commit":
             return
         name = store.final_name(row_of(job_id).file_path, "other")
         draft = rig.outputs / "draft"
         draft.write_bytes(b"music")
         (rig.outputs / name).parent.mkdir(parents=True, exist_ok=True)
-        store.bring(draft, name, hashlib.sha256(b"music").hexdigest())
+        store.upload(draft, name, hashlib.sha256(b"music").hexdigest())
         store.publish(draft, name)
         with storage.get_session() as session:
             row = storage.lock_generation(session, job_id)
@@ -217,5 +217,5 @@ def test_who_lost_the_job_while_beginning_clears_nothing_of_who_has_it(
             row.attempt_token, row.file_path = None, name
 
     monkeypatch.setattr("services.worker.claims.reach", take_over_and_publish)
-    assert claims.begin(dispatch) is not None
+    assert claims.claim(dispatch) is not None
     assert sha256_of(store, row_of(job_id).file_path) == hashlib.sha256(b"music").hexdigest()

@@ -1,4 +1,4 @@
-"""Everything at once, at random: nothing lost, nothing twice, nothing in part."""
+"""Random kills, freezes and cancellations at once: no job is lost, doubled or partial."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ PROMPTS = ("sleep 0.3", "sleep 0", "die 1", "raise 1", "kill 1", "sleep 0.1")
 
 @dataclass
 class Chaos:
-    """Two workers, and one who means them harm."""
+    """Two workers, and random damage to them."""
 
     rig: Rig
     dice: random.Random
@@ -95,7 +95,7 @@ class Chaos:
         self.replace(place)
 
     def freeze_worker(self) -> None:
-        """Woken by a timer: it may hold a lock of the database that all others wait for."""
+        """Stop a worker for a while; it may hold a database lock that all others wait for."""
         worker = self.dice.choice(self.workers)
         worker.send_signal(signal.SIGSTOP)
         seconds = self.dice.uniform(0.5, 2.0) * TTL
@@ -175,7 +175,7 @@ def wreak(rig: Rig, seconds: float, seed: int, **how: Any) -> None:
 
 
 def assert_published_are_whole(rig: Rig) -> None:
-    """Of a bucket: what was uploaded by a worker that was killed just then may be there too."""
+    """Check the files of a bucket, which may also have uploads of killed workers."""
     store = rig.service.store
     uploads = {file.relative for file in store.list()}
     published = rig.published(all_jobs(rig))

@@ -1,4 +1,4 @@
-"""Nothing is lost, done twice or left in part, whatever is killed, and wherever."""
+"""Killed and frozen workers lose no job, publish none twice, and leave no partial file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import text
 
 from services import storage
 from services.jobs import failpoints
@@ -17,7 +16,8 @@ from services.jobs.dispatch import Dispatch
 from services.jobs.failpoints import NAMES, VARIABLE
 from services.jobs.making import JobMaker
 from services.jobs.models import parse_request
-from services.worker.redispatch import redispatch
+from services.worker.lost_dispatches import replace_lost_dispatches
+from tests.worker.conftest import pick_up_as
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig
@@ -86,7 +86,7 @@ def test_a_killed_submitter_leaves_all_of_a_batch_or_nothing(
         prompts = storage.get_all_prompts(session)
         assert sum(prompt.used_count for prompt in prompts) == accepted
     dispatches = [Dispatch(job, 1) for job in jobs]
-    assert rig.service.queue.without_workflow(dispatches) == []
+    assert rig.service.queue.find_lost(dispatches) == []
     if accepted:
         rig.worker()
         rig.assert_settled(jobs)
@@ -112,12 +112,12 @@ def test_a_canceller_killed_after_its_commit_leaves_a_cancelled_job(
     sqlite_rig.assert_settled([job_id])
 
 
-def test_every_fail_point_is_tested() -> None:
+def test_every_failpoint_is_tested() -> None:
     others = {"submit-before-commit", "submit-after-commit", "cancel-after-commit"}
     assert set(NAMES) == set(KILLED_AT) | others
 
 
-def test_a_worker_that_is_started_again_goes_on_at_once(sqlite_rig: Rig) -> None:
+def test_a_restarted_worker_resumes_its_jobs_at_once(sqlite_rig: Rig) -> None:
     worker = sqlite_rig.worker(concurrency=2)
     jobs = sqlite_rig.submit("sleep 1", "sleep 1", "sleep 0")
     for job in jobs[:2]:
@@ -134,7 +134,7 @@ def test_a_worker_that_is_started_again_goes_on_at_once(sqlite_rig: Rig) -> None
     sqlite_rig.assert_settled(jobs)
 
 
-def test_a_frozen_worker_is_replaced_and_its_result_refused(rig: Rig) -> None:
+def test_a_frozen_worker_loses_its_job_and_its_result_is_refused(rig: Rig) -> None:
     frozen = rig.worker()
     (job_id,) = rig.submit("sleep 1")
     rig.started(job_id)
@@ -146,7 +146,7 @@ def test_a_frozen_worker_is_replaced_and_its_result_refused(rig: Rig) -> None:
     (job,) = rig.finished([job_id])
     digest = job.metadata
     frozen.send_signal(signal.SIGCONT)
-    # With SQLite others look for stopped ones to kill, and may bury this one before they see it.
+    # With SQLite the other worker kills stopped ones, unless it takes over this one's jobs first.
     ended = frozen.wait(timeout=10)
     assert ended == 6 or (rig.is_sqlite and ended == -signal.SIGKILL)
     assert ("giving up" if ended == 6 else "killed worker") in rig.log
@@ -155,7 +155,7 @@ def test_a_frozen_worker_is_replaced_and_its_result_refused(rig: Rig) -> None:
     rig.assert_settled([job_id])
 
 
-def test_a_worker_that_freezes_within_a_transaction_blocks_nobody(rig: Rig) -> None:
+def test_a_worker_frozen_within_a_transaction_blocks_no_other(rig: Rig) -> None:
     frozen = rig.fail_at("publish-before-commit:freeze")
     (job_id,) = rig.submit("sleep 0")
     rig.until(lambda: state_of(frozen.pid) == "T")
@@ -166,13 +166,12 @@ def test_a_worker_that_freezes_within_a_transaction_blocks_nobody(rig: Rig) -> N
     assert time.monotonic() - began < TTL + 2.0 + 5.0  # the second worker's own start is in it
     assert {job.status for job in rig.finished([job_id, other])} == {"completed"}
     frozen.send_signal(signal.SIGCONT)
-    # The server ends its transaction; SQLite, which has no server, has it ended by a worker.
+    # PostgreSQL ends the transaction. SQLite has no server: another worker kills the process.
     assert frozen.wait(timeout=10) == (-signal.SIGKILL if rig.is_sqlite else 6)
     rig.assert_settled([job_id, other])
 
 
-def test_a_zombie_that_is_faster_than_its_own_clock_publishes_nothing(sqlite_rig: Rig) -> None:
-    """As above, but the job goes to another while the first worker is at the very end of it."""
+def test_an_attempt_whose_token_was_replaced_publishes_nothing(sqlite_rig: Rig) -> None:
     first = sqlite_rig.worker()
     (job_id,) = sqlite_rig.submit("sleep 1.5")
     sqlite_rig.started(job_id)
@@ -194,7 +193,7 @@ def token_of(job_id: str) -> str:
         return str(row.attempt_token)
 
 
-def test_a_job_that_ends_its_workers_is_given_up_and_its_neighbours_are_not(
+def test_a_job_that_kills_its_workers_fails_and_its_neighbours_do_not(
     sqlite_rig: Rig,
 ) -> None:
     rig = sqlite_rig
@@ -212,11 +211,11 @@ def test_a_job_that_ends_its_workers_is_given_up_and_its_neighbours_are_not(
     rig.assert_settled([poison, good])
 
 
-def test_two_reapers_at_once_give_a_job_back_once(rig: Rig) -> None:
+def test_simultaneous_takeovers_return_each_job_once(rig: Rig) -> None:
     jobs = rig.submit(*["sleep 0"] * 5)
     queue = rig.service.queue
     pick_up_as("gone", rig)
-    assert queue.holders() == {"gone"}
+    assert queue.workers_with_dispatches() == {"gone"}
     returned: list[int] = []
     start = threading.Barrier(4)
 
@@ -230,53 +229,44 @@ def test_two_reapers_at_once_give_a_job_back_once(rig: Rig) -> None:
     for thread in threads:
         thread.join()
     assert sum(returned) == 5
-    assert queue.holders() == set()
+    assert queue.workers_with_dispatches() == set()
     rig.worker()
     rig.assert_settled(jobs)
     assert [rig.count("start", job) for job in jobs] == [1] * 5
 
 
-def pick_up_as(worker: str, rig: Rig) -> None:
-    """Mark all that waits as picked up, as DBOS's own claim does."""
-    table = "workflow_status" if rig.url.startswith("sqlite") else "dbos.workflow_status"
-    with storage.get_session() as session:
-        session.execute(
-            text(f"UPDATE {table} SET status = 'PENDING', executor_id = :id"), {"id": worker}
-        )
-
-
-def test_a_job_whose_dispatch_is_gone_gets_another(rig: Rig) -> None:
+def test_a_job_whose_dispatch_is_lost_gets_another(rig: Rig) -> None:
     waiting, running = rig.submit("sleep 0", "sleep 0")
     with storage.get_session() as session:
         dispatch = Dispatch(running, 1)
         assert storage.claim_generation(session, running, f"{dispatch.workflow_id}/gone/1")
     queue = rig.service.queue
     queue.cancel([Dispatch(waiting, 1), dispatch])
-    assert redispatch(queue) == 2
-    assert redispatch(queue) == 0
+    assert replace_lost_dispatches(queue) == 2
+    assert replace_lost_dispatches(queue) == 0
     rig.worker()
     rig.assert_settled([waiting, running])
 
 
-def test_finished_dispatches_are_forgotten(sqlite_rig: Rig) -> None:
+def test_records_of_finished_dispatches_are_deleted(sqlite_rig: Rig) -> None:
     sqlite_rig.worker()
     jobs = sqlite_rig.submit("sleep 0", "sleep 0")
     sqlite_rig.finished(jobs)
     queue = sqlite_rig.service.queue
-    sqlite_rig.until(lambda: not queue.holders())
-    assert queue.forget(older_than_seconds=3600) == 0
+    sqlite_rig.until(lambda: not queue.workers_with_dispatches())
+    assert queue.delete_finished(older_than_seconds=3600) == 0
     time.sleep(0.01)
-    assert queue.forget(older_than_seconds=-5) == 2
-    assert queue.forget(older_than_seconds=-5) == 0
+    assert queue.delete_finished(older_than_seconds=-5) == 2
+    assert queue.delete_finished(older_than_seconds=-5) == 0
 
 
-def test_making_here_and_making_in_a_queue_never_meet(sqlite_rig: Rig) -> None:
+def test_a_job_that_is_not_queued_is_run_by_no_worker(sqlite_rig: Rig) -> None:
     service = sqlite_rig.service
     checked = service.check(parse_request(prompt="sleep 0", duration=1))
     order = JobMaker(service).prepare(checked)
     sqlite_rig.worker()
     (queued,) = sqlite_rig.submit("sleep 0")
     sqlite_rig.finished([queued])
-    assert redispatch(sqlite_rig.service.queue) == 0
+    assert replace_lost_dispatches(sqlite_rig.service.queue) == 0
     assert sqlite_rig.get(order.generation_id).status == "pending"
     assert sqlite_rig.count("start", order.generation_id) == 0

@@ -1,4 +1,4 @@
-"""The life of a job in the queue, with real workers."""
+"""Queued jobs and real workers."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ def never() -> bool:
 
 
 def silent(_stage: str, _fraction: float) -> None:
-    """Progress that nobody watches."""
+    """Ignore the progress."""
 
 
-def test_jobs_of_the_queue_are_made_each_once(rig: Rig) -> None:
+def test_queued_jobs_run_once_each(rig: Rig) -> None:
     rig.worker(concurrency=2)
     jobs = rig.submit("sleep 0.1", "sleep 0.2", "sleep 0.1")
     for job in rig.finished(jobs):
@@ -44,7 +44,7 @@ def test_jobs_of_the_queue_are_made_each_once(rig: Rig) -> None:
     rig.assert_settled(jobs)
 
 
-def test_a_batch_is_taken_whole_or_not_at_all(sqlite_rig: Rig) -> None:
+def test_a_batch_is_accepted_whole_or_not_at_all(sqlite_rig: Rig) -> None:
     service = sqlite_rig.service
     good = parse_request(prompt="sleep 0.1", duration=1)
     with pytest.raises(InvalidRequestError, match="duration"):
@@ -59,7 +59,7 @@ def test_a_batch_is_taken_whole_or_not_at_all(sqlite_rig: Rig) -> None:
     assert [service.get(job.job_id).queue_position for job in jobs] == list(range(1, 11))
 
 
-def test_what_ends_an_engine_costs_one_attempt_and_no_neighbour(sqlite_rig: Rig) -> None:
+def test_an_engine_crash_costs_one_attempt_and_no_other_job(sqlite_rig: Rig) -> None:
     sqlite_rig.worker(concurrency=3, engine_stall_seconds=2)
     misdeeds = ("die", "kill", "segfault", "raise", "cancel", "noise", "hang")
     good, *bad = sqlite_rig.submit("sleep 6", *(f"{misdeed} 1" for misdeed in misdeeds))
@@ -72,15 +72,15 @@ def test_what_ends_an_engine_costs_one_attempt_and_no_neighbour(sqlite_rig: Rig)
         "killed by SIGKILL",
         "killed by SIGSEGV",
         "ZeroDivisionError: as asked",
-        "nobody had asked it",
-        "makes no sense",
+        "stopped unasked",
+        "sent an invalid message",
         "no progress for 2 s",
     ):
         assert said in sqlite_rig.log
     sqlite_rig.assert_settled([good, *bad])
 
 
-def test_a_job_that_keeps_failing_is_tried_three_times_more(sqlite_rig: Rig) -> None:
+def test_a_failing_job_is_retried_three_times(sqlite_rig: Rig) -> None:
     sqlite_rig.worker()
     (job_id,) = sqlite_rig.submit("raise 9")
     (job,) = sqlite_rig.finished([job_id])
@@ -106,7 +106,7 @@ def test_a_retry_holds_no_slot(sqlite_rig: Rig) -> None:
     assert sqlite_rig.finished([bad])[0].error_message is None
 
 
-def test_what_cannot_succeed_is_not_tried_again(sqlite_rig: Rig) -> None:
+def test_a_job_that_cannot_succeed_is_not_retried(sqlite_rig: Rig) -> None:
     sqlite_rig.worker()
     (job_id,) = sqlite_rig.submit("refuse")
     (job,) = sqlite_rig.finished([job_id])
@@ -115,7 +115,7 @@ def test_what_cannot_succeed_is_not_tried_again(sqlite_rig: Rig) -> None:
     sqlite_rig.assert_settled([job_id])
 
 
-def test_a_job_that_waits_is_cancelled_and_never_starts(sqlite_rig: Rig) -> None:
+def test_a_waiting_job_that_is_cancelled_never_starts(sqlite_rig: Rig) -> None:
     (cancelled,) = sqlite_rig.submit("sleep 0")
     assert sqlite_rig.service.cancel(cancelled).status == "cancelled"
     with pytest.raises(JobFinishedError, match="cancelled already"):
@@ -145,7 +145,7 @@ def test_a_running_job_is_cancelled_within_two_seconds(rig: Rig) -> None:
     check_cancel(rig, "sleep 30")
 
 
-def test_an_engine_that_does_not_listen_is_cancelled_as_soon(sqlite_rig: Rig) -> None:
+def test_a_job_of_a_hanging_engine_is_cancelled_within_two_seconds(sqlite_rig: Rig) -> None:
     check_cancel(sqlite_rig, "hang 9")
 
 
@@ -176,7 +176,7 @@ def test_a_client_with_many_jobs_delays_another_by_one(rig: Rig) -> None:
     assert order == [rig.seed(job) for job in (high, many[0], one, *many[1:], low)]
 
 
-def test_a_worker_takes_jobs_of_its_models_only(sqlite_rig: Rig) -> None:
+def test_a_worker_takes_only_jobs_of_its_models(sqlite_rig: Rig) -> None:
     sqlite_rig.worker(models="other")
     (theirs,) = sqlite_rig.submit("sleep 0")
     other = sqlite_rig.service.submit(parse_request(prompt="sleep 0", duration=1, model="other"))
@@ -186,7 +186,7 @@ def test_a_worker_takes_jobs_of_its_models_only(sqlite_rig: Rig) -> None:
     sqlite_rig.assert_settled([theirs, other.job_id])
 
 
-def test_making_uses_a_worker_where_one_lives(sqlite_rig: Rig) -> None:
+def test_a_worker_that_is_alive_runs_the_job_of_a_waiting_caller(sqlite_rig: Rig) -> None:
     sqlite_rig.worker()
     seen: list[str] = []
     request = parse_request(prompt="sleep 1", duration=1)
@@ -206,7 +206,7 @@ def test_making_uses_a_worker_where_one_lives(sqlite_rig: Rig) -> None:
     assert sqlite_rig.service.history(status="cancelled").jobs[0].prompt == "sleep 30"
 
 
-def test_making_takes_a_job_back_from_a_queue_that_nobody_serves_any_more(sqlite_rig: Rig) -> None:
+def test_a_waiting_caller_runs_its_job_when_the_last_worker_dies(sqlite_rig: Rig) -> None:
     worker = sqlite_rig.worker()
     began = []
 
@@ -221,7 +221,7 @@ def test_making_takes_a_job_back_from_a_queue_that_nobody_serves_any_more(sqlite
     sqlite_rig.assert_settled([job.job_id])
 
 
-def test_a_worker_that_is_told_to_stop_finishes_what_it_runs(sqlite_rig: Rig) -> None:
+def test_a_draining_worker_finishes_its_running_job(sqlite_rig: Rig) -> None:
     worker = sqlite_rig.worker()
     running, waiting = sqlite_rig.submit("sleep 1", "sleep 0")
     sqlite_rig.started(running)
@@ -235,7 +235,7 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_runs(sqlite_rig: Rig) ->
     sqlite_rig.assert_settled([running, waiting])
 
 
-def test_what_is_not_finished_by_the_deadline_goes_back_uncounted(rig: Rig) -> None:
+def test_a_job_given_back_at_the_drain_deadline_loses_no_attempt(rig: Rig) -> None:
     worker = rig.worker(drain_seconds=0.2)
     (job_id,) = rig.submit("sleep 1.5")
     rig.started(job_id)
@@ -256,5 +256,5 @@ def test_a_second_signal_ends_a_worker_at_once(sqlite_rig: Rig) -> None:
     sqlite_rig.started(job_id)
     worker.send_signal(signal.SIGTERM)
     sqlite_rig.until(lambda: "draining" in sqlite_rig.log)
-    assert sqlite_rig.tell_again(worker) == 6
+    assert sqlite_rig.signal_again(worker) == 6
     assert sqlite_rig.get(job_id).status == "processing"

@@ -1,4 +1,4 @@
-"""The life of jobs holds what is promised, and the test that says so can fail."""
+"""The state machine of job_life.py, and proof that it detects bugs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SHORT = settings(max_examples=20, stateful_step_count=50, **QUIET)
 LONG = settings(max_examples=600, stateful_step_count=100, **QUIET)
 FIXED = settings(max_examples=100, stateful_step_count=50, phases=[Phase.generate], **QUIET)
 
-FOUND_OUT = (
+DETECTED = (
     AssertionError,
     pytest.fail.Exception,
     DGXMusicError,
@@ -47,7 +47,7 @@ FOUND_OUT = (
     OSError,
     ValueError,
 )
-"""A broken invariant, an error that should not be, or none where one should be."""
+"""A broken invariant, an unexpected error, or a missing one."""
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
@@ -68,12 +68,12 @@ def live(world: World, chosen: settings, number: int | None = None) -> None:
     run_state_machine_as_test(life if number is None else seed(number)(life), settings=chosen)
 
 
-def test_whatever_happens_every_job_is_kept_and_made_once(world: World) -> None:
+def test_no_sequence_of_steps_loses_a_job_or_publishes_it_twice(world: World) -> None:
     live(world, SHORT)
 
 
 @pytest.mark.nightly
-def test_whatever_happens_for_long_every_job_is_kept_and_made_once(world: World) -> None:
+def test_no_long_sequence_of_steps_loses_a_job_or_publishes_it_twice(world: World) -> None:
     live(world, LONG)
 
 
@@ -110,7 +110,7 @@ def row_before_file(patch: pytest.MonkeyPatch) -> None:
 
 
 def leave_out(patch: pytest.MonkeyPatch, module: str, name: str) -> None:
-    """Let one module's calls of a function of the storage do nothing."""
+    """Make a storage function do nothing when this module calls it."""
     there = {each: getattr(storage, each) for each in dir(storage)}
     broken = SimpleNamespace(**there | {name: lambda *_given, **_named: None})
     patch.setattr(f"services.{module}.storage", broken)
@@ -141,7 +141,7 @@ def first_come_first_served(patch: pytest.MonkeyPatch) -> None:
 
 
 def crashes_are_not_counted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(claims, "is_worker_lost", lambda _crashes: False)
+    patch.setattr(claims, "has_crashed_too_often", lambda _crashes: False)
 
 
 @pytest.mark.parametrize(
@@ -156,12 +156,12 @@ def crashes_are_not_counted(patch: pytest.MonkeyPatch) -> None:
         (crashes_are_not_counted, 1),
     ],
 )
-def test_a_broken_life_is_found_out(
+def test_the_state_machine_detects_each_planted_bug(
     sqlite_world: World,
     break_it: Callable[[pytest.MonkeyPatch], None],
     number: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     break_it(monkeypatch)
-    with pytest.raises(FOUND_OUT):
+    with pytest.raises(DETECTED):
         live(sqlite_world, FIXED, number)

@@ -1,4 +1,4 @@
-"""Jobs that wait when the database is moved are made by the workers of the new one."""
+"""Jobs that wait when the database is moved run on the workers of the new one."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ pytestmark = pytest.mark.integration
 
 
 def silent(_stage: str, _fraction: float) -> None:
-    """Progress that nobody watches."""
+    """Ignore the progress."""
 
 
 @pytest.mark.postgres
-def test_jobs_queued_before_a_move_are_made_after_it(
+def test_jobs_queued_before_a_database_move_run_after_it(
     sqlite_rig: Rig, postgres_url: str, make_rig: Callable[[str], Rig]
 ) -> None:
     worker = sqlite_rig.worker()
@@ -53,7 +53,7 @@ def test_jobs_queued_before_a_move_are_made_after_it(
 
 
 @pytest.mark.postgres
-def test_a_job_that_a_command_is_making_is_waited_for(sqlite_rig: Rig, postgres_url: str) -> None:
+def test_a_move_is_refused_while_a_command_runs_a_job(sqlite_rig: Rig, postgres_url: str) -> None:
     (job,) = sqlite_rig.submit("sleep 0.1")
     with storage.get_session() as session:
         storage.claim_generation(session, job, str(AttemptToken.for_this_process()))

@@ -1,4 +1,4 @@
-"""The queue's rows and DBOS's tables beside ours, on every kind of database."""
+"""The rows of the queue, and DBOS's tables beside ours, on every kind of database."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def enqueue(queue: QueueManager, *numbers: int) -> list[Dispatch]:
     return dispatches
 
 
-def test_entries_are_placed_by_class_then_share_then_time(database: Database) -> None:
+def test_entries_are_ordered_by_priority_then_share_then_time(database: Database) -> None:
     clients = ["a", "a", "a", "b", "c"]
     places = {number: add(number, client).place for number, client in enumerate(clients)}
     places[5] = add(5, "a", "high").place
@@ -51,7 +51,7 @@ def test_entries_are_placed_by_class_then_share_then_time(database: Database) ->
         assert storage.count_waiting(session)[0] == 7
 
 
-def test_an_entry_goes_with_its_generation(database: Database) -> None:
+def test_an_entry_is_deleted_with_its_generation(database: Database) -> None:
     add(1)
     with storage.get_session() as session:
         storage.delete_generation(session, "id-1")
@@ -59,7 +59,7 @@ def test_an_entry_goes_with_its_generation(database: Database) -> None:
         assert storage.list_queue_entries(session) == []
 
 
-def test_workers_age_on_the_database_s_clock(database: Database) -> None:
+def test_the_age_of_a_heartbeat_is_on_the_clock_of_the_database(database: Database) -> None:
     with storage.get_session() as session:
         storage.register_worker(
             session, worker_id="w", slot="s", process="p", host="h", pid=7,
@@ -83,13 +83,13 @@ def test_workers_age_on_the_database_s_clock(database: Database) -> None:
         assert storage.list_workers(session) == []
 
 
-def test_a_dispatch_is_there_when_the_transaction_commits_and_not_before(
+def test_a_dispatch_is_enqueued_when_the_transaction_commits(
     database: Database,
 ) -> None:
     add(1)
     queue = QueueManager()
     (dispatch,) = enqueue(queue, 1)
-    assert queue.without_workflow([dispatch, Dispatch("id-2", 1)]) == [Dispatch("id-2", 1)]
+    assert queue.find_lost([dispatch, Dispatch("id-2", 1)]) == [Dispatch("id-2", 1)]
     lost = Dispatch("id-1", 2)
 
     class ChangedMindError(Exception):
@@ -102,12 +102,12 @@ def test_a_dispatch_is_there_when_the_transaction_commits_and_not_before(
 
     with pytest.raises(ChangedMindError):
         change_mind()
-    assert queue.without_workflow([lost]) == [lost]
+    assert queue.find_lost([lost]) == [lost]
     queue.cancel([dispatch])
-    assert queue.without_workflow([dispatch]) == [dispatch]
+    assert queue.find_lost([dispatch]) == [dispatch]
 
 
-def test_the_same_dispatch_twice_is_one(database: Database) -> None:
+def test_a_dispatch_that_is_enqueued_twice_is_stored_once(database: Database) -> None:
     add(1)
     queue = QueueManager()
     enqueue(queue, 1)
@@ -122,7 +122,9 @@ def test_the_same_dispatch_twice_is_one(database: Database) -> None:
     assert inputs.startswith("{")
 
 
-def test_tables_of_the_library_do_not_confuse_ours(database: Database, tmp_path: Path) -> None:
+def test_the_tables_of_dbos_do_not_disturb_checks_and_backups(
+    database: Database, tmp_path: Path
+) -> None:
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
@@ -142,7 +144,7 @@ def test_tables_of_the_library_do_not_confuse_ours(database: Database, tmp_path:
         assert storage.count_generations(session) == 0
     add(2)
     storage.restore_database(backup, force=True)
-    assert QueueManager().without_workflow(dispatches) == []
+    assert QueueManager().find_lost(dispatches) == []
     with storage.get_session(read_only=True) as session:
         assert [entry.generation_id for entry in storage.list_queue_entries(session)] == ["id-1"]
     assert storage.check_database().ok
@@ -160,7 +162,7 @@ def test_a_database_of_the_first_revision_is_upgraded_for_the_queue(database: Da
         assert storage.count_generations(session) == 2
 
 
-def test_the_queue_is_prepared_by_several_processes_at_once(database_url: str) -> None:
+def test_several_processes_can_prepare_the_queue_at_once(database_url: str) -> None:
     program = (
         "import sys; from services import storage; storage.init_db(sys.argv[1]);"
         "from services.jobs.dbos_queue import QueueManager; QueueManager().prepare()"
@@ -172,7 +174,7 @@ def test_the_queue_is_prepared_by_several_processes_at_once(database_url: str) -
         assert process.returncode == 0, errors
 
 
-def test_the_library_uses_the_same_sqlite_and_the_same_rules(sqlite_database: Database) -> None:
+def test_dbos_uses_our_sqlite_library_and_its_settings(sqlite_database: Database) -> None:
     with storage.open_queue_engine().connect() as connection:
         driver = connection.connection.driver_connection
         assert type(driver).__module__ == sqlite_module(sqlite_database)
@@ -190,19 +192,19 @@ def sqlite_module(database: Database) -> str:
         return type(connection.connection.driver_connection).__module__
 
 
-def test_another_release_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untested_version_of_dbos_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.metadata.version", lambda _: "3.5.0")
     with pytest.raises(SettingsError, match=r"dbos 3\.5\.0 is installed"):
         QueueManager()
 
 
-def test_the_proprietary_part_of_the_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_proprietary_part_of_dbos_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.jobs.dbos_queue.find_spec", lambda _: object())
     with pytest.raises(SettingsError, match="uninstall it"):
         QueueManager()
 
 
-def test_making_without_a_worker_does_not_import_the_library(tmp_path: Path) -> None:
+def test_a_job_without_a_worker_does_not_import_dbos(tmp_path: Path) -> None:
     program = (
         "import sys; sys.argv = ['dgx-music', 'generate', 'a beat', '-d', '1', '-q'];"
         "from services.cli import main\n"

@@ -20,7 +20,7 @@ from services.api.snapshots import Snapshot, View
 from services.api.state import Api, ApiState, CurrentCaller
 from services.api.visible import find_visible_job
 from services.errors import StorageError
-from services.jobs.view import rank_of
+from services.jobs.view import rank_job
 
 if TYPE_CHECKING:
     from services.api.caller import Caller
@@ -103,7 +103,7 @@ async def job_events(
     def read() -> View:
         job = api.service.find(job_id)
         data = JobView.from_job(job).model_dump_json().encode()
-        return View(data, {job_id: rank_of(job)}, is_final=job.is_finished)
+        return View(data, {job_id: rank_job(job)}, is_final=job.is_finished)
 
     def is_wanted(event: Event) -> bool:
         return event.job_id == job_id
@@ -126,10 +126,10 @@ async def all_events(
     api.feed.require_capacity()
 
     def read() -> View:
-        jobs = api.service.unfinished(caller.owner_filter)
+        jobs = api.service.list_unfinished(caller.owner_filter)
         views = [JobView.from_job(job).model_dump(mode="json") for job in jobs]
         data = json.dumps({"jobs": views}, ensure_ascii=False).encode()
-        return View(data, {job.job_id: rank_of(job) for job in jobs})
+        return View(data, {job.job_id: rank_job(job) for job in jobs})
 
     def is_wanted(event: Event) -> bool:
         return caller.can_see(event.owner)

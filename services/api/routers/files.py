@@ -20,8 +20,8 @@ from services.api.schemas import JOB_ID, PeaksData
 from services.api.state import Api, ApiState, CurrentCaller
 from services.api.visible import find_visible_job
 from services.errors import UnknownGenerationError
-from services.jobs.outfile import SUFFIXES, suggested_name
-from services.jobs.renditions import NotMadeError, PeaksForm, Rendition
+from services.jobs.outfile import SUFFIXES, suggest_name
+from services.jobs.renditions import PeaksForm, Rendition, RenditionMissingError
 from services.library.reconcile import FILE_MISSING
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ async def get_file(
             "not-found", f"There is no file {filename!r}; names end in {', '.join(SUFFIXES)}."
         )
     job = await _get_finished_job(api, caller, name.stem)
-    saved_as = str(PurePath(suggested_name(job)).with_suffix(name.suffix))
+    saved_as = str(PurePath(suggest_name(job)).with_suffix(name.suffix))
     return await _respond(
         request,
         lambda may_make: api.renditions.audio(job, name.suffix, may_make=may_make),
@@ -204,7 +204,7 @@ async def _respond(
 ) -> Response:
     try:
         rendition = await to_thread.run_sync(make, False, limiter=READS)
-    except NotMadeError:
+    except RenditionMissingError:
         # A request that waits for a rendition another request is producing does not hold a slot.
         async with _locks.setdefault(f"{request.url.path}?{request.url.query}", Lock()):
             rendition = await to_thread.run_sync(make, True, limiter=limiter)

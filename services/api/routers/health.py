@@ -69,7 +69,7 @@ async def get_liveness(response: Response, api: Api) -> Liveness:
 
     Checks nothing outside the process.
     """
-    age = None if api.worker is None else round(api.worker.beat_age, 3)
+    age = None if api.worker is None else round(api.worker.heartbeat_age, 3)
     is_wedged = age is not None and age > WEDGED_TTLS * api.settings.worker_ttl_seconds
     _set_status(response, is_good=not is_wedged)
     return Liveness(status="wedged" if is_wedged else "alive", worker_beat_age_seconds=age)

@@ -71,11 +71,11 @@ async def add_input(
     request: Request, response: Response, api: Api, _caller: CurrentCaller
 ) -> InputView:
     """Store a mono or stereo file under the SHA-256 of its bytes; equal files are stored once."""
-    uploading = api.service.inputs.upload()
+    uploading = api.service.inputs.receive()
     upload = await to_thread.run_sync(uploading.__enter__)
     try:
         await _receive(request, upload)
-        kept = await to_thread.run_sync(lambda: api.service.inputs.keep(upload, shown="The body"))
+        kept = await to_thread.run_sync(lambda: api.service.inputs.accept(upload, label="The body"))
     finally:
         uploading.__exit__(None, None, None)
     if not kept.is_new:

@@ -1,4 +1,4 @@
-"""Where finished files are kept: the output folder, or a bucket that speaks S3 (docs/files.md)."""
+"""Stores of finished files: the output folder, or an S3 bucket (docs/files.md)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from services import storage
 from services.errors import OutputError
 from services.library.store.folder import FolderStore
-from services.library.store.interface import FileStat, FileStore, Holding, nobody_else, sha256_of
+from services.library.store.interface import FileStat, FileStore, JobLock, no_lock_needed, sha256_of
 
 if TYPE_CHECKING:
     from services.config import Settings
@@ -17,20 +17,20 @@ __all__ = [
     "FileStat",
     "FileStore",
     "FolderStore",
-    "Holding",
-    "clear_quietly",
+    "JobLock",
     "open_store",
     "sha256_of",
+    "try_remove_leftovers",
 ]
 
 log = logging.getLogger(__name__)
 
 
 def open_store(settings: Settings) -> FileStore:
-    """Give the store of the settings; nothing is asked of a bucket yet (`check` does)."""
+    """Return the store of the settings; a bucket is not contacted yet."""
     if settings.file_store is None:
         return FolderStore(settings.output_dir)
-    # Its library is an extra, and slow to import.
+    # obstore is an optional dependency, and slow to import.
     from services.config import ENV_FILE
     from services.library.store.bucket import BucketStore
 
@@ -42,12 +42,9 @@ def open_store(settings: Settings) -> FileStore:
     )
 
 
-def clear_quietly(store: FileStore, name: str, holding: Holding = nobody_else) -> None:
-    """Remove what attempts left; what cannot be removed now is left to `files check`.
-
-    The row says already what became of the job, and a file that nobody claims misleads nobody.
-    """
+def try_remove_leftovers(store: FileStore, name: str, lock: JobLock = no_lock_needed) -> None:
+    """Remove the files of earlier attempts; if that fails, leave them to `files check`."""
     try:
-        store.clear(name, holding)
+        store.remove_leftovers(name, lock)
     except (OutputError, ValueError, storage.StorageError) as error:
-        log.warning("left where it is file=%s: %s", name, error)
+        log.warning("file not removed file=%s: %s", name, error)

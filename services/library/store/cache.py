@@ -1,4 +1,4 @@
-"""Files on this machine that can be had again: made once, used again, and no more than fit."""
+"""A cache of files that can be downloaded or made again, with a size limit."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from services.audio.inventory import scan
 from services.errors import OutputError
 
 CACHE_FOLDER = ".dgx-cache"
-"""In the output folder."""
+"""Name of the cache in the output folder."""
 
 IN_USE_SECONDS = 60.0
-"""What was asked for so lately is about to be opened, and does not go."""
+"""A file that was requested this recently may be about to be opened, and is kept."""
 
 _UNFINISHED_SECONDS = 3600.0
 
 
 class FileCache:
-    """A folder of files, each under a key that another content would not have."""
+    """A folder of files, each with a key that identifies its content."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
@@ -32,32 +32,32 @@ class FileCache:
     def get(
         self, key: str, fetch: Callable[[], Iterator[bytes]], sha256: str | None = None
     ) -> Path:
-        """Give the copy of a key, fetched if it is not here; those not used for long may go.
+        """Return the file of a key, downloaded if it is missing; may delete unused files.
 
         Args:
             key: a plain file name.
-            fetch: gives the bytes.
-            sha256: what they must have; None takes what comes.
+            fetch: returns the bytes.
+            sha256: of the bytes; None accepts any.
 
         Raises:
-            OutputError: the content is another, or the disk says no.
+            OutputError: the SHA-256 differs, or the disk refuses.
         """
-        return self.get_made(key, lambda path: self._download(path, fetch, sha256))
+        return self.get_or_make(key, lambda path: self._download(path, fetch, sha256))
 
-    def get_made(self, key: str, make: Callable[[Path], None]) -> Path:
-        """As `get`, of a file that is made here.
+    def get_or_make(self, key: str, make: Callable[[Path], None]) -> Path:
+        """Return the file of a key, made if it is missing; may delete unused files.
 
         Args:
             key: a plain file name.
-            make: writes the file, whole or not at all, under the name it is given.
+            make: writes the file to the given path, whole or not at all.
         """
         path = self._folder / key
         try:
-            # The time of the last use is what the clean-up goes by.
+            # The clean-up goes by the time of the last use.
             os.utime(path)
         except FileNotFoundError:
             make(path)
-            self._make_room()
+            self._delete_unused()
         return path
 
     def _download(
@@ -74,24 +74,24 @@ class FileCache:
                 found = digest.hexdigest()
                 if sha256 not in {None, found}:
                     raise OutputError(
-                        f"What was downloaded has the SHA-256 {found}, and {sha256} was written. "
-                        "The file in the bucket is damaged or another: `dgx-music files check "
-                        "--deep` finds all that are."
+                        f"The download has the SHA-256 {found} instead of {sha256}. The file in "
+                        "the bucket is damaged or was replaced: `dgx-music files check --deep` "
+                        "finds all such files."
                     )
                 staged.finish(frames=0, sha256=found)
                 staged.publish()
         except RuntimeError as error:
             raise OutputError(str(error)) from error
 
-    def _make_room(self) -> None:
+    def _delete_unused(self) -> None:
         now = time.time()
         files = sorted(scan(self._folder), key=lambda file: file.changed)
         total = sum(file.size for file in files)
         for file in files:
             age = now - file.changed
-            is_left_over = file.is_temporary and age > _UNFINISHED_SECONDS
-            is_too_much = total > self._max_bytes and age > IN_USE_SECONDS
-            if is_left_over or (is_too_much and not file.is_temporary):
+            is_abandoned = file.is_temporary and age > _UNFINISHED_SECONDS
+            is_unused = total > self._max_bytes and age > IN_USE_SECONDS
+            if is_abandoned or (is_unused and not file.is_temporary):
                 with suppress(OSError):
                     file.path.unlink(missing_ok=True)
                     total -= file.size

@@ -1,4 +1,4 @@
-"""Files in a folder: on a disk of this machine, or one that all machines have mounted."""
+"""A store in a folder: on a disk of this machine, or on a share that all machines mount."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 from services.audio.files import AudioFileManager
 from services.audio.inventory import StoredFile, scan
 from services.errors import OutputError
-from services.library.drafts import StrPath, clear_files, give_name
-from services.library.store.interface import FileStat, Holding, nobody_else
+from services.library.drafts import StrPath, remove_take_and_drafts, rename_draft
+from services.library.store.interface import FileStat, JobLock, no_lock_needed
 
 _PIECE = 256 * 1024
 
 
 class FolderStore:
-    """The output folder: a draft is renamed, which needs no bringing and no withdrawing."""
+    """The output folder. Publishing renames the draft, so there is nothing to upload."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -26,77 +26,64 @@ class FolderStore:
         self._files = AudioFileManager(folder)
 
     @property
-    def where(self) -> str:
-        """The folder, for people."""
+    def location(self) -> str:
         return str(self._folder)
 
-    def shown(self, name: str) -> str:
-        """The path of a file."""
+    def display_path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
     def check(self) -> None:
-        """Raise an OutputError when the folder is not there."""
         if not self._folder.is_dir():
             raise OutputError(
-                f"The output folder {self._folder} is not there. Mount its disk, or say in "
-                "DGX_MUSIC_OUTPUT_DIR where the files are."
+                f"The output folder {self._folder} is not there. Mount its disk, or set "
+                "DGX_MUSIC_OUTPUT_DIR to the folder that holds the files."
             )
 
-    def final_name(self, name: str, nonce: str) -> str:  # noqa: ARG002  (all attempts have one)
-        """The row's own name: a rename replaces what an attempt before left."""
+    def final_name(self, name: str, nonce: str) -> str:  # noqa: ARG002  (all attempts use one name)
+        """Return the row's own name: a rename replaces the file of an earlier attempt."""
         return name
 
-    def bring(self, draft: StrPath, final_name: str, sha256: str) -> None:
-        """Do nothing: the draft lies beside the take to be."""
+    def upload(self, draft: StrPath, final_name: str, sha256: str) -> None:
+        """Do nothing: the draft is in the store's folder already."""
 
     def publish(self, draft: StrPath, final_name: str) -> None:
-        """Rename the draft durably."""
         final = f"{self._root}/{final_name}"
         try:
-            give_name(draft, final)
+            rename_draft(draft, final)
         except OSError as error:
             raise OutputError(f"Could not write {final}: {error.strerror}.") from error
 
-    def withdraw(self, final_name: str) -> None:
-        """Do nothing: the name is that of all attempts, and `clear` knows whose turn it is."""
+    def delete_upload(self, final_name: str) -> None:
+        """Do nothing: another attempt may have published a file of this name."""
 
-    def clear(self, name: str, holding: Holding = nobody_else) -> None:
-        """Remove the take and all drafts while the row is locked.
-
-        The take of another attempt has the same name, so that it may not appear meanwhile.
-        """
+    def remove_leftovers(self, name: str, lock: JobLock = no_lock_needed) -> None:
         final = self._files.resolve(self._folder / name)
-        with holding() as is_ours:
-            if not is_ours:
+        # Locked during the removal: a take that another attempt publishes has the same name.
+        with lock() as holds_job:
+            if not holds_job:
                 return
             try:
-                clear_files(final)
+                remove_take_and_drafts(final)
             except OSError as error:
                 raise OutputError(f"{final} cannot be removed: {error.strerror}.") from error
 
     def stat(self, name: str) -> FileStat:
-        """Look at one file."""
         found = self._existing(name).stat()
         return _stat_of(found)
 
     def exists(self, name: str) -> bool:
-        """Whether something has that name."""
         return self._files.resolve(self._folder / name).exists()
 
     def read_range(self, name: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start` up to, without, `end`."""
         return _pieces(self._existing(name), start, end)
 
     def local_copy(self, name: str, sha256: str | None = None) -> Path:  # noqa: ARG002
-        """The file itself."""
         return self._existing(name)
 
     def list(self) -> Iterator[StoredFile]:
-        """Every file under the folder, temporary ones too."""
         return scan(self._folder)
 
     def delete(self, name: str) -> bool:
-        """Remove a file; False if there was none."""
         path = self._folder / name
         try:
             return self._files.delete_file(path)
@@ -104,7 +91,6 @@ class FolderStore:
             raise OutputError(f"{path} cannot be removed: {error.strerror}.") from error
 
     def move(self, name: str, target: str) -> None:
-        """Rename a file."""
         source, wanted = self._folder / name, self._folder / target
         try:
             self._files.move_file(source, wanted)
@@ -113,8 +99,8 @@ class FolderStore:
         except OSError as error:
             raise OutputError(f"{source} cannot be moved to {wanted}: {error.strerror}.") from error
 
-    def prune(self, name: str) -> None:
-        """Remove the folders that became empty; today's may be in use this very moment."""
+    def prune_folders(self, name: str) -> None:
+        # Today's folder stays: a job may be about to write to it.
         folder = (self._folder / name).parent
         today = self._folder / f"{datetime.now(UTC):%Y/%m/%d}"
         with suppress(OSError):
@@ -138,7 +124,7 @@ def _stat_of(found: os.stat_result) -> FileStat:
 
 
 def _pieces(path: Path, start: int, end: int | None) -> Iterator[bytes]:
-    # Opened with the first piece, so that what is never read leaves nothing open.
+    # Opened with the first piece, so that an iterator which is never read leaves no file open.
     with path.open("rb") as file:
         file.seek(start)
         while end is None or file.tell() < end:

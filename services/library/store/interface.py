@@ -1,4 +1,4 @@
-"""What a store of finished files can do; names are relative, with slashes, as rows have them."""
+"""The interface of a store of finished files. Names are relative, with slashes, as in the rows."""
 
 from __future__ import annotations
 
@@ -14,127 +14,123 @@ if TYPE_CHECKING:
     from services.audio.inventory import StoredFile
     from services.library.drafts import StrPath
 
-Holding = Callable[[], AbstractContextManager[bool]]
-"""A block in which the row is locked, and whether the caller still holds it."""
+JobLock = Callable[[], AbstractContextManager[bool]]
+"""Locks the job's row during a `with` block, which gets whether the caller still holds the job."""
 
 
-def nobody_else() -> AbstractContextManager[bool]:
-    """Stand for a row that is finished without a file: no attempt can publish it any more."""
+def no_lock_needed() -> AbstractContextManager[bool]:
+    """The lock of a job that is finished without a file: no attempt can publish it any more."""
     return nullcontext(enter_result=True)
 
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """A file as it is now."""
+    """The state of a stored file."""
 
     size: int
     """Bytes."""
     etag: str
-    """Another one when the file was replaced; without quotes."""
+    """Changes when the file is replaced; without quotes."""
     modified: datetime
     """In UTC."""
     sha256: str | None = None
-    """Of what was written, as the store was told then; None where it keeps no such thing."""
+    """Recorded when the file was written; None if the store does not record it."""
 
 
 @runtime_checkable
 class FileStore(Protocol):
-    """Finished files, from the attempt that makes one to the person who hears it.
+    """A place for finished files.
 
-    An attempt writes a draft in the output folder, whatever the store is. `bring` takes it to the
-    store before the row is locked, `publish` names it while the row is locked, and a row has the
-    name that `final_name` gives.
+    An attempt writes a draft in the output folder, whatever the store is. `upload` copies the draft
+    to the store before the row is locked, `publish` gives it its name while the row is locked, and
+    the row records the name from `final_name`.
 
-    Whatever takes a name raises ValueError for one that leads out of the store, and OutputError
-    when the store cannot be used. Reading raises FileNotFoundError where there is no such file.
+    Every method that takes a name raises ValueError for a name that leads out of the store, and
+    OutputError when the store cannot be used. Reading a missing file raises FileNotFoundError.
     """
 
     @property
-    def where(self) -> str:
-        """The folder or the address, for people."""
+    def location(self) -> str:
+        """The folder or the URL, for display."""
         ...
 
-    def shown(self, name: str) -> str:
-        """A file's path on this machine, or its address, for people; the name is not looked at."""
+    def display_path(self, name: str) -> str:
+        """Return a file's path on this machine or its URL, for display; the name is not checked."""
         ...
 
     def check(self) -> None:
-        """Raise an OutputError when the store cannot be used, with what to do about it."""
+        """Raise an OutputError with advice when the store cannot be used."""
         ...
 
     def final_name(self, name: str, nonce: str) -> str:
-        """The name of a file once an attempt has published it.
+        """Return the name that a file gets when an attempt publishes it.
 
         Args:
-            name: the row's own, of before.
-            nonce: of the attempt; letters and digits, never used before.
+            name: the row's, before the job is completed.
+            nonce: of the attempt; letters and digits, unique.
         """
         ...
 
-    def bring(self, draft: StrPath, final_name: str, sha256: str) -> None:
-        """Take a finished draft to the store, whole or not at all; its row is not locked."""
+    def upload(self, draft: StrPath, final_name: str, sha256: str) -> None:
+        """Copy a finished draft to the store, whole or not at all; the row is not locked."""
         ...
 
     def publish(self, draft: StrPath, final_name: str) -> None:
-        """Have the file under its name; done already is as good. Its row is locked meanwhile."""
+        """Give the uploaded file its name; may be repeated. Called while the row is locked."""
         ...
 
-    def withdraw(self, final_name: str) -> None:
-        """Remove what an attempt brought that will never be published."""
+    def delete_upload(self, final_name: str) -> None:
+        """Remove an upload that will never be published."""
         ...
 
-    def clear(self, name: str, holding: Holding = nobody_else) -> None:
-        """Remove what all earlier attempts at an unpublished job left, here and in the store.
+    def remove_leftovers(self, name: str, lock: JobLock = no_lock_needed) -> None:
+        """Remove the files of all earlier attempts at an unpublished job, here and in the store.
 
-        Nothing is removed when the caller turns out to have lost the job.
+        Nothing is removed if the lock finds that the caller has lost the job.
         """
         ...
 
-    def stat(self, name: str) -> FileStat:
-        """Look at one file."""
-        ...
+    def stat(self, name: str) -> FileStat: ...
 
-    def exists(self, name: str) -> bool:
-        """Whether something has that name."""
-        ...
+    def exists(self, name: str) -> bool: ...
 
     def read_range(self, name: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start` up to, without, `end`, in pieces; what lies past the end is not.
+        """Return the bytes from `start` to before `end`, or the end of the file, in pieces.
 
-        That there is no such file is said at once, not with the first piece.
+        A missing file raises FileNotFoundError at once, not with the first piece.
         """
         ...
 
     def local_copy(self, name: str, sha256: str | None = None) -> Path:
-        """A path on this machine to read the file from; not to be changed.
+        """Return a path on this machine to read the file from; the file must not be changed.
 
-        Open it within a minute: a copy that was not asked for lately may go.
+        Open it within a minute: the cache deletes downloads that were not used recently.
 
         Args:
             name: of the file.
-            sha256: what a download must have; another is an OutputError.
+            sha256: of the file; a download with another one raises OutputError.
         """
         ...
 
     def list(self) -> Iterator[StoredFile]:
-        """Every file; only the names, sizes and times of them count, not `path`."""
+        """Yield every file; their `path` has no meaning outside the store."""
         ...
 
     def delete(self, name: str) -> bool:
-        """Remove a file; False if there was none."""
+        """Remove a file; return False if there was none."""
         ...
 
     def move(self, name: str, target: str) -> None:
-        """Give a file another name; FileNotFoundError without it."""
+        """Rename a file; raises FileNotFoundError if it is missing."""
         ...
 
-    def prune(self, name: str) -> None:
-        """Remove the folders that became empty when this file went."""
+    def prune_folders(self, name: str) -> None:
+        """Remove the folders that became empty when this file was removed."""
         ...
 
 
 def sha256_of(store: FileStore, name: str) -> str:
-    """The digest of a file as it is now, as hexadecimal; it is read from end to end."""
+    """Read a whole file and return its digest, hexadecimal."""
     digest = hashlib.sha256()
     for piece in store.read_range(name):
         digest.update(piece)

@@ -1,4 +1,4 @@
-"""The worker's end of an engine's process: starting it, asking it, and killing it."""
+"""The worker's handle on an engine process: starts it, sends it orders, and kills it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from services import errors
 from services.config import variable_of
 from services.errors import CancelledError, DGXMusicError, EngineError
 from services.logs import current_format
-from services.worker.hosting.wire import Lines, decode_take, encode_message, encode_order
+from services.worker.hosting.wire import MessageReader, decode_take, encode_message, encode_order
 
 if TYPE_CHECKING:
     from services.generation.engine import ShouldStop
@@ -31,39 +31,39 @@ if TYPE_CHECKING:
 DEFAULT_REGISTRY = "services.generation.registry:default_registry"
 
 STOP_GRACE_SECONDS = 1.0
-"""What an engine has to stop an order by itself, before the order is left to it."""
+"""Time an engine has to stop an order before the order is abandoned."""
 
-LEFT_SECONDS = 5.0
-"""What an order that was left has until its process takes no more, where others are at work."""
+ABANDONED_SECONDS = 5.0
+"""Time an abandoned order has to end before its process takes no more orders."""
 
 LOADING = "loading_model"
-"""The step in which an engine does not hear."""
+"""The step in which an order cannot be stopped."""
 
 _POLL_SECONDS = 0.1
-_TIDY_SECONDS = 0.5
-_NONSENSE = "The engine's process said something that makes no sense."
+_CHECK_SECONDS = 0.5
+_INVALID_MESSAGE = "The engine process sent an invalid message."
 
 OnProgress = Callable[[str, float], None]
 Answers = queue.SimpleQueue[dict[str, Any] | None]
-"""To one order; None once the process is gone."""
+"""Messages about one order; None when the process has ended."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How long an engine may take, in seconds."""
+    """Time limits of an order, in seconds."""
 
     stall: float
-    """Without a word about an order."""
+    """Without a message about the order."""
     deadline: float
-    """For one order."""
+    """From its start to its end."""
 
 
 class EngineHost:
-    """One engine in one process, for as many orders at once as it has seats.
+    """One engine in one process, which runs up to `seats` orders at once.
 
-    An order that does not end when it is told to is left to the process, which is killed as soon as
-    nobody else waits for anything of it. The same happens after a failure that leaves memory, a GPU
-    or a library in any state: nothing new begins in the process, and what runs may end.
+    An order that does not stop when asked is abandoned: its caller stops waiting, and it runs on.
+    If it still runs after a while, or a failure may have damaged memory, a GPU or a library, the
+    process is retired: it takes no more orders, and is killed when no caller waits for one.
     """
 
     def __init__(self, model: str, registry_source: str, limits: Limits, seats: int = 1) -> None:
@@ -73,16 +73,16 @@ class EngineHost:
         self._lock = threading.RLock()
         self._numbers = count(1)
         self._awaited: dict[int, Answers] = {}
-        self._left: dict[int, float] = {}
-        """Orders that nobody waits for -> when they are to be over."""
+        self._abandoned: dict[int, float] = {}
+        """Orders that still run although no caller waits -> time at which they are overdue."""
         self._loading: set[int] = set()
-        """Orders for which the engine is being loaded, which nothing can stop."""
+        """Orders for which the engine is being loaded, which cannot be stopped."""
         self._retired = False
         self._ending: str | None = None
-        """Why there is no more to be had from the process."""
+        """How the process ended, for error messages; None while it runs."""
         ours, theirs = socket.socketpair()
-        # Not a fork of this process, whose threads and locks an engine must not inherit; and a
-        # session of its own, so that Ctrl-C reaches the worker alone.
+        # A new interpreter: a fork would inherit threads and locks. A session of its own, so that
+        # Ctrl-C reaches only the worker.
         self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
             [
                 sys.executable,
@@ -93,7 +93,7 @@ class EngineHost:
                 str(seats),
             ],
             pass_fds=[theirs.fileno()],
-            # It makes room for as many as will come, whatever the settings of its folder say.
+            # The engine sizes its memory by these variables, which go before a `.env` file.
             env=os.environ
             | {
                 variable_of("worker_concurrency"): str(seats),
@@ -103,33 +103,30 @@ class EngineHost:
             start_new_session=True,
         )
         theirs.close()
-        ours.settimeout(_TIDY_SECONDS)
+        ours.settimeout(_CHECK_SECONDS)
         self._channel = ours
         threading.Thread(target=self._listen, name=f"engine {model}", daemon=True).start()
 
     @property
     def pid(self) -> int:
-        """Of the process."""
         return self._process.pid
 
     @property
     def alive(self) -> bool:
-        """Whether the process is there."""
         return self._process.poll() is None
 
     @property
     def takes_orders(self) -> bool:
-        """Whether the process can take another order."""
         return self.alive and not self._retired and self._ending is None
 
     @property
-    def left(self) -> int:
-        """Orders at work that nobody waits for."""
-        return len(self._left)
+    def abandoned(self) -> int:
+        """Number of orders that still run although no caller waits for them."""
+        return len(self._abandoned)
 
     def load(self, should_stop: ShouldStop) -> None:
         """Load the engine ahead of the first order; raises as `render`."""
-        self._ask({"do": "load"}, lambda _step, _done: None, should_stop)
+        self._run_order({"do": "load"}, lambda _step, _done: None, should_stop)
 
     def render(
         self,
@@ -139,7 +136,14 @@ class EngineHost:
         on_progress: OnProgress,
         should_stop: ShouldStop,
     ) -> Take:
-        """Have the process make an order and write it to a path.
+        """Run an order in the process, and return the take.
+
+        Args:
+            order: for this engine.
+            path: the process writes the take to it.
+            delivery: settings of the take.
+            on_progress: called with the step and the fraction done, 0 to 1.
+            should_stop: asked about ten times a second.
 
         Raises:
             CancelledError: `should_stop` returned True.
@@ -147,43 +151,43 @@ class EngineHost:
                 long or sent an invalid message.
         """
         message = {"do": "render", **encode_order(order, path, delivery)}
-        answer = self._ask(message, on_progress, should_stop)
+        answer = self._run_order(message, on_progress, should_stop)
         try:
             return decode_take(answer["take"], path)
         except (KeyError, TypeError, ValueError) as error:
             self.kill()
-            raise EngineError("The engine's process gave an answer that makes no sense.") from error
+            raise EngineError(_INVALID_MESSAGE) from error
 
     def kill(self) -> None:
-        """End the process at once, and wait until it is gone."""
+        """Kill the process and wait until it has ended."""
         with suppress(ProcessLookupError):
             self._process.kill()
         self._process.wait()
 
-    def _ask(
+    def _run_order(
         self, message: dict[str, Any], on_progress: OnProgress, should_stop: ShouldStop
     ) -> dict[str, Any]:
-        started = heard = time.monotonic()
+        started = last_message = time.monotonic()
         asked_to_stop: float | None = None
-        with self._order(message) as (number, answers):
+        with self._send_order(message) as (number, answers):
             while True:
-                reply = self._next(answers)
+                reply = self._next_reply(answers)
                 now = time.monotonic()
                 if reply is not None:
-                    heard = now
+                    last_message = now
                     if reply["event"] != "progress":
-                        return self._final(reply)
+                        return self._check_final_reply(reply)
                     on_progress(reply["step"], reply["fraction"])
                 if asked_to_stop is None and should_stop():
                     asked_to_stop = now
                     self._send({"do": "stop", "id": number})
                 if asked_to_stop is not None and now - asked_to_stop > STOP_GRACE_SECONDS:
                     raise CancelledError("Cancelled.")
-                self._check_time(now - heard, now - started)
+                self._check_time(now - last_message, now - started)
 
     @contextmanager
-    def _order(self, message: dict[str, Any]) -> Iterator[tuple[int, Answers]]:
-        """Send an order, and leave it to the process when it is not over by the end."""
+    def _send_order(self, message: dict[str, Any]) -> Iterator[tuple[int, Answers]]:
+        """Send an order; abandon it if it still runs at the end of the block."""
         answers: Answers = queue.SimpleQueue()
         with self._lock:
             number = next(self._numbers)
@@ -196,13 +200,13 @@ class EngineHost:
         finally:
             with self._lock:
                 if self._awaited.pop(number, None) is not None and self._ending is None:
-                    grace = LEFT_SECONDS - STOP_GRACE_SECONDS if self.seats > 1 else 0.0
-                    self._left[number] = time.monotonic() + grace
+                    grace = ABANDONED_SECONDS - STOP_GRACE_SECONDS if self.seats > 1 else 0.0
+                    self._abandoned[number] = time.monotonic() + grace
                     self._send({"do": "stop", "id": number})
-                self._tidy()
+                self._kill_if_useless()
 
-    def _next(self, answers: Answers) -> dict[str, Any] | None:
-        """One message; None when none came within a moment."""
+    def _next_reply(self, answers: Answers) -> dict[str, Any] | None:
+        """Return the next message about an order, or None if none came for a moment."""
         try:
             reply = answers.get(timeout=_POLL_SECONDS)
         except queue.Empty:
@@ -211,15 +215,15 @@ class EngineHost:
             raise EngineError(str(self._ending))
         return reply
 
-    def _final(self, reply: dict[str, Any]) -> dict[str, Any]:
+    def _check_final_reply(self, reply: dict[str, Any]) -> dict[str, Any]:
         if reply["event"] == "cancelled":
             raise CancelledError("Cancelled.")
         if reply["event"] == "failed":
-            # Memory, a GPU or a library may be in any state now: the next job starts afresh.
+            # An engine error may have damaged memory or a GPU: the next order gets a new process.
             self._retired = self._retired or bool(reply["broken"])
             kind = getattr(errors, str(reply["kind"]), EngineError)
-            known = isinstance(kind, type) and issubclass(kind, DGXMusicError)
-            raise (kind if known else EngineError)(str(reply["message"]))
+            is_known = isinstance(kind, type) and issubclass(kind, DGXMusicError)
+            raise (kind if is_known else EngineError)(str(reply["message"]))
         return reply
 
     def _check_time(self, silence: float, taken: float) -> None:
@@ -232,74 +236,74 @@ class EngineHost:
             self._retired = True
             raise EngineError(f"The engine {self.model} took over {self._limits.deadline:g} s.")
 
-    def _tidy(self) -> None:
-        """End the process when it is of no more use, and keep no neighbour from its end."""
+    def _kill_if_useless(self) -> None:
+        """Kill a retired process for whose orders no caller waits."""
         with self._lock:
             now = time.monotonic()
-            late = {number for number, until in self._left.items() if until <= now}
+            overdue = {number for number, until in self._abandoned.items() if until <= now}
             if self._awaited:
-                # Who waits needs what is being loaded.
-                late -= self._loading
-            self._retired = self._retired or bool(late)
+                # The awaited orders need the engine that an abandoned order is loading.
+                overdue -= self._loading
+            self._retired = self._retired or bool(overdue)
             if self._retired and not self._awaited:
                 self.kill()
 
     def _send(self, message: dict[str, Any]) -> None:
-        # Of a process that is gone the listener tells, and why.
+        # If the process has ended, the listener reports how.
         with suppress(OSError), self._lock:
             self._channel.sendall(encode_message(message))
 
     def _listen(self) -> None:
-        """Give every order its answers, until the process is gone."""
+        """Pass the messages of the process to its orders, until it ends."""
         try:
             with suppress(ConnectionError):
-                self._hear()
-            ending = self._how_it_ended()
+                self._receive()
+            ending = self._describe_end()
         except (KeyError, TypeError, ValueError):
-            ending = _NONSENSE
+            ending = _INVALID_MESSAGE
         self.kill()
         with self._lock:
             if len(self._awaited) > 1:
-                ending += f" {len(self._awaited)} jobs were at work in it."
+                ending += f" {len(self._awaited)} jobs were running in it."
             self._ending = ending
             for answers in self._awaited.values():
                 answers.put(None)
-            self._left.clear()
+            self._abandoned.clear()
             self._channel.close()
 
-    def _hear(self) -> None:
-        lines = Lines()
-        tidied = time.monotonic()
+    def _receive(self) -> None:
+        reader = MessageReader()
+        last_check = time.monotonic()
         while True:
             data = None
             with suppress(TimeoutError):
                 data = self._channel.recv(1 << 16)
             if data == b"":
                 return
-            for message in lines.add(data or b""):
-                self._deliver(_checked(message))
-            if time.monotonic() - tidied > _TIDY_SECONDS:
-                self._tidy()
-                tidied = time.monotonic()
+            for message in reader.feed(data or b""):
+                self._deliver(_check_message(message))
+            if time.monotonic() - last_check > _CHECK_SECONDS:
+                self._kill_if_useless()
+                last_check = time.monotonic()
 
     def _deliver(self, message: dict[str, Any]) -> None:
         number = message["id"]
-        over = message["event"] != "progress"
+        is_final = message["event"] != "progress"
         with self._lock:
             if message.get("step") == LOADING:
                 self._loading.add(number)
             elif number in self._loading:
                 self._loading.remove(number)
-                if number in self._left:
-                    # Only now it can hear.
-                    self._left[number] = time.monotonic() + LEFT_SECONDS
-            answers = self._awaited.pop(number, None) if over else self._awaited.get(number)
-            if over:
-                self._left.pop(number, None)
+                if number in self._abandoned:
+                    # It can be stopped only from now on.
+                    self._abandoned[number] = time.monotonic() + ABANDONED_SECONDS
+            answers = self._awaited.pop(number, None) if is_final else self._awaited.get(number)
+            if is_final:
+                self._abandoned.pop(number, None)
         if answers is not None:
             answers.put(message)
 
-    def _how_it_ended(self) -> str:
+    def _describe_end(self) -> str:
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=1.0)
         code = self._process.poll()
@@ -310,11 +314,11 @@ class EngineHost:
         return f"The engine {self.model} ended its process with code {code}."
 
 
-def _checked(message: dict[str, Any]) -> dict[str, Any]:
-    """Give a message that has what its event needs.
+def _check_message(message: dict[str, Any]) -> dict[str, Any]:
+    """Return a message that has the fields of its event.
 
     Raises:
-        KeyError, TypeError, ValueError: it has not.
+        KeyError, TypeError, ValueError: a field is missing or of the wrong type.
     """
     message = {**message, "id": int(message["id"]), "event": str(message["event"])}
     if message["event"] == "progress":

@@ -1,4 +1,4 @@
-"""The engines of a worker: which process takes which job, and how many there are."""
+"""The engine processes of a worker: which one takes which job, and how many there are."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from services.worker.hosting.host import EngineHost, Limits
 if TYPE_CHECKING:
     from services.generation.engine import ShouldStop
 
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 def _never() -> bool:
@@ -23,11 +23,11 @@ def _never() -> bool:
 
 
 class HostPool:
-    """The engines of a worker: loaded once, kept while they are used.
+    """The engine processes of a worker, kept while they are used.
 
-    An engine that takes one order at a time has a process for each job at work. One that takes
-    several has one process: a second would need the memory again, and the batch is what makes it
-    fast. Who finds it full waits.
+    An engine that takes one order at a time has a process for each running job. One that takes
+    several has one process, because a second would need the same memory again and split the
+    batch. A job that finds it full waits.
     """
 
     def __init__(
@@ -38,42 +38,42 @@ class HostPool:
         idle_seconds: float,
         seats: Mapping[str, int] | None = None,
     ) -> None:
-        """Nothing is started yet.
+        """Set up the pool without starting a process.
 
         Args:
-            size: jobs at once, and processes at most, but for those about to end.
+            size: jobs at once, and processes at most, not counting those about to end.
             registry_source: "module:function", for the processes.
             limits: of each order.
-            idle_seconds: for which an engine without an order is kept.
-            seats: engine -> the orders that it takes at once; one where it is not named.
+            idle_seconds: time after which a process without orders is ended.
+            seats: engine -> orders it takes at once; 1 if missing.
         """
         self._size = size
         self._source = registry_source
         self._limits = limits
         self._idle_seconds = idle_seconds
         self._seats = {model: min(most, size) for model, most in (seats or {}).items()}
-        # A signal may come while its own thread has it.
+        # Reentrant: a signal handler may call `kill_all` in a thread that holds the lock.
         self._changed = threading.Condition(threading.RLock())
         self._leases: dict[EngineHost, int] = {}
-        """Process -> jobs that have it now."""
+        """Process -> number of jobs that use it."""
         self._idle_since: dict[EngineHost, float] = {}
         self._waiting: Counter[str] = Counter()
         self._waiting_alone: Counter[str] = Counter()
         self._alone: set[EngineHost] = set()
 
     @contextmanager
-    def host(
+    def lease(
         self, model: str, should_stop: ShouldStop = _never, *, alone: bool = False
     ) -> Iterator[EngineHost]:
-        """Lend a process with that engine; there must be a free slot.
+        """Provide a process with a free seat for the block; the worker must have a free slot.
 
         Args:
             model: the engine.
-            should_stop: asked while it waits for a seat.
-            alone: whether nobody else may be in the process meanwhile.
+            should_stop: asked while waiting for a seat.
+            alone: whether to keep other jobs out of the process meanwhile.
 
         Raises:
-            CancelledError: `should_stop` said so.
+            CancelledError: `should_stop` returned True.
         """
         host = self._take(model, should_stop, alone=alone)
         try:
@@ -83,29 +83,29 @@ class HostPool:
                 self._leases[host] -= 1
                 self._idle_since[host] = time.monotonic()
                 self._alone.discard(host)
-                self._forget_dead()
+                self._drop_dead()
                 self._changed.notify_all()
 
     def free_seats(self, model: str) -> int:
-        """How many more jobs for that engine would find a place at once."""
+        """Return the number of further jobs for an engine that would get a seat at once."""
         seats = self._seats.get(model, 1)
         if seats == 1:
             return self._size
         with self._changed:
             taken = sum(
-                lent + host.left for host, lent in self._leases.items() if host.model == model
+                lent + host.abandoned for host, lent in self._leases.items() if host.model == model
             )
             return seats - taken - self._waiting[model]
 
-    def models(self) -> Counter[str]:
-        """Count the processes by engine, those that load it still included."""
+    def count_models(self) -> Counter[str]:
+        """Return engine -> number of processes, including those that are loading it."""
         with self._changed:
             return Counter(host.model for host in self._leases if host.alive)
 
     def unload_idle(self) -> int:
-        """End processes that had nothing to do for long; return how many."""
+        """End the processes that were idle too long or are retired; return their number."""
         oldest = time.monotonic() - self._idle_seconds
-        return self._end(
+        return self._kill(
             lambda host: (
                 not self._leases[host]
                 and (self._idle_since[host] < oldest or not host.takes_orders)
@@ -113,26 +113,26 @@ class HostPool:
         )
 
     def kill_all(self) -> None:
-        """End every process at once, also those at work."""
-        self._end(lambda _host: True)
+        """End every process at once, including those with running jobs."""
+        self._kill(lambda _host: True)
 
-    def _end(self, is_meant: Callable[[EngineHost], bool]) -> int:
+    def _kill(self, is_selected: Callable[[EngineHost], bool]) -> int:
         with self._changed:
-            meant = [host for host in self._leases if is_meant(host)]
-            for host in meant:
+            selected = [host for host in self._leases if is_selected(host)]
+            for host in selected:
                 host.kill()
-            self._forget_dead()
-        return len(meant)
+            self._drop_dead()
+        return len(selected)
 
     def _take(self, model: str, should_stop: ShouldStop, *, alone: bool) -> EngineHost:
         with self._changed:
             self._waiting[model] += 1
             self._waiting_alone[model] += alone
             try:
-                while (host := self._place_in(model, alone=alone)) is None:
+                while (host := self._find_host(model, alone=alone)) is None:
                     if should_stop():
                         raise CancelledError("Cancelled.")
-                    self._changed.wait(_LOOK_SECONDS)
+                    self._changed.wait(_POLL_SECONDS)
             finally:
                 self._waiting[model] -= 1
                 self._waiting_alone[model] -= alone
@@ -141,9 +141,9 @@ class HostPool:
                 self._alone.add(host)
             return host
 
-    def _place_in(self, model: str, *, alone: bool) -> EngineHost | None:
-        """A process with a free seat, started if it must be; None while there is none."""
-        self._forget_dead()
+    def _find_host(self, model: str, *, alone: bool) -> EngineHost | None:
+        """Return a process with a free seat, started if needed, or None if all seats are taken."""
+        self._drop_dead()
         serving = [host for host in self._leases if host.model == model]
         seats = self._seats.get(model, 1)
         if seats == 1:
@@ -152,8 +152,8 @@ class HostPool:
         if not serving:
             return self._start(model, seats)
         (host,) = serving
-        taken = self._leases[host] + host.left
-        # Who must be alone would wait for ever where others may always go before.
+        taken = self._leases[host] + host.abandoned
+        # Seats stay free for a job that must be alone, which would otherwise wait for ever.
         is_reserved = host in self._alone or self._waiting_alone[model] > 0
         is_free = taken == 0 if alone else taken < seats and not is_reserved
         return host if is_free and host.takes_orders else None
@@ -161,14 +161,14 @@ class HostPool:
     def _start(self, model: str, seats: int) -> EngineHost:
         idle = [host for host, lent in self._leases.items() if not lent]
         if idle and len(self._leases) >= self._size:
-            # The slot holds another engine, which makes room for this one.
+            # The free slot is occupied by an idle process of another engine.
             min(idle, key=self._idle_since.__getitem__).kill()
-            self._forget_dead()
+            self._drop_dead()
         host = EngineHost(model, self._source, self._limits, seats)
         self._leases[host] = 0
         self._idle_since[host] = time.monotonic()
         return host
 
-    def _forget_dead(self) -> None:
+    def _drop_dead(self) -> None:
         for host in [host for host in self._leases if not host.alive and not self._leases[host]]:
             del self._leases[host], self._idle_since[host]

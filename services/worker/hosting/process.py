@@ -1,8 +1,8 @@
-"""The process that an engine lives in: orders in, takes out, over one socket.
+"""The process an engine runs in: orders come in and takes go out over one socket.
 
-A worker starts it as `python -m services.worker.hosting.process SOCKET REGISTRY SEATS`. It dies
-with its worker, and takes nothing but the attempts in it with it when an engine kills it.
-engine_wire.py has the messages.
+A worker starts it as `python -m services.worker.hosting.process SOCKET REGISTRY SEATS`. It ends
+with its worker. If an engine crashes it, only the attempts in it are lost. The messages are in
+wire.py.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ STEP_OF_STAGE = {
     "measuring": "saving",
     "writing": "saving",
 }
-"""Stage -> the step that people see; any other stage is the engine's `generating`."""
+"""Stage of `make_take` -> step of the job; any other stage is `generating`."""
 
 _FAULT_EXIT_CODE = 70
-_LOOK_SECONDS = 0.1
+_POLL_SECONDS = 0.1
 
 
 def load_registry(source: str, settings: Settings) -> Registry:
-    """Call the function behind "module:function", which takes the settings."""
+    """Return the registry from the function named "module:function", called with the settings."""
     module, _, function = source.partition(":")
     registry: Registry = getattr(importlib.import_module(module), function)(settings)
     return registry
 
 
 class _Server:
-    """Takes as many orders at once as it has seats."""
+    """Runs up to `seats` orders at once."""
 
     def __init__(self, channel: socket.socket, registry: Registry, seats: int) -> None:
         self._channel = channel
@@ -67,21 +67,20 @@ class _Server:
         threading.Thread(target=self._listen, name="orders", daemon=True).start()
         if self._seats == 1:
             while True:
-                self._do(self._orders.get())
+                self._handle(self._orders.get())
         with ThreadPoolExecutor(self._seats, thread_name_prefix="order") as threads:
             while True:
-                threads.submit(self._do, self._orders.get())
+                threads.submit(self._handle, self._orders.get())
 
     def _listen(self) -> None:
         try:
             self._take_orders()
         finally:
-            # The worker is gone. Nobody would take the result, and other threads may be busy for
-            # long.
+            # The worker has ended: the results of the running threads are of no use.
             os._exit(0)
 
     def _take_orders(self) -> None:
-        # Reading fails, and does not end, where the worker left something of ours unread.
+        # If the worker left data unread, the end of the connection is an error and not an EOF.
         with suppress(ConnectionError), self._channel.makefile("r", encoding="utf-8") as lines:
             for line in lines:
                 message = json.loads(line)
@@ -91,14 +90,14 @@ class _Server:
                 elif (stop := self._stops.get(message["id"])) is not None:
                     stop.set()
 
-    def _do(self, order: dict[str, Any]) -> None:
+    def _handle(self, order: dict[str, Any]) -> None:
         try:
-            self._answer(order, self._load if order["do"] == "load" else self._render)
-        except BaseException:  # noqa: BLE001  (a thread that ends in silence is never missed)
+            self._run(order, self._load if order["do"] == "load" else self._render)
+        except BaseException:  # noqa: BLE001  (an order without a reply would hang its job)
             traceback.print_exc()
             os._exit(_FAULT_EXIT_CODE)
 
-    def _answer(self, order: dict[str, Any], do: Callable[..., dict[str, Any]]) -> None:
+    def _run(self, order: dict[str, Any], do: Callable[..., dict[str, Any]]) -> None:
         number = order["id"]
         try:
             reply = do(order, self._stops[number].is_set)
@@ -118,15 +117,15 @@ class _Server:
         self._send(id=number, **reply)
 
     def _load(self, order: dict[str, Any], should_stop: ShouldStop) -> dict[str, Any]:
-        self._engine(order, should_stop)
+        self._get_engine(order, should_stop)
         return {"event": "loaded"}
 
-    def _engine(self, order: dict[str, Any], should_stop: ShouldStop) -> Engine:
+    def _get_engine(self, order: dict[str, Any], should_stop: ShouldStop) -> Engine:
         model = order["model"]
         if model not in self._engines:
             self._send(id=order["id"], event="progress", step="loading_model", fraction=0.0)
-            # One loads, and the others wait with an ear for who cancels them.
-            while not self._loading.acquire(timeout=_LOOK_SECONDS):
+            # One order loads the engine; the others wait for it and can be cancelled meanwhile.
+            while not self._loading.acquire(timeout=_POLL_SECONDS):
                 if should_stop():
                     raise CancelledError("Cancelled.")
             try:
@@ -137,15 +136,15 @@ class _Server:
         return self._engines[model]
 
     def _render(self, order: dict[str, Any], should_stop: ShouldStop) -> dict[str, Any]:
-        engine = self._engine(order, should_stop)
-        asked, path, delivery = decode_order(order)
+        engine = self._get_engine(order, should_stop)
+        decoded, path, delivery = decode_order(order)
 
         def progress(stage: str, fraction: float) -> None:
             step = STEP_OF_STAGE.get(stage, "generating")
             self._send(id=order["id"], event="progress", step=step, fraction=round(fraction, 4))
 
         progress("started", 0.0)
-        take = make_take(asked, path, engine, delivery, progress, should_stop)
+        take = make_take(decoded, path, engine, delivery, progress, should_stop)
         return {"event": "made", "take": encode_take(take)}
 
     def _send(self, **message: Any) -> None:
@@ -157,9 +156,9 @@ class _Server:
 
 
 def main() -> None:
-    """Serve the worker at the other end of the socket until it hangs up."""
+    """Serve the worker at the other end of the socket until it closes the connection."""
     channel = socket.socket(fileno=int(sys.argv[1]))
-    # What an engine prints belongs to the log, not to anybody's answer.
+    # Output of an engine belongs in the log.
     os.dup2(2, 1)
     settings = load_settings()
     configure_logging(settings, as_json=settings.log_format == "json")

@@ -1,4 +1,4 @@
-"""What a worker and an engine's process say to each other: a line of JSON a message.
+"""The messages between a worker and an engine process; each is one line of JSON.
 
 | from the worker | |
 | --- | --- |
@@ -8,10 +8,10 @@
 
 | from the process | |
 | --- | --- |
-| `{"event": "progress", "id", "step", "fraction"}` | while an order is at work |
+| `{"event": "progress", "id", "step", "fraction"}` | while an order runs |
 | `{"event": "loaded" / "made" / "cancelled" / "failed", "id", ...}` | once for each order |
 
-The id is the worker's number of the order: several may be at work at once.
+The worker numbers its orders; `id` is that number, because several orders may run at once.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.generation.engine import GenerationParams
+from services.library.input_names import FIELDS
 from services.library.orders import Order
 from services.library.takes import Delivery, Take
 
@@ -31,27 +32,26 @@ if TYPE_CHECKING:
     from services.library.drafts import StrPath
 
 LONGEST_MESSAGE = 1 << 20
-"""Bytes; what is longer makes no sense."""
+"""Bytes; a longer message is invalid."""
 
-_FILES = ("melody", "continue_from")
-_OF_A_TAKE = ("bytes", "sha256", "seconds", "metadata", "measurements")
+_TAKE_FIELDS = ("bytes", "sha256", "seconds", "metadata", "measurements")
 
 
 def encode_message(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
 
 
-class Lines:
-    """Messages out of the pieces that a socket gives."""
+class MessageReader:
+    """Splits the data received from a socket into messages."""
 
     def __init__(self) -> None:
         self._received = b""
 
-    def add(self, data: bytes) -> Iterator[dict[str, Any]]:
-        """Give the messages that are whole now.
+    def feed(self, data: bytes) -> Iterator[dict[str, Any]]:
+        """Yield the messages that are complete with this data.
 
         Raises:
-            ValueError, TypeError: what came is not a line of JSON with an object.
+            ValueError, TypeError: a line is no JSON object, or has no end.
         """
         *lines, self._received = (self._received + data).split(b"\n")
         for line in lines:
@@ -88,12 +88,12 @@ def decode_order(message: dict[str, Any]) -> tuple[Order, Path, Delivery]:
 
 
 def encode_take(take: Take) -> dict[str, Any]:
-    """Return the fields of a take; the worker knows its path."""
-    return {name: getattr(take, name) for name in _OF_A_TAKE}
+    """Return the fields of a take but its path, which the worker knows."""
+    return {name: getattr(take, name) for name in _TAKE_FIELDS}
 
 
 def decode_take(fields: dict[str, Any], path: StrPath) -> Take:
-    """Read a take back.
+    """Build a take from the fields of a message.
 
     Raises:
         TypeError: a field is missing or unknown.
@@ -108,5 +108,5 @@ def _encode_paths(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def _decode_params(fields: dict[str, Any]) -> GenerationParams:
-    files = {name: Path(fields[name]) for name in _FILES if fields.get(name) is not None}
+    files = {name: Path(fields[name]) for name in FIELDS if fields.get(name) is not None}
     return GenerationParams(**fields | files)

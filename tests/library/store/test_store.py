@@ -1,4 +1,4 @@
-"""Files in a folder and in a bucket on a real server: the same promises."""
+"""The folder store, and the bucket store on a real server, against one interface."""
 
 import hashlib
 import itertools
@@ -19,14 +19,20 @@ from services.cli import doctor
 from services.config import Settings, load_settings
 from services.errors import OutputError, SettingsError, StoreAwayError
 from services.library import reconcile
-from services.library.drafts import clear_old_drafts, draft_path
-from services.library.reconcile import ASIDE, Kind, find_orphans, has_file, repair_orphans
+from services.library.drafts import draft_path, remove_old_drafts
+from services.library.reconcile import (
+    LOST_AND_FOUND,
+    OrphanKind,
+    find_orphans,
+    has_take,
+    repair_orphans,
+)
 from services.library.store import (
     FileStore,
     FolderStore,
-    clear_quietly,
     open_store,
     sha256_of,
+    try_remove_leftovers,
 )
 from services.library.store import bucket as bucket_module
 from services.library.store import cache as cache_module
@@ -46,23 +52,23 @@ def digest(data):
 
 @dataclass
 class Shelf:
-    """A store and the folder that attempts write in."""
+    """A store, and the folder that attempts write to."""
 
     store: FileStore
     outputs: Path
 
-    def bring(self, data=MUSIC, name=NAME):
-        """As an attempt does before its row is locked; the draft and the name it will have."""
+    def upload(self, data=MUSIC, name=NAME):
+        """Upload as an attempt does; return the draft and the final name."""
         nonce = next(NONCES)
         draft = Path(draft_path(self.outputs / name, nonce))
         draft.parent.mkdir(parents=True, exist_ok=True)
         draft.write_bytes(data)
         final = self.store.final_name(name, nonce)
-        self.store.bring(draft, final, digest(data))
+        self.store.upload(draft, final, digest(data))
         return draft, final
 
     def put(self, data=MUSIC, name=NAME):
-        draft, final = self.bring(data, name)
+        draft, final = self.upload(data, name)
         self.store.publish(draft, final)
         return final
 
@@ -137,14 +143,14 @@ class Line:
 
 @pytest.fixture
 def line(bucket_server, monkeypatch, bucket_url):
-    """Between the bucket store and its server."""
+    """A connection between the bucket store and its server."""
     made = Line(bucket_server.port)
     monkeypatch.setenv("AWS_ENDPOINT_URL", made.url)
     yield made
     made.close()
 
 
-def test_what_is_published_is_read_back_the_same(shelf):
+def test_a_published_file_is_read_back_unchanged(shelf):
     final = shelf.put()
     assert isinstance(shelf.store, FileStore)
     assert final.rpartition("/")[2] == "abc.wav"
@@ -156,7 +162,7 @@ def test_what_is_published_is_read_back_the_same(shelf):
     assert '"' not in found.etag
     assert sha256_of(shelf.store, final) == digest(MUSIC)
     assert shelf.store.local_copy(final, digest(MUSIC)).read_bytes() == MUSIC
-    assert shelf.store.shown(final) == f"{shelf.store.where}/{final}"
+    assert shelf.store.display_path(final) == f"{shelf.store.location}/{final}"
     (listed,) = [file for file in shelf.store.list() if not file.is_temporary]
     assert (listed.size, listed.is_in_day_folder) == (len(MUSIC), True)
     assert abs(listed.changed - found.modified.timestamp()) < 1.0
@@ -168,7 +174,7 @@ def test_what_is_published_is_read_back_the_same(shelf):
     end=st.none() | st.integers(0, len(MUSIC) + 10),
     piece=st.sampled_from([1_000, 4_096, len(MUSIC), 2**20]),
 )
-def test_a_range_is_a_slice(shelf, start, end, piece):
+def test_a_range_equals_the_slice_of_the_file(shelf, start, end, piece):
     if not shelf.names():
         shelf.put()
     with pytest.MonkeyPatch.context() as patch:
@@ -177,7 +183,7 @@ def test_a_range_is_a_slice(shelf, start, end, piece):
     assert read == MUSIC[start:end]
 
 
-def test_what_is_not_there_is_said_at_once(shelf):
+def test_a_missing_file_is_reported_at_once(shelf):
     for look in (shelf.store.stat, shelf.store.read_range, shelf.store.local_copy):
         with pytest.raises(FileNotFoundError, match=r"none\.wav"):
             look(f"{DAY}/none.wav")
@@ -188,7 +194,7 @@ def test_what_is_not_there_is_said_at_once(shelf):
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x.wav", "a/../../x.wav", "/etc/hostname"])
-def test_no_name_leads_out(shelf, name):
+def test_a_name_out_of_the_store_is_refused(shelf, name):
     (shelf.outputs.parent / "x.wav").write_bytes(b"secret")
     inside = shelf.put()
     for look in (
@@ -197,40 +203,40 @@ def test_no_name_leads_out(shelf, name):
         shelf.store.read_range,
         shelf.store.local_copy,
         shelf.store.delete,
-        shelf.store.clear,
+        shelf.store.remove_leftovers,
         lambda bad: shelf.store.move(inside, bad),
     ):
         with pytest.raises(ValueError, match=r"out of|outside"):
             look(name)
-    clear_quietly(shelf.store, name)
+    try_remove_leftovers(shelf.store, name)
     assert (shelf.outputs.parent / "x.wav").read_bytes() == b"secret"
     assert shelf.names() == [inside]
 
 
-def test_clearing_takes_what_attempts_at_this_job_left_and_nothing_else(shelf):
+def test_removing_leftovers_removes_only_files_of_this_job(shelf):
     neighbour = shelf.put(b"other", f"{DAY}/abcd.wav")
-    draft, _ = shelf.bring()
+    draft, _ = shelf.upload()
     shelf.put(b"earlier")
-    shelf.store.clear(NAME)
+    shelf.store.remove_leftovers(NAME)
     assert shelf.names() == [neighbour]
     assert not draft.exists()
 
 
-def test_nothing_is_cleared_for_who_lost_the_job(shelf):
+def test_no_leftovers_are_removed_by_a_caller_that_lost_the_job(shelf):
     final = shelf.put()
-    draft, brought = shelf.bring()
-    shelf.store.clear(NAME, lambda: nullcontext(enter_result=False))
-    assert set(shelf.names()) == ({final} if final == brought else {final, brought})
+    draft, uploaded = shelf.upload()
+    shelf.store.remove_leftovers(NAME, lambda: nullcontext(enter_result=False))
+    assert set(shelf.names()) == ({final} if final == uploaded else {final, uploaded})
     assert draft.exists()
 
 
 def test_a_file_is_moved_and_deleted(shelf):
     final = shelf.put()
-    shelf.store.move(final, f"{ASIDE}/{final}")
-    shelf.store.prune(final)
-    assert shelf.names() == [f"{ASIDE}/{final}"]
-    assert b"".join(shelf.store.read_range(f"{ASIDE}/{final}")) == MUSIC
-    assert shelf.store.delete(f"{ASIDE}/{final}")
+    shelf.store.move(final, f"{LOST_AND_FOUND}/{final}")
+    shelf.store.prune_folders(final)
+    assert shelf.names() == [f"{LOST_AND_FOUND}/{final}"]
+    assert b"".join(shelf.store.read_range(f"{LOST_AND_FOUND}/{final}")) == MUSIC
+    assert shelf.store.delete(f"{LOST_AND_FOUND}/{final}")
     assert shelf.names() == []
 
 
@@ -248,7 +254,7 @@ def read(generation_id):
         return storage.get_generation(session, generation_id)
 
 
-def test_files_and_rows_are_brought_to_agree(shelf, sqlite_database, monkeypatch):
+def test_orphans_are_found_and_repaired(shelf, sqlite_database, monkeypatch):
     monkeypatch.setattr(reconcile, "GRACE_SECONDS", -10.0)
     good = shelf.put(name=f"{DAY}/good.wav")
     loose = shelf.put(name=f"{DAY}/loose.wav")
@@ -260,26 +266,26 @@ def test_files_and_rows_are_brought_to_agree(shelf, sqlite_database, monkeypatch
     # The drafts of the attempts are local, and what a bucket does not list.
     findings = find_orphans(shelf.store, deep=True)
     assert [(one.kind, one.path) for one in findings.orphans] == [
-        (Kind.CHANGED, changed),
-        (Kind.MISSING, f"{DAY}/gone.wav"),
-        (Kind.UNCLAIMED, loose),
-        (Kind.UNREACHABLE, "../out.wav"),
+        (OrphanKind.CHANGED, changed),
+        (OrphanKind.MISSING, f"{DAY}/gone.wav"),
+        (OrphanKind.UNCLAIMED, loose),
+        (OrphanKind.UNREACHABLE, "../out.wav"),
     ]
     actions = [action for _, action in repair_orphans(shelf.store, findings)]
-    assert actions == [None, "said so in its row", f"moved to {ASIDE}/{loose}", None]
-    assert shelf.names() == sorted([good, changed, f"{ASIDE}/{loose}"])
-    assert not has_file(read(gone))
-    assert has_file(read(out))
+    assert actions == [None, "recorded in the database", f"moved to {LOST_AND_FOUND}/{loose}", None]
+    assert shelf.names() == sorted([good, changed, f"{LOST_AND_FOUND}/{loose}"])
+    assert not has_take(read(gone))
+    assert has_take(read(out))
     plan = reconcile.clean_up_files(shelf.store, max_bytes=0, dry_run=False)
     assert len(plan.files) == 3
     assert shelf.names() == []
 
 
-def test_an_upload_that_was_not_published_belongs_to_nobody_once_another_was(
+def test_an_unpublished_upload_is_unclaimed_once_its_job_is_finished(
     bucket, sqlite_database, monkeypatch
 ):
     monkeypatch.setattr(reconcile, "GRACE_SECONDS", -10.0)
-    _, abandoned = bucket.bring(b"first")
+    _, abandoned = bucket.upload(b"first")
     final = bucket.put()
     with storage.get_session() as session:
         made = storage.create_generation(session, "words", "composer", 1.0, 48_000, 2, NAME)
@@ -289,46 +295,46 @@ def test_an_upload_that_was_not_published_belongs_to_nobody_once_another_was(
         session.get(storage.Generation, made.id).move_to("failed", None)
     row(final)
     (one,) = find_orphans(bucket.store).orphans
-    assert (one.kind, one.path) == (Kind.UNCLAIMED, abandoned)
+    assert (one.kind, one.path) == (OrphanKind.UNCLAIMED, abandoned)
 
 
-def test_no_attempt_can_replace_what_another_published(bucket):
+def test_an_attempt_cannot_replace_the_file_of_another(bucket):
     first, second = bucket.put(b"first"), bucket.put(b"second")
     assert first != second
     assert b"".join(bucket.store.read_range(first)) == b"first"
-    bucket.store.withdraw(second)
+    bucket.store.delete_upload(second)
     assert bucket.names() == [first]
 
 
-def test_an_upload_that_is_cut_off_is_not_there_at_all(bucket, line, bucket_server, monkeypatch):
+def test_an_interrupted_upload_leaves_no_file(bucket, line, bucket_server, monkeypatch):
     line.cut_after = 500_000
     with pytest.raises(OutputError, match=r"cannot be written: .*AWS_"):
-        bucket.bring(os.urandom(2_000_000))
+        bucket.upload(os.urandom(2_000_000))
     line.cut_after = None
     assert bucket.names() == []
     assert bucket.put()
 
 
-def test_a_server_that_is_gone_is_an_error_that_says_what_to_look_at(bucket, line):
+def test_the_error_of_an_unreachable_server_names_the_settings(bucket, line):
     line.close()
-    for ask in (bucket.store.check, lambda: list(bucket.store.list()), bucket.bring):
+    for ask in (bucket.store.check, lambda: list(bucket.store.list()), bucket.upload):
         with pytest.raises(StoreAwayError, match=r"DGX_MUSIC_FILE_STORE .* AWS_"):
             ask()
-    clear_quietly(bucket.store, NAME)
+    try_remove_leftovers(bucket.store, NAME)
 
 
-def test_a_download_that_breaks_off_leaves_nothing(bucket, monkeypatch):
+def test_a_failed_download_leaves_no_file(bucket, monkeypatch):
     monkeypatch.setattr(bucket_module, "PIECE", 4096)
     final = bucket.put()
     pieces = bucket.store.read_range(final)
     next(pieces)
-    # Another file of the name, as no attempt makes one: its end would not fit the beginning.
+    # No attempt replaces a file. Here the reader would get parts of two files.
     draft = bucket.outputs / "x"
     draft.write_bytes(b"y" * len(MUSIC))
-    bucket.store.bring(draft, final, digest(b"y" * len(MUSIC)))
+    bucket.store.upload(draft, final, digest(b"y" * len(MUSIC)))
     with pytest.raises(OutputError, match="cannot be read"):
         list(pieces)
-    with pytest.raises(OutputError, match=r"SHA-256 .* damaged or another"):
+    with pytest.raises(OutputError, match=r"SHA-256 .* is damaged or was replaced"):
         bucket.store.local_copy(final, digest(MUSIC))
     assert list((bucket.outputs / ".dgx-cache").iterdir()) == []
 
@@ -341,7 +347,7 @@ def test_a_copy_is_downloaded_once(bucket, line):
     assert bucket.store.local_copy(final, digest(MUSIC)) == path
 
 
-def test_copies_take_no_more_than_they_may(bucket_url, outputs, monkeypatch):
+def test_the_cache_deletes_the_oldest_copies_over_its_limit(bucket_url, outputs, monkeypatch):
     small = Shelf(BucketStore(bucket_url, scratch=outputs, cache_bytes=25_000), outputs)
     monkeypatch.setattr(cache_module, "IN_USE_SECONDS", 30.0)
     copies = []
@@ -352,30 +358,30 @@ def test_copies_take_no_more_than_they_may(bucket_url, outputs, monkeypatch):
     assert [path.exists() for path in copies] == [False, False, True, True]
 
 
-def test_a_bucket_that_is_not_there_is_named(bucket_url, outputs):
+def test_a_missing_bucket_is_named(bucket_url, outputs):
     store = BucketStore("s3://no-such-bucket", scratch=outputs, cache_bytes=0, patience=0.5)
     with pytest.raises(OutputError, match="no bucket 'no-such-bucket'"):
         store.check()
     with pytest.raises(OutputError, match="no bucket 'no-such-bucket'"):
-        Shelf(store, outputs).bring()
+        Shelf(store, outputs).upload()
 
 
-def test_the_doctor_asks_the_bucket(bucket_url, outputs):
+def test_the_doctor_checks_the_bucket(bucket_url, outputs):
     for url, verdict in ((bucket_url, "ok"), ("s3://no-such-bucket", "fail")):
         (finding,) = doctor._bucket(Settings(output_dir=outputs, file_store=url))
         assert (finding.name, finding.verdict) == ("files", verdict)
     assert doctor._bucket(Settings(output_dir=outputs)) == []
 
 
-def test_without_the_library_it_is_said_how_to_have_it(outputs, monkeypatch):
+def test_without_the_library_the_error_names_the_extra_to_install(outputs, monkeypatch):
     monkeypatch.setitem(sys.modules, "obstore", None)
     store = open_store(Settings(output_dir=outputs, file_store="s3://music"))
-    assert store.shown(NAME) == f"s3://music/{NAME}"
+    assert store.display_path(NAME) == f"s3://music/{NAME}"
     with pytest.raises(SettingsError, match=r"pip install 'dgx-music\[s3\]'"):
         store.check()
 
 
-def test_keys_may_stand_in_the_env_file(bucket_url, outputs, tmp_path, monkeypatch):
+def test_keys_are_read_from_the_env_file(bucket_url, outputs, tmp_path, monkeypatch):
     endpoint = os.environ["AWS_ENDPOINT_URL"]
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name)
@@ -386,28 +392,28 @@ def test_keys_may_stand_in_the_env_file(bucket_url, outputs, tmp_path, monkeypat
     )
     store = open_store(load_settings())
     store.check()
-    assert store.where == bucket_url
+    assert store.location == bucket_url
 
 
 @pytest.mark.parametrize("url", ["music", "s3://", "s3://a/../b", "https://x.y/z", "s3://b//c"])
-def test_what_is_no_bucket_is_refused(url, monkeypatch):
+def test_a_url_that_is_no_bucket_is_refused(url, monkeypatch):
     monkeypatch.setenv("DGX_MUSIC_FILE_STORE", url)
     with pytest.raises(SettingsError, match="DGX_MUSIC_FILE_STORE: must be s3://bucket"):
         load_settings(None)
 
 
 def test_the_folder_is_the_store_unless_a_bucket_is_named(outputs):
-    assert open_store(Settings(output_dir=outputs)).where == str(outputs)
+    assert open_store(Settings(output_dir=outputs)).location == str(outputs)
     with pytest.raises(OutputError, match="is not there"):
         open_store(Settings(output_dir=outputs / "none")).check()
 
 
-def test_old_drafts_go_from_a_folder_that_is_no_store(outputs):
+def test_only_old_drafts_are_removed(outputs):
     old, young = (Path(draft_path(outputs / NAME, nonce)) for nonce in ("old", "young"))
     for draft in (old, young):
         draft.parent.mkdir(parents=True)
         draft.write_bytes(MUSIC)
     os.utime(old, (0, 0))
-    assert clear_old_drafts(outputs, 3600) == 1
+    assert remove_old_drafts(outputs, 3600) == 1
     assert not old.parent.exists()
     assert young.exists()

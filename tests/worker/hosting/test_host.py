@@ -1,4 +1,4 @@
-"""An engine's process by itself, without a queue."""
+"""An engine process without a queue."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def render(
     )
 
 
-def test_one_process_makes_one_order_after_the_other(tmp_path):
+def test_one_process_runs_orders_one_after_the_other(tmp_path):
     host = EngineHost("puppet", SOURCE, LIMITS)
     steps: list[tuple[str, float]] = []
     take = render(host, tmp_path, "sleep 0.1", seen=steps)
@@ -97,7 +97,7 @@ def test_a_process_logs_as_its_worker_does(tmp_path, monkeypatch, capfd, form):
         assert line.endswith("INFO seed=0 is logged")
 
 
-def test_a_stop_is_heard_and_the_engine_stays(tmp_path):
+def test_a_stopped_order_leaves_the_process_alive(tmp_path):
     host = EngineHost("puppet", SOURCE, LIMITS)
     render(host, tmp_path, "sleep 0")
     began = time.monotonic()
@@ -108,7 +108,7 @@ def test_a_stop_is_heard_and_the_engine_stays(tmp_path):
     host.kill()
 
 
-def test_an_order_past_its_deadline_is_ended(tmp_path):
+def test_an_order_past_its_deadline_fails(tmp_path):
     host = EngineHost("puppet", SOURCE, Limits(stall=30.0, deadline=1.5))
     with pytest.raises(EngineError, match=r"took over 1\.5 s"):
         render(host, tmp_path, "sleep 30")
@@ -120,10 +120,10 @@ def test_an_order_past_its_deadline_is_ended(tmp_path):
     [
         ("die", "ended its process with code 3"),
         ("kill", "killed by SIGKILL. The system may have been out of memory"),
-        ("noise", "makes no sense"),
+        ("noise", "sent an invalid message"),
     ],
 )
-def test_what_happened_to_a_process_is_said(tmp_path, misdeed, said):
+def test_the_error_of_a_crash_names_its_cause(tmp_path, misdeed, said):
     host = EngineHost("puppet", SOURCE, LIMITS)
     with pytest.raises(EngineError, match=said):
         render(host, tmp_path, f"{misdeed} 1")
@@ -137,7 +137,7 @@ def test_a_process_ends_with_the_worker_that_started_it(tmp_path):
     assert host._process.wait(timeout=5) == 0
 
 
-def test_a_process_ends_though_its_worker_left_words_of_it_unread(tmp_path):
+def test_a_process_ends_when_its_worker_left_messages_unread(tmp_path):
     ours, theirs = socket.socketpair()
     number = theirs.fileno()
     process = subprocess.Popen(
@@ -152,13 +152,13 @@ def test_a_process_ends_though_its_worker_left_words_of_it_unread(tmp_path):
     assert process.wait(timeout=10) == 0
 
 
-def test_engines_are_kept_while_used_change_places_and_end_when_idle():
+def test_a_process_is_reused_replaced_and_ended_when_idle():
     pool = HostPool(1, SOURCE, LIMITS, idle_seconds=0.2)
-    with pool.host("puppet") as host:
+    with pool.lease("puppet") as host:
         first = host.pid
-    with pool.host("puppet") as host:
+    with pool.lease("puppet") as host:
         assert host.pid == first
-    with pool.host("other") as host:
+    with pool.lease("other") as host:
         assert host.pid != first
         with pytest.raises(ProcessLookupError):
             os.kill(first, 0)

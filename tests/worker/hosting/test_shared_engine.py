@@ -1,4 +1,4 @@
-"""One engine's process with several jobs in it: by itself, and in a worker."""
+"""One engine process that runs several orders: by itself, and in a worker."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def never() -> bool:
 
 
 class Choir:
-    """A shared process, and threads that have it make things."""
+    """A shared engine process, and threads that give it orders."""
 
     def __init__(self, folder: Path, model: str) -> None:
         self.folder = folder
@@ -93,7 +93,7 @@ def start_choir(tmp_path: Path) -> Iterator[Callable[..., Choir]]:
         yield start
 
 
-def test_orders_are_at_work_together_and_each_gets_its_own_answer(start_choir):
+def test_orders_run_together_and_each_gets_its_own_take(start_choir):
     choir = start_choir()
     asked = [choir.ask("meet 3") for _ in range(3)]
     takes = [one.result() for one in asked]
@@ -102,12 +102,12 @@ def test_orders_are_at_work_together_and_each_gets_its_own_answer(start_choir):
     assert all(take.path.stat().st_size == take.bytes for take in takes)
 
 
-def test_the_engine_knows_how_many_will_come(start_choir):
+def test_the_process_gets_the_number_of_its_seats(start_choir):
     environment = Path(f"/proc/{start_choir().host.pid}/environ")
     until(lambda: b"DGX_MUSIC_WORKER_CONCURRENCY=3\0" in environment.read_bytes())
 
 
-def test_one_of_three_is_stopped_and_the_others_go_on(start_choir):
+def test_one_of_three_orders_is_stopped_and_the_others_run_on(start_choir):
     choir = start_choir()
     stop = threading.Event()
     others = [choir.ask("sleep 1"), choir.ask("sleep 1")]
@@ -121,7 +121,7 @@ def test_one_of_three_is_stopped_and_the_others_go_on(start_choir):
     assert choir.host.takes_orders
 
 
-def test_an_order_that_hears_late_is_left_and_the_process_stays(start_choir, monkeypatch):
+def test_an_abandoned_order_that_ends_leaves_the_process_alive(start_choir, monkeypatch):
     monkeypatch.setattr(engine_host, "STOP_GRACE_SECONDS", 0.2)
     choir = start_choir()
     stop = threading.Event()
@@ -133,14 +133,14 @@ def test_an_order_that_hears_late_is_left_and_the_process_stays(start_choir, mon
     with pytest.raises(CancelledError):
         deaf.result()
     assert time.monotonic() - began < 2.0
-    assert choir.host.left == 1
+    assert choir.host.abandoned == 1
     other.result()
-    until(lambda: choir.host.left == 0)
+    until(lambda: choir.host.abandoned == 0)
     assert choir.host.takes_orders
 
 
-def test_an_order_that_never_stops_ends_the_process_after_its_neighbours(start_choir, monkeypatch):
-    monkeypatch.setattr(engine_host, "LEFT_SECONDS", 1.0)
+def test_an_overdue_order_ends_the_process_after_its_neighbours(start_choir, monkeypatch):
+    monkeypatch.setattr(engine_host, "ABANDONED_SECONDS", 1.0)
     choir = start_choir()
     stop = threading.Event()
     other = choir.ask("meet 2")
@@ -156,19 +156,19 @@ def test_an_order_that_never_stops_ends_the_process_after_its_neighbours(start_c
     until(lambda: not choir.host.alive)
 
 
-def test_a_killed_process_costs_each_of_its_orders_one_clear_error(start_choir):
+def test_each_order_of_a_killed_process_fails_with_the_cause(start_choir):
     choir = start_choir()
     asked = [choir.ask("sleep 30") for _ in range(3)]
     choir.until("start", 3)
     os.kill(choir.host.pid, signal.SIGKILL)
     for one in asked:
-        with pytest.raises(EngineError, match=r"killed by SIGKILL.* 3 jobs were at work in it"):
+        with pytest.raises(EngineError, match=r"killed by SIGKILL.* 3 jobs were running in it"):
             one.result()
     with pytest.raises(EngineError, match="SIGKILL"):
         choir.ask("sleep 0").result()
 
 
-def test_an_order_without_a_word_fails_alone(start_choir):
+def test_a_stalled_order_fails_alone(start_choir):
     choir = start_choir()
     choir.ask("sleep 0").result()
     choir.host._limits = Limits(stall=1.0, deadline=60.0)
@@ -181,7 +181,7 @@ def test_an_order_without_a_word_fails_alone(start_choir):
     until(lambda: not choir.host.alive)
 
 
-def test_what_broke_the_engine_lets_its_neighbours_end(start_choir):
+def test_orders_beside_an_engine_failure_finish(start_choir):
     choir = start_choir()
     other = choir.ask("sleep 1")
     choir.until("start", 1)
@@ -193,7 +193,7 @@ def test_what_broke_the_engine_lets_its_neighbours_end(start_choir):
     until(lambda: not choir.host.alive)
 
 
-def test_who_waits_for_another_to_load_the_engine_can_be_stopped(start_choir):
+def test_an_order_that_waits_for_the_engine_to_load_can_be_stopped(start_choir):
     choir = start_choir("slow")
     loader = choir.ask("sleep 0")
     choir.until("loading", 1)
@@ -202,16 +202,14 @@ def test_who_waits_for_another_to_load_the_engine_can_be_stopped(start_choir):
     stop.set()
     with pytest.raises(CancelledError):
         waiter.result()
-    assert choir.host.left == 0
+    assert choir.host.abandoned == 0
     assert loader.result().bytes > 0
     assert choir.said("loading") == 1
 
 
-def test_who_had_the_engine_loaded_is_cancelled_and_who_waits_for_it_gets_it(
-    start_choir, monkeypatch
-):
+def test_the_engine_of_a_cancelled_order_still_loads_for_a_waiting_one(start_choir, monkeypatch):
     monkeypatch.setattr(engine_host, "STOP_GRACE_SECONDS", 0.1)
-    monkeypatch.setattr(engine_host, "LEFT_SECONDS", 0.1)
+    monkeypatch.setattr(engine_host, "ABANDONED_SECONDS", 0.1)
     choir = start_choir("slow")
     stop = threading.Event()
     loader = choir.ask("sleep 0", stop.is_set)
@@ -222,7 +220,7 @@ def test_who_had_the_engine_loaded_is_cancelled_and_who_waits_for_it_gets_it(
         loader.result()
     assert waiter.result().bytes > 0
     assert choir.said("loading") == 1
-    until(lambda: choir.host.left == 0)
+    until(lambda: choir.host.abandoned == 0)
     assert choir.host.takes_orders
 
 
@@ -233,17 +231,17 @@ def pool() -> Iterator[HostPool]:
     pool.kill_all()
 
 
-def test_a_shared_engine_has_one_process_and_who_finds_it_full_waits(pool):
+def test_a_shared_engine_has_one_process_and_a_job_that_finds_it_full_waits(pool):
     with ExitStack() as lent:
-        hosts = {lent.enter_context(pool.host("choir")) for _ in range(3)}
+        hosts = {lent.enter_context(pool.lease("choir")) for _ in range(3)}
         assert len(hosts) == 1
         assert pool.free_seats("choir") == 0
         assert pool.free_seats("puppet") > 0
-        with pytest.raises(CancelledError), pool.host("choir", lambda: True):
+        with pytest.raises(CancelledError), pool.lease("choir", lambda: True):
             pass
-        assert {lent.enter_context(pool.host("puppet")) for _ in range(1)}.isdisjoint(hosts)
+        assert {lent.enter_context(pool.lease("puppet")) for _ in range(1)}.isdisjoint(hosts)
     assert pool.free_seats("choir") == 3
-    with pool.host("choir") as again:
+    with pool.lease("choir") as again:
         assert again in hosts
 
 
@@ -252,23 +250,23 @@ def test_an_engine_has_no_more_seats_than_the_worker_has_slots():
     assert pool.free_seats("choir") == 2
 
 
-def test_who_must_be_alone_waits_for_the_others_and_they_for_it(pool):
+def test_a_job_that_must_be_alone_and_the_others_wait_for_each_other(pool):
     order = []
     begin_alone = threading.Event()
 
     def be_alone() -> None:
         begin_alone.set()
-        with pool.host("choir", alone=True):
+        with pool.lease("choir", alone=True):
             order.append("alone")
-            with pytest.raises(CancelledError), pool.host("choir", lambda: True):
+            with pytest.raises(CancelledError), pool.lease("choir", lambda: True):
                 pass
 
     def come_later() -> None:
-        with pool.host("choir"):
+        with pool.lease("choir"):
             order.append("later")
 
     with ThreadPoolExecutor(2) as threads:
-        with pool.host("choir"):
+        with pool.lease("choir"):
             alone = threads.submit(be_alone)
             begin_alone.wait()
             until(lambda: pool.free_seats("choir") == 1)
@@ -280,19 +278,19 @@ def test_who_must_be_alone_waits_for_the_others_and_they_for_it(pool):
     assert order == ["first", "alone", "later"]
 
 
-def test_a_dead_process_is_followed_by_a_new_one(pool):
-    with pool.host("choir") as first:
+def test_a_dead_process_is_replaced(pool):
+    with pool.lease("choir") as first:
         first.kill()
-    with pool.host("choir") as second:
+    with pool.lease("choir") as second:
         assert second.pid != first.pid
-    assert pool.models() == {"choir": 1}
+    assert pool.count_models() == {"choir": 1}
 
 
 def pids(rig, event: str) -> set[str]:
     return {line[3] for line in rig.ledger() if line[1] == event}
 
 
-def test_a_worker_makes_jobs_together_in_one_process(sqlite_rig):
+def test_a_worker_runs_jobs_together_in_one_process(sqlite_rig):
     sqlite_rig.worker(concurrency=5, models="choir")
     jobs = sqlite_rig.submit(*["meet 3"] * 3, *["sleep 0.1"] * 3, model="choir")
     sqlite_rig.assert_settled(jobs)
@@ -300,7 +298,7 @@ def test_a_worker_makes_jobs_together_in_one_process(sqlite_rig):
     assert len(pids(sqlite_rig, "rendered")) == 1
 
 
-def test_a_crash_costs_neighbours_an_attempt_and_is_then_alone(sqlite_rig):
+def test_a_job_that_crashed_its_neighbours_is_retried_alone(sqlite_rig):
     sqlite_rig.worker(concurrency=3, models="choir")
     neighbours = sqlite_rig.submit("sleep 1", "sleep 1", model="choir")
     for job in neighbours:
@@ -311,7 +309,7 @@ def test_a_crash_costs_neighbours_an_attempt_and_is_then_alone(sqlite_rig):
     assert starts == [2, 2, 3]
 
 
-def test_one_of_three_jobs_is_cancelled_and_the_others_are_made(sqlite_rig):
+def test_one_of_three_jobs_is_cancelled_and_the_others_complete(sqlite_rig):
     sqlite_rig.worker(concurrency=3, models="choir")
     wanted = sqlite_rig.submit("sleep 1.5", "sleep 1.5", model="choir")
     (unwanted,) = sqlite_rig.submit("sleep 30", model="choir")

@@ -1,4 +1,4 @@
-"""Messages between a worker and an engine process: what goes in comes out."""
+"""Messages between a worker and an engine process."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,7 +12,7 @@ from services.library.orders import Order
 from services.library.takes import Delivery, Take
 from services.worker.hosting.wire import (
     LONGEST_MESSAGE,
-    Lines,
+    MessageReader,
     decode_order,
     decode_take,
     encode_message,
@@ -46,17 +46,17 @@ DELIVERY = Delivery(
 
 
 def through_the_socket(message):
-    (received,) = Lines().add(encode_message(message))
+    (received,) = MessageReader().feed(encode_message(message))
     return received
 
 
 @given(ORDERS)
-def test_an_order_arrives_as_it_was_sent(order):
+def test_an_order_is_decoded_as_it_was_encoded(order):
     message = through_the_socket(encode_order(order, Path("/music/.dgx-1.part"), DELIVERY))
     assert decode_order(message) == (order, Path("/music/.dgx-1.part"), DELIVERY)
 
 
-def test_a_take_arrives_as_it_was_sent():
+def test_a_take_is_decoded_as_it_was_encoded():
     take = Take(
         path=Path("a"),
         bytes=7,
@@ -75,23 +75,23 @@ def test_a_take_with_missing_or_unknown_fields_is_refused(fields):
 
 
 @given(st.lists(st.dictionaries(TEXT, TEXT, max_size=3), max_size=5), st.integers(1, 40))
-def test_messages_arrive_whole_whatever_pieces_the_socket_gives(messages, size):
+def test_messages_are_complete_whatever_the_pieces(messages, size):
     sent = b"".join(map(encode_message, messages))
-    lines = Lines()
+    reader = MessageReader()
     pieces = [sent[start : start + size] for start in range(0, len(sent), size)]
-    assert [message for piece in pieces for message in lines.add(piece)] == messages
+    assert [message for piece in pieces for message in reader.feed(piece)] == messages
 
 
 @pytest.mark.parametrize("nonsense", [b"x\n", b"[1]\n", b"3\n", b"\xff\n"])
 def test_a_line_that_is_no_object_is_refused(nonsense):
     with pytest.raises((ValueError, TypeError)):
-        list(Lines().add(nonsense))
+        list(MessageReader().feed(nonsense))
 
 
 def test_a_message_without_an_end_is_refused():
-    lines = Lines()
+    reader = MessageReader()
     with pytest.raises(ValueError, match="no end"):
-        list(lines.add(b"x" * (LONGEST_MESSAGE + 1)))
+        list(reader.feed(b"x" * (LONGEST_MESSAGE + 1)))
 
 
 def test_the_time_of_an_order_keeps_its_zone():

@@ -1,4 +1,4 @@
-"""What is said of a take in its file and in its row."""
+"""The metadata of a take in its file and in its row."""
 
 from datetime import UTC, datetime
 
@@ -7,7 +7,7 @@ import pytest
 
 from services.audio import analyse, master
 from services.generation.engine import EngineFacts, Rendered
-from services.library.labels import file_facts, row_metadata
+from services.library.take_metadata import build_file_facts, build_row_metadata
 
 RATE = 8_000
 NOW = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -34,7 +34,7 @@ def engine():
 def labels(rendered):
     mastered = master(rendered.audio, RATE)
     measured = analyse(mastered.audio, RATE, rendered.tempo_bpm, mastered.loudness)
-    facts = file_facts(
+    facts = build_file_facts(
         generation_id="an-id",
         prompt="clicks",
         created_at=NOW,
@@ -42,7 +42,7 @@ def labels(rendered):
         rendered=rendered,
         mastered=mastered,
     )
-    return facts, row_metadata(engine(), rendered, mastered, measured, -16.0)
+    return facts, build_row_metadata(engine(), rendered, mastered, measured, -16.0)
 
 
 def take(bpm=120.0, seconds=8.0, **known):
@@ -50,7 +50,7 @@ def take(bpm=120.0, seconds=8.0, **known):
     return Rendered(audio=audio, sample_rate=RATE, seed=7, **known)
 
 
-def test_the_file_has_what_finds_and_repeats_the_take():
+def test_the_file_has_the_facts_that_repeat_the_take():
     facts, _ = labels(take(tempo_bpm=120.0, key="C minor", bars=4))
     assert (facts.prompt, facts.generation_id, facts.seed) == ("clicks", "an-id", 7)
     assert (facts.engine, facts.engine_version, facts.licence) == ("test", "3", "CC0-1.0")
@@ -59,31 +59,31 @@ def test_the_file_has_what_finds_and_repeats_the_take():
 
 
 @pytest.mark.parametrize(("seconds", "is_loop"), [(8.0, True), (8.5, False)])
-def test_whole_bars_and_nothing_after_them_are_a_loop(seconds, is_loop):
+def test_a_take_that_ends_with_its_last_bar_is_a_loop(seconds, is_loop):
     facts, _ = labels(take(seconds=seconds, tempo_bpm=120.0, bars=4))
     assert facts.is_loop is is_loop
 
 
-def test_a_tempo_that_was_worked_to_and_is_heard_needs_no_more_words():
+def test_a_stated_tempo_that_the_measurement_confirms_stands_alone():
     _, kept = labels(take(tempo_bpm=120.0))
     assert kept["bpm"] == 120.0
     assert not {"measured_bpm", "bpm_confidence"} & set(kept)
 
 
-def test_a_tempo_nobody_stated_is_the_one_that_was_measured():
+def test_a_tempo_that_was_not_stated_is_measured():
     _, kept = labels(take())
     assert kept["bpm"] == pytest.approx(120.0, abs=0.1)
     assert kept["bpm_confidence"] > 0.5
 
 
-def test_music_at_another_tempo_than_the_stated_one_is_told():
+def test_a_measured_tempo_that_differs_from_the_stated_one_is_added():
     _, kept = labels(take(bpm=97.0, tempo_bpm=120.0))
     assert kept["bpm"] == 120.0
     assert kept["measured_bpm"] == pytest.approx(97.0, abs=0.2)
     assert 0.0 < kept["bpm_confidence"] <= 1.0
 
 
-def test_what_is_not_known_takes_no_room():
+def test_unknown_facts_are_left_out():
     _, kept = labels(Rendered(audio=np.zeros((1, RATE), np.float32), sample_rate=RATE, seed=7))
     assert not {"bpm", "key", "bars", "integrated_lufs", "measured_bpm"} & set(kept)
     assert kept["flags"] == ["silent"]

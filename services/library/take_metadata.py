@@ -1,4 +1,4 @@
-"""What is said of a take in its file and in its row."""
+"""The metadata of a take, for its file and for its row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _SAME_TEMPO_BPM = 0.1
 
 
-def file_facts(
+def build_file_facts(
     *,
     generation_id: str,
     prompt: str,
@@ -24,7 +24,7 @@ def file_facts(
     rendered: Rendered,
     mastered: Mastered,
 ) -> TakeFacts:
-    """What the file says about itself: enough to find the take, or to make it again."""
+    """Return the facts to write into the file: enough to find the take and to repeat it."""
     score = rendered.score
     sections = () if score is None else score.sections
     return TakeFacts(
@@ -49,21 +49,21 @@ def file_facts(
     )
 
 
-def row_metadata(
+def build_row_metadata(
     engine: EngineFacts,
     rendered: Rendered,
     mastered: Mastered,
     measured: Analysis,
     target_lufs: float | None,
 ) -> dict[str, Any]:
-    """What is kept about a finished take, JSON-ready; absent facts are left out.
+    """Return the metadata of a finished take's row, JSON-ready, without empty values.
 
-    Tempo and key are those the engine worked to. Where it knows none they were measured, and a
-    confidence stands beside them; where the measurement disagrees with the tempo, it is told.
+    Tempo and key are the engine's. Where it states none, they are measured and come with a
+    confidence. A measured tempo that differs from the engine's is added as `measured_bpm`.
     """
     tempo, key = measured.tempo, measured.key
     other_bpm = _other_tempo(rendered.tempo_bpm, tempo.bpm)
-    heard_tempo = rendered.tempo_bpm is None or other_bpm is not None
+    has_measured_tempo = rendered.tempo_bpm is None or other_bpm is not None
     known = {
         "engine": engine.name,
         "engine_version": engine.version,
@@ -71,7 +71,7 @@ def row_metadata(
         "seed": rendered.seed,
         "bpm": rendered.tempo_bpm or _rounded(tempo.bpm),
         "measured_bpm": other_bpm,
-        "bpm_confidence": _rounded(tempo.confidence) if heard_tempo else None,
+        "bpm_confidence": _rounded(tempo.confidence) if has_measured_tempo else None,
         "key": rendered.key or (key and key.name),
         "key_confidence": _rounded(key.confidence) if key and not rendered.key else None,
         "bars": rendered.bars,
@@ -82,12 +82,12 @@ def row_metadata(
         "gain_reduction_db": _rounded(mastered.gain_reduction_db) or None,
         "flags": list(mastered.flags),
     }
-    kept: dict[str, Any] = _without_empty(known)
-    return kept
+    metadata: dict[str, Any] = _without_empty(known)
+    return metadata
 
 
-def measurements(mastered: Mastered, measured: Analysis) -> dict[str, float | str | None]:
-    """The measured figures of a take, JSON-ready, named as the fields of `storage.Measurements`."""
+def build_measurements(mastered: Mastered, measured: Analysis) -> dict[str, float | str | None]:
+    """Return the measured values of a take, JSON-ready: the fields of `storage.Measurements`."""
     tempo, key, features = measured.tempo, measured.key, measured.features
     return {
         "bpm": _rounded(tempo.bpm),
@@ -104,7 +104,7 @@ def measurements(mastered: Mastered, measured: Analysis) -> dict[str, float | st
 
 
 def _is_loop(rendered: Rendered) -> bool:
-    """Whether the bars fill the audio to the sample."""
+    """Whether the audio ends with its last bar, to the sample."""
     if rendered.bars is None or rendered.tempo_bpm is None:
         return False
     beats = rendered.bars * TakeFacts().beats_per_bar
@@ -113,14 +113,14 @@ def _is_loop(rendered: Rendered) -> bool:
 
 
 def _other_tempo(stated: float | None, measured: float | None) -> float | None:
-    """What was measured, where it is not what the engine worked to."""
+    """Return the measured tempo if it differs from the engine's, in BPM."""
     if stated is None or measured is None or abs(stated - measured) <= _SAME_TEMPO_BPM:
         return None
     return _rounded(measured)
 
 
 def _without_empty(value: Any) -> Any:
-    """A row is read more often than its absent facts are missed: they take no room in it."""
+    # Rows are read often; empty values would only make them larger.
     if not isinstance(value, dict):
         return value
     pruned = {name: _without_empty(inner) for name, inner in value.items()}
@@ -128,5 +128,5 @@ def _without_empty(value: Any) -> Any:
 
 
 def _rounded(value: float | None) -> float | None:
-    """JSON has no infinity: silence has no loudness."""
+    # Silence has a loudness of minus infinity, which JSON cannot hold.
     return round(value, 2) if value is not None and value > float("-inf") else None

@@ -1,4 +1,4 @@
-"""Jobs whose dispatch is gone, for a reason that nobody thought of, get another one."""
+"""Unfinished jobs whose dispatch is missing from the queue get another one."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ log = logging.getLogger(__name__)
 _PAGE = 500
 
 
-def redispatch(queue: QueueManager) -> int:
-    """Dispatch again every unfinished job of the queue that nobody will pick up; how many.
+def replace_lost_dispatches(queue: QueueManager) -> int:
+    """Dispatch again each unfinished job that no worker will pick up; return their number.
 
-    The other way round nothing is needed: a dispatch whose row is finished ends when it is picked
-    up, without an attempt.
+    No transaction loses a dispatch; this is a safety net. A dispatch of a finished job needs no
+    repair: it ends without an attempt when it is picked up.
 
     Raises:
         StorageError: the database cannot be used.
     """
-    mended = 0
+    replaced = 0
     last: storage.QueueEntry | None = None
     while True:
         with storage.get_session(read_only=True) as session:
             entries = storage.list_queue_entries(session, after=last, limit=_PAGE)
         dispatches = [Dispatch(entry.generation_id, entry.attempt) for entry in entries]
-        for dispatch in queue.without_workflow(dispatches):
-            mended += _dispatch_again(queue, dispatch)
+        for dispatch in queue.find_lost(dispatches):
+            replaced += _dispatch_again(queue, dispatch)
         if len(entries) < _PAGE:
-            return mended
+            return replaced
         last = entries[-1]
 
 
