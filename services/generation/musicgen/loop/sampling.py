@@ -56,8 +56,9 @@ class TorchSampler:
     def __init__(self) -> None:
         self._samplings: list[Sampling] = []
         self._tensors = SamplingTensors.of([])
-        self._ahead: dict[tuple[int, int], Tensor] = {}
-        """By seed and number of a run of steps, their noise `[steps, codebooks, tokens]`."""
+        self._noise_of: dict[tuple[int, int, int, int], Tensor] = {}
+        """Noise `[steps, codebooks, vocabulary]` of a run of steps, by everything that determines
+        it: seed, number of the run, codebooks, vocabulary."""
 
     def __call__(
         self, logits: Tensor, samplings: Sequence[Sampling], steps: Sequence[int]
@@ -77,16 +78,20 @@ class TorchSampler:
     def _noise(
         self, seeds: Sequence[int], steps: Sequence[int], codebooks: int, vocabulary: int
     ) -> Tensor:
-        # What takes the time is to begin an operation, and there are forty of them.
+        # Noise takes forty operations, and starting them is most of the time: a run shares them.
         length = max(1, _AT_ONCE // (codebooks * vocabulary))
-        wanted = [(seed, step // length) for seed, step in zip(seeds, steps, strict=True)]
-        for seed, run in set(wanted) - self._ahead.keys():
+        keys = [
+            (seed, step // length, codebooks, vocabulary)
+            for seed, step in zip(seeds, steps, strict=True)
+        ]
+        for key in set(keys) - self._noise_of.keys():
+            seed, run, *_ = key
             whole_run = torch.arange(run * length, (run + 1) * length)
             same_seed = torch.full((length,), seed)
-            self._ahead[seed, run] = gumbel_noise(same_seed, whole_run, codebooks, vocabulary)
-        self._ahead = {key: self._ahead[key] for key in wanted}
+            self._noise_of[key] = gumbel_noise(same_seed, whole_run, codebooks, vocabulary)
+        self._noise_of = {key: self._noise_of[key] for key in keys}
         return torch.stack(
-            [self._ahead[key][step % length] for key, step in zip(wanted, steps, strict=True)]
+            [self._noise_of[key][step % length] for key, step in zip(keys, steps, strict=True)]
         )
 
 

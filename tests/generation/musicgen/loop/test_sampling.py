@@ -102,6 +102,16 @@ def test_a_sampler_draws_step_by_step_as_if_each_were_the_only_one(
         assert sampler(logits, sampling, steps).tolist() == drawn(logits, sampling, steps).tolist()
 
 
+@pytest.mark.parametrize("shapes", [((4, 2048), (4, 64)), ((4, 64), (4, 2048)), ((4, 32), (2, 64))])
+@pytest.mark.parametrize("step", [0, 3, 200])
+def test_a_sampler_serves_logits_of_one_shape_after_another(shapes: Any, step: int) -> None:
+    sampler, sampling = TorchSampler(), [Sampling(seed=9, top_k=0)]
+    for codebooks, vocabulary in shapes:
+        logits = logits_of(0)[:, :, :codebooks, :vocabulary]
+        wanted = drawn(logits, sampling, [step])
+        assert sampler(logits, sampling, [step]).tolist() == wanted.tolist()
+
+
 @settings(max_examples=20)
 @given(samplings)
 def test_what_makes_it_faster_changes_nothing(sampling: Sampling) -> None:
