@@ -1,4 +1,4 @@
-"""Engines tried out by themselves: what is sound music, and what a measurement says."""
+"""Test renders and measurements of engines."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from services.generation.engine import (
     Steps,
 )
 from services.generation.registry import EngineEntry
-from services.generation.trial import faults_of, measure, try_engine
+from services.generation.trial import find_faults, measure, try_engine
 
 FACTS = EngineFacts(
     name="tone",
@@ -61,10 +61,10 @@ def made(**changed: object) -> Rendered:
 
 
 def silent(_stage: str, _fraction: float) -> None:
-    """Nobody watches."""
+    return
 
 
-def test_sound_music_has_no_faults() -> None:
+def test_a_working_engine_has_no_faults() -> None:
     trial = try_engine(EngineEntry(FACTS, Tone, lambda: None), silent)
     assert trial.problems == ()
     assert trial.audio_seconds == 2.0
@@ -72,7 +72,7 @@ def test_sound_music_has_no_faults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "phrase"),
     [
         ({"audio": np.zeros((1, 16_000), np.float32)}, "silent"),
         ({"audio": np.full((1, 16_000), np.nan, np.float32)}, "NaN"),
@@ -84,11 +84,11 @@ def test_sound_music_has_no_faults() -> None:
         ({"sample_rate": 44_100}, "44100 Hz"),
     ],
 )
-def test_what_is_wrong_with_audio_is_said(changed: dict[str, object], said: str) -> None:
-    assert said in "; ".join(faults_of(made(**changed), Tone(), 2.0))
+def test_each_fault_of_the_audio_is_reported(changed: dict[str, object], phrase: str) -> None:
+    assert phrase in "; ".join(find_faults(made(**changed), Tone(), 2.0))
 
 
-def test_a_silent_engine_is_found_out() -> None:
+def test_a_silent_engine_is_reported() -> None:
     trial = try_engine(EngineEntry(FACTS, lambda: Tone(level=0.0), lambda: None), silent)
     assert trial.problems == ("it is silent",)
     assert trial.peak_dbfs is None
@@ -129,7 +129,7 @@ def test_an_engine_with_a_batch_of_its_own_gets_all_requests_in_one_call() -> No
     assert batches == [4]
 
 
-def test_the_peak_of_a_measurement_is_its_own() -> None:
+def test_a_measurement_has_its_own_memory_peak() -> None:
     @dataclass
     class Greedy(Tone):
         def wave(self, samples: int) -> np.ndarray:

@@ -41,7 +41,7 @@ def engine_of(tmp_path_factory):
             write_checkpoint(folder, kind)
             settings = Settings(use_gpu=False, worker_concurrency=4, cpu_precision="fp32")
             channels = 2 if "stereo" in kind else 1
-            engines[kind] = MusicGenEngine.of_checkpoint(
+            engines[kind] = MusicGenEngine.from_checkpoint(
                 open_checkpoint(folder), _facts(channels), settings
             )
         return engines[kind]
@@ -52,27 +52,27 @@ def engine_of(tmp_path_factory):
 
 
 def _render(engine, request, should_stop=lambda: False):
-    told = []
-    rendered = engine.render(request, lambda *word: told.append(word), should_stop)
-    return rendered, told
+    reports = []
+    rendered = engine.render(request, lambda *report: reports.append(report), should_stop)
+    return rendered, reports
 
 
 @pytest.mark.parametrize(("kind", "channels"), [("mono", 1), ("stereo", 2), ("melody", 1)])
 def test_audio_is_as_long_as_asked_for_and_finite(engine_of, kind, channels):
-    rendered, told = _render(engine_of(kind), ASKED)
+    rendered, reports = _render(engine_of(kind), ASKED)
     assert rendered.audio.shape == (channels, round(1.3 * RATE))
     assert rendered.audio.dtype == np.float32
     assert np.isfinite(rendered.audio).all()
     assert np.abs(rendered.audio).max() > 0
     assert rendered.seed == 7
-    stages = [stage for stage, _ in told]
-    fractions = [fraction for stage, fraction in told if stage == "generating"]
+    stages = [stage for stage, _ in reports]
+    fractions = [fraction for stage, fraction in reports if stage == "generating"]
     assert stages[0] == "encoding_prompt"
     assert fractions == sorted(fractions)
     assert 0.9 < fractions[-1] <= 1
 
 
-def test_the_same_seed_gives_the_same_audio_whatever_else_runs(engine_of):
+def test_a_seed_gives_the_same_audio_in_any_batch(engine_of):
     engine = engine_of("mono")
     alone, _ = _render(engine, ASKED)
     others = [replace(ASKED, seed=seed, duration_seconds=1.0 + seed / 10) for seed in range(3)]
@@ -93,7 +93,7 @@ def test_the_same_seed_gives_the_same_audio_whatever_else_runs(engine_of):
     assert not np.array_equal(found[0].audio[:, :RATE], alone.audio[:, :RATE])
 
 
-def test_a_continued_file_shapes_what_follows_and_is_not_in_it(engine_of, tmp_path):
+def test_a_continued_file_changes_the_result_and_is_not_part_of_it(engine_of, tmp_path):
     engine = engine_of("mono")
     noise = np.random.default_rng(0).normal(0, 0.1, RATE * 2)
     soundfile.write(tmp_path / "take.wav", noise, RATE)
@@ -103,7 +103,7 @@ def test_a_continued_file_shapes_what_follows_and_is_not_in_it(engine_of, tmp_pa
     assert not np.array_equal(after.audio, plain.audio)
 
 
-def test_a_melody_shapes_what_is_made(engine_of, tmp_path):
+def test_a_melody_changes_the_result(engine_of, tmp_path):
     engine = engine_of("melody")
     time = np.arange(2 * RATE) / RATE
     soundfile.write(tmp_path / "tune.wav", np.sin(2 * np.pi * 440 * time) / 2, RATE)
@@ -112,7 +112,7 @@ def test_a_melody_shapes_what_is_made(engine_of, tmp_path):
     assert not np.array_equal(led.audio, plain.audio)
 
 
-def test_a_model_without_melody_says_which_one_has_it(engine_of, tmp_path):
+def test_a_model_without_melody_names_one_with_melody(engine_of, tmp_path):
     with pytest.raises(InvalidRequestError, match="musicgen-melody can"):
         _render(engine_of("mono"), replace(ASKED, melody=tmp_path / "tune.wav"))
 
@@ -125,9 +125,7 @@ def test_a_file_that_is_not_audio_is_refused(engine_of, tmp_path, field):
 
 
 @pytest.mark.parametrize(("kind", "room"), [("mono", 512), ("melody", 492)])
-def test_a_prompt_that_no_slot_has_room_for_is_refused_and_the_engine_goes_on(
-    engine_of, kind, room
-):
+def test_a_prompt_that_is_too_long_is_refused_and_the_engine_keeps_working(engine_of, kind, room):
     engine = engine_of(kind)
     for words in (room, 2 * room):
         with pytest.raises(InvalidRequestError, match=rf"takes {room} at most. Use fewer words"):
@@ -137,13 +135,13 @@ def test_a_prompt_that_no_slot_has_room_for_is_refused_and_the_engine_goes_on(
 
 
 @pytest.mark.parametrize("seconds", [0.5, 301.0])
-def test_a_length_outside_of_what_it_makes_is_refused(engine_of, seconds):
+def test_a_duration_outside_the_limits_is_refused(engine_of, seconds):
     with pytest.raises(InvalidRequestError, match="1 to 300 seconds"):
         _render(engine_of("mono"), replace(ASKED, duration_seconds=seconds))
 
 
 @pytest.mark.parametrize("after", [0, 1, 5])
-def test_a_cancelled_request_ends_and_leaves_the_others_alone(engine_of, after):
+def test_a_cancelled_request_does_not_affect_the_next(engine_of, after):
     engine = engine_of("mono")
     asked = iter(range(10**6))
     with pytest.raises(CancelledError):
@@ -158,7 +156,7 @@ def test_a_cancelled_request_ends_and_leaves_the_others_alone(engine_of, after):
 
 
 @pytest.mark.parametrize(("revision", "version"), [("ab12cd34ef" * 4, "1+ab12cd34"), (None, "1")])
-def test_a_take_says_which_commit_was_installed_not_which_is_pinned(
+def test_the_version_names_the_installed_commit_and_not_the_pinned_one(
     tmp_path, monkeypatch, revision, version
 ):
     write_checkpoint(tmp_path, "mono")

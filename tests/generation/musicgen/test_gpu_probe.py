@@ -1,4 +1,4 @@
-"""What torch says of the GPUs here, and the kernel run, on the processor if there are none."""
+"""The GPUs that torch finds, and the test kernel, which runs on the CPU if there are none."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from services.generation.musicgen.gpu_probe import peak_bytes, probe_gpus, run_k
 from services.machine.gpu_verdict import TOLERANCE_BF16, TOLERANCE_FP32
 
 
-def test_the_kernel_gives_what_the_processor_gives() -> None:
+def test_the_kernel_agrees_with_the_cpu() -> None:
     run = run_kernel(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     assert run.error_fp32 <= TOLERANCE_FP32
     assert TOLERANCE_FP32 < run.error_bf16 <= TOLERANCE_BF16

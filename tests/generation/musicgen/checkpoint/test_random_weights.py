@@ -9,7 +9,7 @@ from tests.generation.musicgen.tiny import tiny_model
 WEIGHTS = RandomWeights(GEOMETRY)
 
 
-def test_they_have_the_shapes_of_transformers():
+def test_random_weights_have_the_shapes_of_transformers():
     state = tiny_model().decoder.state_dict()
     shapes = {f"decoder.{name}": tuple(value.shape) for name, value in state.items()}
     assert shapes
@@ -17,7 +17,7 @@ def test_they_have_the_shapes_of_transformers():
     assert all(WEIGHTS.get(name).shape == shape for name, shape in shapes.items())
 
 
-def test_the_same_name_gives_the_same_numbers_and_another_gives_others():
+def test_values_depend_on_the_name_only():
     names = [f"decoder.model.decoder.layers.{index}.fc1.weight" for index in (0, 0, 1)]
     first, again, other = (WEIGHTS.get(name) for name in names)
     assert torch.equal(first, again)

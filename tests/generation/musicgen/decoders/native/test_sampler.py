@@ -1,4 +1,4 @@
-"""Drawing tokens in C: what PyTorch draws."""
+"""Sampling in C, compared with PyTorch."""
 
 from dataclasses import replace
 
@@ -30,14 +30,13 @@ def with_greed(given):
 
 
 def both_draw(logits, sampled, steps):
-    """The same tokens, in C and by PyTorch."""
     in_c = NativeSampler()(logits, sampled, steps)
     return in_c.tolist() == TorchSampler()(logits, sampled, steps).tolist()
 
 
 @settings(max_examples=60)
 @given(requests, st.integers(0, 99))
-def test_it_draws_what_pytorch_draws(given, seed):
+def test_c_and_pytorch_draw_the_same_tokens(given, seed):
     sampled, steps = with_greed(given)
     logits = logits_of(seed, len(given))
     assert both_draw(logits, sampled, steps)
@@ -45,7 +44,7 @@ def test_it_draws_what_pytorch_draws(given, seed):
 
 @settings(max_examples=40)
 @given(st.integers(0, 99), st.integers(0, 99), st.integers(1, VOCABULARY))
-def test_logits_that_equal_the_last_of_top_k_are_kept(seed, step, top_k):
+def test_logits_equal_to_the_kth_are_kept(seed, step, top_k):
     logits = logits_of(seed).round()
     sampled = [Sampling(seed=seed, top_k=top_k)]
     assert both_draw(logits, sampled, [step])
@@ -59,7 +58,7 @@ def test_top_p_keeps_at_the_edges_what_pytorch_keeps(top_p, kept):
         assert {int(sampler(logits, sampled, [step])[0, 0]) for step in range(60)} == kept
 
 
-def test_zero_is_zero_whatever_its_sign():
+def test_zero_and_negative_zero_are_equal():
     logits = torch.full((2, 1, 1, 6), -1.0)
     logits[..., 1:4] = torch.tensor([0.0, -0.0, 0.0])
     sampled = [Sampling(top_k=1, guidance=1.0)]
@@ -70,7 +69,7 @@ def test_zero_is_zero_whatever_its_sign():
 @pytest.mark.parametrize("odd", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("sampling", [Sampling(), Sampling(top_p=0.5), Sampling(greedy=True)])
 @pytest.mark.parametrize("some", [slice(None), slice(0, None, 3)])
-def test_logits_that_are_no_numbers_give_tokens_all_the_same(odd, sampling, some):
+def test_nan_and_infinite_logits_give_valid_tokens(odd, sampling, some):
     logits = logits_of(1)
     logits[..., some] = odd
     tokens = NativeSampler()(logits, [sampling], [0])
@@ -78,7 +77,7 @@ def test_logits_that_are_no_numbers_give_tokens_all_the_same(odd, sampling, some
     assert ((tokens >= 0) & (tokens < VOCABULARY)).all()
 
 
-def test_logits_may_lie_anyhow():
+def test_logits_need_not_be_contiguous():
     logits = logits_of(1, 3)
     turned = logits.transpose(1, 2).contiguous().transpose(1, 2)
     sampled = [Sampling(seed=seed) for seed in range(3)]

@@ -1,4 +1,4 @@
-"""Who computes on the CPU."""
+"""The thread in which PyTorch computes on a CPU."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import threading
 import pytest
 
 from services.errors import EngineError
-from services.generation.musicgen.loop.processor import Processor
+from services.generation.musicgen.loop.compute_thread import ComputeThread
 
 
-def test_all_that_is_asked_for_is_done_in_one_thread_and_its_errors_come_back() -> None:
-    processor = Processor()
+def test_all_actions_run_in_one_thread_and_raise_in_the_caller() -> None:
+    processor = ComputeThread()
     try:
         assert processor(threading.get_ident) == processor(threading.get_ident)
         assert processor(threading.get_ident) != threading.get_ident()
@@ -22,8 +22,8 @@ def test_all_that_is_asked_for_is_done_in_one_thread_and_its_errors_come_back() 
         processor.close()
 
 
-def test_what_is_asked_of_it_once_it_is_closed_is_an_error_for_people() -> None:
-    processor = Processor()
+def test_an_action_after_close_is_an_engine_error() -> None:
+    processor = ComputeThread()
     processor.close()
     with pytest.raises(EngineError, match="shut down"):
         processor(lambda: 3)
