@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -380,3 +381,74 @@ def test_a_real_decoder_fails_one_request_with_its_own_error_and_serves_the_next
         with pytest.raises(EngineError, match="out of"):
             loop.submit(request(12)).result(SECONDS)
         assert loop.submit(request(6)).result(SECONDS).shape == (4, 6)
+
+
+def test_a_callback_may_close_the_loop(model: Counting) -> None:
+    loop = DecodeLoop(model)
+    handle = loop.submit(request(20), lambda done, _: loop.close() if done == 3 else None)
+    with pytest.raises(EngineError, match="shut down"):
+        handle.result(SECONDS)
+    loop.close()
+    assert handle.progress().steps_done == 3
+
+
+def test_a_loop_may_be_closed_twice_and_without_requests(model: Counting) -> None:
+    loop = DecodeLoop(model)
+    loop.close()
+    loop.close()
+    assert model.begun == []
+
+
+def test_a_finished_request_keeps_its_codes_after_close(model: Counting) -> None:
+    with DecodeLoop(model) as loop:
+        handle = loop.submit(request(6))
+        handle.result(SECONDS)
+    np.testing.assert_array_equal(handle.result(0), expected(6))
+
+
+def test_a_request_cancelled_before_its_first_step_never_reaches_the_model(
+    model: Counting, loop: DecodeLoop
+) -> None:
+    handle = loop.submit(request(6), should_stop=lambda: True)
+    with pytest.raises(CancelledError):
+        handle.result(SECONDS)
+    assert (model.begun, model.most) == ([], 0)
+    np.testing.assert_array_equal(loop.submit(request(5)).result(SECONDS), expected(5))
+
+
+def test_the_model_runs_where_execute_says(model: Counting) -> None:
+    calls: list[str] = []
+
+    def execute(action: Callable[[], Any], /) -> Any:
+        calls.append(threading.current_thread().name)
+        return action()
+
+    with DecodeLoop(model, execute=execute) as loop:
+        loop.submit(request(4)).result(SECONDS)
+    assert calls == ["musicgen-decode"] * (1 + 7)
+
+
+def test_a_window_that_fails_to_start_fails_only_its_request(model: Counting) -> None:
+    starts: list[int] = []
+
+    def fail_second(_: Conditioning) -> None:
+        starts.append(1)
+        if len(starts) == 2:
+            raise RuntimeError("no memory")
+
+    model.before_begin = fail_second
+    with DecodeLoop(model, window_frames=16, stride_frames=10) as loop:
+        handle = loop.submit(request(30))
+        with pytest.raises(EngineError, match="no memory"):
+            handle.result(SECONDS)
+        assert handle.progress().frames_ready == 16
+        assert loop.submit(request(5)).result(SECONDS).shape == (4, 5)
+
+
+def test_a_melody_prefix_counts_as_positions(model: Counting) -> None:
+    model.geometry = replace(GEOMETRY, cross_attention=False)
+    model.positions = 10 + 3 + 3
+    with DecodeLoop(model) as loop:
+        assert loop.submit(request(10)).result(SECONDS).shape == (4, 10)
+        with pytest.raises(InvalidRequestError, match=r"needs 17 positions, .* loaded with 16\."):
+            loop.submit(request(11))
