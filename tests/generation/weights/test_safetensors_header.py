@@ -74,3 +74,53 @@ def test_the_reference_writer_and_this_reader_agree(tmp_path):
     assert {name: stored.shape for name, stored in found.items()} == {
         name: tuple(tensor.shape) for name, tensor in tensors.items()
     }
+
+
+def write(path, header: bytes, data: bytes = b"", length: int | None = None):
+    size = len(header) if length is None else length
+    path.write_bytes(size.to_bytes(8, "little") + header + data)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("header", "length", "message"),
+    [
+        (b"", 0, "does not start like"),
+        (b"{}", 1, "does not start like"),
+        (b"{}", (100 << 20) + 1, "does not start like"),
+        (b"{}", 2**63, "does not start like"),
+        (b"{}", 3, "ends within its header"),
+        (b"{]", None, "not JSON"),
+        (b"\xff\xff", None, "not JSON"),
+        (b"[1, 2]", None, "does not describe tensors"),
+    ],
+)
+def test_a_damaged_start_is_refused(tmp_path, header, length, message):
+    with pytest.raises(CheckpointError, match=rf"a\.safetensors is damaged: .*{message}"):
+        read_header(write(tmp_path / "a.safetensors", header, length=length))
+
+
+@pytest.mark.parametrize("content", [b"", b"\0" * 7])
+def test_a_file_without_a_length_is_refused(tmp_path, content):
+    (tmp_path / "a.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="does not start like"):
+        read_header(tmp_path / "a.safetensors")
+
+
+def test_an_unreadable_file_is_reported_with_the_reason(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none cannot be read: No such file or directory\."):
+        read_header(tmp_path / "none")
+    with pytest.raises(CheckpointError, match=r"cannot be read: Is a directory\."):
+        read_header(tmp_path)
+
+
+def test_metadata_is_not_a_tensor(tmp_path):
+    header = json.dumps({"__metadata__": {"format": "pt"}}).encode()
+    assert read_header(write(tmp_path / "a.safetensors", header)) == {}
+
+
+def test_offsets_count_from_the_end_of_the_header(tmp_path):
+    entry = {"dtype": "I16", "shape": [3], "data_offsets": [2, 8]}
+    header = json.dumps({"a": entry}).encode()
+    (stored,) = read_header(write(tmp_path / "a.safetensors", header, bytes(8))).values()
+    assert (stored.start, stored.bytes, stored.shape) == (8 + len(header) + 2, 6, (3,))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -451,3 +453,55 @@ def test_nothing_is_downloaded_in_offline_mode(command, server):
     assert code == 4
     assert "HF_HUB_OFFLINE" in err
     assert server.sent == []
+
+
+def test_another_revision_replaces_the_installed_one(server, models):
+    put(server, models)
+    record = models / "musicgen-tiny" / "installed.json"
+    record.write_text(record.read_text().replace(REVISION, "e" * 40))
+    done = put(server, models, revision=REVISION)
+    assert (done.outcome, done.revision, done.bytes) == ("repaired", REVISION, 0)
+
+
+def test_intact_files_are_copied_where_links_are_impossible(server, models, monkeypatch):
+    folder = put(server, models).folder
+    (folder / "config.json").write_text("{}")
+
+    def refuse_link(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse_link)
+    server.sent.clear()
+    assert put(server, models).outcome == "repaired"
+    assert [name for name, _ in server.sent] == ["config.json"]
+    assert open_checkpoint(folder)
+
+
+def test_a_damaged_index_of_shards_is_refused(server, models):
+    (server.folder / "model.safetensors").unlink()
+    (server.folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}')
+    with pytest.raises(CheckpointError, match=r"index\.json of nobody/musicgen-tiny: it names"):
+        put(server, models)
+
+
+@pytest.mark.parametrize("config", ['{"model_type": "t5"}', "[]"])
+def test_a_repository_of_another_kind_is_refused(server, models, config):
+    (server.folder / "config.json").write_text(config)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        put(server, models)
+    assert "model.safetensors" not in [name for name, _ in server.sent]
+
+
+def test_an_unwritable_models_folder_is_reported_with_the_setting(server, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match=r"cannot be written: .* Set DGX_MUSIC_MODELS_DIR"):
+        put(server, tmp_path / "file" / "models")
+
+
+def test_the_record_has_a_digest_for_every_file(server, models):
+    folder = put(server, models).folder
+    record = json.loads((folder / "installed.json").read_text())
+    assert record["files"].keys() == WANTED - {"installed.json"}
+    for name, about in record["files"].items():
+        content = (folder / name).read_bytes()
+        assert about == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

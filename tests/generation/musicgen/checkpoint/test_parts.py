@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from services.errors import CheckpointError
 from services.generation.musicgen.checkpoint.checkpoints import open_checkpoint
 from services.generation.musicgen.checkpoint.parts import (
+    Projection,
     load_codec,
     load_projection,
     load_text_encoder,
@@ -164,3 +165,27 @@ def test_a_configuration_of_an_old_release_is_read_and_stays_float32(written):
     with torch.inference_mode():
         got, wanted = encoder(ids), model.text_encoder(ids)
     torch.testing.assert_close(got.last_hidden_state, wanted.last_hidden_state)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"normalize": True},
+        {"chunk_length_s": 1.0, "overlap": 0.1},
+        {"norm_type": "time_group_norm"},
+    ],
+)
+def test_each_other_kind_of_codec_is_refused(written, change):
+    _, checkpoint = written("mono")
+    config = {
+        **checkpoint.config,
+        "audio_encoder": {**checkpoint.config["audio_encoder"], **change},
+    }
+    with pytest.raises(CheckpointError, match="not the one that MusicGen was trained with"):
+        load_codec(replace(checkpoint, config=config), open_weights(checkpoint))
+
+
+def test_a_projection_maps_the_last_dimension():
+    projection = Projection(torch.tensor([[1.0, 2.0], [0.0, 1.0], [1.0, 0.0]]), torch.ones(3))
+    states = torch.tensor([[[1.0, 1.0]], [[2.0, 0.0]]])
+    assert projection(states).tolist() == [[[4.0, 2.0, 2.0]], [[3.0, 1.0, 3.0]]]

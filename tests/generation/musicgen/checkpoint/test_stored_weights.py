@@ -12,7 +12,10 @@ from services.generation.musicgen.checkpoint.layout import decoder_tensors
 from services.generation.musicgen.checkpoint.parts import (
     open_weights,
 )
-from services.generation.musicgen.checkpoint.stored_weights import SafetensorsWeights
+from services.generation.musicgen.checkpoint.stored_weights import (
+    SafetensorsWeights,
+    spellings,
+)
 from tests.generation.musicgen.checkpoints import write_checkpoint
 
 
@@ -79,3 +82,51 @@ def test_a_file_that_is_truncated_while_in_use_is_an_error(tmp_path):
     path.unlink()
     with pytest.raises(CheckpointError, match=r"model\.safetensors cannot be read"):
         weights.get("decoder.lm_heads.0.weight")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value"),
+    [
+        (torch.float64, 0.5),
+        (torch.int64, -3),
+        (torch.int32, 70_000),
+        (torch.int16, -3),
+        (torch.int8, -3),
+        (torch.uint8, 200),
+        (torch.bool, True),
+    ],
+)
+def test_every_data_type_is_read_as_float32(tmp_path, dtype, value):
+    save_file({"a": torch.full((2, 3), value, dtype=dtype)}, tmp_path / "model.safetensors")
+    read = SafetensorsWeights(tmp_path).get("a")
+    assert torch.equal(read, torch.full((2, 3), float(value)))
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (0, 4), (1, 1, 1)])
+def test_tensors_of_unusual_shapes_are_read(tmp_path, shape):
+    save_file({"a": torch.ones(shape)}, tmp_path / "model.safetensors")
+    weights = SafetensorsWeights(tmp_path)
+    assert weights.shape("a") == shape
+    assert torch.equal(weights.get("a"), torch.ones(shape))
+
+
+def test_names_are_listed_by_prefix(tmp_path):
+    tensors = {name: torch.ones(1) for name in ("codec.a", "codec.b", "decoder.a")}
+    save_file(tensors, tmp_path / "model.safetensors")
+    weights = SafetensorsWeights(tmp_path)
+    assert weights.names("codec.") == {"codec.a", "codec.b"}
+    assert weights.names() == tensors.keys()
+    assert weights.names("none") == set()
+
+
+def test_spellings_are_symmetric():
+    name = "audio_encoder.layers.0.conv.parametrizations.weight.original0"
+    other = "audio_encoder.layers.0.conv.weight_g"
+    assert list(spellings(name)) == [name, other]
+    assert list(spellings(other)) == [other, name]
+    assert list(spellings("decoder.lm_heads.0.weight")) == ["decoder.lm_heads.0.weight"]
+
+
+def test_a_folder_without_weights_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match=r"has no model\.safetensors\."):
+        SafetensorsWeights(tmp_path)
