@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from services.generation.engine import (
     Steps,
 )
 from services.generation.registry import EngineEntry
-from services.generation.trial import find_faults, measure, try_engine
+from services.generation.trial import find_faults, measure, try_engine, warm_up
 
 FACTS = EngineFacts(
     name="tone",
@@ -139,3 +141,68 @@ def test_a_measurement_has_its_own_memory_peak() -> None:
     before = measure(Tone(), "tone", 1.0, 1).peak_bytes
     assert measure(Greedy(), "greedy", 1.0, 1).peak_bytes > before + 150 * 2**20
     assert measure(Tone(), "tone", 1.0, 1).peak_bytes < before + 100 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("shortest", "longest", "seconds"), [(1.0, 30.0, 2.0), (5.0, 30.0, 5.0), (0.5, 1.5, 1.5)]
+)
+def test_a_test_render_is_two_seconds_long_if_the_engine_allows_it(
+    shortest: float, longest: float, seconds: float
+) -> None:
+    facts = replace(FACTS, shortest_seconds=shortest, longest_seconds=longest)
+    trial = try_engine(EngineEntry(facts, lambda: Tone(facts), lambda: None), silent)
+    assert (trial.audio_seconds, trial.problems) == (seconds, ())
+
+
+def test_all_faults_are_reported_together() -> None:
+    audio = np.zeros((2, 5))
+    faults = find_faults(made(audio=audio, sample_rate=44_100), Tone(), 2.0)
+    assert len(faults) == 4
+
+
+@pytest.mark.parametrize(("level", "is_silent"), [(0.9e-4, True), (1.1e-4, False)])
+def test_silence_is_below_80_dbfs(level: float, is_silent: bool) -> None:
+    audio = np.full((1, 16_000), level, np.float32)
+    assert find_faults(made(audio=audio), Tone(), 2.0) == (["it is silent"] if is_silent else [])
+
+
+def test_a_measurement_reports_the_slowest_step() -> None:
+    steps = iter([Steps(10, 0.1), Steps(10, 0.3), Steps(0, 9.0), None])
+
+    @dataclass
+    class Uneven(Tone):
+        def render(self, params: GenerationParams, *_: object) -> Rendered:
+            return replace(super().render(params, silent, lambda: False), steps=next(steps))
+
+    row = measure(Uneven(), "uneven", 1.0, 4)
+    assert row.ms_a_step == pytest.approx(30.0)
+    assert (row.engine, row.seconds, row.requests) == ("uneven", 1.0, 4)
+
+
+def test_requests_of_a_measurement_have_different_seeds() -> None:
+    seen: list[GenerationParams] = []
+
+    @dataclass
+    class Watched(Tone):
+        def render(self, params: GenerationParams, *_: object) -> Rendered:
+            seen.append(params)
+            return super().render(params, silent, lambda: False)
+
+    measure(Watched(), "watched", 1.0, 3)
+    warm_up(Watched())
+    assert [one.seed for one in seen] == [7, 8, 9, 7]
+    assert [one.duration_seconds for one in seen] == [1.0] * 4
+
+
+def test_the_gpu_peak_is_unknown_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert measure(Tone(), "tone", 1.0, 1).peak_gpu_bytes is None
+
+
+def test_the_memory_peak_is_known_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr(Path, "write_text", fail)
+    assert measure(Tone(), "tone", 1.0, 1).peak_bytes > 10 * 2**20

@@ -129,3 +129,27 @@ def test_an_unknown_name_is_refused_with_a_suggestion(name, word):
     with pytest.raises(EngineUnavailableError) as caught:
         published_model(name)
     assert word in str(caught.value)
+
+
+def test_the_version_has_eight_digits_of_a_known_commit():
+    model = MODELS["musicgen-small"]
+    assert model.facts_at("0123456789abcdef").version == "1+01234567"
+    assert model.facts_at(None).version == "1"
+    assert model.facts == model.facts_at(model.revision)
+
+
+def test_larger_models_need_larger_downloads():
+    for kind in ("musicgen-", "musicgen-stereo-"):
+        sizes = [MODELS[f"{kind}{size}"].download_bytes for size in ("small", "medium", "large")]
+        assert sizes == sorted(sizes)
+        assert sizes[0] > 2e9
+
+
+def test_melody_models_come_after_those_without_melody():
+    order = [model.takes_melody for model in MODELS.values()]
+    assert order == sorted(order)
+
+
+def test_the_catalogue_cannot_be_changed():
+    with pytest.raises(TypeError):
+        MODELS["musicgen-small"] = None

@@ -1,17 +1,21 @@
 import json
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from services.config import Settings
-from services.errors import CancelledError, InvalidRequestError
+from services.errors import CancelledError, EngineError, InvalidRequestError
 from services.generation.engine import EngineFacts, GenerationParams
 from services.generation.musicgen.catalogue import MODELS
 from services.generation.musicgen.checkpoint.checkpoints import RECORD, open_checkpoint
-from services.generation.musicgen.engine import MusicGenEngine
+from services.generation.musicgen.engine import MusicGenEngine, _ProgressReporter
+from services.generation.musicgen.loop.compute_thread import ComputeThread
+from services.generation.musicgen.loop.request import Sampling
 from tests.generation.musicgen.checkpoints import write_checkpoint
 
 RATE = 32_000
@@ -169,3 +173,100 @@ def test_the_version_names_the_installed_commit_and_not_the_pinned_one(
     loaded = MusicGenEngine.load(MODELS["musicgen-small"], settings)
     loaded.close()
     assert loaded.facts.version == version
+
+
+def test_the_label_names_precision_and_back_end(engine_of):
+    assert engine_of("mono").label.startswith("float32, ")
+
+
+def test_the_result_names_the_back_end_and_counts_the_steps(engine_of):
+    engine = engine_of("mono")
+    rendered, _ = _render(engine, ASKED)
+    assert rendered.understood == {"backend": engine.label}
+    assert rendered.steps.count == 65 + 3
+    assert rendered.steps.seconds > 0
+
+
+def test_a_melody_conditions_each_window_from_its_own_start(engine_of, tmp_path):
+    engine = engine_of("melody")
+    time = np.arange(20 * RATE) / RATE
+    tune = (
+        np.where(time < 10, np.sin(2 * np.pi * 440 * time), np.sin(2 * np.pi * 261.63 * time)) / 2
+    )
+    soundfile.write(tmp_path / "tune.wav", tune, RATE)
+    asked = replace(ASKED, duration_seconds=50.0, melody=tmp_path / "tune.wav")
+    prepared = engine._prepare(asked)
+    assert len(prepared.conditioning) == 3
+    first, second, _ = (each.states for each in prepared.conditioning)
+    assert first.shape == second.shape
+    assert not torch.equal(first, second)
+    assert torch.equal(first[20:], second[20:])  # the prompt is the same
+
+
+def test_a_continuation_and_a_melody_together_start_the_melody_after_the_file(engine_of, tmp_path):
+    engine = engine_of("melody")
+    time = np.arange(2 * RATE) / RATE
+    soundfile.write(tmp_path / "tune.wav", np.sin(2 * np.pi * 440 * time) / 2, RATE)
+    asked = replace(ASKED, melody=tmp_path / "tune.wav", continue_from=tmp_path / "tune.wav")
+    prepared = engine._prepare(asked)
+    assert prepared.prefix_frames == 100
+    assert prepared.frames == 100 + 65
+    rendered, _ = _render(engine, asked)
+    assert rendered.audio.shape == (1, round(1.3 * RATE))
+
+
+def test_every_sampling_parameter_reaches_the_loop(engine_of):
+    asked = replace(ASKED, seed=11, temperature=0.7, top_k=9, top_p=0.4, cfg_coef=5.0)
+    sampling = engine_of("mono")._prepare(asked).sampling
+    assert sampling == Sampling(seed=11, guidance=5.0, temperature=0.7, top_k=9, top_p=0.4)
+
+
+def _load(folder):
+    write_checkpoint(folder, "mono")
+    settings = Settings(use_gpu=False, worker_concurrency=1, cpu_precision="fp32")
+    return MusicGenEngine.from_checkpoint(open_checkpoint(folder), _facts(1), settings)
+
+
+def test_a_closed_engine_refuses_requests(tmp_path):
+    engine = _load(tmp_path)
+    engine.close()
+    engine.close()
+    with pytest.raises(EngineError, match="shut down"):
+        _render(engine, ASKED)
+
+
+def test_a_load_that_fails_ends_its_thread(tmp_path, monkeypatch):
+    closed = []
+
+    class Watched(ComputeThread):
+        def close(self):
+            closed.append(self)
+            super().close()
+
+    monkeypatch.setattr("services.generation.musicgen.engine.ComputeThread", Watched)
+    monkeypatch.setattr(
+        "services.generation.musicgen.engine.choose_backend",
+        lambda *_, **__: pytest.fail("the checkpoint is damaged"),
+    )
+    with pytest.raises(pytest.fail.Exception, match="damaged"):
+        _load(tmp_path)
+    assert len(closed) == 1
+
+
+class Moving:
+    """A handle whose progress is set by the test."""
+
+    def __init__(self, total):
+        self.done, self.total = 0, total
+
+    def progress(self):
+        return SimpleNamespace(steps_done=self.done, steps_total=self.total)
+
+
+def test_progress_never_goes_back_and_leaves_a_share_for_the_codec():
+    handle, reports = Moving(40), []
+    reporter = _ProgressReporter(handle, lambda *report: reports.append(report))
+    for done in (0, 20, 15, 40):
+        handle.done = done
+        reporter.report()
+    assert reports == [("generating", share) for share in (0.0, 0.475, 0.475, 0.95)]

@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 
 from services.generation.musicgen.checkpoint.parts import open_weights
 from services.generation.musicgen.codec import codec as codec_module
+from services.generation.musicgen.codec import lstm as lstm_module
 from services.generation.musicgen.codec.codec import Codec
 from services.generation.musicgen.codec.lstm import pack_lstm
+from services.generation.musicgen.codec.stack import CodecStack
 
 TOLERANCE = 1e-5
 
@@ -177,3 +179,60 @@ def test_audio_of_another_number_of_channels_is_refused(codecs):
     codec, _ = codecs["mono"]
     with pytest.raises(ValueError, match="1 channels"):
         codec.encode(torch.zeros(2, 640))
+
+
+@pytest.mark.parametrize("frames", [0, -3])
+def test_a_chunk_without_frames_is_refused(codecs, frames):
+    with pytest.raises(ValueError, match=f"at least 1 frame, not {frames}"):
+        codecs["mono"][0].stream(frames)
+
+
+def test_an_empty_stream_is_silent(codecs):
+    for kind, channels in (("mono", 1), ("stereo", 2)):
+        assert codecs[kind][0].stream().finish().shape == (channels, 0)
+
+
+@pytest.mark.parametrize("audio", [torch.zeros(640), torch.zeros(1, 0), torch.zeros(1, 1, 640)])
+def test_audio_of_another_shape_is_refused(codecs, audio):
+    with pytest.raises(ValueError, match="1 channels"):
+        codecs["mono"][0].encode(audio)
+
+
+def test_two_streams_of_a_codec_do_not_mix(codecs):
+    codec, _ = codecs["mono"]
+    codes = [some_codes(4, 120, seed) for seed in (1, 2)]
+    streams = [codec.stream(), codec.stream()]
+    chunks = [[], []]
+    for start in range(0, 120, 40):
+        for number, stream in enumerate(streams):
+            chunks[number].append(stream.push(codes[number][:, start : start + 40]))
+    for number, stream in enumerate(streams):
+        together = torch.cat([*chunks[number], stream.finish()], dim=1)
+        assert_same(together, decoded(codec, codes[number]))
+
+
+def test_encoding_and_decoding_keep_the_length(codecs):
+    codec, _ = codecs["stereo"]
+    codes = codec.encode(torch.randn(2, 3 * 640, generator=torch.Generator().manual_seed(1)))
+    assert codes.shape == (8, 3)
+    assert decoded(codec, codes).shape == (2, 3 * 640)
+
+
+def test_an_lstm_that_cannot_be_packed_is_used_as_it_is(monkeypatch):
+    monkeypatch.setattr(lstm_module, "has_packed_fp32", lambda: False)
+    lstm = torch.nn.LSTM(8, 8)
+    assert pack_lstm(lstm, torch.device("cpu")) is lstm
+    assert pack_lstm(lstm, torch.device("meta")) is lstm
+
+
+def test_an_unknown_layer_of_the_codec_is_named():
+    with pytest.raises(TypeError, match="Tanh is not a layer of the codec"):
+        CodecStack([torch.nn.Tanh()], torch.device("cpu"))
+
+
+def test_the_stack_does_not_change_its_input(codecs):
+    layers = codecs["mono"][0]._layers
+    states = torch.randn(1, layers.width, 5)
+    before = states.clone()
+    layers.upsample(states)
+    assert torch.equal(states, before)

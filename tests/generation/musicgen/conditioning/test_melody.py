@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import types
 from typing import Any
@@ -167,3 +168,70 @@ def test_other_settings_are_read_from_the_checkpoint(tmp_path):
     checkpoint = open_checkpoint(tmp_path)
     conditioner = MelodyConditioner.load(checkpoint, open_weights(checkpoint))
     assert conditioner.sample_rate == 16_000
+
+
+def edit_json(path, **changes):
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in content.items() if value != "drop"}))
+
+
+def load(folder):
+    checkpoint = open_checkpoint(folder)
+    return MelodyConditioner.load(checkpoint, open_weights(checkpoint))
+
+
+@pytest.mark.parametrize("value", [0, -1, "235", 2.5])
+def test_an_invalid_length_of_the_melody_is_named(tmp_path, value):
+    write_checkpoint(tmp_path, "melody")
+    edit_json(tmp_path / "config.json", chroma_length=value)
+    with pytest.raises(CheckpointError, match=f"chroma_length of {value!r}"):
+        load(tmp_path)
+
+
+def test_configurations_with_different_notes_are_refused(tmp_path):
+    write_checkpoint(tmp_path, "melody")
+    edit_json(tmp_path / "config.json", num_chroma=24)
+    with pytest.raises(CheckpointError, match=r"24 notes in config\.json and 12 in preprocessor"):
+        load(tmp_path)
+
+
+def test_published_settings_are_used_without_a_preprocessor_file(tmp_path):
+    write_checkpoint(tmp_path, "melody")
+    (tmp_path / "preprocessor_config.json").unlink()
+    conditioner = load(tmp_path)
+    assert conditioner.sample_rate == RATE
+    assert conditioner._settings == ChromaSettings()
+
+
+def test_missing_values_of_the_preprocessor_are_those_of_the_published_models(tmp_path):
+    write_checkpoint(tmp_path, "melody")
+    edit_json(tmp_path / "preprocessor_config.json", hop_length="drop", n_fft="drop")
+    assert load(tmp_path)._settings == ChromaSettings()
+
+
+def test_a_melody_is_repeated_or_cut_to_the_length_of_the_prefix(written):
+    conditioner = load(written("melody")[1].folder)
+    text = torch.zeros(3, 64)
+    for seconds in (0.1, 2.0, 30.0):
+        states = conditioner.condition(text, tone(440.0, seconds=seconds)).states
+        assert states.shape == (CHROMA_LENGTH + 3, 64)
+
+
+def test_the_prompt_follows_the_melody_and_is_zero_in_the_unconditional_row(written):
+    conditioner = load(written("melody")[1].folder)
+    text = torch.randn(3, 64)
+    found = conditioner.condition(text, tone(440.0))
+    assert torch.equal(found.states[CHROMA_LENGTH:], text)
+    assert not found.unconditional[CHROMA_LENGTH:].any()
+    silent = conditioner.condition(text, None)
+    assert torch.equal(silent.states[:CHROMA_LENGTH], found.unconditional[:CHROMA_LENGTH])
+
+
+@pytest.mark.parametrize("settings", [ChromaSettings(notes=24), ChromaSettings(sample_rate=16_000)])
+def test_filters_of_other_settings_are_not_those_of_the_first(settings):
+    # The filter bank is cached by the settings.
+    first = chroma(tone(440.0))
+    other = chroma(tone(440.0), settings)
+    assert other.shape[1] == settings.notes
+    assert torch.equal(chroma(tone(440.0)), first)
+    assert torch.equal(chroma(tone(440.0), settings), other)

@@ -6,7 +6,9 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.audio.reading import UnreadableAudioError
 from services.errors import InvalidRequestError
+from services.generation.musicgen.conditioning import references
 from services.generation.musicgen.conditioning.references import read_for_continuation, read_melody
 
 RATE, FRAME = 32_000, 640
@@ -153,3 +155,47 @@ class TestRefusals:
         soundfile.write(path, np.full(2 * RATE, np.nan), RATE, subtype="FLOAT")
         with pytest.raises(InvalidRequestError, match="NaN"):
             read(path, RATE)
+
+
+class Endless:
+    """A file whose header says two seconds, and whose blocks do not end."""
+
+    duration_seconds, sample_rate = 2.0, RATE
+
+    def __init__(self, path):
+        self.path = path
+
+    def blocks(self):
+        while True:
+            yield np.full((1, 10 * RATE), 0.5, np.float32)
+
+
+def test_a_file_longer_than_its_header_says_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(references, "open_audio", Endless)
+    with pytest.raises(InvalidRequestError, match="continue lasts more than 10 minutes"):
+        read_for_continuation(tmp_path / "a.wav", RATE, 1, FRAME)
+    assert read_melody(tmp_path / "a.wav", RATE).shape == (1, 30 * RATE)
+
+
+class Broken(Endless):
+    """A file that cannot be read to its end."""
+
+    def blocks(self):
+        yield np.full((1, RATE), 0.5, np.float32)
+        raise UnreadableAudioError(f"{self.path} ends too early.")
+
+
+def test_a_damaged_file_is_reported_without_its_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(references, "open_audio", Broken)
+    with pytest.raises(InvalidRequestError, match=r"^The file of the melody ends too early\.$"):
+        read_melody(tmp_path / "a.wav", RATE)
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rate=st.sampled_from([8_000, 22_050, 44_100, 48_000]), frame=st.integers(1, 2_000))
+def test_any_rate_gives_whole_frames_of_the_model(tmp_path, rate, frame):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(1.5, rate), rate)
+    audio = read_for_continuation(path, RATE, 1, frame)
+    assert audio.shape[1] % frame == 0
+    assert 1.5 * RATE - frame - 2 <= audio.shape[1] <= 1.5 * RATE + 2

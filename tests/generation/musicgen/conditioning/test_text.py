@@ -75,3 +75,23 @@ def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tmp_path, monkeypatch):
     checkpoint = open_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="200"):
         TextEncoder.load(checkpoint, open_weights(checkpoint))
+
+
+def test_an_empty_prompt_has_the_end_token_only(encoder):
+    assert encoder.tokenize("") == [1]
+    (states,) = encoder.encode([""])
+    assert states.shape == (1, 64)
+
+
+def test_no_prompts_give_no_states(encoder):
+    assert encoder.encode([]) == []
+
+
+def test_packed_layers_keep_the_states(written):
+    model, checkpoint = written("mono")
+    encoder = TextEncoder.load(checkpoint, open_weights(checkpoint))
+    ids = torch.tensor([encoder.tokenize(PROMPTS[1])])
+    with torch.inference_mode():
+        wanted = model.enc_to_dec_proj(model.text_encoder(ids).last_hidden_state[0])
+    (states,) = encoder.encode([PROMPTS[1]])
+    torch.testing.assert_close(states, wanted, atol=1e-5, rtol=1e-5)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -117,3 +118,43 @@ def test_a_gpu_without_memory_for_one_slot_is_an_error(gpu) -> None:
     with pytest.raises(EngineUnavailableError, match="DGX_MUSIC_USE_GPU=false"):
         backends.load_on_gpu(RandomWeights(GEOMETRY), GEOMETRY, 2)
     assert gpu.tried == [2, 1]
+
+
+def test_a_gpu_is_used_if_there_is_one_and_it_is_allowed(monkeypatch, gpu) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    source, settings = RandomWeights(GEOMETRY), {"slots": 2, "cpu_precision": "fp32"}
+    chosen = backends.choose_backend(source, GEOMETRY, use_gpu=True, **settings)
+    assert (chosen.label, chosen.device) == ("bfloat16, a GPU", torch.device("cuda", 0))
+    assert gpu.tried == [2]
+    on_cpu = backends.choose_backend(source, GEOMETRY, use_gpu=False, **settings)
+    assert on_cpu.device == torch.device("cpu")
+    assert gpu.tried == [2]
+
+
+def test_a_full_gpu_is_an_error_before_anything_is_allocated(monkeypatch, gpu) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (2**30, 2**37))
+    with pytest.raises(EngineUnavailableError, match=r"1\.0 GiB free"):
+        backends.load_on_gpu(RandomWeights(GEOMETRY), GEOMETRY, 1)
+    assert gpu.tried == []
+
+
+@pytest.mark.parametrize(
+    ("precision", "labels"),
+    [
+        ("auto", ["int8, native", "int8, PyTorch", "float32, native", "float32, PyTorch"]),
+        ("int8", ["int8, native", "int8, PyTorch"]),
+        ("fp32", ["float32, native", "float32, PyTorch"]),
+    ],
+)
+def test_cpu_decoders_are_tried_in_order_of_speed(precision, labels) -> None:
+    tried = list(backends._cpu_decoders(RandomWeights(GEOMETRY), GEOMETRY, 1, precision))
+    assert [label for label, _, _ in tried] == labels
+    assert [is_quantised for _, _, is_quantised in tried] == [
+        label.startswith("int8") for label in labels
+    ]
+
+
+def test_only_a_melody_model_needs_positions_for_a_prefix() -> None:
+    melody = replace(GEOMETRY, cross_attention=False)
+    assert backends.positions_needed(GEOMETRY) == 1504
+    assert backends.positions_needed(melody) == 1504 + 512

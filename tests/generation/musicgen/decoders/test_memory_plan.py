@@ -11,6 +11,7 @@ from services.generation.musicgen.decoders.memory_plan import (
     DEVICE_RESERVE_BYTES,
     HOST_RESERVE_BYTES,
     DeviceMemory,
+    bucket_for,
     plan_slots,
     slot_bytes,
     weight_bytes,
@@ -64,3 +65,20 @@ def test_planned_slots_fit_and_the_next_bucket_does_not(free, shared, geometry):
     assert (slots + 1) * each <= room
     larger = [size for size in BUCKETS if size > slots]
     assert not larger or (larger[0] + 1) * each > room
+
+
+@pytest.mark.parametrize(("count", "bucket"), [(1, 1), (2, 2), (3, 4), (33, 64), (64, 64)])
+def test_a_batch_is_padded_to_the_next_bucket(count, bucket):
+    assert bucket_for(count) == bucket
+
+
+def test_no_bucket_holds_more_than_64():
+    with pytest.raises(StopIteration):
+        bucket_for(65)
+    assert _fit(1000 * GIB, most=100) == 64
+
+
+def test_a_melody_decoder_needs_less_memory():
+    melody = replace(SMALL, cross_attention=False)
+    assert weight_bytes(melody, 2) < weight_bytes(SMALL, 2)
+    assert slot_bytes(melody, 1504, 512, 2) == slot_bytes(SMALL, 1504, 0, 2)
