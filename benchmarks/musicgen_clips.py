@@ -42,20 +42,20 @@ def ours(folder: Path, precision: str, *, native: bool) -> MusicGenEngine:
     settings = Settings(use_gpu=False, cpu_precision=precision, worker_concurrency=1)
     checkpoint, facts = open_checkpoint(folder), published_model(MODEL).facts
     if native:
-        return MusicGenEngine.of_checkpoint(checkpoint, facts, settings)
+        return MusicGenEngine.from_checkpoint(checkpoint, facts, settings)
     missing = NativeUnavailableError("left out here")
     with (
         patch(f"{NATIVE}.decoder.NativeDecoder", side_effect=missing),
         patch(f"{NATIVE}.sampler.NativeSampler", side_effect=missing),
     ):
-        return MusicGenEngine.of_checkpoint(checkpoint, facts, settings)
+        return MusicGenEngine.from_checkpoint(checkpoint, facts, settings)
 
 
 def theirs(folder: Path, dtype: str) -> TransformersEngine:
     import torch
 
     engine = TransformersEngine(folder, published_model(MODEL).facts, torch.device("cpu"))
-    engine.use_decoder_of(getattr(torch, dtype))
+    engine.set_dtype(getattr(torch, dtype))
     return engine
 
 

@@ -25,7 +25,7 @@ from services.generation.musicgen.decoders.graphed_decoder import GraphedDecoder
 from services.generation.musicgen.decoders.memory_plan import slot_bytes, weight_bytes
 from services.generation.musicgen.geometry import FRAME_RATE, Geometry
 from services.generation.musicgen.loop.request import Conditioning, Sampling
-from services.generation.musicgen.loop.sequence import Turn
+from services.generation.musicgen.loop.sequence import StepInput
 
 STATES = 16
 POSITIONS = 1536
@@ -75,15 +75,15 @@ def own_step(
 ) -> float:
     """Milliseconds of a step with its drawing, tokens to the host included."""
     tokens = np.zeros(decoder.geometry.codebooks, dtype=np.int64)
-    turns = [Turn(slot, tokens, position, position) for slot in range(requests)]
+    inputs = [StepInput(slot, tokens, position, position) for slot in range(requests)]
     states = torch.zeros(STATES, decoder.geometry.hidden)
-    for turn in turns:
-        decoder.begin(
-            turn.slot, Conditioning(states), Sampling(seed=turn.slot), tokens[:, None][:, :0]
+    for each in inputs:
+        decoder.begin_window(
+            each.slot, Conditioning(states), Sampling(seed=each.slot), tokens[:, None][:, :0]
         )
 
     def step() -> None:
-        decoder.advance(turns)
+        decoder.step(inputs)
 
     for _ in range(3):
         step()

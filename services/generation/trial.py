@@ -1,4 +1,4 @@
-"""An engine tried out by itself, without rows and files: does it make music, and how fast."""
+"""Test and time an engine by itself, without jobs and files."""
 
 from __future__ import annotations
 
@@ -26,44 +26,44 @@ SEED = 7
 TRIAL_SECONDS = 2.0
 
 SILENCE = 1e-4
-"""Of full scale, -80 dBFS: what stays below it all the time is no music."""
+"""Peak below which audio counts as silent: -80 dBFS."""
 
 RTF = (
-    "RTF, the real-time factor, is seconds of work for a second of audio: below 1 is faster than "
-    "it plays."
+    "RTF, the real-time factor, is seconds of work per second of audio: below 1 is faster than "
+    "real time."
 )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
-    """One short take, looked at."""
+    """The result of a short test render."""
 
     version: str
-    """Of the engine, which names the commit of its weights where they do."""
+    """The engine's version, with the commit of its weights if that is known."""
     load_seconds: float
     render_seconds: float
     audio_seconds: float
     peak_dbfs: float | None
-    """None of silence."""
+    """None for silence."""
     problems: tuple[str, ...]
-    """In words; none of a sound engine."""
+    """One phrase each; empty if the engine works."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One call of an engine, timed."""
+    """One timed call of an engine."""
 
     engine: str
     seconds: float
-    """Of audio, each request."""
+    """Seconds of audio of each request."""
     requests: int
     wall_seconds: float
     rtf: float
-    """Wall time by the audio of all requests together."""
+    """Wall time divided by the audio seconds of all requests."""
     ms_a_step: float | None
-    """Of engines that tell of their steps."""
+    """None for engines that report no steps."""
     peak_bytes: int
-    """Of the process, while it ran."""
+    """Peak memory of the process during the call."""
     peak_gpu_bytes: int | None
 
 
@@ -76,10 +76,10 @@ class BatchEngine(Protocol):
 
 
 def try_engine(entry: EngineEntry, progress: Progress) -> Trial:
-    """Load an engine, have it make two seconds of music, and look at them.
+    """Load an engine, render two seconds of music, and check them.
 
     Raises:
-        DGXMusicError: as the engine does.
+        DGXMusicError: whatever the engine raises.
     """
     began = time.perf_counter()
     engine = entry.load()
@@ -96,12 +96,12 @@ def try_engine(entry: EngineEntry, progress: Progress) -> Trial:
         render_seconds=ended - loaded,
         audio_seconds=rendered.audio.shape[-1] / rendered.sample_rate,
         peak_dbfs=20.0 * math.log10(peak) if 0.0 < peak < math.inf else None,
-        problems=tuple(faults_of(rendered, engine, seconds)),
+        problems=tuple(find_faults(rendered, engine, seconds)),
     )
 
 
-def faults_of(rendered: Rendered, engine: Engine, seconds: float) -> list[str]:
-    """Say in what an engine's audio is not what its facts and the request promise."""
+def find_faults(rendered: Rendered, engine: Engine, seconds: float) -> list[str]:
+    """Return how a render differs from the engine's facts and the request, one phrase each."""
     audio, facts = rendered.audio, engine.facts
     expected = (facts.channels, round(seconds * facts.sample_rate))
     faults = []
@@ -122,20 +122,20 @@ def measure(engine: Engine, name: str, seconds: float, requests: int) -> Measure
     """Time requests that are sent to an engine at once, as its worker would send them.
 
     Args:
-        engine: loaded, and warm.
-        name: to be shown.
-        seconds: of audio, each request.
-        requests: sent at once; an engine that takes fewer renders them in turn.
+        engine: the engine, loaded and warm.
+        name: its name in the result.
+        seconds: seconds of audio of each request.
+        requests: requests sent at once; an engine that takes fewer renders them in turn.
 
     Raises:
-        DGXMusicError: as the engine does.
+        DGXMusicError: whatever the engine raises.
     """
     params = _params(seconds, requests)
-    _begin_peaks()
+    _reset_peaks()
     began = time.perf_counter()
-    made = _render_all(engine, params)
+    rendered = _render_all(engine, params)
     wall = time.perf_counter() - began
-    steps = [one.steps for one in made if one.steps is not None and one.steps.count]
+    steps = [one.steps for one in rendered if one.steps is not None and one.steps.count]
     return Measurement(
         engine=name,
         seconds=seconds,
@@ -149,16 +149,19 @@ def measure(engine: Engine, name: str, seconds: float, requests: int) -> Measure
 
 
 def warm_up(engine: Engine) -> None:
-    """Have it make a little, so that what is done once is done."""
+    """Render briefly, to get work that is done only once out of the way."""
     (params,) = _params(engine.facts.shortest_seconds, 1)
-    engine.render(params, _nobody, _never)
+    engine.render(params, _ignore_progress, _never)
 
 
 def _render_all(engine: Engine, requests: Sequence[GenerationParams]) -> list[Rendered]:
+    def render(params: GenerationParams) -> Rendered:
+        return engine.render(params, _ignore_progress, _never)
+
     if isinstance(engine, BatchEngine):
         return engine.render_batch(requests)
     with ThreadPoolExecutor(min(len(requests), engine.facts.concurrent)) as threads:
-        return list(threads.map(lambda params: engine.render(params, _nobody, _never), requests))
+        return list(threads.map(render, requests))
 
 
 def _params(seconds: float, requests: int) -> Sequence[GenerationParams]:
@@ -168,22 +171,21 @@ def _params(seconds: float, requests: int) -> Sequence[GenerationParams]:
     ]
 
 
-def _nobody(_stage: str, _fraction: float) -> None:
-    """Nobody watches."""
+def _ignore_progress(_stage: str, _fraction: float) -> None:
+    return
 
 
 def _never() -> bool:
     return False
 
 
-def _begin_peaks() -> None:
-    """Forget the peaks of before, where the system can."""
-    with suppress(OSError):
+def _reset_peaks() -> None:
+    with suppress(OSError):  # not every kernel lets a process reset its peak
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     if "torch" in sys.modules:
-        from services.generation.musicgen.gpu_probe import forget_peak
+        from services.generation.musicgen.gpu_probe import reset_peak
 
-        forget_peak()
+        reset_peak()
 
 
 def _peak_bytes() -> int:

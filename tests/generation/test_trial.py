@@ -1,10 +1,12 @@
-"""Engines tried out by themselves: what is sound music, and what a measurement says."""
+"""Test renders and measurements of engines."""
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ from services.generation.engine import (
     Steps,
 )
 from services.generation.registry import EngineEntry
-from services.generation.trial import faults_of, measure, try_engine
+from services.generation.trial import find_faults, measure, try_engine, warm_up
 
 FACTS = EngineFacts(
     name="tone",
@@ -61,10 +63,10 @@ def made(**changed: object) -> Rendered:
 
 
 def silent(_stage: str, _fraction: float) -> None:
-    """Nobody watches."""
+    return
 
 
-def test_sound_music_has_no_faults() -> None:
+def test_a_working_engine_has_no_faults() -> None:
     trial = try_engine(EngineEntry(FACTS, Tone, lambda: None), silent)
     assert trial.problems == ()
     assert trial.audio_seconds == 2.0
@@ -72,7 +74,7 @@ def test_sound_music_has_no_faults() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "phrase"),
     [
         ({"audio": np.zeros((1, 16_000), np.float32)}, "silent"),
         ({"audio": np.full((1, 16_000), np.nan, np.float32)}, "NaN"),
@@ -84,11 +86,11 @@ def test_sound_music_has_no_faults() -> None:
         ({"sample_rate": 44_100}, "44100 Hz"),
     ],
 )
-def test_what_is_wrong_with_audio_is_said(changed: dict[str, object], said: str) -> None:
-    assert said in "; ".join(faults_of(made(**changed), Tone(), 2.0))
+def test_each_fault_of_the_audio_is_reported(changed: dict[str, object], phrase: str) -> None:
+    assert phrase in "; ".join(find_faults(made(**changed), Tone(), 2.0))
 
 
-def test_a_silent_engine_is_found_out() -> None:
+def test_a_silent_engine_is_reported() -> None:
     trial = try_engine(EngineEntry(FACTS, lambda: Tone(level=0.0), lambda: None), silent)
     assert trial.problems == ("it is silent",)
     assert trial.peak_dbfs is None
@@ -129,7 +131,7 @@ def test_an_engine_with_a_batch_of_its_own_gets_all_requests_in_one_call() -> No
     assert batches == [4]
 
 
-def test_the_peak_of_a_measurement_is_its_own() -> None:
+def test_a_measurement_has_its_own_memory_peak() -> None:
     @dataclass
     class Greedy(Tone):
         def wave(self, samples: int) -> np.ndarray:
@@ -139,3 +141,68 @@ def test_the_peak_of_a_measurement_is_its_own() -> None:
     before = measure(Tone(), "tone", 1.0, 1).peak_bytes
     assert measure(Greedy(), "greedy", 1.0, 1).peak_bytes > before + 150 * 2**20
     assert measure(Tone(), "tone", 1.0, 1).peak_bytes < before + 100 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("shortest", "longest", "seconds"), [(1.0, 30.0, 2.0), (5.0, 30.0, 5.0), (0.5, 1.5, 1.5)]
+)
+def test_a_test_render_is_two_seconds_long_if_the_engine_allows_it(
+    shortest: float, longest: float, seconds: float
+) -> None:
+    facts = replace(FACTS, shortest_seconds=shortest, longest_seconds=longest)
+    trial = try_engine(EngineEntry(facts, lambda: Tone(facts), lambda: None), silent)
+    assert (trial.audio_seconds, trial.problems) == (seconds, ())
+
+
+def test_all_faults_are_reported_together() -> None:
+    audio = np.zeros((2, 5))
+    faults = find_faults(made(audio=audio, sample_rate=44_100), Tone(), 2.0)
+    assert len(faults) == 4
+
+
+@pytest.mark.parametrize(("level", "is_silent"), [(0.9e-4, True), (1.1e-4, False)])
+def test_silence_is_below_80_dbfs(level: float, is_silent: bool) -> None:
+    audio = np.full((1, 16_000), level, np.float32)
+    assert find_faults(made(audio=audio), Tone(), 2.0) == (["it is silent"] if is_silent else [])
+
+
+def test_a_measurement_reports_the_slowest_step() -> None:
+    steps = iter([Steps(10, 0.1), Steps(10, 0.3), Steps(0, 9.0), None])
+
+    @dataclass
+    class Uneven(Tone):
+        def render(self, params: GenerationParams, *_: object) -> Rendered:
+            return replace(super().render(params, silent, lambda: False), steps=next(steps))
+
+    row = measure(Uneven(), "uneven", 1.0, 4)
+    assert row.ms_a_step == pytest.approx(30.0)
+    assert (row.engine, row.seconds, row.requests) == ("uneven", 1.0, 4)
+
+
+def test_requests_of_a_measurement_have_different_seeds() -> None:
+    seen: list[GenerationParams] = []
+
+    @dataclass
+    class Watched(Tone):
+        def render(self, params: GenerationParams, *_: object) -> Rendered:
+            seen.append(params)
+            return super().render(params, silent, lambda: False)
+
+    measure(Watched(), "watched", 1.0, 3)
+    warm_up(Watched())
+    assert [one.seed for one in seen] == [7, 8, 9, 7]
+    assert [one.duration_seconds for one in seen] == [1.0] * 4
+
+
+def test_the_gpu_peak_is_unknown_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
+    assert measure(Tone(), "tone", 1.0, 1).peak_gpu_bytes is None
+
+
+def test_the_memory_peak_is_known_without_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(Path, "read_text", fail)
+    monkeypatch.setattr(Path, "write_text", fail)
+    assert measure(Tone(), "tone", 1.0, 1).peak_bytes > 10 * 2**20

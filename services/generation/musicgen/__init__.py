@@ -1,19 +1,19 @@
-"""The neural engine: MusicGen from its published checkpoints, decoded by a loop of our own.
+"""The neural engine: MusicGen from its published checkpoints, with a decode loop of our own.
 
-transformers gives the configuration, T5, EnCodec and the oracle of the tests; `decoder.py` and what
-it uses is ours. Nothing here is imported before a MusicGen model is asked for: torch takes seconds.
+transformers provides the configuration, T5, EnCodec and the tests' reference; decoders/ and loop/
+are ours. Import it only for a MusicGen model: importing torch takes seconds.
 """
 
 import os
 
-from services.generation.musicgen.decoders.native.build import can_be_had
+from services.generation.musicgen.decoders.native.build import is_available
 
-# After an operation the threads of torch's OpenMP spin for milliseconds, in the cores in which the
-# native step then wants to run: it would take twice as long. Torch's own back ends take a tenth
-# less where they spin. It is read once, when torch is first imported.
-if "OMP_WAIT_POLICY" not in os.environ and can_be_had():
+# After an operation, torch's OpenMP threads spin for milliseconds on the cores that the native step
+# needs next, and it takes twice as long. The PyTorch back ends, though, are a tenth faster with
+# spinning. The variable is read once, when torch is first imported.
+if "OMP_WAIT_POLICY" not in os.environ and is_available():
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
-# Large tensors on huge pages: weights are read from one end to the other at every step, and a tenth
-# to a fifth of that time went to looking pages up. This, too, is read once.
+# Huge pages for large tensors: every step reads all weights, and page-table look-ups took 10 to
+# 20 % of that time. This variable is read once as well.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")

@@ -1,7 +1,6 @@
-"""The published MusicGen models: where each lies, what shape it has, what it needs. No torch.
+"""The published MusicGen models: repository, pinned commit, shape and size. No torch.
 
-Revisions are commits of the publisher's repositories, so that what is installed today is what was
-installed when a release was tested.
+Every installation of a release gets the commits that the release was tested with.
 """
 
 from __future__ import annotations
@@ -17,21 +16,21 @@ from services.generation.musicgen.decoders.memory_plan import BUCKETS
 from services.generation.musicgen.geometry import Geometry
 
 SAMPLE_RATE = 32_000
-"""Hz, of all published models."""
+"""Hz, for all published models."""
 
 WEIGHTS_LICENCE = "CC-BY-NC-4.0"
-"""SPDX identifier of the licence of the weights, and so of what is made with them."""
+"""SPDX identifier of the licence of the weights and of all music made with them."""
 
 LICENCE_SENTENCE = (
-    "The weights of MusicGen are published by Meta under CC-BY-NC-4.0: use them, and what they "
-    "make, for non-commercial purposes only, and name the source."
+    "Meta publishes the MusicGen weights under CC-BY-NC-4.0: use them, and the music made with "
+    "them, for non-commercial purposes only, and name the source."
 )
 
 SHORTEST_SECONDS, LONGEST_SECONDS = 1.0, 300.0
-"""What a request may ask for; past 30 s a model continues what it has made so far."""
+"""Limits of a take; past 30 s a model continues its own music in windows."""
 
 _VERSION = "1"
-"""Raised when the same request gives other audio than before."""
+"""Increased when the same request gives different audio than before."""
 
 _TEXT_ENCODER_BYTES = 438_514_176
 _CODEC_BYTES = 236_001_935
@@ -44,22 +43,21 @@ class PublishedModel:
     """One published checkpoint."""
 
     name: str
-    """As people say it: musicgen-small."""
+    """As in requests: musicgen-small."""
     repository: str
     """On the Hugging Face hub."""
     revision: str | None
-    """The commit that is installed; None takes the newest and writes down which that was."""
+    """The commit to install; None installs the newest and records which one it was."""
     geometry: Geometry
     description: str
 
     @property
     def takes_melody(self) -> bool:
-        """Whether a melody can be given to it."""
         return not self.geometry.cross_attention
 
     @property
     def decoder_parameters(self) -> int:
-        """How many numbers the decoder and the projections into it have."""
+        """Parameters of the decoder and of the projections into it."""
         shape = self.geometry
         norms = 6 if shape.cross_attention else 4
         attention = 8 if shape.cross_attention else 4
@@ -71,16 +69,16 @@ class PublishedModel:
 
     @property
     def download_bytes(self) -> int:
-        """Size of the weights as float32; a file in half precision is half of that."""
+        """Size of the weights as float32; a file in half precision has half of it."""
         return 4 * self.decoder_parameters + _TEXT_ENCODER_BYTES + _CODEC_BYTES
 
     @property
     def facts(self) -> EngineFacts:
-        """What can be said of it as an engine, made from the commit that is pinned."""
+        """The facts of its engine at the pinned commit."""
         return self.facts_at(self.revision)
 
     def facts_at(self, revision: str | None) -> EngineFacts:
-        """The same of another commit; None where it is not known of which."""
+        """Return the facts at another commit, or at an unknown one for None."""
         commit = "" if revision is None else f"+{revision[:8]}"
         return EngineFacts(
             name=self.name,
@@ -127,7 +125,7 @@ _ALL = (
         "musicgen-small",
         "small",
         "4c8334b02c6ec4e8664a91979669a501ec497792",
-        "MusicGen small (300M): the one for a machine without a GPU.",
+        "MusicGen small (300M), for a machine without a GPU.",
     ),
     _model(
         "musicgen-medium",
@@ -145,19 +143,19 @@ _ALL = (
         "musicgen-stereo-small",
         "small",
         "3a110c0092820d470372c880c5ea06ce21a78ddd",
-        "MusicGen small that makes stereo.",
+        "MusicGen small in stereo.",
     ),
     _model(
         "musicgen-stereo-medium",
         "medium",
         "2747e613fbaadc43b14257224326ef58c5c11b81",
-        "MusicGen medium that makes stereo.",
+        "MusicGen medium in stereo.",
     ),
     _model(
         "musicgen-stereo-large",
         "large",
         "bda8ec330c9c17e09728589eaf678f58f7d2d932",
-        "MusicGen large that makes stereo.",
+        "MusicGen large in stereo.",
     ),
     _model(
         "musicgen-melody",
@@ -175,25 +173,25 @@ _ALL = (
         "musicgen-stereo-melody",
         "medium",
         "022c3bd20a7d77e7c014082f0391bcbcd3940a7a",
-        "MusicGen medium that follows a melody you give and makes stereo.",
+        "MusicGen medium in stereo that follows a melody you give.",
     ),
     _model(
         "musicgen-stereo-melody-large",
         "large",
         "eea14861e6c29c47aea1055982a217468cd1634d",
-        "MusicGen large that follows a melody you give and makes stereo.",
+        "MusicGen large in stereo that follows a melody you give.",
     ),
 )
 
 MODELS: Mapping[str, PublishedModel] = MappingProxyType({model.name: model for model in _ALL})
-"""By name, the smallest first of each kind."""
+"""By name, in the order in which `auto` prefers them."""
 
 
 def published_model(name: str) -> PublishedModel:
-    """The model of a name; `small` and `facebook/musicgen-small` are understood too.
+    """Return the model of a name, which may be short (`small`) or full (`facebook/musicgen-small`).
 
     Raises:
-        EngineUnavailableError: there is none, with the nearest name.
+        EngineUnavailableError: no model has the name; the message suggests the nearest one.
     """
     bare = name.strip().lower().removeprefix("facebook/")
     for candidate in (bare, f"musicgen-{bare}"):
@@ -202,5 +200,5 @@ def published_model(name: str) -> PublishedModel:
     short = bare.removeprefix("musicgen-")
     known = {name.removeprefix("musicgen-"): name for name in MODELS}
     near = difflib.get_close_matches(short, known, n=1, cutoff=0.5)
-    hint = f"Did you mean {known[near[0]]!r}?" if near else f"There are {', '.join(MODELS)}."
+    hint = f"Did you mean {known[near[0]]!r}?" if near else f"The models: {', '.join(MODELS)}."
     raise EngineUnavailableError(f"There is no published MusicGen model {name!r}. {hint}")

@@ -1,6 +1,6 @@
-"""MusicGen as an engine: prompts, melodies and files to go on from become audio.
+"""The MusicGen engine: renders prompts, melodies and continuations of files.
 
-`render` may be called from several threads: the decode loop steps all their requests together.
+Several threads may call `render` at once: the decode loop steps their requests as one batch.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import torch
 from services.errors import CancelledError, InvalidRequestError
 from services.generation.engine import Rendered
 from services.generation.musicgen.checkpoint.checkpoints import find_checkpoint
-from services.generation.musicgen.checkpoint.parts import weights_of
+from services.generation.musicgen.checkpoint.parts import open_weights
 from services.generation.musicgen.codec.codec import Codec
 from services.generation.musicgen.conditioning.melody import MelodyConditioner
 from services.generation.musicgen.conditioning.references import read_for_continuation, read_melody
 from services.generation.musicgen.conditioning.text import TextEncoder
 from services.generation.musicgen.decoders.backends import choose_backend
-from services.generation.musicgen.decoders.device_decoder import MOST_STATES
+from services.generation.musicgen.decoders.device_decoder import MAX_STATES
 from services.generation.musicgen.geometry import FRAME_RATE
+from services.generation.musicgen.loop.compute_thread import ComputeThread
 from services.generation.musicgen.loop.loop import DecodeLoop
-from services.generation.musicgen.loop.processor import Processor
 from services.generation.musicgen.loop.request import Conditioning, DecodeRequest, Sampling
-from services.generation.musicgen.loop.windows import windows
+from services.generation.musicgen.loop.windows import plan_windows
 
 if TYPE_CHECKING:
     from services.audio.arrays import Audio
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from services.generation.musicgen.checkpoint.checkpoints import Checkpoint
     from services.generation.musicgen.decoders.backends import Backend
     from services.generation.musicgen.loop.handle import DecodeHandle
-    from services.generation.musicgen.loop.loop import Work
+    from services.generation.musicgen.loop.loop import Execute
 
 T = TypeVar("T")
 
@@ -48,66 +48,61 @@ CHECK_PROMPTS = (
     "heavy techno at 130 BPM with distorted 909 drums, an acid bass line that opens up slowly,"
     " dark pads far in the back and a vocal chop on every fourth bar",
 )
-"""What a quantised decoder is compared with its checkpoint on: a prompt that it may fold into its
-weights, and one that is too long for that."""
+"""Prompts of the check of a quantised decoder: the first is short enough to be folded into the
+weights, the second is not."""
 
-PIECE_FRAMES = 25
-"""Codes that are taken from the loop at once: half a second of audio."""
+STREAM_FRAMES = 25
+"""Code frames read from the loop at a time: half a second of audio."""
 
-_DECODE_SHARE = 0.95
-"""Part of the progress that belongs to the decoder; the rest is the codec's."""
+_DECODER_SHARE = 0.95
+"""Share of the decoder in the progress; the rest is the codec's."""
 
 
 class MusicGenEngine:
-    """A checkpoint that is loaded."""
+    """A loaded checkpoint with its running decode loop."""
 
-    def __init__(
-        self,
-        facts: EngineFacts,
-        parts: _Parts,
-        processor: Processor,
-    ) -> None:
-        """Start the decode loop on what was read; `close` ends it."""
+    def __init__(self, facts: EngineFacts, parts: _Parts, compute: ComputeThread) -> None:
+        """Start the decode loop; `close` ends it and the compute thread."""
         self._facts = facts
         self._text = parts.text
         self._melody = parts.melody
         self._codec = parts.codec
         self._label = parts.backend.label
-        self._processor = processor
-        self._work: Work = processor
+        self._compute = compute
+        self._execute: Execute = compute
         if parts.backend.device.type == "cpu":
-            self._loop = DecodeLoop(parts.backend.model, work=processor)
+            self._loop = DecodeLoop(parts.backend.model, execute=compute)
         else:
+            # The codec runs in a stream of its own, in parallel with the decoder.
             stream = torch.cuda.Stream(parts.backend.device)  # type: ignore[no-untyped-call]
-            self._work = partial(_beside_the_decoder, stream)
+            self._execute = partial(_run_on_stream, stream)
             self._loop = DecodeLoop(parts.backend.model)
 
     @classmethod
     def load(cls, model: PublishedModel, settings: Settings) -> MusicGenEngine:
-        """Read the checkpoint of a published model on this machine.
+        """Load the checkpoint of a published model from this machine.
 
         Raises:
-            CheckpointError: it is not here, or damaged.
-            EngineUnavailableError: the memory does not hold it.
+            CheckpointError: it is missing or damaged.
+            EngineUnavailableError: it does not fit into memory.
         """
         checkpoint = find_checkpoint(model, settings.models_dir)
-        return cls.of_checkpoint(checkpoint, model.facts_at(checkpoint.revision), settings)
+        return cls.from_checkpoint(checkpoint, model.facts_at(checkpoint.revision), settings)
 
     @classmethod
-    def of_checkpoint(
+    def from_checkpoint(
         cls, checkpoint: Checkpoint, facts: EngineFacts, settings: Settings
     ) -> MusicGenEngine:
-        """Read a checkpoint; raises as `load`."""
-        processor = Processor()
-        with ExitStack() as if_it_fails:
-            if_it_fails.callback(processor.close)
-            engine = cls(facts, processor(partial(_read, checkpoint, settings)), processor)
-            if_it_fails.pop_all()
+        """Load a checkpoint; raises as `load`."""
+        compute = ComputeThread()
+        with ExitStack() as on_failure:
+            on_failure.callback(compute.close)
+            engine = cls(facts, compute(partial(_load_parts, checkpoint, settings)), compute)
+            on_failure.pop_all()
         return engine
 
     @property
     def facts(self) -> EngineFacts:
-        """What can be said before it runs."""
         return self._facts
 
     @property
@@ -116,57 +111,58 @@ class MusicGenEngine:
         return self._label
 
     def close(self) -> None:
-        """End the decode loop; what is at work fails."""
+        """End the decode loop; running and waiting requests fail."""
         self._loop.close()
-        self._processor.close()
+        self._compute.close()
 
     def render(
         self, params: GenerationParams, progress: Progress, should_stop: ShouldStop
     ) -> Rendered:
-        """See `Engine`; the decode loop steps the requests of all callers as one batch."""
+        """Render as `Engine.render`; the requests of all callers run as one batch."""
         progress("encoding_prompt", 0.0)
         prepared = self._prepare(params)
         if should_stop():
-            raise CancelledError("The music was stopped before it was begun.")
+            raise CancelledError("The music was stopped before it started.")
         progress("generating", 0.0)
         handle = self._loop.submit(prepared, should_stop=should_stop)
         try:
-            return self._collect(params, handle, _Watch(handle, progress), should_stop)
+            reporter = _ProgressReporter(handle, progress)
+            return self._collect(params, handle, reporter, should_stop)
         finally:
             handle.cancel()
 
     def _prepare(self, request: GenerationParams) -> DecodeRequest:
         self._check(request)
-        facts, end, notes = self._facts, None, None
+        facts, ending, melody = self._facts, None, None
         if request.continue_from is not None:
             frame = self._codec.samples_per_frame
-            end = read_for_continuation(
+            ending = read_for_continuation(
                 request.continue_from, facts.sample_rate, facts.channels, frame
             )
         if request.melody is not None and self._melody is not None:
-            notes = read_melody(request.melody, self._melody.sample_rate)[0]
-        return self._work(partial(self._condition, request, end, notes))
+            melody = read_melody(request.melody, self._melody.sample_rate)[0]
+        return self._execute(partial(self._encode, request, ending, melody))
 
-    def _condition(
-        self, request: GenerationParams, end: Audio | None, notes: Audio | None
+    def _encode(
+        self, request: GenerationParams, ending: Audio | None, melody: Audio | None
     ) -> DecodeRequest:
-        """What the loop is asked for, with the end of a file, and with a melody `[samples]`."""
+        """Encode the prompt, the `[channels, samples]` to continue and the melody `[samples]`."""
         (text,) = self._text.encode([request.prompt])
-        prefix = None if end is None else self._codec.encode(torch.from_numpy(end)).numpy()
+        prefix = None if ending is None else self._codec.encode(torch.from_numpy(ending)).numpy()
         known = 0 if prefix is None else prefix.shape[1]
         frames = known + math.ceil(request.duration_seconds * FRAME_RATE)
         conditioning: tuple[Conditioning, ...] = (Conditioning(text),)
-        if self._melody is not None and notes is None:
+        if self._melody is not None and melody is None:
             conditioning = (self._melody.condition(text, None),)
         elif self._melody is not None:
-            # The melody goes on where a window begins.
-            melody = torch.from_numpy(notes)
-            starts = [(window.start - known) / FRAME_RATE for window in windows(frames, known)]
-            conditioning = tuple(self._melody.condition(text, melody, start) for start in starts)
-        room = MOST_STATES - (len(conditioning[0].states) - len(text))
-        if len(text) > room:
+            # Each window follows the melody from the window's own start.
+            samples = torch.from_numpy(melody)
+            starts = [(window.start - known) / FRAME_RATE for window in plan_windows(frames, known)]
+            conditioning = tuple(self._melody.condition(text, samples, start) for start in starts)
+        limit = MAX_STATES - (len(conditioning[0].states) - len(text))
+        if len(text) > limit:
             raise InvalidRequestError(
-                f"The prompt is {len(text)} tokens long, and {self._facts.name} takes {room} at "
+                f"The prompt is {len(text)} tokens long, and {self._facts.name} takes {limit} at "
                 "most. Use fewer words."
             )
         return DecodeRequest(
@@ -196,21 +192,21 @@ class MusicGenEngine:
         self,
         request: GenerationParams,
         handle: DecodeHandle,
-        watch: _Watch,
+        reporter: _ProgressReporter,
         should_stop: ShouldStop,
     ) -> Rendered:
-        """Decode the codes of a request as they come."""
+        """Decode the codes of a request to audio while the loop draws them."""
         stream = self._codec.stream()
-        pieces = []
-        for codes in handle.stream(PIECE_FRAMES, while_waiting=watch.tell):
+        chunks = []
+        for codes in handle.stream(STREAM_FRAMES, while_waiting=reporter.report):
             if should_stop():
                 raise CancelledError("The music was stopped before it was finished.")
-            pieces.append(self._work(partial(stream.push, torch.from_numpy(codes))))
-            watch.tell()
-        pieces.append(self._work(stream.finish))
-        audio = np.concatenate([piece.numpy() for piece in pieces], axis=1)
+            chunks.append(self._execute(partial(stream.push, torch.from_numpy(codes))))
+            reporter.report()
+        chunks.append(self._execute(stream.finish))
+        audio = np.concatenate([chunk.numpy() for chunk in chunks], axis=1)
         samples = round(request.duration_seconds * self._facts.sample_rate)
-        # A file that was continued is heard in front, for the codec to go on from, and cut off.
+        # The codec decodes a continued file too, for a seamless start; its samples are cut off.
         first = handle.prefix_frames * self._codec.samples_per_frame
         return Rendered(
             audio=np.ascontiguousarray(audio[:, first : first + samples], dtype=np.float32),
@@ -223,16 +219,14 @@ class MusicGenEngine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Parts:
-    """What is read of a checkpoint."""
-
     text: TextEncoder
     melody: MelodyConditioner | None
     codec: Codec
     backend: Backend
 
 
-def _read(checkpoint: Checkpoint, settings: Settings) -> _Parts:
-    weights = weights_of(checkpoint)
+def _load_parts(checkpoint: Checkpoint, settings: Settings) -> _Parts:
+    weights = open_weights(checkpoint)
     text = TextEncoder.load(checkpoint, weights)
     melody = None
     if not checkpoint.geometry.cross_attention:
@@ -249,21 +243,22 @@ def _read(checkpoint: Checkpoint, settings: Settings) -> _Parts:
     return _Parts(text=text, melody=melody, codec=codec, backend=backend)
 
 
-def _beside_the_decoder(stream: torch.cuda.Stream, action: Callable[[], T], /) -> T:
+def _run_on_stream(stream: torch.cuda.Stream, action: Callable[[], T], /) -> T:
     with torch.cuda.stream(stream):
         return action()
 
 
 @dataclass(slots=True)
-class _Watch:
+class _ProgressReporter:
     """Reports the progress of a request."""
 
     handle: DecodeHandle
     progress: Progress
-    told: float = 0.0
+    reported: float = 0.0
 
-    def tell(self) -> None:
-        """Report also when nothing moved: an engine that is silent for long counts as stuck."""
-        seen = self.handle.progress()
-        self.told = max(self.told, _DECODE_SHARE * seen.steps_done / seen.steps_total)
-        self.progress("generating", self.told)
+    def report(self) -> None:
+        """Report even without progress: an engine that is silent for long counts as stuck."""
+        current = self.handle.progress()
+        done = _DECODER_SHARE * current.steps_done / current.steps_total
+        self.reported = max(self.reported, done)
+        self.progress("generating", self.reported)

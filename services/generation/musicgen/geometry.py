@@ -1,25 +1,29 @@
-"""The shape of a MusicGen decoder, without torch."""
+"""The shape of a MusicGen decoder. No torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 FRAME_RATE = 50
-"""Code frames a second of audio."""
+"""Code frames per second of audio."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Geometry:
-    """What the decoder of a checkpoint is made of."""
+    """The sizes of a checkpoint's decoder.
+
+    Raises:
+        ValueError: they do not fit together.
+    """
 
     layers: int
     hidden: int
     heads: int
     ffn: int
     codebooks: int
-    """4 for mono, 8 for stereo: left and right of each in turn."""
+    """4 for mono, 8 for stereo, where left and right alternate."""
     codebook_size: int
-    """Tokens a codebook, 0..codebook_size-1; `pad_token` is one more embedding and has no logit."""
+    """Tokens of a codebook, 0..codebook_size-1; `pad_token` has an embedding but no logit."""
     channels: int
     cross_attention: bool
     """False for melody checkpoints: their conditioning is a prefix of the sequence."""
@@ -28,12 +32,11 @@ class Geometry:
 
     @property
     def head_size(self) -> int:
-        """Values a head."""
         return self.hidden // self.heads
 
     @property
     def pad_token(self) -> int:
-        """What fills the cells of the delay pattern that hold no code."""
+        """The token in cells of the delay pattern that hold no code."""
         return self.codebook_size
 
     def __post_init__(self) -> None:

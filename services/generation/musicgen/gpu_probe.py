@@ -1,4 +1,4 @@
-"""What torch sees of the GPUs, and a kernel that really runs on each."""
+"""The GPUs that torch finds, and a test kernel on each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SEED = 5
 
 
 def probe_gpus() -> TorchBuild:
-    """Look at the build and at each device, and run a kernel on it; takes seconds."""
+    """Describe torch's build and every device, and run a kernel on each; takes seconds."""
     cuda = torch.version.cuda
     build = TorchBuild(
         version=str(torch.__version__), cuda=cuda, targets=tuple(torch.cuda.get_arch_list())
@@ -22,16 +22,16 @@ def probe_gpus() -> TorchBuild:
     if cuda is None:
         return build
     try:
-        # It says why CUDA does not start; `device_count` would say 0.
+        # This raises the reason why CUDA does not start; `device_count` would just return 0.
         torch.cuda.current_device()
-        devices = tuple(_look_at(index) for index in range(torch.cuda.device_count()))
+        devices = tuple(_probe_device(index) for index in range(torch.cuda.device_count()))
     except (RuntimeError, AssertionError) as error:
         return replace(build, problem=_first_line(error))
     return replace(build, devices=devices)
 
 
 def run_kernel(device: torch.device) -> KernelRun:
-    """Multiply two matrices on a device, in fp32 and in bf16, and compare with the processor.
+    """Multiply two matrices on a device, in fp32 and in bf16, and compare with the CPU's product.
 
     Raises:
         RuntimeError: the device cannot run it.
@@ -40,22 +40,22 @@ def run_kernel(device: torch.device) -> KernelRun:
     left = torch.randn(_SIZE, _SIZE, generator=source)
     right = torch.randn(_SIZE, _SIZE, generator=source)
     expected = left.double() @ right.double()
-    there = (left.to(device), right.to(device))
-    _ = there[0] @ there[1]
-    _wait_for(device)
+    left, right = left.to(device), right.to(device)
+    _ = left @ right
+    _synchronise(device)
     began = time.perf_counter()
-    made = there[0] @ there[1]
-    _wait_for(device)
+    product = left @ right
+    _synchronise(device)
     seconds = time.perf_counter() - began
-    made_bf16 = there[0].to(torch.bfloat16) @ there[1].to(torch.bfloat16)
+    product_bf16 = left.to(torch.bfloat16) @ right.to(torch.bfloat16)
     return KernelRun(
-        error_fp32=_difference(made, expected),
-        error_bf16=_difference(made_bf16, expected),
+        error_fp32=_relative_error(product, expected),
+        error_bf16=_relative_error(product_bf16, expected),
         seconds=seconds,
     )
 
 
-def _look_at(index: int) -> Device:
+def _probe_device(index: int) -> Device:
     properties = torch.cuda.get_device_properties(index)
     free, total = torch.cuda.mem_get_info(index)
     kernel, problem = None, None
@@ -74,18 +74,17 @@ def _look_at(index: int) -> Device:
     )
 
 
-def _wait_for(device: torch.device) -> None:
+def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _difference(made: torch.Tensor, expected: torch.Tensor) -> float:
-    gap = (made.cpu().double() - expected).abs().max() / expected.abs().max()
-    return float(gap)
+def _relative_error(product: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((product.cpu().double() - expected).abs().max() / expected.abs().max())
 
 
 def _is_in_use() -> bool:
-    # torch has no annotations there.
+    # torch does not annotate this function.
     return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
 
 
@@ -93,15 +92,15 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
 
 
-def forget_peak() -> None:
-    """Begin to count the peak of the memory anew, on every device that is in use."""
+def reset_peak() -> None:
+    """Reset the memory peak of every device, if CUDA is in use."""
     if _is_in_use():
         for index in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(index)
 
 
 def peak_bytes() -> int | None:
-    """Give the most that tensors took on the devices since then; None without a device in use."""
+    """Return the peak of tensor memory on all devices since the reset; None if CUDA is unused."""
     if not _is_in_use():
         return None
     return sum(torch.cuda.max_memory_allocated(index) for index in range(torch.cuda.device_count()))

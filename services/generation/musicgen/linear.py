@@ -1,9 +1,8 @@
-"""Linear layers without bias on the CPU, in the precisions that PyTorch brings along.
+"""Linear layers without bias on the CPU, in the precisions that PyTorch has.
 
-All of them take rows a CFG pair at a time: 8-bit kernels measure one range for all rows they are
-given, and a library may choose another kernel for another number of rows. So a pair's result is
-bitwise the same whoever is computed beside it. The weights of one layer stay in the cache between
-the pairs.
+They multiply one CFG pair at a time: 8-bit kernels measure one range for all rows of a call, and a
+library may choose its kernel by the number of rows. This makes the result of a pair bitwise
+independent of other pairs. The weights of a layer stay in the cache from pair to pair.
 """
 
 from __future__ import annotations
@@ -22,32 +21,32 @@ from services.errors import EngineUnavailableError
 
 LinearKind = Literal["fp32", "int8"]
 
-Rows = Callable[[Tensor], Tensor]
+Multiply = Callable[[Tensor], Tensor]
 """float32 `[rows, in]` -> float32 `[rows, out]`."""
 
 INT8_ENGINES = ("fbgemm", "qnnpack")
-"""The libraries of 8-bit layers that will do, the fastest first: one is for x86, one for Arm."""
+"""Usable libraries of 8-bit layers, the preferred first: fbgemm is for x86, qnnpack for Arm."""
 
 PACKED_FOR_ROWS = 2
-"""Rows that the packed layout is chosen for: the two of a CFG pair."""
+"""Rows that the packed layout is optimised for: the two of a CFG pair."""
 
 
 class Linear:
-    """A weight in the form that is fastest to multiply with."""
+    """A weight in the layout that is fastest to multiply with."""
 
     def __init__(self, kind: LinearKind, weight: Tensor) -> None:
-        """Pack float32 `[out, in]`; the caller's copy can go."""
-        self._rows = _int8_rows(weight) if kind == "int8" else _fp32_rows(weight)
+        """Pack float32 `[out, in]`; the caller may free its copy."""
+        self._multiply = _pack_int8(weight) if kind == "int8" else _pack_fp32(weight)
 
     def __call__(self, pairs: Tensor) -> Tensor:
-        """float32 `[pairs, ..., in]` -> float32 `[pairs, ..., out]`."""
+        """Multiply float32 `[pairs, ..., in]` to float32 `[pairs, ..., out]`."""
         if pairs.shape[0] == 1:
-            return self._rows(pairs.reshape(-1, pairs.shape[-1])).view(*pairs.shape[:-1], -1)
-        products = [self._rows(pair.reshape(-1, pair.shape[-1])) for pair in pairs]
+            return self._multiply(pairs.reshape(-1, pairs.shape[-1])).view(*pairs.shape[:-1], -1)
+        products = [self._multiply(pair.reshape(-1, pair.shape[-1])) for pair in pairs]
         return torch.cat(products).view(*pairs.shape[:-1], -1)
 
 
-def _fp32_rows(weight: Tensor) -> Rows:
+def _pack_fp32(weight: Tensor) -> Multiply:
     if not has_packed_fp32():
         return lambda rows: functional.linear(rows, weight)
     operators: Any = torch.ops.mkldnn
@@ -61,16 +60,16 @@ def _fp32_rows(weight: Tensor) -> Rows:
 
 
 def has_packed_fp32() -> bool:
-    """Whether oneDNN's packed weights are used: several times the speed of MKL for two rows."""
+    """Whether oneDNN can use packed weights: for two rows, several times as fast as MKL."""
     return platform.machine() in ("x86_64", "AMD64") and bool(torch._C._has_mkldnn)
 
 
-def _int8_rows(weight: Tensor) -> Rows:
+def _pack_int8(weight: Tensor) -> Multiply:
     scales = (weight.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
     integers = torch.round(weight / scales[:, None]).to(torch.int8)
     zeros = torch.zeros(len(scales), dtype=torch.long)
     with warnings.catch_warnings():
-        # The pinned release has no other way to these kernels, and says that a later one lacks it.
+        # Deprecated, but the pinned release has no other way to these kernels.
         warnings.filterwarnings("ignore", "torch.quantize_per_tensor", UserWarning)
         quantised = torch._make_per_channel_quantized_tensor(integers, scales.double(), zeros, 0)
     operators: Any = torch.ops.quantized
@@ -86,22 +85,22 @@ def _int8_rows(weight: Tensor) -> Rows:
 
 
 def int8_engine() -> str:
-    """The 8-bit library of this build of PyTorch.
+    """Return the 8-bit library of this build of PyTorch.
 
     Raises:
-        EngineUnavailableError: it has none.
+        EngineUnavailableError: the build has none.
     """
     for engine in INT8_ENGINES:
         if engine in torch.backends.quantized.supported_engines:
             return engine
     raise EngineUnavailableError(
-        "This build of PyTorch has no 8-bit linear layers. Use the precision fp32."
+        "This build of PyTorch has no 8-bit linear layers. Set DGX_MUSIC_CPU_PRECISION=fp32."
     )
 
 
 def adds_without_saturation() -> bool:
-    """Whether 8-bit activations may use their whole range here."""
-    # Without VNNI, FBGEMM adds two products in 16 bits, which overflow unless activations have 7.
+    """Whether this processor can sum products of full 8-bit activations."""
+    # Without VNNI, FBGEMM adds two products in 16 bits, which only hold 7-bit activations.
     return platform.machine() not in ("x86_64", "AMD64") or torch.cpu._is_vnni_supported()
 
 

@@ -1,4 +1,4 @@
-"""What MusicGen is measured against: transformers' own `generate`; and both without weights."""
+"""transformers' `generate` as an engine for comparison, and both engines with random weights."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
 
 
 class TransformersEngine:
-    """`generate` of transformers as an engine: float32 on a CPU, bfloat16 on a GPU.
+    """transformers' `generate` as an engine: float32 on a CPU, bfloat16 on a GPU.
 
-    It can neither be stopped nor tell how far it is.
+    It cannot be stopped and reports no progress.
     """
 
     def __init__(self, folder: Path, facts: EngineFacts, device: torch.device) -> None:
@@ -52,11 +52,10 @@ class TransformersEngine:
 
     @property
     def facts(self) -> EngineFacts:
-        """What can be said before it runs."""
         return self._facts
 
-    def use_decoder_of(self, dtype: torch.dtype) -> None:
-        """Let all but the codec compute in a type: on a CPU the codec is fastest in float32."""
+    def set_dtype(self, dtype: torch.dtype) -> None:
+        """Convert everything except the codec, which is fastest in float32 on a CPU."""
         self._model.to(dtype)
         self._model.audio_encoder.to(torch.float32)
 
@@ -66,7 +65,6 @@ class TransformersEngine:
         progress: Progress,
         should_stop: ShouldStop,  # noqa: ARG002
     ) -> Rendered:
-        """Render one request."""
         progress("generating", 0.0)
         (rendered,) = self.render_batch([params])
         return rendered
@@ -92,30 +90,31 @@ class TransformersEngine:
         return [
             Rendered(
                 audio=np.ascontiguousarray(
-                    made.float().cpu().numpy()[:, : round(one.duration_seconds * rate)]
+                    samples.float().cpu().numpy()[:, : round(one.duration_seconds * rate)]
                 ),
                 sample_rate=rate,
                 seed=one.seed,
             )
-            for one, made in zip(requests, audio, strict=True)
+            for one, samples in zip(requests, audio, strict=True)
         ]
 
 
 def random_engine(name: str, settings: Settings) -> MusicGenEngine:
-    """Our engine on a checkpoint of random numbers, through the disk as any other.
+    """Return our engine on a checkpoint of random weights, which is written to disk first.
 
     Raises:
-        EngineUnavailableError: there is no model of that name.
-        InvalidRequestError: it is one for melodies.
+        EngineUnavailableError: no model has that name.
+        InvalidRequestError: it is a melody model.
     """
     facts = published_model(name).facts_at(None)
-    return MusicGenEngine.of_checkpoint(open_checkpoint(_random_checkpoint(name)), facts, settings)
+    checkpoint = open_checkpoint(_random_checkpoint(name))
+    return MusicGenEngine.from_checkpoint(checkpoint, facts, settings)
 
 
 def transformers_engine(
     name: str, settings: Settings, *, random_weights: bool
 ) -> TransformersEngine:
-    """Transformers on the same checkpoint; raises as `random_engine`, or CheckpointError."""
+    """Return transformers on the same checkpoint; raises as `random_engine`, or CheckpointError."""
     model = published_model(name)
     folder = (
         _random_checkpoint(name)
@@ -128,7 +127,7 @@ def transformers_engine(
 
 @cache
 def _random_checkpoint(name: str) -> Path:
-    """Written once, for both sides of a comparison; gone with the process."""
+    # Both sides of a comparison use the same one; it is deleted when the process ends.
     folder = Path(tempfile.mkdtemp(prefix="dgx-music-random-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     write_random_checkpoint(folder, published_model(name).geometry)

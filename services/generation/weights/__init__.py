@@ -1,1 +1,1 @@
-"""Weights files: download from a hub, safetensors headers, tensors."""
+"""Files of weights: downloads from a hub, safetensors headers, tensors."""

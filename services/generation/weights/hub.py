@@ -1,8 +1,7 @@
-"""The Hugging Face hub as the installer needs it: what a repository holds, and one file of it.
+"""The Hugging Face hub for the installer: lists a repository and downloads its files.
 
-The addresses, the headers and the session are those of huggingface_hub, with its variables
-(HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE). The download is ours, since theirs begins anew in another
-process.
+Addresses, headers, session and environment variables (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE) are
+those of huggingface_hub. The download is our own: theirs cannot resume one of another process.
 """
 
 from __future__ import annotations
@@ -30,14 +29,14 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoSibling
 
 WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0)
-"""Before each further try of a download that brought nothing new."""
+"""Delays before the retries of a download that received nothing."""
 
 PARTIAL_SUFFIX = ".partial"
 
-_ANSWER_SECONDS = 30.0
+_TIMEOUT_SECONDS = 30.0
 
 Received = Callable[[int], None]
-"""Called with the bytes that came; less than zero where some have to come again."""
+"""Called with the number of received bytes; a negative one if they must be received again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +46,12 @@ class HubFile:
     name: str
     bytes: int
     sha256: str | None
-    """Of its content, where it is kept as a large file."""
+    """Digest of the content, for files in large file storage."""
     git_sha1: str | None
-    """Of its content with git's heading: for small ones there is no other."""
+    """Digest of git's blob header and the content, for other files."""
 
     def matches(self, path: Path) -> bool:
-        """Whether a file is this one to the last bit; False where there is none."""
+        """Whether a file has this size and digest; False if it does not exist."""
         try:
             if path.stat().st_size != self.bytes:
                 return False
@@ -60,9 +59,9 @@ class HubFile:
                 return digest(path) == self.sha256
             if self.git_sha1 is not None:
                 content = path.read_bytes()
-                heading = b"blob %d\0" % len(content)
-                # Not for safety: git names what it keeps by it.
-                found = hashlib.sha1(heading + content, usedforsecurity=False)
+                header = b"blob %d\0" % len(content)
+                # Git's object names are SHA-1; this is no protection against forgery.
+                found = hashlib.sha1(header + content, usedforsecurity=False)
                 return found.hexdigest() == self.git_sha1
         except OSError:
             return False
@@ -71,78 +70,74 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """What a repository holds at one commit."""
+    """The files of a repository at one commit, by name."""
 
     repository: str
     revision: str
-    """The commit, in full."""
+    """The full commit."""
     files: dict[str, HubFile]
 
 
 class Hub:
-    """The hub behind an address."""
-
     def __init__(
         self, endpoint: str | None = None, waits_seconds: Sequence[float] = WAITS_SECONDS
     ) -> None:
-        """None as endpoint is the public hub, or that of HF_ENDPOINT."""
+        """Use an endpoint, or for None that of HF_ENDPOINT or the public hub."""
         self._endpoint = endpoint
         self._waits = waits_seconds
 
     def list_files(self, repository: str, revision: str | None) -> Listing:
-        """Ask for the files of a repository at a commit, a branch, or (None) the newest commit.
+        """List the files of a repository at a commit, a branch, or for None the newest commit.
 
         Raises:
-            CheckpointError: there is no such repository or commit, or the hub cannot be reached.
+            CheckpointError: the repository or commit does not exist, or the hub is unreachable.
         """
         with _hub_errors(repository, revision):
             found = HfApi(endpoint=self._endpoint).model_info(
-                repository, revision=revision, files_metadata=True, timeout=_ANSWER_SECONDS
+                repository, revision=revision, files_metadata=True, timeout=_TIMEOUT_SECONDS
             )
         if found.sha is None or not found.siblings:
-            raise CheckpointError(f"The hub names no files of {repository}. Try again later.")
-        files = {one.rfilename: _described(one) for one in found.siblings}
+            raise CheckpointError(f"The hub lists no files of {repository}. Try again later.")
+        files = {one.rfilename: _describe(one) for one in found.siblings}
         return Listing(repository, found.sha, files)
 
     def download(self, listing: Listing, file: HubFile, path: Path, received: Received) -> None:
-        """Bring a file here; what an earlier call left half done is gone on with.
+        """Download a file to `path`, and resume an earlier download.
 
-        The file is called `path` once it is whole and is what the hub says, and has another name
-        until then.
+        The file has another name until it is complete and its digest is right.
 
         Raises:
-            CheckpointError: the hub cannot be reached, or gives something else.
-            OSError: the disk says no.
+            CheckpointError: the hub is unreachable, or sends different content.
+            OSError: the file cannot be written.
         """
         partial = path.with_name(path.name + PARTIAL_SUFFIX)
         url = hf_hub_url(
             listing.repository, file.name, revision=listing.revision, endpoint=self._endpoint
         )
-        is_continued = partial.exists()
+        is_resumed = partial.exists()
         with _hub_errors(listing.repository, listing.revision):
             _fetch(url, partial, file, received, self._waits)
-            if is_continued and not file.matches(partial):
-                # What was there may have been damaged by the crash that left it.
+            if is_resumed and not file.matches(partial):
+                # A crash may have damaged the first part: download all of it.
                 received(-partial.stat().st_size)
                 partial.unlink()
                 _fetch(url, partial, file, received, self._waits)
         if not file.matches(partial):
             partial.unlink()
             raise CheckpointError(
-                f"What the hub gave for {file.name} of {listing.repository} is not what it "
-                "describes. Try again; if that does not help, look at what stands between this "
-                "machine and it."
+                f"The hub sent {file.name} of {listing.repository} with another content than it "
+                "lists. Try again; if that does not help, check the proxy of this network."
             )
         partial.rename(path)
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _described(one: RepoSibling) -> HubFile:
+def _describe(one: RepoSibling) -> HubFile:
     size = one.size if one.size is not None else 0
     sha256 = None if one.lfs is None else one.lfs.sha256
     return HubFile(one.rfilename, size, sha256, None if one.lfs is not None else one.blob_id)
@@ -166,34 +161,34 @@ def _fetch(
             wait = next(tries, None)
             if wait is None:
                 raise failure or CheckpointError(
-                    f"The hub gives no more of {file.name} than {out.tell():,} of {file.bytes:,} "
-                    "bytes. Try again later."
+                    f"The hub sent only {out.tell():,} of {file.bytes:,} bytes of {file.name}. Try "
+                    "again later."
                 )
             time.sleep(wait)
 
 
 def _fetch_rest(url: str, out: BinaryIO, file: HubFile, received: Received) -> None:
     start = out.tell()
-    # As it lies there: what is packed for the way cannot be gone on with.
+    # A compressed transfer could not be resumed.
     headers = {"Accept-Encoding": "identity"}
     if token := get_token():
         headers["Authorization"] = f"Bearer {token}"
     if start:
         headers["Range"] = f"bytes={start}-"
     with get_session().stream(
-        "GET", url, headers=headers, timeout=_ANSWER_SECONDS, follow_redirects=True
+        "GET", url, headers=headers, timeout=_TIMEOUT_SECONDS, follow_redirects=True
     ) as response:
         hf_raise_for_status(response)
         if start and response.status_code != httpx2.codes.PARTIAL_CONTENT:
             received(-start)
             out.seek(0)
             out.truncate()
-        # As it comes: what is held back for a fuller block is lost where the connection ends.
+        # Blocks of any size: with a fixed size, buffered bytes are lost if the connection breaks.
         for block in response.iter_raw():
-            room = file.bytes - out.tell()
-            out.write(block[:room])
-            received(min(room, len(block)))
-            if room < len(block):
+            missing = file.bytes - out.tell()
+            out.write(block[:missing])
+            received(min(missing, len(block)))
+            if missing < len(block):
                 return
 
 
@@ -203,16 +198,16 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
         yield
     except OfflineModeIsEnabled as error:
         raise CheckpointError(
-            "HF_HUB_OFFLINE is set, so that nothing is downloaded. Unset it for the installation."
+            "Nothing is downloaded while HF_HUB_OFFLINE is set. Unset it to install models."
         ) from error
     except RevisionNotFoundError as error:
         raise CheckpointError(
-            f"The hub has no revision {revision} of {repository}. `--revision main` takes the "
+            f"The hub has no revision {revision} of {repository}. `--revision main` installs the "
             "newest."
         ) from error
     except RepositoryNotFoundError as error:
         raise CheckpointError(
-            f"The hub has no repository {repository}, or not for everyone."
+            f"The hub has no repository {repository}, or it is private."
         ) from error
     except HfHubHTTPError as error:
         raise CheckpointError(
@@ -220,12 +215,12 @@ def _hub_errors(repository: str, revision: str | None) -> Iterator[None]:
         ) from error
     except ValueError as error:
         raise CheckpointError(
-            "The hub's answer cannot be understood. Look at what stands between this machine and "
-            "it, such as a proxy that asks for a login."
+            "The hub's answer cannot be read. Check whether the proxy of this network asks for a "
+            "login."
         ) from error
     except httpx2.HTTPError as error:
         reason = str(error) or type(error).__name__
         raise CheckpointError(
             f"The hub cannot be reached ({reason}). Check the network and the proxy, and try "
-            "again: what has come is kept."
+            "again: the download resumes."
         ) from error

@@ -1,6 +1,6 @@
-"""The safetensors format without torch: what a file says it holds, checked against what is there.
+"""Reads and checks the header of a safetensors file. No torch.
 
-A file is eight bytes of length, a JSON header of that length, and the tensors one after the other.
+A file is eight bytes with the header's length, a JSON header, and the tensors one after another.
 Format: https://huggingface.co/docs/safetensors, "Format".
 """
 
@@ -28,55 +28,54 @@ ITEM_BYTES: Mapping[str, int] = {
     "U8": 1,
     "BOOL": 1,
 }
-"""Bytes a value of the number types that a checkpoint may have."""
+"""Bytes per value of the accepted data types."""
 
 _LONGEST_HEADER = 100 << 20
-"""What the reference reader accepts."""
+"""Bytes; the limit of the reference reader."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies."""
+    """The location of a tensor in a file."""
 
     path: Path
     dtype: str
     """A key of ITEM_BYTES."""
     shape: tuple[int, ...]
     start: int
-    """Its first byte in the file."""
+    """Offset of its first byte in the file."""
 
     @property
     def bytes(self) -> int:
-        """How many it takes."""
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
 
 def read_header(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a file by name.
+    """Return the tensors of a file by name.
 
     Raises:
-        CheckpointError: the file is missing, is cut off, or is no safetensors file.
+        CheckpointError: the file is missing, truncated, or not a safetensors file.
     """
     try:
         with path.open("rb") as file:
             first = file.read(8)
             length = struct.unpack("<Q", first)[0] if len(first) == 8 else 0
             if not 2 <= length <= _LONGEST_HEADER:
-                raise _damaged(path, "it does not begin as a safetensors file does")
+                raise _damage_error(path, "it does not start like a safetensors file")
             header = file.read(length)
             size = path.stat().st_size
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error
     if len(header) < length:
-        raise _damaged(path, "it ends within its header")
+        raise _damage_error(path, "it ends within its header")
     try:
         entries = json.loads(header)
     except (ValueError, RecursionError) as error:
-        raise _damaged(path, "its header is not JSON") from error
-    return _located(path, entries, 8 + length, size)
+        raise _damage_error(path, "its header is not JSON") from error
+    return _locate_tensors(path, entries, 8 + length, size)
 
 
-def _located(path: Path, entries: Any, offset: int, size: int) -> dict[str, StoredTensor]:
+def _locate_tensors(path: Path, entries: Any, offset: int, size: int) -> dict[str, StoredTensor]:
     found = {}
     end = offset
     try:
@@ -88,15 +87,15 @@ def _located(path: Path, entries: Any, offset: int, size: int) -> dict[str, Stor
                 raise TypeError(name)
             tensor = StoredTensor(path, entry["dtype"], tuple(entry["shape"]), offset + begin)
             if begin < 0 or min(tensor.shape, default=0) < 0 or stop - begin != tensor.bytes:
-                raise _damaged(path, f"the place of {name} does not fit its shape")
+                raise _damage_error(path, f"the offsets of {name} do not fit its shape")
             end = max(end, offset + stop)
             found[name] = tensor
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, "its header does not describe tensors") from error
+        raise _damage_error(path, "its header does not describe tensors") from error
     if size != end:
-        raise _damaged(path, f"it has {size:,} bytes where its header tells of {end:,}")
+        raise _damage_error(path, f"it has {size:,} bytes, and its header describes {end:,}")
     return found
 
 
-def _damaged(path: Path, what: str) -> CheckpointError:
-    return CheckpointError(f"{path} is damaged: {what}. Install the model again.")
+def _damage_error(path: Path, reason: str) -> CheckpointError:
+    return CheckpointError(f"{path} is damaged: {reason}. Install the model again.")

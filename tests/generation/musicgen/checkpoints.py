@@ -1,4 +1,4 @@
-"""Checkpoints with random weights, written as the published ones lie on the disk."""
+"""Tiny checkpoints with random weights, in the layout of the published ones."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ def write_checkpoint(
     dtype: torch.dtype = torch.float32,
     names: Literal["published", "current"] = "published",
 ) -> Any:
-    """Write a tiny checkpoint and give the model it was made of, in eval mode.
+    """Write a tiny checkpoint and return its model in eval mode.
 
     Args:
-        folder: made if it is not there.
-        kind: the layout of musicgen-small, its stereo or its melody sisters.
-        seed: of the weights.
-        shards: 1 writes model.safetensors, more an index and so many files, as of the large models.
-        dtype: of the file; the model has the rounded values, as float32.
-        names: of the weight norms of the codec: those of the published files, or of torch 2.
+        folder: created if it does not exist.
+        kind: the layout of musicgen-small or of its stereo and melody variants.
+        seed: seed of the weights.
+        shards: 1 writes model.safetensors; more write an index and so many files.
+        dtype: dtype of the file; the model has the rounded values in float32.
+        names: names of the codec's weight norms: those of the published files or of torch 2.
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = checkpoint_model(kind, seed=seed)
@@ -67,7 +67,7 @@ def write_checkpoint(
 
 
 def checkpoint_model(kind: Kind = "mono", *, seed: int = 0) -> Any:
-    """A tiny model whose text encoder is narrower than its decoder, as in the published ones."""
+    """Return a tiny model; its text encoder is narrower than its decoder, as in published ones."""
     torch.manual_seed(seed)
     text = T5Config(d_model=48, d_kv=12, d_ff=96, num_layers=2, num_heads=4, vocab_size=VOCABULARY)
     codec = EncodecConfig(
@@ -130,7 +130,7 @@ def write_weights(folder: Path, tensors: dict[str, torch.Tensor], shards: int = 
 
 
 def tiny_tokenizer() -> Tokenizer:
-    """A tokenizer of T5's kind: unigrams of words that start with a mark, closed by </s>."""
+    """Return a tokenizer like T5's: unigrams, words start with a mark, prompts end with </s>."""
     special = ["<pad>", "</s>", "<unk>"]
     pieces = special + _PIECES + [letter for letter in _LETTERS if letter not in _PIECES]
     scored = [(piece, 0.0 if piece in special else -1.0 - len(pieces) / 100) for piece in pieces]
@@ -148,7 +148,7 @@ def tiny_tokenizer() -> Tokenizer:
 
 
 def _enliven(codec: Any) -> None:
-    """A fresh codec sounds the same whatever the codes: empty codebooks, and biases that win."""
+    # A new codec ignores its codes: the codebooks are empty, and biases dominate.
     for layer in codec.quantizer.layers:
         layer.codebook.embed.copy_(torch.randn_like(layer.codebook.embed))
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""What the tests of MusicGen share."""
+"""Fixtures of the MusicGen tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def written(
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Callable[[Kind], tuple[Any, Checkpoint]]:
-    """The model and the checkpoint of a kind, made when first asked for; nobody changes them."""
+    """Return the model and the checkpoint of a kind, written on first use; tests must not change
+    them."""
     from services.generation.musicgen.checkpoint.checkpoints import open_checkpoint
     from tests.generation.musicgen.checkpoints import write_checkpoint
 

@@ -1,4 +1,4 @@
-"""A hub with one repository, over real HTTP, that fails on demand."""
+"""A hub with one repository over real HTTP, with faults on demand."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from typing import Any
 REPOSITORY = "nobody/musicgen-tiny"
 REVISION = "0123456789abcdef0123456789abcdef01234567"
 LARGE_BYTES = 100_000
-"""From here on a file is described by its SHA-256, as large files are."""
+"""Files from this size on are described by their SHA-256."""
 
 
 @dataclass
 class Faults:
-    """What goes wrong; each is used up by what it hits."""
+    """Faults of the server; lists are used up item by item."""
 
     cut_after: list[int] = field(default_factory=list)
-    """The next answers with large files end after so many bytes, without a word."""
+    """The next responses with large files break off after so many bytes."""
     status: list[int] = field(default_factory=list)
-    """The next answers with files have these status codes."""
+    """The next responses with files have these status codes."""
     wrong_byte_in: set[str] = field(default_factory=set)
-    """Files whose last byte is another than described, each time they are asked for."""
+    """Files that are always sent with a wrong last byte."""
     no_ranges: bool = False
-    """Ranges are not understood, and the whole file is sent."""
+    """Whether ranges are ignored and whole files are sent."""
     html: bool = False
-    """Every answer is a page that asks for a login."""
+    """Whether every response is a login page."""
 
 
 class HubServer:
-    """Serves a folder as the repository at REVISION, and as its `main`."""
+    """Serves a folder as the repository at REVISION, which is also its `main`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.faults = Faults()
         self.sent: list[tuple[str, int]] = []
-        """The name and the first byte of every file that was asked for."""
+        """Name and first byte of every requested file."""
         self.stop_at: threading.Event | None = None
-        """Set when a large file is half sent; the other half waits for `go_on`."""
+        """Set when half of a large file is sent; the connection closes after `go_on` is set."""
         self.go_on = threading.Event()
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -79,7 +79,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: object) -> None:
-        """Nothing on stderr."""
+        """Keep stderr quiet."""
 
     def do_GET(self) -> None:
         if self.hub.faults.html:

@@ -1,4 +1,4 @@
-"""What transformers makes of a request: the codes, the logits, and what it conditioned them on."""
+"""transformers as the reference: its codes, logits and conditioning for a request."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Reference:
     codes: torch.Tensor = field(default_factory=lambda: torch.empty(0))
     """`[batch, codebooks, frames]`."""
     logits: list[torch.Tensor] = field(default_factory=list)
-    """A step each, `[2, batch, codebooks, vocabulary]`, conditional first."""
+    """One per step, `[2, batch, codebooks, vocabulary]`, conditional first."""
     conditioning: list[Conditioning] = field(default_factory=list)
-    """Of each request, without padding."""
+    """One per request, without padding."""
 
 
 def prompts(lengths: list[int], seed: int = 1) -> dict[str, torch.Tensor]:
-    """Token ids and their mask, padded to the longest."""
+    """Return random token ids and their mask, padded to the longest."""
     random = torch.Generator().manual_seed(seed)
     shape = (len(lengths), max(lengths))
     mask = (torch.arange(shape[1]) < torch.tensor(lengths)[:, None]).long()
@@ -52,7 +52,7 @@ def generate(
     prefix: torch.Tensor | None = None,
     **settings: Any,
 ) -> Reference:
-    """Let transformers continue `[batch, codebooks, known]` codes to so many frames."""
+    """Run transformers' `generate` from `[batch, codebooks, known]` codes to so many frames."""
     reference = Reference()
     decoder, codec = model.decoder, model.audio_encoder
     batch, codebooks = len(inputs["input_ids"]), decoder.config.num_codebooks
@@ -107,13 +107,13 @@ def _conditioning(
 def decoder_of(
     model: Any, slots: int = 1, positions: int = 80, linear: Any = "fp32"
 ) -> TorchDecoder:
-    """Our decoder with the weights of a model of transformers."""
+    """Return our decoder with the weights of a transformers model."""
     weights = StateDictWeights(model.state_dict())
     return TorchDecoder(weights, geometry_of(model.config), slots, positions, linear)
 
 
 class Noise(LogitsProcessor):
-    """The noise of our sampler, for a step that transformers is at."""
+    """Adds the noise of our sampler to the scores of transformers."""
 
     def __init__(self, seeds: list[int], codebooks: int, start: int = 0) -> None:
         self._seeds, self._codebooks, self._start = torch.tensor(seeds), codebooks, start
@@ -125,14 +125,14 @@ class Noise(LogitsProcessor):
 
 
 class AfterGuidance(LogitsProcessorList):
-    """transformers puts the guidance behind what it is given; drawing comes after guidance."""
+    """Processors that run after the guidance, which transformers would append."""
 
     def append(self, processor: Any) -> None:
         self.insert(0, processor)
 
 
 def drawing(sampling: list[Sampling], codebooks: int, start: int = 0) -> dict[str, Any]:
-    """Settings of `generate` that make its greatest logit our draw."""
+    """Return settings of `generate` with which its greatest logit is our draw."""
     first = sampling[0]
     warpers = [
         TemperatureLogitsWarper(first.temperature),

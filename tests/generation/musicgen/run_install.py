@@ -1,4 +1,4 @@
-"""`dgx-music` with a catalogue of one tiny model, for a process of its own: REST OF THE LINE."""
+"""Runs `dgx-music` with a tiny model in the catalogue; the arguments are those of the command."""
 
 from __future__ import annotations
 

@@ -41,8 +41,8 @@ CODEC = {
 }
 
 
-def on_paper(model: PublishedModel) -> torch.nn.Module:
-    """The whole model of transformers, without memory for its numbers."""
+def build_meta_model(model: PublishedModel) -> torch.nn.Module:
+    """Build the whole model of transformers without memory for its weights."""
     shape = model.geometry
     decoder = {
         "hidden_size": shape.hidden,
@@ -76,7 +76,7 @@ def size(module: torch.nn.Module) -> int:
 )
 def test_sizes_and_tensors_are_those_of_the_architecture(name):
     model = MODELS[name]
-    theirs = on_paper(model)
+    theirs = build_meta_model(model)
     assert model.download_bytes == pytest.approx(size(theirs), rel=2e-3)
     tensors = {
         f"decoder.{tensor}": tuple(value.shape)
@@ -87,7 +87,7 @@ def test_sizes_and_tensors_are_those_of_the_architecture(name):
     assert 4 * model.decoder_parameters == size(theirs) - parts
 
 
-def test_the_parts_have_the_sizes_that_memory_is_reckoned_with():
+def test_text_encoder_and_codec_have_the_assumed_sizes():
     with torch.device("meta"):
         parts = (
             size(T5EncoderModel(T5Config(**T5_BASE))),
@@ -98,7 +98,7 @@ def test_the_parts_have_the_sizes_that_memory_is_reckoned_with():
     assert rest == pytest.approx(sum(parts), rel=2e-3)
 
 
-def test_every_model_has_its_commit_its_repository_and_its_licence():
+def test_every_model_has_commit_repository_and_licence():
     assert len(MODELS) == 10
     for name, model in MODELS.items():
         assert model.repository == f"facebook/{name}"
@@ -111,17 +111,45 @@ def test_every_model_has_its_commit_its_repository_and_its_licence():
 
 
 @pytest.mark.parametrize(
-    "said", ["musicgen-small", "small", " Small ", "facebook/musicgen-small", "MUSICGEN-SMALL"]
+    "name", ["musicgen-small", "small", " Small ", "facebook/musicgen-small", "MUSICGEN-SMALL"]
 )
-def test_a_model_is_known_by_the_names_that_people_use(said):
-    assert published_model(said).name == "musicgen-small"
+def test_a_model_is_found_by_short_and_full_names(name):
+    assert published_model(name).name == "musicgen-small"
 
 
 @pytest.mark.parametrize(
-    ("said", "word"),
-    [("musicgen-smal", "'musicgen-small'"), ("melodie", "'musicgen-melody'"), ("xyz", "There are")],
+    ("name", "word"),
+    [
+        ("musicgen-smal", "'musicgen-small'"),
+        ("melodie", "'musicgen-melody'"),
+        ("xyz", "The models: musicgen-small, "),
+    ],
 )
-def test_a_name_that_is_none_is_refused_with_the_nearest(said, word):
+def test_an_unknown_name_is_refused_with_a_suggestion(name, word):
     with pytest.raises(EngineUnavailableError) as caught:
-        published_model(said)
+        published_model(name)
     assert word in str(caught.value)
+
+
+def test_the_version_has_eight_digits_of_a_known_commit():
+    model = MODELS["musicgen-small"]
+    assert model.facts_at("0123456789abcdef").version == "1+01234567"
+    assert model.facts_at(None).version == "1"
+    assert model.facts == model.facts_at(model.revision)
+
+
+def test_larger_models_need_larger_downloads():
+    for kind in ("musicgen-", "musicgen-stereo-"):
+        sizes = [MODELS[f"{kind}{size}"].download_bytes for size in ("small", "medium", "large")]
+        assert sizes == sorted(sizes)
+        assert sizes[0] > 2e9
+
+
+def test_melody_models_come_after_those_without_melody():
+    order = [model.takes_melody for model in MODELS.values()]
+    assert order == sorted(order)
+
+
+def test_the_catalogue_cannot_be_changed():
+    with pytest.raises(TypeError):
+        MODELS["musicgen-small"] = None

@@ -1,4 +1,4 @@
-"""The loop and the decoder make what transformers.generate makes, on the same random weights."""
+"""Loop and decoder draw the codes of transformers.generate on the same random weights."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def melody(request: pytest.FixtureRequest) -> Any:
 
 
 class Recording:
-    """A step model that keeps the logits of each slot."""
+    """A step model that records the logits of each slot."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
@@ -68,7 +68,7 @@ def assert_equal(
         assert (got - wanted).abs().max() < 1e-5 * wanted.abs().max()
 
 
-def test_one_prompt(model: Any) -> None:
+def test_one_prompt_equals_transformers(model: Any) -> None:
     reference = generate(model, prompts([7]), FRAMES)
     assert reference.codes.unique().numel() > FRAMES
     request = DecodeRequest(
@@ -77,7 +77,7 @@ def test_one_prompt(model: Any) -> None:
     assert_equal(model, reference, [request])
 
 
-def test_padded_prompts_of_three_lengths(model: Any) -> None:
+def test_padded_prompts_equal_transformers(model: Any) -> None:
     reference = generate(model, prompts([12, 5, 9]), FRAMES)
     requests = [
         DecodeRequest(conditioning=(given,), frames=FRAMES, sampling=GREEDY)
@@ -89,7 +89,7 @@ def test_padded_prompts_of_three_lengths(model: Any) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("make", [TorchDecoder, NativeDecoder])
-def test_padded_prompts_by_the_decoder_of_the_real_small_model(make: Any) -> None:
+def test_padded_prompts_equal_transformers_in_the_shape_of_small(make: Any) -> None:
     model = tiny_model(decoder=MusicgenDecoderConfig())
     assert (model.config.decoder.hidden_size, model.config.decoder.num_hidden_layers) == (1024, 24)
     reference = generate(model, prompts([12, 40]), FRAMES)
@@ -104,7 +104,7 @@ def test_padded_prompts_by_the_decoder_of_the_real_small_model(make: Any) -> Non
 
 
 @pytest.mark.parametrize("known", [1, 2, 11])
-def test_continuation(model: Any, known: int) -> None:
+def test_continuation_equals_transformers(model: Any, known: int) -> None:
     prefix = torch.randint(0, 2048, (2, model.decoder.config.num_codebooks, known))
     reference = generate(model, prompts([6, 9]), FRAMES, prefix)
     requests = [
@@ -120,7 +120,7 @@ def melody_inputs(lengths: list[int]) -> dict[str, torch.Tensor]:
     return prompts(lengths) | {"input_features": torch.rand(len(lengths), 14, 12, generator=random)}
 
 
-def test_melody(melody: Any) -> None:
+def test_melody_equals_transformers(melody: Any) -> None:
     reference = generate(melody, melody_inputs([7]), FRAMES)
     request = DecodeRequest(
         conditioning=tuple(reference.conditioning), frames=FRAMES, sampling=GREEDY
@@ -130,7 +130,7 @@ def test_melody(melody: Any) -> None:
     assert_equal(melody, reference, [request])
 
 
-def test_melody_batch_and_continuation(melody: Any) -> None:
+def test_melody_batch_with_continuation_equals_transformers(melody: Any) -> None:
     prefix = torch.randint(0, 2048, (2, melody.decoder.config.num_codebooks, 5))
     reference = generate(melody, melody_inputs([8, 8]), FRAMES, prefix)
     requests = [
@@ -144,7 +144,7 @@ def drawn(seed: int) -> Sampling:
     return Sampling(seed=seed, temperature=1.3, top_k=40, top_p=0.9, guidance=2.5)
 
 
-def test_drawn_tokens_on_the_same_noise(model: Any) -> None:
+def test_sampled_tokens_equal_transformers_for_the_same_noise(model: Any) -> None:
     sampling = [drawn(5), drawn(2**32 - 1)]
     settings = drawing(sampling, model.decoder.config.num_codebooks)
     reference = generate(model, prompts([7, 4]), FRAMES, **settings)
@@ -157,8 +157,8 @@ def test_drawn_tokens_on_the_same_noise(model: Any) -> None:
 
 
 @pytest.mark.parametrize(("frames", "known"), [(45, 0), (36, 0), (45, 4), (45, 19)])
-def test_windows_as_audiocraft_extends_a_piece(frames: int, known: int) -> None:
-    # Its recipe: windows of 16, each begun 10 later with the last 6 of the one before as prompt.
+def test_windows_equal_the_extension_of_audiocraft(frames: int, known: int) -> None:
+    # Windows of 16 frames start every 10, each with the last 6 of the one before as prompt.
     model, inputs, sampling = tiny_model(), prompts([7]), drawn(11)
     codes = torch.randint(0, 2048, (1, 4, known))
     prefix, conditioning = codes.numpy()[0], ()
@@ -180,7 +180,7 @@ def test_windows_as_audiocraft_extends_a_piece(frames: int, known: int) -> None:
     np.testing.assert_array_equal(made, codes[0].numpy())
 
 
-def piece(seed: int, length: int, **fields: Any) -> DecodeRequest:
+def random_request(seed: int, length: int, **fields: Any) -> DecodeRequest:
     random = torch.Generator().manual_seed(seed)
     given = Conditioning(torch.randn(length, 64, generator=random))
     fields = {"frames": FRAMES, "sampling": drawn(seed)} | fields
@@ -188,42 +188,49 @@ def piece(seed: int, length: int, **fields: Any) -> DecodeRequest:
 
 
 @pytest.mark.parametrize("linear", ["fp32", "int8"])
-def test_pieces_that_join_at_different_steps_equal_their_single_runs(linear: str) -> None:
+def test_requests_that_join_at_different_steps_equal_their_single_runs(linear: str) -> None:
     model = tiny_model()
     prefix = np.arange(20).reshape(4, 5)
-    pieces = {0: piece(1, 9), 5: piece(2, 4, frames=12), 9: piece(3, 6, prefix=prefix)}
+    requests = {
+        0: random_request(1, 9),
+        5: random_request(2, 4, frames=12),
+        9: random_request(3, 6, prefix=prefix),
+    }
     single = decoder_of(model, linear=linear)
-    alone = [decode(single, [each])[0] for each in pieces.values()]
+    alone = [decode(single, [each])[0] for each in requests.values()]
     handles = []
     with DecodeLoop(SampledDecoder(decoder_of(model, slots=3, linear=linear))) as loop:
 
         def join(done: int, _: int) -> None:
-            if done in pieces:
-                handles.append(loop.submit(pieces[done]))
+            if done in requests:
+                handles.append(loop.submit(requests[done]))
 
-        handles.append(loop.submit(pieces[0], progress=join))
+        handles.append(loop.submit(requests[0], progress=join))
         handles[0].result(60)
         together = [handle.result(60) for handle in handles]
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
-def test_same_seed_same_codes_whatever_else_runs_and_in_whatever_slot() -> None:
+def test_codes_depend_on_the_seed_and_not_on_slot_or_batch() -> None:
     decoder = decoder_of(tiny_model(), slots=3)
-    first = decode(decoder, [piece(7, 5)])[0]
+    first = decode(decoder, [random_request(7, 5)])[0]
     neighbours = [
-        piece(8, 12, sampling=Sampling(seed=8, top_k=0)),
-        piece(9, 3, sampling=Sampling(seed=9, top_k=500, top_p=0.5, guidance=9.0)),
+        random_request(8, 12, sampling=Sampling(seed=8, top_k=0)),
+        random_request(9, 3, sampling=Sampling(seed=9, top_k=500, top_p=0.5, guidance=9.0)),
     ]
-    np.testing.assert_array_equal(first, decode(decoder, [*neighbours, piece(7, 5)])[2])
-    other = piece(7, 5, sampling=drawn(8))
+    np.testing.assert_array_equal(first, decode(decoder, [*neighbours, random_request(7, 5)])[2])
+    other = random_request(7, 5, sampling=drawn(8))
     assert (decode(decoder, [other])[0] != first).any()
 
 
-def test_a_slot_draws_for_its_present_piece_as_that_piece_wants() -> None:
+def test_a_slot_uses_the_sampling_of_its_current_request() -> None:
     decoder = decoder_of(tiny_model())
-    pieces = [piece(4, 5), piece(4, 5, sampling=Sampling(seed=6, temperature=0.5, guidance=1.5))]
-    one_after_the_other = decode(decoder, pieces)
-    alone = [decode(decoder, [each])[0] for each in pieces]
+    requests = [
+        random_request(4, 5),
+        random_request(4, 5, sampling=Sampling(seed=6, temperature=0.5, guidance=1.5)),
+    ]
+    one_after_the_other = decode(decoder, requests)
+    alone = [decode(decoder, [each])[0] for each in requests]
     np.testing.assert_array_equal(one_after_the_other, alone)
     assert (alone[0] != alone[1]).any()

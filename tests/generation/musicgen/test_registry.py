@@ -18,7 +18,7 @@ SMALL = "musicgen-small"
 
 @pytest.fixture
 def models_dir(tmp_path, monkeypatch):
-    """A folder in which a tiny checkpoint stands for musicgen-small."""
+    """A models folder with a tiny checkpoint as musicgen-small."""
     folder = tmp_path / "models"
     write_checkpoint(folder / SMALL)
     tiny = replace(catalogue.MODELS[SMALL], geometry=open_checkpoint(folder / SMALL).geometry)
@@ -29,20 +29,20 @@ def models_dir(tmp_path, monkeypatch):
     return folder
 
 
-def test_auto_is_the_composer_where_no_weights_are(tmp_path):
+def test_auto_is_the_composer_without_weights(tmp_path):
     assert default_registry(Settings(models_dir=tmp_path)).resolve(AUTO).facts.name == "composer"
 
 
-def test_auto_is_musicgen_where_its_weights_are(models_dir):
+def test_auto_is_musicgen_if_its_weights_are_installed(models_dir):
     assert default_registry(Settings()).resolve(AUTO).facts.name == SMALL
 
 
-def test_a_model_without_weights_says_the_command_that_brings_them(tmp_path):
+def test_a_model_without_weights_names_the_command(tmp_path):
     with pytest.raises(EngineUnavailableError, match="dgx-music models install musicgen-medium"):
         default_registry(Settings(models_dir=tmp_path)).resolve("musicgen-medium")
 
 
-def test_every_model_of_musicgen_says_the_licence_of_what_it_makes():
+def test_every_musicgen_model_states_the_licence_of_its_output():
     facts = [
         one.facts for one in default_registry(Settings()) if one.facts.name.startswith("musicgen")
     ]
@@ -54,7 +54,7 @@ def test_every_model_of_musicgen_says_the_licence_of_what_it_makes():
     assert all(one.takes_continuation for one in facts)
 
 
-def test_a_take_of_musicgen_is_mastered_and_kept_with_its_licence(models_dir, tmp_path):
+def test_a_take_of_musicgen_is_mastered_and_stored_with_its_licence(models_dir, tmp_path):
     settings = Settings(
         database_url=f"sqlite:///{tmp_path}/music.db",
         output_dir=tmp_path / "outputs",

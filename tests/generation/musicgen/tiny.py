@@ -1,4 +1,4 @@
-"""MusicGen with random weights: the real architecture, small enough for a test."""
+"""MusicGen with random weights: the real architecture in a size for tests."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ VOCABULARY = 200
 
 
 def geometry_of(config: Any) -> Geometry:
-    """The decoder's shape in a configuration of transformers."""
+    """Return the decoder's shape in a configuration of transformers."""
     return read_geometry(config.to_dict())
 
 
 def tiny_model(
     *, stereo: bool = False, seed: int = 0, decoder: MusicgenDecoderConfig | None = None
 ) -> MusicgenForConditionalGeneration:
-    """Logits so far apart that the greatest is never in doubt.
+    """Return a model whose greatest logit is always well above the second.
 
     Args:
-        stereo: whether a tiny decoder has eight codebooks.
-        seed: of the weights.
-        decoder: None is two layers of 64 values.
+        stereo: whether the tiny decoder has eight codebooks.
+        seed: seed of the weights.
+        decoder: configuration of the decoder; None is two layers of 64 values.
     """
     torch.manual_seed(seed)
     text = T5Config(d_model=64, d_kv=16, d_ff=128, num_layers=2, num_heads=4, vocab_size=VOCABULARY)
@@ -75,7 +75,7 @@ def tiny_model(
 def tiny_melody_model(
     *, stereo: bool = False, seed: int = 0
 ) -> MusicgenMelodyForConditionalGeneration:
-    """The same sizes, conditioned by a prefix of 20 frames of chroma and the text."""
+    """Return a melody model of the same size, with a prefix of 20 chroma frames and the text."""
     torch.manual_seed(seed)
     plain = tiny_model(stereo=stereo, seed=seed).config
     decoder = {**plain.decoder.to_dict(), "model_type": "musicgen_melody_decoder"}
@@ -97,7 +97,7 @@ def tiny_melody_model(
 
 @torch.no_grad()
 def spread(model: Any) -> None:
-    """Widen a random start, whose logits are all but flat."""
+    """Scale random weights up, whose logits are almost flat."""
     for parameter in model.decoder.lm_heads.parameters():
         parameter.mul_(8)
     for embedding in model.decoder.model.decoder.embed_tokens:

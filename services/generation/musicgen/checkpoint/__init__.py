@@ -1,1 +1,1 @@
-"""Checkpoints of MusicGen: their layout, loading, installation, and random ones for tests."""
+"""Checkpoints of MusicGen: layout, loading and installation; random ones for tests."""

@@ -1,8 +1,8 @@
-"""Where the checkpoint of a model lies on this machine, and whether it is whole. No torch.
+"""Finds the checkpoint of a model on this machine and checks its files. No torch.
 
-Looked for in the folder of the settings, then in the user's Hugging Face cache, never on the
-network. Whole means: the configuration is that model's, every tensor of the decoder is there in its
-shape, and no file is cut off. What only reading all of it would show is left to the installer.
+Checkpoints are searched in the models folder of the settings, then in the user's Hugging Face
+cache, never on the network. The check: the configuration belongs to the model, every tensor of the
+decoder has its shape, and no file is truncated. The installer checks digests.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ CONFIG, WEIGHTS = "config.json", "model.safetensors"
 INDEX = "model.safetensors.index.json"
 TOKENIZER = "tokenizer.json"
 RECORD = "installed.json"
-"""What the installer writes down beside the files: repository, revision and digests."""
+"""The installer's record beside the files: repository, revision and digests."""
 
 _PICKLED = ("pytorch_model*.bin*", "state_dict.bin", "compression_state_dict.bin", "*.pt", "*.ckpt")
 _EXTRA = ("torch", "transformers", "tokenizers", "huggingface_hub")
@@ -41,30 +41,30 @@ Source = Literal["models folder", "Hugging Face cache"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint whose files were looked at and fit together."""
+    """A checkpoint whose files passed the check."""
 
     name: str
-    """Of the model; the folder's where it is not a published one."""
+    """The name of its folder."""
     folder: Path
     source: Source
     revision: str | None
-    """The commit it was taken from, where that is known."""
+    """The commit of its files, if it is known."""
     config: Mapping[str, Any]
     """config.json."""
     geometry: Geometry
     tensors: Mapping[str, StoredTensor]
-    """Where each tensor lies, by its name in the files."""
+    """By name in the files."""
 
 
 ABSENT = "its weights are not on this machine"
-"""What is said of a model that nobody installed."""
+"""Start of the message for a model that is not installed."""
 
 
 def find_checkpoint(model: PublishedModel, models_dir: Path) -> Checkpoint:
-    """The checkpoint of a published model.
+    """Return the checkpoint of a published model.
 
     Raises:
-        CheckpointError: it is not on this machine, or damaged; with the command that helps.
+        CheckpointError: it is missing or damaged; the message names the command that helps.
     """
     command = f"`dgx-music models install {model.name}`"
     folder = models_dir / model.name
@@ -75,7 +75,7 @@ def find_checkpoint(model: PublishedModel, models_dir: Path) -> Checkpoint:
         try:
             return _open_published(model, cached, "Hugging Face cache", command)
         except CheckpointError as error:
-            # The pinned commit comes first, and what it lacks is what counts.
+            # The pinned commit comes first; report what is wrong with that one.
             reason = error if number == 0 else reason
     raise reason
 
@@ -88,7 +88,7 @@ def _is_folder(path: Path) -> bool:
 
 
 def why_unavailable(model: PublishedModel, models_dir: Path) -> str | None:
-    """What a model lacks on this machine, in one sentence; None when it can run."""
+    """Return in one sentence why a model cannot run on this machine; None if it can."""
     if missing := missing_package():
         return f"{missing} is not installed: `./just install-models {model.name}`"
     try:
@@ -99,27 +99,27 @@ def why_unavailable(model: PublishedModel, models_dir: Path) -> str | None:
 
 
 def missing_package() -> str | None:
-    """The first package of the extra `musicgen` that is not there; nothing is imported."""
+    """Return the first missing package of the extra `musicgen`; nothing is imported."""
     return next((name for name in _EXTRA if importlib.util.find_spec(name) is None), None)
 
 
 def open_checkpoint(folder: Path, source: Source = "models folder") -> Checkpoint:
-    """Look at the files of a folder.
+    """Check the files of a folder.
 
     Raises:
-        CheckpointError: one is missing, damaged or of another kind; the message names it.
+        CheckpointError: a file is missing, damaged or of another kind; the message names it.
     """
     config = read_json(folder / CONFIG)
     try:
         geometry = read_geometry(config)
     except ValueError as error:
-        raise CheckpointError(f"{folder / CONFIG} is no configuration of MusicGen: {error}.") from (
-            error
-        )
+        raise CheckpointError(
+            f"{folder / CONFIG} is not a configuration of MusicGen: {error}."
+        ) from error
     for part in ("text_encoder", "audio_encoder"):
         if not isinstance(config.get(part), Mapping):
             raise CheckpointError(f"{folder / CONFIG} describes no {part}.")
-    tensors = stored_tensors(folder)
+    tensors = list_tensors(folder)
     _check_decoder(geometry, tensors)
     if not (folder / TOKENIZER).is_file():
         raise CheckpointError(f"{folder} has no {TOKENIZER}.")
@@ -134,29 +134,29 @@ def open_checkpoint(folder: Path, source: Source = "models folder") -> Checkpoin
     )
 
 
-def stored_tensors(folder: Path) -> dict[str, StoredTensor]:
-    """All tensors of the safetensors files of a checkpoint.
+def list_tensors(folder: Path) -> dict[str, StoredTensor]:
+    """Return all tensors in the safetensors files of a checkpoint.
 
     Raises:
-        CheckpointError: a file is missing or damaged, or there are only pickled ones.
+        CheckpointError: a file is missing or damaged, or all files are pickled.
     """
     if (folder / WEIGHTS).is_file():
         return read_header(folder / WEIGHTS)
     if (folder / INDEX).is_file():
-        return _sharded(folder)
+        return _list_sharded(folder)
     if any(next(folder.glob(pattern), None) for pattern in _PICKLED):
         raise CheckpointError(
-            f"{folder} has its weights in pickled files only, which could run any program when "
-            f"they are opened. Only {WEIGHTS} is read."
+            f"{folder} has only pickled weights, which can run any program when they are opened. "
+            f"Only {WEIGHTS} is read."
         )
     raise CheckpointError(f"{folder} has no {WEIGHTS}.")
 
 
 def shard_names(index: Mapping[str, Any]) -> list[str]:
-    """The files that an index names, in order.
+    """Return the sorted file names in an index.
 
     Raises:
-        ValueError: it is not an index, or names something outside its folder.
+        ValueError: it is not an index, or names a file outside its folder.
     """
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, Mapping) or not weight_map:
@@ -169,10 +169,10 @@ def shard_names(index: Mapping[str, Any]) -> list[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file.
+    """Read a JSON object.
 
     Raises:
-        CheckpointError: the file is missing or holds none.
+        CheckpointError: the file is missing or holds no object.
     """
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -191,21 +191,21 @@ def _open_published(
     try:
         found = open_checkpoint(folder, source)
     except CheckpointError as error:
-        raise CheckpointError(f"{str(error).rstrip('.')}. This helps: {command}") from error
+        raise CheckpointError(f"{str(error).rstrip('.')}. To repair it: {command}") from error
     if found.geometry != model.geometry:
         raise CheckpointError(
-            f"{folder} holds another model: {_in_words(found.geometry)}, where {model.name} has "
-            f"{_in_words(model.geometry)}. Move it away, then: {command}"
+            f"{folder} holds another model: {_describe(found.geometry)}, but {model.name} has "
+            f"{_describe(model.geometry)}. Move it away, then: {command}"
         )
     return found
 
 
-def _in_words(shape: Geometry) -> str:
+def _describe(shape: Geometry) -> str:
     melody = "" if shape.cross_attention else " for melodies"
     return f"{shape.layers} layers of {shape.hidden} with {shape.codebooks} codebooks{melody}"
 
 
-def _sharded(folder: Path) -> dict[str, StoredTensor]:
+def _list_sharded(folder: Path) -> dict[str, StoredTensor]:
     index = read_json(folder / INDEX)
     try:
         names = shard_names(index)
@@ -233,7 +233,7 @@ def _check_decoder(shape: Geometry, tensors: Mapping[str, StoredTensor]) -> None
     for name in sorted(tensors.keys() - wanted.keys() - UNUSED):
         if name.startswith(DECODER):
             raise CheckpointError(
-                f"{tensors[name].path} has a tensor {name} that the configuration does not have."
+                f"{tensors[name].path} has a tensor {name}, which the configuration does not have."
             )
 
 
@@ -248,14 +248,14 @@ def _revision(folder: Path, source: Source) -> str | None:
 
 
 def _cached_folders(model: PublishedModel) -> list[Path]:
-    """Of the pinned commit, and of what `main` was when it was last asked for."""
+    """Return the cached folders of the pinned commit and of the last known `main`."""
     if importlib.util.find_spec("huggingface_hub") is None:
         return []
     from huggingface_hub import constants
 
     folder = f"models--{model.repository.replace('/', '--')}"
     if not Path(constants.HF_HUB_CACHE, folder).is_dir():
-        # What would look closer takes as long to import as the rest of a command to start.
+        # Importing try_to_load_from_cache takes as long as starting the rest of a command.
         return []
     from huggingface_hub import try_to_load_from_cache
 

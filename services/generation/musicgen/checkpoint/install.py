@@ -1,7 +1,7 @@
-"""A published model onto this machine: whole and checked, or not there.
+"""Installs a published model: complete and checked, or not at all.
 
-Files come into a hidden folder beside the place of the model, where a later call finds them if this
-one is cut short; the folder gets the model's name when all of it is there and fits together.
+Files are downloaded into a hidden folder beside the model's folder, from which a later call can
+resume. When all files are complete and fit together, the hidden folder gets the model's name.
 """
 
 from __future__ import annotations
@@ -47,22 +47,20 @@ _SMALL = (
 _REQUIRED = (CONFIG, TOKENIZER)
 _GIB = 1 << 30
 _SPARE_BYTES = 64 << 20
-"""Free space beyond the files, for what else is written meanwhile."""
+"""Free space required beyond the files, because others write to the disk too."""
 
 Progress = Callable[[int, int], None]
-"""Called with the bytes that are here and all that there will be."""
+"""Called with the bytes on this machine and the bytes of all files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """What came of an installation."""
-
     folder: Path
     revision: str | None
     outcome: Literal["installed", "repaired", "there already", "unverified", "in the cache"]
-    """"unverified" is a folder that a person put there: nothing says what should be in it."""
+    """"unverified" is a folder without a record, which the user put there."""
     bytes: int
-    """That were downloaded."""
+    """Downloaded bytes."""
 
 
 def install(
@@ -73,32 +71,34 @@ def install(
     revision: str | None = None,
     hub: Hub | None = None,
 ) -> Installed:
-    """Install a model, go on with a download that was cut short, or mend one that is damaged.
+    """Install a model, resume an interrupted download, or repair a damaged model.
 
     Args:
-        model: from the catalogue.
-        models_dir: where its folder is to be.
-        progress: told of what comes.
-        revision: another commit or branch than the one that the catalogue pins.
-        hub: where it comes from; None is the public one, or that of HF_ENDPOINT.
+        model: a model of the catalogue.
+        models_dir: the parent of its folder.
+        progress: called as bytes arrive.
+        revision: a commit or branch other than the pinned one.
+        hub: the source; None is that of HF_ENDPOINT or the public hub.
 
     Raises:
-        CheckpointError: the hub cannot be reached, or gives something else than this model.
-        OutputError: the disk has no room, or says no.
+        CheckpointError: the hub is unreachable, or has something else than this model.
+        OutputError: the disk is full or cannot be written.
     """
     with _disk_errors(models_dir):
         models_dir.mkdir(parents=True, exist_ok=True)
-        with _only_one(models_dir, model.name):
-            if there := _already(model, models_dir, revision):
-                _remove(_replaced(models_dir / model.name))
-                return there
+        with _lock(models_dir, model.name):
+            if installed := _find_installed(model, models_dir, revision):
+                _remove(_replaced_path(models_dir / model.name))
+                return installed
             hub = hub or Hub()
             listing = hub.list_files(model.repository, revision or model.revision)
             return _install(model, models_dir, hub, listing, progress)
 
 
-def _already(model: PublishedModel, models_dir: Path, revision: str | None) -> Installed | None:
-    """The model, if it is here as it should be; all that was installed is read for that."""
+def _find_installed(
+    model: PublishedModel, models_dir: Path, revision: str | None
+) -> Installed | None:
+    """Return the model if it is installed and undamaged; this reads all its files."""
     try:
         found = find_checkpoint(model, models_dir)
     except CheckpointError:
@@ -109,13 +109,12 @@ def _already(model: PublishedModel, models_dir: Path, revision: str | None) -> I
         return Installed(found.folder, found.revision, "in the cache", 0)
     if not (found.folder / RECORD).is_file():
         return Installed(found.folder, found.revision, "unverified", 0)
-    if not _is_as_recorded(found.folder):
+    if not _matches_record(found.folder):
         return None
     return Installed(found.folder, found.revision, "there already", 0)
 
 
-def _is_as_recorded(folder: Path) -> bool:
-    """Whether every file has the digest that was written down."""
+def _matches_record(folder: Path) -> bool:
     try:
         files = read_json(folder / RECORD)["files"]
         return all(digest(folder / name) == about["sha256"] for name, about in files.items())
@@ -133,81 +132,83 @@ def _install(
     target = models_dir / model.name
     staging = models_dir / f".{model.name}.{listing.revision[:12]}.part"
     staging.mkdir(exist_ok=True)
-    work = _Download(hub, listing, staging, target)
-    work.get([_required(listing, name) for name in _REQUIRED])
+    download = _Download(hub, listing, staging, target)
+    download.fetch([_require_file(listing, name) for name in _REQUIRED])
     _check_shape(model, staging)
     wanted = [listing.files[name] for name in _SMALL if name in listing.files]
-    wanted += work.weights()
+    wanted += download.list_weights()
     total = sum(file.bytes for file in wanted)
-    work.count(wanted, lambda have: progress(have, total))
-    _require_room(models_dir, total - work.have)
-    work.get(wanted)
+    download.start_progress(wanted, lambda have: progress(have, total))
+    _require_space(models_dir, total - download.have)
+    download.fetch(wanted)
     open_checkpoint(staging)
-    _record(staging, listing, wanted)
+    _write_record(staging, listing, wanted)
     is_repair = os.path.lexists(target)
     _publish(staging, target)
     for leftover in models_dir.glob(f".{model.name}.*.part"):
         _remove(leftover)
     outcome: Literal["repaired", "installed"] = "repaired" if is_repair else "installed"
-    return Installed(target, listing.revision, outcome, work.downloaded)
+    return Installed(target, listing.revision, outcome, download.received)
 
 
 class _Download:
-    """Files of a listing on their way into a folder."""
+    """Downloads files of a listing into a staging folder, and reuses those of `target`."""
 
     def __init__(self, hub: Hub, listing: Listing, staging: Path, target: Path) -> None:
         self._hub = hub
         self._listing = listing
         self._staging = staging
         self._target = target
-        self._tell: Callable[[int], None] = lambda _have: None
-        self._whole: set[str] = set()
+        self._report: Callable[[int], None] = lambda _have: None
+        self._complete: set[str] = set()
         self.have = 0
-        self.downloaded = 0
+        """Bytes of the wanted files on this machine."""
+        self.received = 0
+        """Downloaded bytes."""
 
-    def weights(self) -> list[HubFile]:
-        """The files of the weights: one, or an index and its shards."""
+    def list_weights(self) -> list[HubFile]:
+        """Return the files of the weights: one, or an index, which is fetched, and its shards."""
         files = self._listing.files
         if INDEX not in files or WEIGHTS in files:
-            return [_required(self._listing, WEIGHTS)]
+            return [_require_file(self._listing, WEIGHTS)]
         index = files[INDEX]
-        self.get([index])
+        self.fetch([index])
         try:
             names = shard_names(read_json(self._staging / INDEX))
         except ValueError as error:
             raise CheckpointError(f"{INDEX} of {self._listing.repository}: {error}.") from error
-        return [index, *(_required(self._listing, name) for name in names)]
+        return [index, *(_require_file(self._listing, name) for name in names)]
 
-    def count(self, wanted: Sequence[HubFile], tell: Callable[[int], None]) -> None:
-        """Begin to tell of progress, from what is here already."""
+    def start_progress(self, wanted: Sequence[HubFile], report: Callable[[int], None]) -> None:
+        """Report the bytes that earlier calls left, and from now on those that arrive."""
         self.have = 0
         for file in wanted:
-            self._take_over(file)
+            self._reuse(file)
             self.have += _size(self._staging / file.name) or _size(self._partial(file))
-        self._tell = tell
-        tell(self.have)
+        self._report = report
+        report(self.have)
 
-    def get(self, files: Sequence[HubFile]) -> None:
-        """Bring files here that are not."""
+    def fetch(self, files: Sequence[HubFile]) -> None:
+        """Download the files that are not complete yet."""
         for file in files:
             path = self._staging / file.name
-            self._take_over(file)
-            if file.name not in self._whole:
-                self._hub.download(self._listing, file, path, self._received)
-                self._whole.add(file.name)
+            self._reuse(file)
+            if file.name not in self._complete:
+                self._hub.download(self._listing, file, path, self._count)
+                self._complete.add(file.name)
 
-    def _take_over(self, file: HubFile) -> None:
-        """Use what an earlier call, or the damaged model, has of it."""
+    def _reuse(self, file: HubFile) -> None:
+        """Use the file of an earlier call or of the damaged model, if it is intact."""
         path, old = self._staging / file.name, self._target / file.name
-        if file.name in self._whole:
+        if file.name in self._complete:
             return
         if file.matches(path):
-            self._whole.add(file.name)
+            self._complete.add(file.name)
             return
         path.unlink(missing_ok=True)
         if file.matches(old):
-            self._whole.add(file.name)
-            # A link takes no room; where file systems have none, it is copied.
+            self._complete.add(file.name)
+            # A hard link needs no space; not all file systems have them.
             try:
                 path.hardlink_to(old.resolve())
             except OSError:
@@ -216,45 +217,45 @@ class _Download:
     def _partial(self, file: HubFile) -> Path:
         return self._staging / f"{file.name}{PARTIAL_SUFFIX}"
 
-    def _received(self, count: int) -> None:
+    def _count(self, count: int) -> None:
         self.have += count
-        self.downloaded += max(0, count)
-        self._tell(self.have)
+        self.received += max(0, count)
+        self._report(self.have)
 
 
-def _required(listing: Listing, name: str) -> HubFile:
+def _require_file(listing: Listing, name: str) -> HubFile:
     file = listing.files.get(name)
     if file is None:
         raise CheckpointError(
-            f"{listing.repository} has no {name} at {listing.revision[:12]}, and nothing else is "
-            "read. `--revision` takes another commit."
+            f"{listing.repository} has no {name} at {listing.revision[:12]}, which is required. "
+            "Use `--revision` to install another commit."
         )
     return file
 
 
 def _check_shape(model: PublishedModel, staging: Path) -> None:
-    """Before the large files are asked for."""
+    # The configuration is small: a wrong model is refused before its weights are downloaded.
     try:
         found = read_geometry(read_json(staging / CONFIG))
     except ValueError as error:
         raise CheckpointError(
-            f"{CONFIG} of {model.repository} is no configuration of MusicGen: {error}."
+            f"{CONFIG} of {model.repository} is not a configuration of MusicGen: {error}."
         ) from error
     if found != model.geometry:
         raise CheckpointError(f"{model.repository} holds another model than {model.name}: {found}.")
 
 
-def _require_room(models_dir: Path, missing: int) -> None:
+def _require_space(models_dir: Path, missing: int) -> None:
     free = free_bytes(models_dir)
     if free < missing + _SPARE_BYTES:
         raise OutputError(
-            f"{missing / _GIB:.2f} GiB are still to come, and the disk of {models_dir} has "
-            f"{free / _GIB:.2f} GiB free. Free some space, or give another folder in "
-            "DGX_MUSIC_MODELS_DIR."
+            f"The download needs {missing / _GIB:.2f} GiB, and the disk of {models_dir} has "
+            f"{free / _GIB:.2f} GiB free. Free some space, or set DGX_MUSIC_MODELS_DIR to another "
+            "folder."
         )
 
 
-def _record(staging: Path, listing: Listing, wanted: Sequence[HubFile]) -> None:
+def _write_record(staging: Path, listing: Listing, wanted: Sequence[HubFile]) -> None:
     files = {
         file.name: {
             "bytes": file.bytes,
@@ -271,7 +272,7 @@ def _publish(staging: Path, target: Path) -> None:
     for path in (*staging.iterdir(), staging):
         _sync(path)
     if os.path.lexists(target):
-        old = _replaced(target)
+        old = _replaced_path(target)
         _remove(old)
         target.rename(old)
         staging.rename(target)
@@ -281,13 +282,13 @@ def _publish(staging: Path, target: Path) -> None:
     _sync(target.parent)
 
 
-def _replaced(target: Path) -> Path:
-    """Where a model that is replaced goes before it is deleted, which takes its time."""
+def _replaced_path(target: Path) -> Path:
+    # Deleting takes long: a replaced model is renamed first, and a later call deletes leftovers.
     return target.with_name(f".{target.name}.replaced.part")
 
 
 def _remove(path: Path) -> None:
-    # A link is a person's: what it leads to stays.
+    # A link was made by the user: its target stays.
     if path.is_symlink() or path.is_file():
         path.unlink()
     elif path.exists():
@@ -310,13 +311,13 @@ def _size(path: Path) -> int:
 
 
 @contextlib.contextmanager
-def _only_one(models_dir: Path, name: str) -> Iterator[None]:
+def _lock(models_dir: Path, name: str) -> Iterator[None]:
     with (models_dir / f".{name}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise CheckpointError(
-                f"{name} is being installed by another process. Wait for it."
+                f"Another process is installing {name}. Wait until it has finished."
             ) from error
         yield
 
@@ -326,10 +327,10 @@ def _disk_errors(models_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = "Free some space and try again: what has come is kept."
+        advice = "Free some space and try again: the download resumes."
         if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
-            advice = "Give another folder in DGX_MUSIC_MODELS_DIR."
+            advice = "Set DGX_MUSIC_MODELS_DIR to another folder."
         reason = error.strerror or str(error)
         raise OutputError(
-            f"The folder of the models, {models_dir}, cannot be written: {reason}. {advice}"
+            f"The models folder {models_dir} cannot be written: {reason}. {advice}"
         ) from error

@@ -1,4 +1,4 @@
-"""What a checkpoint of a shape has to hold: the decoder's tensors by name."""
+"""The decoder's shape in a configuration, and its tensors in a checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DECODER = "decoder."
 _BODY = "decoder.model.decoder."
 
 UNUSED = frozenset({f"{_BODY}embed_positions.weights"})
-"""In the published files, and computed when needed."""
+"""Tensors of the published files that are computed instead of read."""
 
 _ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 
@@ -25,16 +25,16 @@ _DEFAULTS: Mapping[str, int] = {
     "audio_channels": 1,
     "max_position_embeddings": 2048,
 }
-"""Of transformers, for what a configuration leaves out."""
+"""The defaults of transformers for missing values."""
 
 _CROSS_ATTENTION = {"musicgen": True, "musicgen_melody": False}
 
 
 def read_geometry(config: Mapping[str, Any]) -> Geometry:
-    """The decoder's shape in the configuration of a checkpoint (config.json).
+    """Read the decoder's shape from the configuration of a checkpoint (config.json).
 
     Raises:
-        ValueError: it is not one of MusicGen, or has no possible shape.
+        ValueError: it is not a configuration of MusicGen, or its numbers are invalid.
     """
     kind = config.get("model_type")
     decoder = config.get("decoder")
@@ -61,7 +61,7 @@ def read_geometry(config: Mapping[str, Any]) -> Geometry:
 
 
 def decoder_tensors(shape: Geometry) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """The name and the shape of every tensor of the decoder."""
+    """Yield the name and shape of every tensor of the decoder."""
     hidden = shape.hidden
     for book in range(shape.codebooks):
         yield f"{_BODY}embed_tokens.{book}.weight", (shape.codebook_size + 1, hidden)

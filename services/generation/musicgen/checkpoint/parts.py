@@ -1,4 +1,4 @@
-"""The text encoder and the codec of a checkpoint, as transformers' modules with their numbers."""
+"""Loads the text encoder and the codec of a checkpoint as modules of transformers."""
 
 from __future__ import annotations
 
@@ -22,43 +22,42 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Projection:
-    """A linear map into the decoder's width."""
+    """A linear map to the decoder's width."""
 
     weight: Tensor
-    """`[to, from]`."""
+    """`[out, in]`."""
     bias: Tensor
-    """`[to]`."""
+    """`[out]`."""
 
     def __call__(self, states: Tensor) -> Tensor:
-        """Map `[..., from]` to `[..., to]`."""
+        """Map `[..., in]` to `[..., out]`."""
         return torch.nn.functional.linear(states, self.weight, self.bias)
 
 
-def weights_of(checkpoint: Checkpoint) -> SafetensorsWeights:
-    """The tensors of a checkpoint."""
+def open_weights(checkpoint: Checkpoint) -> SafetensorsWeights:
     return SafetensorsWeights(checkpoint.folder, checkpoint.tensors)
 
 
 def load_text_encoder(checkpoint: Checkpoint, weights: SafetensorsWeights) -> T5EncoderModel:
-    """The encoder of T5 with its numbers, float32.
+    """Load the T5 encoder in float32.
 
     Raises:
-        CheckpointError: a tensor is missing, has another shape, or is one too many.
+        CheckpointError: a tensor is missing, unexpected or of another shape.
     """
-    model: T5EncoderModel = _empty((T5Config, T5EncoderModel), checkpoint, "text_encoder")
-    # One table under two names; without this it would be in memory twice.
+    model: T5EncoderModel = _build((T5Config, T5EncoderModel), checkpoint, "text_encoder")
+    # The table has two names; this avoids a second copy in memory.
     model.encoder.embed_tokens = model.shared
     _fill(model, weights, "text_encoder.")
     return model
 
 
 def load_codec(checkpoint: Checkpoint, weights: SafetensorsWeights) -> EncodecModel:
-    """The EnCodec model with its numbers, float32; its weight norms are multiplied out.
+    """Load the EnCodec model in float32, with weight norms folded into the weights.
 
     Raises:
-        CheckpointError: as `load_text_encoder`, or it is of a kind that MusicGen has not.
+        CheckpointError: as `load_text_encoder`, or MusicGen has no codec of this kind.
     """
-    model: EncodecModel = _empty((EncodecConfig, EncodecModel), checkpoint, "audio_encoder")
+    model: EncodecModel = _build((EncodecConfig, EncodecModel), checkpoint, "audio_encoder")
     config: Any = model.config
     is_causal = config.use_causal_conv or config.norm_type != "weight_norm"
     if is_causal or config.normalize or config.chunk_length_s or config.audio_channels != 1:
@@ -76,7 +75,7 @@ def load_codec(checkpoint: Checkpoint, weights: SafetensorsWeights) -> EncodecMo
 def load_projection(
     checkpoint: Checkpoint, weights: SafetensorsWeights, name: str, width: int
 ) -> Projection | None:
-    """The projection of that name; None where what it would map has the decoder's width.
+    """Load a projection; None if its input of `width` values has the decoder's width already.
 
     Raises:
         CheckpointError: it is missing or has another shape.
@@ -89,17 +88,17 @@ def load_projection(
     return Projection(weights.get(f"{name}.weight"), weights.get(f"{name}.bias"))
 
 
-def _empty(kinds: tuple[Any, Any], checkpoint: Checkpoint, part: str) -> Any:
-    """The module of a part of the configuration, with no numbers in it yet."""
-    config, module = kinds
+def _build(classes: tuple[Any, Any], checkpoint: Checkpoint, part: str) -> Any:
+    """Build the module of a part of the configuration, with uninitialised weights."""
+    config, module = classes
     try:
         with no_init_weights():
             return module(config.from_dict(dict(checkpoint.config[part])))
     except (StrictDataclassError, ArithmeticError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).strip().splitlines()[-1].strip().removeprefix("TypeError: ")
         raise CheckpointError(
-            f"The {part} that config.json in {checkpoint.folder} describes cannot be: "
-            f"{reason.rstrip('.')}. Install the model again."
+            f"The {part} in config.json of {checkpoint.folder} is invalid: {reason.rstrip('.')}. "
+            "Install the model again."
         ) from error
 
 
@@ -110,7 +109,7 @@ def _fill(model: nn.Module, weights: SafetensorsWeights, prefix: str) -> None:
     known = {spelling for name in wanted for spelling in spellings(prefix + name)}
     if unexpected := sorted(weights.names(prefix) - known):
         raise CheckpointError(
-            f"{weights.path(unexpected[0])} has a tensor {unexpected[0]} that the configuration "
+            f"{weights.path(unexpected[0])} has a tensor {unexpected[0]}, which the configuration "
             "does not have. Install the model again."
         )
     for name, value in wanted.items():

@@ -1,4 +1,4 @@
-"""transformers' MusicGen of a published shape with random numbers in it, and its checkpoint."""
+"""transformers' MusicGen in a published shape with random weights, and its checkpoint."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 def random_model(geometry: Geometry) -> Any:
-    """Draw a model in float32, ready to generate: T5-base, the decoder, EnCodec at 32 kHz.
+    """Build a random model in float32, ready to generate: T5-base, the decoder, EnCodec at 32 kHz.
 
     Raises:
-        InvalidRequestError: it is a melody model, which is another class.
+        InvalidRequestError: the geometry is that of a melody model.
     """
     if not geometry.cross_attention:
-        raise InvalidRequestError("Random weights are for models without a melody.")
+        raise InvalidRequestError("Melody models cannot have random weights.")
     decoder = decoder_config(geometry)
     text = T5Config(d_model=768, d_kv=64, d_ff=3072, num_layers=12, num_heads=12)
     codec = EncodecConfig(
@@ -57,7 +57,7 @@ def random_model(geometry: Geometry) -> Any:
 
 
 def decoder_config(geometry: Geometry) -> MusicgenDecoderConfig:
-    """Describe the decoder of a shape as transformers does."""
+    """Return transformers' configuration of a decoder."""
     return MusicgenDecoderConfig(
         vocab_size=geometry.codebook_size,
         hidden_size=geometry.hidden,
@@ -70,7 +70,7 @@ def decoder_config(geometry: Geometry) -> MusicgenDecoderConfig:
 
 
 def write_random_checkpoint(folder: Path, geometry: Geometry) -> None:
-    """Write such a model as a published one lies on the disk; its tokenizer knows no word."""
+    """Write a random model in the layout of a published one; its tokenizer knows no words."""
     random_model(geometry).save_pretrained(folder, max_shard_size="100GB")
     words = {"<pad>": 0, "</s>": 1, "<unk>": 2}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))  # noqa: S106

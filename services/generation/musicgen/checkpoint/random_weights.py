@@ -1,4 +1,4 @@
-"""A decoder of a real shape with random numbers: speed and memory do not depend on the values."""
+"""Random weights for a decoder of any shape: speed and memory do not depend on the values."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
     from services.generation.musicgen.geometry import Geometry
 
 _DEVIATION = 0.02
-"""Of the initialisation that the published models began with."""
+"""Standard deviation of the published models' initialisation."""
 
 
 class RandomWeights:
-    """A `WeightSource`: every tensor is drawn when asked for, the same each time."""
+    """A `WeightSource` that draws each tensor when it is read, with the same values each time."""
 
     def __init__(self, geometry: Geometry) -> None:
         self._shapes = dict(decoder_tensors(geometry))
 
     def get(self, name: str) -> Tensor:
-        """Draw a tensor; layer norms are those of an untrained model."""
+        """Draw a tensor; layer norms have the values of an untrained model."""
         shape = self.shape(name)
         if "norm" in name:
             return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
@@ -34,7 +34,6 @@ class RandomWeights:
         return torch.randn(shape, generator=generator) * _DEVIATION
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Say what shape a tensor has; raises CheckpointError for a name that there is not."""
         if name not in self._shapes:
             raise CheckpointError(f"A MusicGen decoder has no tensor {name}.")
         return self._shapes[name]

@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint on the disk, read one at a time."""
+"""Reads the tensors of a checkpoint from disk, one at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from services.errors import CheckpointError
-from services.generation.musicgen.checkpoint.checkpoints import stored_tensors
+from services.generation.musicgen.checkpoint.checkpoints import list_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,37 +35,36 @@ _OTHER_NAMES = (
     (".parametrizations.weight.original1", ".weight_v"),
     ("text_encoder.shared.weight", "text_encoder.encoder.embed_tokens.weight"),
 )
-"""One tensor, two names: weight norms before and after torch 2, and one table that is tied."""
+"""Alternative names of a tensor: weight norms since and before torch 2, and a tied table."""
 
 
 class SafetensorsWeights:
-    """A WeightSource over the safetensors files of a folder.
+    """A `WeightSource` over the safetensors files of a folder.
 
-    The files are read, not mapped: what was read counts once in the memory of the process, and a
-    file that is cut off while it is used is an error and not a dead process.
+    The files are read and not mapped: mapped pages would count as memory of the process, and a file
+    that is truncated while it is mapped would crash it.
     """
 
     def __init__(self, folder: Path, tensors: Mapping[str, StoredTensor] | None = None) -> None:
-        """Open a folder; `tensors` are its headers where they have been read already.
+        """Open a folder; `tensors` are those of its headers, if they were read already.
 
         Raises:
-            CheckpointError: there are no files, or one is damaged.
+            CheckpointError: a file is missing or damaged.
         """
         self._folder = folder
-        self._tensors = stored_tensors(folder) if tensors is None else tensors
+        self._tensors = list_tensors(folder) if tensors is None else tensors
 
     def get(self, name: str) -> Tensor:
-        """One tensor as float32 on the CPU.
+        """Read one tensor as float32 on the CPU.
 
         Raises:
-            CheckpointError: there is none of that name, the file is damaged, or what it holds are
-                no numbers.
+            CheckpointError: the tensor is missing, its file is damaged, or a value is not finite.
         """
         stored = self._stored(name)
         raw = torch.empty(stored.bytes, dtype=torch.uint8)
         _fill(raw, stored)
         values = raw.view(_DTYPES[stored.dtype]).view(stored.shape).to(torch.float32)
-        # A sum is the least that reads them all, and is no number where one of them is none.
+        # The cheapest check of all values: a sum is finite only if every value is.
         if not math.isfinite(float(values.sum())):
             raise CheckpointError(
                 f"{stored.path} is damaged: {name} holds NaN or infinity. Install the model again."
@@ -73,15 +72,13 @@ class SafetensorsWeights:
         return values
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Its shape, without reading it; raises as `get`."""
         return self._stored(name).shape
 
     def path(self, name: str) -> Path:
-        """The file it lies in; raises as `get`."""
+        """Return the file of a tensor; raises as `get`."""
         return self._stored(name).path
 
     def names(self, prefix: str = "") -> set[str]:
-        """The names in the files that begin so."""
         return {name for name in self._tensors if name.startswith(prefix)}
 
     def _stored(self, name: str) -> StoredTensor:
@@ -94,7 +91,7 @@ class SafetensorsWeights:
 
 
 def spellings(name: str) -> Iterator[str]:
-    """The name, and those that other releases of torch and transformers give the same tensor."""
+    """Yield a tensor's name and its names in other releases of torch and transformers."""
     yield name
     for one, other in _OTHER_NAMES:
         if one in name:
@@ -112,8 +109,7 @@ def _fill(raw: Tensor, stored: StoredTensor) -> None:
                 count = file.readinto(view)
                 if not count:
                     raise CheckpointError(
-                        f"{stored.path} is damaged: it ended while it was read. Install the model "
-                        "again."
+                        f"{stored.path} is damaged: it is too short. Install the model again."
                     )
                 view = view[count:]
     except OSError as error:

@@ -1,1 +1,1 @@
-"""EnCodec: codes to audio and back."""
+"""EnCodec: codes to audio, and audio to codes."""

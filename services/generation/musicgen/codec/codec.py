@@ -1,9 +1,9 @@
-"""EnCodec in pieces: codes to audio while they are made, and audio to codes.
+"""Streaming EnCodec: codes to audio while they are drawn, and audio to codes.
 
-The decoder is a convolution over the code frames, an LSTM over time, and a stack that makes 640
-samples of a frame. The LSTM's state goes from piece to piece; the stack runs over 98 frames at a
-time with a few neighbours on both sides, whose own samples are thrown away, so that its work stays
-in the processor's cache and the result is that of one pass over all of it.
+The decoder is a convolution over code frames, an LSTM over time, and an upsampling stack with 640
+samples per frame. The LSTM's state is carried from block to block. The stack runs over 98 frames at
+a time with neighbours on both sides, whose samples are discarded: its data stays in the processor's
+cache, and the result is that of a single pass over all frames.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from services.generation.musicgen.codec.layers import BLOCK_FRAMES, CodecLayers, Recurrence
+from services.generation.musicgen.codec.layers import BLOCK_FRAMES, CodecLayers, StateStream
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
     from services.generation.musicgen.checkpoint.stored_weights import SafetensorsWeights
 
 NEIGHBOURS = 2
-"""Frames on each side of a chunk that are read with it.
+"""Frames on each side of a chunk that are upsampled with it.
 
-Its samples depend on one: half a frame by the first upsampling, and less than another half by all
-that follows in the published codec. The second is to spare."""
+The samples of the published codec depend on one: half a frame from the first upsampling, and less
+than half from all that follows. The second frame is a reserve."""
 
 CHUNK_FRAMES = BLOCK_FRAMES - NEIGHBOURS
-"""Two seconds: as fast as any on a CPU, and short enough to stop at. A chunk is ready as soon as a
-block is through the LSTM."""
+"""Two seconds: longer chunks are no faster on a CPU, and a stop waits for at most one. A chunk is
+ready as soon as a block has passed the LSTM."""
 
 
 class Codec:
     """The codec of a checkpoint.
 
-    Codes are int64 `[codebooks, frames]`, in stereo those of left and right in turn. Audio is
-    float32 `[channels, samples]` on the CPU.
+    Codes are int64 `[codebooks, frames]`; in stereo, left and right alternate. Audio is float32
+    `[channels, samples]` on the CPU.
     """
 
     def __init__(self, layers: CodecLayers, channels: int) -> None:
@@ -49,10 +49,10 @@ class Codec:
         weights: SafetensorsWeights,
         device: torch.device = torch.device("cpu"),  # noqa: B008  (it does not change)
     ) -> Codec:
-        """Read it from a checkpoint, float32, to work on a device.
+        """Load the codec of a checkpoint to a device, in float32.
 
         Raises:
-            CheckpointError: something is missing, damaged or of another shape.
+            CheckpointError: a tensor is missing, damaged or of another shape.
         """
         layers = CodecLayers.load(checkpoint, weights, device)
         return cls(layers, checkpoint.geometry.channels)
@@ -64,9 +64,12 @@ class Codec:
 
     @torch.inference_mode()
     def encode(self, audio: Tensor) -> Tensor:
-        """Codes of audio `[channels, samples]` at the codec's rate, as transformers makes them.
+        """Encode audio `[channels, samples]` at the codec's rate, as transformers does.
 
-        A last frame that is not full is filled up.
+        The last frame is padded if it is incomplete.
+
+        Raises:
+            ValueError: the audio has another shape.
         """
         if audio.ndim != 2 or audio.shape[0] != self.channels or not audio.shape[1]:
             raise ValueError(f"Expected {self.channels} channels, got shape {tuple(audio.shape)}.")
@@ -74,12 +77,16 @@ class Codec:
         return codes.transpose(0, 1).reshape(-1, codes.shape[2])
 
     def stream(self, chunk_frames: int = CHUNK_FRAMES) -> CodecStream:
-        """A decode that begins: codes in as they are made, audio out as soon as it is certain."""
+        """Start to decode the codes of one clip.
+
+        Raises:
+            ValueError: `chunk_frames` is less than 1.
+        """
         return CodecStream(self._layers, self.channels, chunk_frames)
 
 
 class CodecStream:
-    """A clip in the middle of its decode. Not for two threads at once."""
+    """Decodes the codes of one clip as they arrive. Use it from one thread at a time."""
 
     def __init__(self, layers: CodecLayers, channels: int, chunk_frames: int) -> None:
         if chunk_frames < 1:
@@ -87,55 +94,63 @@ class CodecStream:
         self._layers = layers
         self._channels = channels
         self._chunk = chunk_frames
-        self._recurrence = Recurrence(layers, channels)
+        self._state_stream = StateStream(layers, channels)
         self._states = torch.empty(channels, layers.width, 0, device=layers.device)
         self._first = 0
-        """The frame that `_states` begins with."""
+        """Frame of the first of `_states`."""
         self._done = 0
-        """Frames whose samples have been given out."""
+        """Frames whose samples were returned."""
         self._is_finished = False
 
     @torch.inference_mode()
     def push(self, codes: Tensor) -> Tensor:
-        """Take the next codes, int64 `[codebooks, some]`; give the audio that is certain now.
+        """Add int64 `[codebooks, frames]` and return the audio that later codes cannot change.
 
-        `[channels, samples]`: whole chunks, often none.
+        The audio `[channels, samples]` has whole chunks, often none.
+
+        Raises:
+            ValueError: the codes are not valid, or the stream is finished.
         """
         self._require_open()
-        rows = _per_channel(codes, self._layers, self._channels)
-        self._states = torch.cat([self._states, self._recurrence.push(rows)], dim=2)
-        pieces = [torch.empty(self._channels, 0)]
-        while self._done + self._chunk + NEIGHBOURS <= self._known:
-            pieces.append(self._give(self._done + self._chunk))
-        return torch.cat(pieces, dim=1)
+        rows = _split_channels(codes, self._layers, self._channels)
+        self._states = torch.cat([self._states, self._state_stream.push(rows)], dim=2)
+        chunks = [torch.empty(self._channels, 0)]
+        while self._done + self._chunk + NEIGHBOURS <= self._available:
+            chunks.append(self._upsample_to(self._done + self._chunk))
+        return torch.cat(chunks, dim=1)
 
     @torch.inference_mode()
     def finish(self) -> Tensor:
-        """The rest of the audio, `[channels, samples]`; nothing may be pushed afterwards."""
+        """Return the rest of the audio, `[channels, samples]`, and end the stream.
+
+        Raises:
+            ValueError: the stream is finished.
+        """
         self._require_open()
         self._is_finished = True
-        self._states = torch.cat([self._states, self._recurrence.finish()], dim=2)
-        pieces = [torch.empty(self._channels, 0)]
-        while self._done < self._known:
-            pieces.append(self._give(min(self._known, self._done + self._chunk)))
-        return torch.cat(pieces, dim=1)
+        self._states = torch.cat([self._states, self._state_stream.finish()], dim=2)
+        chunks = [torch.empty(self._channels, 0)]
+        while self._done < self._available:
+            chunks.append(self._upsample_to(min(self._available, self._done + self._chunk)))
+        return torch.cat(chunks, dim=1)
 
     @property
-    def _known(self) -> int:
+    def _available(self) -> int:
+        """Frames that have passed the LSTM."""
         return self._first + self._states.shape[2]
 
     def _require_open(self) -> None:
         if self._is_finished:
             raise ValueError("The stream is finished.")
 
-    def _give(self, end: int) -> Tensor:
-        low, high = max(0, self._done - NEIGHBOURS), min(self._known, end + NEIGHBOURS)
+    def _upsample_to(self, end: int) -> Tensor:
+        low, high = max(0, self._done - NEIGHBOURS), min(self._available, end + NEIGHBOURS)
         window = self._states[:, :, low - self._first : high - self._first]
-        some = self._layers.rows_at_once
-        rows = [window[row : row + some] for row in range(0, self._channels, some)]
-        made = torch.cat([self._layers.upsample(each) for each in rows])
+        count = self._layers.rows_at_once
+        rows = [window[row : row + count] for row in range(0, self._channels, count)]
+        samples = torch.cat([self._layers.upsample(each) for each in rows])
         hop = self._layers.hop
-        audio = made[:, (self._done - low) * hop : (end - low) * hop]
+        audio = samples[:, (self._done - low) * hop : (end - low) * hop]
         self._done = end
         keep = max(0, end - NEIGHBOURS)
         self._states = self._states[:, :, keep - self._first :]
@@ -143,12 +158,12 @@ class CodecStream:
         return audio
 
 
-def _per_channel(codes: Tensor, layers: CodecLayers, channels: int) -> Tensor:
-    """`[codebooks, frames]` to `[channels, codebooks of one, frames]`."""
+def _split_channels(codes: Tensor, layers: CodecLayers, channels: int) -> Tensor:
+    """Check `[codebooks, frames]` and return `[channels, codebooks of a channel, frames]`."""
     if codes.ndim != 2 or codes.shape[0] != channels * layers.codebooks or not codes.shape[1]:
         raise ValueError(
             f"Expected codes [{channels * layers.codebooks}, frames], got {tuple(codes.shape)}."
         )
     if not 0 <= int(codes.min()) <= int(codes.max()) < layers.codebook_size:
-        raise ValueError(f"Codes are 0 to {layers.codebook_size - 1}.")
+        raise ValueError(f"Codes must be from 0 to {layers.codebook_size - 1}.")
     return torch.stack([codes[channel::channels] for channel in range(channels)])

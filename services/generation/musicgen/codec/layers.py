@@ -1,4 +1,4 @@
-"""The layers of an EnCodec model, cut where a clip can be cut."""
+"""The layers of an EnCodec model as separate steps, so that a clip can be decoded in parts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 from services.audio.arrays import MAX_CHANNELS
 from services.generation.musicgen.checkpoint.parts import load_codec
-from services.generation.musicgen.codec.lstm import recurrence
+from services.generation.musicgen.codec.lstm import pack_lstm
 from services.generation.musicgen.codec.stack import CodecStack
 
 if TYPE_CHECKING:
@@ -17,115 +17,115 @@ if TYPE_CHECKING:
 
     from services.generation.musicgen.checkpoint.checkpoints import Checkpoint
     from services.generation.musicgen.checkpoint.stored_weights import SafetensorsWeights
-    from services.generation.musicgen.codec.lstm import Memory
+    from services.generation.musicgen.codec.lstm import LstmState
 
 BLOCK_FRAMES = 100
-"""What goes through the LSTM at once. Blocks lie where they lie, however the codes arrive, so that
-the same codes are the same audio to the last bit."""
+"""Frames that pass the LSTM at once. Block boundaries do not depend on how the codes arrive: the
+same codes give bitwise the same audio."""
 
 
 class CodecLayers:
-    """transformers' EncodecModel as the steps of a decode in pieces."""
+    """The layers of transformers' EncodecModel."""
 
     def __init__(self, model: EncodecModel, device: torch.device) -> None:
-        """Take a model over, for a device."""
+        """Move a model to a device, and take its decoder apart."""
         whole: Any = model
         whole.to(device)
-        first, remembering, *upsampling = whole.decoder.layers
-        whole.decoder = None  # what is packed below is not kept twice
+        first, recurrent, *upsampling = whole.decoder.layers
+        whole.decoder = None  # frees the layers that are packed below
         self._model = whole
         self.device = device
         self._first = first
-        self._recurrence = recurrence(remembering.lstm, device)
+        self._lstm = pack_lstm(recurrent.lstm, device)
         self._stack = CodecStack(upsampling, device)
         self.context = (int(first.kernel_size) - 1) // 2
         """Frames on each side that the first convolution reads."""
-        self.width = int(remembering.lstm.hidden_size)
+        self.width = int(recurrent.lstm.hidden_size)
         self.hop = int(self._model.config.hop_length)
-        """Samples a frame."""
+        """Samples per frame."""
         self.codebooks = int(self._model.config.num_quantizers)
-        """Of one channel."""
+        """Codebooks of one channel."""
         self.codebook_size = int(self._model.config.codebook_size)
         self.rows_at_once = 1 if device.type == "cpu" else MAX_CHANNELS
-        """Channels of a clip that go through the stack together; a CPU's cache has room for one.
+        """Channels that pass the stack together; more than one do not fit into a CPU's cache.
 
-        Clips never do: what a clip sounds like must not depend on its neighbours, to the last bit.
+        Different clips never share a call: the audio of a clip must not depend on other clips.
         """
 
     @classmethod
     def load(
         cls, checkpoint: Checkpoint, weights: SafetensorsWeights, device: torch.device
     ) -> CodecLayers:
-        """Read them from a checkpoint, float32; raises CheckpointError."""
+        """Load the layers of a checkpoint in float32; raises CheckpointError."""
         return cls(load_codec(checkpoint, weights), device)
 
     def encode(self, audio: Tensor) -> Tensor:
-        """Codes `[rows, codebooks, frames]` of audio `[rows, 1, samples]`, on the CPU."""
+        """Encode audio `[rows, 1, samples]` to `[rows, codebooks, frames]` on the CPU."""
         codes: Tensor = self._model.encode(audio.to(self.device)).audio_codes[0]
         return codes.cpu()
 
     def embed(self, codes: Tensor) -> Tensor:
-        """Codes `[rows, codebooks, frames]` as sums of vectors, `[rows, size, frames]`."""
+        """Turn codes `[rows, codebooks, frames]` into sums of vectors, `[rows, size, frames]`."""
         vectors: Tensor = self._model.quantizer.decode(codes.transpose(0, 1).to(self.device))
         return vectors
 
-    def mix(self, vectors: Tensor) -> Tensor:
-        """The first convolution: `[rows, size, frames]` to `[rows, width, frames]`."""
-        mixed: Tensor = self._first(vectors)
-        return mixed
+    def convolve(self, vectors: Tensor) -> Tensor:
+        """Apply the first convolution: `[rows, size, frames]` to `[rows, width, frames]`."""
+        convolved: Tensor = self._first(vectors)
+        return convolved
 
-    def recur(self, mixed: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-        """The LSTM with its shortcut over `[rows, width, frames]`, from a state to a state."""
-        steps = mixed.permute(2, 0, 1)
-        states, memory = self._recurrence(steps, memory)
-        return (states + steps).permute(1, 2, 0), memory
+    def recur(self, convolved: Tensor, state: LstmState | None) -> tuple[Tensor, LstmState]:
+        """Apply the LSTM and its shortcut to `[rows, width, frames]`; None is the initial state."""
+        steps = convolved.permute(2, 0, 1)
+        outputs, state = self._lstm(steps, state)
+        return (outputs + steps).permute(1, 2, 0), state
 
     def upsample(self, states: Tensor) -> Tensor:
-        """`[rows, width, frames]` to samples `[rows, frames * hop]`, on the CPU."""
+        """Turn `[rows, width, frames]` into samples `[rows, frames * hop]` on the CPU."""
         return self._stack(states).float().cpu()
 
 
-class Recurrence:
-    """The first convolution, which looks ahead, and the LSTM, which remembers."""
+class StateStream:
+    """The first convolution, which reads ahead, and the LSTM for the codes of one clip."""
 
     def __init__(self, layers: CodecLayers, rows: int) -> None:
         self._layers = layers
-        self._nothing = torch.empty(rows, layers.width, 0, device=layers.device)
+        self._empty = torch.empty(rows, layers.width, 0, device=layers.device)
         self._vectors: Tensor | None = None
         self._first = 0
-        """The frame that `_vectors` begins with."""
+        """Frame of the first of `_vectors`."""
         self._done = 0
-        """Frames that have been through the LSTM."""
-        self._memory: Memory | None = None
+        """Frames that have passed the LSTM."""
+        self._lstm_state: LstmState | None = None
 
     def push(self, codes: Tensor) -> Tensor:
-        """Take codes `[rows, codebooks, some]`; give what is certain, `[rows, width, n]`."""
+        """Add codes `[rows, codebooks, frames]`; return the finished states `[rows, width, n]`."""
         vectors = self._layers.embed(codes)
         if self._vectors is not None:
             vectors = torch.cat([self._vectors, vectors], dim=2)
         self._vectors = vectors
-        states = [self._nothing]
-        while self._done + BLOCK_FRAMES + self._layers.context <= self._known:
+        states = [self._empty]
+        while self._done + BLOCK_FRAMES + self._layers.context <= self._available:
             states.append(self._advance(self._done + BLOCK_FRAMES))
         return torch.cat(states, dim=2)
 
     def finish(self) -> Tensor:
-        """The states of the last frames, `[rows, width, n]`."""
-        states = [self._nothing]
-        while self._done < self._known:
-            states.append(self._advance(min(self._done + BLOCK_FRAMES, self._known)))
+        """Return the states of the last frames, `[rows, width, n]`."""
+        states = [self._empty]
+        while self._done < self._available:
+            states.append(self._advance(min(self._done + BLOCK_FRAMES, self._available)))
         return torch.cat(states, dim=2)
 
     @property
-    def _known(self) -> int:
+    def _available(self) -> int:
         return self._first + (0 if self._vectors is None else self._vectors.shape[2])
 
     def _advance(self, end: int) -> Tensor:
         assert self._vectors is not None
-        until = min(self._known, end + self._layers.context)
-        mixed = self._layers.mix(self._vectors[:, :, : until - self._first])
-        mixed = mixed[:, :, self._done - self._first : end - self._first]
-        states, self._memory = self._layers.recur(mixed, self._memory)
+        until = min(self._available, end + self._layers.context)
+        convolved = self._layers.convolve(self._vectors[:, :, : until - self._first])
+        convolved = convolved[:, :, self._done - self._first : end - self._first]
+        states, self._lstm_state = self._layers.recur(convolved, self._lstm_state)
         self._done = end
         keep = max(0, end - self._layers.context)
         self._vectors = self._vectors[:, :, keep - self._first :]

@@ -1,8 +1,8 @@
-"""The LSTM of an EnCodec decoder, from a state to a state.
+"""The LSTM of an EnCodec decoder, with its state as input and output.
 
-On an x86 CPU torch's LSTM is oneDNN's, which lays the weights out anew at every call: that takes as
-long as forty frames. Here they are laid out once, by the operators with which torch's compiler does
-the same, and the numbers are those of torch's LSTM to the last bit.
+On an x86 CPU, torch calls oneDNN's LSTM, which reorders the weights at every call and takes as long
+for it as for forty frames. Here they are reordered once, with the operators that torch's compiler
+uses for that. The results are bitwise those of torch's LSTM.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-Memory = tuple["Tensor", "Tensor"]
-"""What it remembers of the frames before: `[layers, rows, width]` each."""
+LstmState = tuple["Tensor", "Tensor"]
+"""Hidden and cell state, `[layers, rows, width]` each."""
 
 _LSTM_MODE = 2
-"""What oneDNN's operator calls an LSTM among the recurrent layers: at::native's rnn cells."""
+"""The number of LSTM among the cell types of oneDNN's operator (at::native)."""
 
 
-def recurrence(
+def pack_lstm(
     lstm: nn.LSTM, device: torch.device
-) -> Callable[[Tensor, Memory | None], tuple[Tensor, Memory]]:
-    """An LSTM on `device` over `[frames, rows, width]`; None is the state of the start.
+) -> Callable[[Tensor, LstmState | None], tuple[Tensor, LstmState]]:
+    """Return a function over `[frames, rows, width]` and a state; None is the initial state.
 
-    It must run in one direction, have biases, and be as wide inside as its input.
+    The module must be on `device`, unidirectional, with biases, and as wide as its input.
     """
     if device.type != "cpu" or not has_packed_fp32():
         return lstm
@@ -38,24 +38,23 @@ def recurrence(
 
 
 class PackedLSTM:
-    """An LSTM whose weights lie as oneDNN wants them."""
+    """An LSTM with weights in oneDNN's layout."""
 
     def __init__(self, lstm: nn.LSTM) -> None:
-        """Copy the weights of a module, whose own can go."""
+        """Copy the weights of a module, which may be freed."""
         self._layers, self._width = lstm.num_layers, lstm.hidden_size
         self._weights = [self._pack(lstm, layer) for layer in range(self._layers)]
 
-    def __call__(self, steps: Tensor, memory: Memory | None) -> tuple[Tensor, Memory]:
-        """As `recurrence` says."""
-        if memory is None:
-            start = steps.new_zeros(self._layers, steps.shape[1], self._width)
-            memory = start, start
+    def __call__(self, steps: Tensor, state: LstmState | None) -> tuple[Tensor, LstmState]:
+        if state is None:
+            zeros = steps.new_zeros(self._layers, steps.shape[1], self._width)
+            state = zeros, zeros
         operators: Any = torch.ops.aten
-        states = steps.contiguous()
-        after = []
-        for weights, hidden, cell in zip(self._weights, *memory, strict=True):
-            states, *ends, _ = operators.mkldnn_rnn_layer(
-                states,
+        outputs = steps.contiguous()
+        new_states = []
+        for weights, hidden, cell in zip(self._weights, *state, strict=True):
+            outputs, *new_state, _ = operators.mkldnn_rnn_layer(
+                outputs,
                 *weights,
                 hidden,
                 cell,
@@ -69,9 +68,9 @@ class PackedLSTM:
                 batch_first=False,
                 train=False,
             )
-            after.append(ends)
-        last_hidden, last_cell = (torch.stack(each) for each in zip(*after, strict=True))
-        return states, (last_hidden, last_cell)
+            new_states.append(new_state)
+        last_hidden, last_cell = (torch.stack(each) for each in zip(*new_states, strict=True))
+        return outputs, (last_hidden, last_cell)
 
     def _pack(self, lstm: nn.LSTM, layer: int) -> tuple[Tensor, ...]:
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")

@@ -1,8 +1,8 @@
-"""The stack of an EnCodec decoder that makes samples of frames, laid out for convolutions.
+"""The upsampling stack of an EnCodec decoder, in a memory layout that is fast to convolve.
 
-The layers are transformers' and so are the numbers. They keep `[rows, channels, time]`, which
-oneDNN's convolutions on a CPU turn into another order and back, each for itself; here a signal is
-an image of one line in the order that they want, and activations are computed in place.
+The layers and their results are those of transformers. transformers uses `[rows, channels, time]`,
+which every oneDNN convolution on a CPU reorders and restores. Here a signal is an image of one line
+in oneDNN's order (channels last), and activations are computed in place.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ _Step = Callable[["Tensor"], "Tensor"]
 
 
 class CodecStack:
-    """Upsamplings with their residual blocks: `[rows, width, frames]` to `[rows, samples]`."""
+    """Upsamplings and residual blocks: `[rows, width, frames]` to `[rows, samples]`."""
 
     def __init__(self, layers: Sequence[Any], device: torch.device) -> None:
-        """Copy the layers behind the LSTM of transformers' EncodecDecoder; they are on `device`."""
+        """Copy the layers after the LSTM of transformers' EncodecDecoder; they are on `device`.
+
+        Raises:
+            TypeError: a layer is of an unknown kind.
+        """
         is_cpu = device.type == "cpu"
         self._format = torch.channels_last if is_cpu else torch.contiguous_format
         self._steps = [self._step(layer) for layer in layers]
 
     def __call__(self, states: Tensor) -> Tensor:
-        """Make the samples; the states stay as they are."""
         signal = states.unsqueeze(2).clone(memory_format=self._format)
         for step in self._steps:
             signal = step(signal)
@@ -46,25 +49,25 @@ class CodecStack:
             case "EncodecResnetBlock":
                 return self._block(layer)
             case other:
-                raise TypeError(f"{other} is no layer of the codec.")
+                raise TypeError(f"{other} is not a layer of the codec.")
 
     def _block(self, block: Any) -> _Step:
         first, *others = [self._step(layer) for layer in block.block]
         assert first is functional.elu_
         shortcut = block.shortcut
-        across = None if isinstance(shortcut, torch.nn.Identity) else self._step(shortcut)
+        bypass = None if isinstance(shortcut, torch.nn.Identity) else self._step(shortcut)
 
         def add(signal: Tensor) -> Tensor:
             inner = functional.elu(signal)
             for step in others:
                 inner = step(inner)
-            return inner.add_(signal if across is None else across(signal))
+            return inner.add_(signal if bypass is None else bypass(signal))
 
         return add
 
     def _weight(self, convolution: Any) -> Tensor:
-        of_line: Tensor = convolution.weight.detach().unsqueeze(2)
-        return of_line.contiguous(memory_format=self._format)
+        weight: Tensor = convolution.weight.detach().unsqueeze(2)
+        return weight.contiguous(memory_format=self._format)
 
     def _upsampling(self, convolution: Any) -> _Step:
         weight, bias = self._weight(convolution), convolution.bias.detach()

@@ -1,1 +1,1 @@
-"""What a piece is conditioned on: text, a melody, the end of another piece."""
+"""The conditioning of a request: a prompt, a melody, the end of a file to continue."""

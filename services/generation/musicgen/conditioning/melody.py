@@ -1,8 +1,8 @@
-"""A melody to what a melody model is conditioned on: at each moment, the strongest of twelve notes.
+"""Encodes a melody for a melody model as the strongest of twelve notes at each moment.
 
-After MusicgenMelodyFeatureExtractor and MusicgenMelodyForConditionalGeneration of transformers,
-whose extractor needs a package that this project does without. As there, and unlike the models'
-authors, the melody is taken from the whole sound and not from its separated voices.
+This follows MusicgenMelodyFeatureExtractor and MusicgenMelodyForConditionalGeneration of
+transformers, whose extractor needs torchaudio, which this project does not install. As in
+transformers, and unlike in the models' own code, the whole mix is analysed and not separated stems.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _PREPROCESSOR = "preprocessor_config.json"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChromaSettings:
-    """How notes are read; the defaults are those of all published models."""
+    """Parameters of the note analysis; the defaults are those of all published models."""
 
     sample_rate: int = 32_000
     window: int = 16_384
     """Samples."""
     hop: int = 4_096
-    """Samples from one window to the next."""
+    """Samples."""
     notes: int = 12
     longest_seconds: int = 30
 
 
 class MelodyConditioner:
-    """Notes in the decoder's width, in front of the states of the prompt."""
+    """Puts a melody, projected to the decoder's width, before the states of a prompt."""
 
     def __init__(self, settings: ChromaSettings, length: int, projection: Projection) -> None:
         self._settings = settings
@@ -56,12 +56,12 @@ class MelodyConditioner:
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, weights: SafetensorsWeights) -> MelodyConditioner:
-        """Read it from the checkpoint of a melody model.
+        """Load the conditioner of a melody model.
 
         Raises:
-            CheckpointError: something is missing, damaged or of another shape.
+            CheckpointError: a setting or tensor is missing, damaged or of another shape.
         """
-        settings = _settings(checkpoint)
+        settings = _read_settings(checkpoint)
         length = checkpoint.config.get("chroma_length", 235)
         if not isinstance(length, int) or length < 1:
             raise CheckpointError(f"{checkpoint.folder} has a chroma_length of {length!r}.")
@@ -74,53 +74,54 @@ class MelodyConditioner:
         projection = load_projection(checkpoint, weights, "audio_enc_to_dec_proj", settings.notes)
         if projection is None:
             hidden = checkpoint.geometry.hidden
-            raise CheckpointError(f"A decoder of {hidden} values is too narrow for melodies.")
+            raise CheckpointError(f"A decoder with {hidden} values is too narrow for melodies.")
         return cls(settings, length, projection)
 
     @property
     def sample_rate(self) -> int:
-        """Hz, of the audio that `condition` takes."""
+        """Hz, for the audio of `condition`."""
         return self._settings.sample_rate
 
     @torch.inference_mode()
     def condition(
         self, text: Tensor, melody: Tensor | None, start_seconds: float = 0.0
     ) -> Conditioning:
-        """Put a melody, or the sign for none, before a prompt.
+        """Return the conditioning of a window.
 
-        The unconditional half gets the sign for none, then zeros.
+        Without a melody, and in the unconditional row, the first note marks silence. The
+        unconditional row has zeros for the prompt.
 
         Args:
             text: float32 `[length, hidden]` from the text encoder.
-            melody: float32 `[samples]` at `sample_rate`, which begins again at its end.
-            start_seconds: where in the melody the window begins, of which 30 s are read.
+            melody: float32 `[samples]` at `sample_rate`, repeated at its end; None for no melody.
+            start_seconds: start of the window in the melody; 30 s from there are used.
         """
         if melody is not None:
-            begin = round(start_seconds * self.sample_rate) % melody.shape[0]
-            melody = torch.cat([melody[begin:], melody[:begin]])
-        nothing = torch.zeros(1, self._settings.notes)
-        nothing[0, 0] = 1.0
-        notes = nothing if melody is None else chroma(melody, self._settings)
+            start = round(start_seconds * self.sample_rate) % melody.shape[0]
+            melody = torch.cat([melody[start:], melody[:start]])
+        silence = torch.zeros(1, self._settings.notes)
+        silence[0, 0] = 1.0
+        notes = silence if melody is None else chroma(melody, self._settings)
         return Conditioning(
-            torch.cat([self._states(notes), text]),
-            torch.cat([self._states(nothing), torch.zeros_like(text)]),
+            torch.cat([self._project(notes), text]),
+            torch.cat([self._project(silence), torch.zeros_like(text)]),
         )
 
-    def _states(self, notes: Tensor) -> Tensor:
+    def _project(self, notes: Tensor) -> Tensor:
         repeated = notes.repeat(math.ceil(self._length / notes.shape[0]), 1)
         return self._projection(repeated[: self._length])
 
 
 @torch.inference_mode()
 def chroma(audio: Tensor, settings: ChromaSettings | None = None) -> Tensor:
-    """The strongest note of each window.
+    """Find the strongest note of each window.
 
     Args:
         audio: float32 `[samples]`, mono.
-        settings: how to read; None takes those of the published models.
+        settings: parameters; None is those of the published models.
 
     Returns:
-        Float32 `[windows, notes]`, a single 1 in each row; row 0 is C.
+        float32 `[windows, notes]`, a single 1 in each row; column 0 is C.
     """
     settings = settings or ChromaSettings()
     audio = audio[: settings.longest_seconds * settings.sample_rate]
@@ -138,7 +139,7 @@ def chroma(audio: Tensor, settings: ChromaSettings | None = None) -> Tensor:
     )
     power = (spectrum / window.square().sum().sqrt()).abs().square()
     raw = _filters(settings) @ power
-    # Divided by the strongest, as there: notes that this rounds to the same go to the first.
+    # transformers divides too. Notes that become equal by rounding count as the first of them.
     loudest = raw.abs().amax(dim=0, keepdim=True).clamp_min(1e-6)
     strongest = (raw / loudest).argmax(dim=0)
     return torch.nn.functional.one_hot(strongest, settings.notes).float()
@@ -155,21 +156,21 @@ def _filters(settings: ChromaSettings) -> Tensor:
     return torch.from_numpy(bank).float()
 
 
-def _settings(checkpoint: Checkpoint) -> ChromaSettings:
+def _read_settings(checkpoint: Checkpoint) -> ChromaSettings:
     path = checkpoint.folder / _PREPROCESSOR
     if not path.is_file():
         return ChromaSettings()
     found = read_json(path)
     return ChromaSettings(
-        sample_rate=_number(found, path, "sampling_rate", 32_000),
-        window=_number(found, path, "n_fft", 16_384),
-        hop=_number(found, path, "hop_length", 4_096),
-        notes=_number(found, path, "num_chroma", 12),
-        longest_seconds=_number(found, path, "chunk_length", 30),
+        sample_rate=_read_number(found, path, "sampling_rate", 32_000),
+        window=_read_number(found, path, "n_fft", 16_384),
+        hop=_read_number(found, path, "hop_length", 4_096),
+        notes=_read_number(found, path, "num_chroma", 12),
+        longest_seconds=_read_number(found, path, "chunk_length", 30),
     )
 
 
-def _number(found: Mapping[str, Any], path: Path, name: str, default: int) -> int:
+def _read_number(found: Mapping[str, Any], path: Path, name: str, default: int) -> int:
     value = found.get(name, default)
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise CheckpointError(f"{path} has a {name} of {value!r}. Install the model again.")

@@ -1,4 +1,4 @@
-"""Audio that a person gives: a file to go on from, or whose melody is followed. No torch."""
+"""Reads the audio files of a request: one to continue, or one with a melody to follow. No torch."""
 
 from __future__ import annotations
 
@@ -18,91 +18,94 @@ if TYPE_CHECKING:
     from services.audio.arrays import Audio
 
 LONGEST_FILE_SECONDS = 600.0
-"""A longer file is refused: it is a mix or a mistake."""
+"""Longer files are refused: they are mixes or mistakes."""
 CONTINUED_SECONDS = 12.0
-"""Of a file that is continued, its end is heard; as much as a long clip keeps of itself."""
+"""Used from the end of a file to continue: as much as a window keeps of the one before."""
 MELODY_SECONDS = 30.0
-"""Of a file whose melody is followed, its beginning is heard: what the models were trained on."""
+"""Used from the start of a melody: the length that the models were trained on."""
 
-# A job's files have names of their own by now, which say nothing to the person who sent them.
+# Messages do not name the file: a job's inputs are stored under other names than the user's.
 _CONTINUED = "The file to continue"
 _MELODY = "The file of the melody"
 
-_SPARE_SECONDS = 0.5
-"""Read before what is kept, so that the resampler has come to rest where that begins."""
+_SETTLING_SECONDS = 0.5
+"""Read in addition, so that the resampler has settled where the used part starts."""
 
 
 def read_for_continuation(path: Path, sample_rate: int, channels: int, frame: int) -> Audio:
-    """The end of a file, `[channels, samples]`, at most 12 s of it.
+    """Read the end of a file, `[channels, samples]`, at most 12 s.
 
     Args:
-        path: of any format that libsndfile reads: WAV, FLAC, MP3, Ogg and others.
-        sample_rate: of the model, Hz.
-        channels: of the model; a mono file is put on both, a stereo file is mixed.
-        frame: samples of a code; the result is a whole number of them and ends as the file does.
+        path: a file that libsndfile reads: WAV, FLAC, MP3, Ogg and others.
+        sample_rate: Hz, of the model.
+        channels: channels of the model; a mono file is duplicated, a stereo file is mixed.
+        frame: samples per code frame; the result has whole frames and ends with the file.
 
     Raises:
-        InvalidRequestError: no such file, not audio, silent, too short or too long.
+        InvalidRequestError: the file is missing, not audio, silent, too short or too long.
     """
-    file = _opened(path, _CONTINUED)
-    source = _last(file, _CONTINUED, CONTINUED_SECONDS + _SPARE_SECONDS)
-    audio = _resampled(source, file.sample_rate, sample_rate)
+    file = _open(path, _CONTINUED)
+    source = _read_end(file, _CONTINUED, CONTINUED_SECONDS + _SETTLING_SECONDS)
+    audio = _resample(source, file.sample_rate, sample_rate)
     count = min(audio.shape[1], round(CONTINUED_SECONDS * sample_rate)) // frame * frame
-    return _checked(_CONTINUED, _with_channels(audio[:, audio.shape[1] - count :], channels))
+    audio = _match_channels(audio[:, audio.shape[1] - count :], channels)
+    _check_audible(audio, _CONTINUED)
+    return audio
 
 
 def read_melody(path: Path, sample_rate: int) -> Audio:
-    """The beginning of a file in mono, `[1, samples]`, at most 30 s; arguments as above.
+    """Read the start of a file in mono, `[1, samples]`, at most 30 s; arguments as above.
 
     Raises:
-        InvalidRequestError: no such file, not audio, silent, too short or too long.
+        InvalidRequestError: the file is missing, not audio, silent, too short or too long.
     """
-    file = _opened(path, _MELODY)
-    source = _first(file, _MELODY, MELODY_SECONDS + _SPARE_SECONDS)
-    audio = _resampled(source, file.sample_rate, sample_rate)
-    return _checked(_MELODY, _with_channels(audio[:, : round(MELODY_SECONDS * sample_rate)], 1))
+    file = _open(path, _MELODY)
+    source = _read_start(file, _MELODY, MELODY_SECONDS + _SETTLING_SECONDS)
+    audio = _resample(source, file.sample_rate, sample_rate)
+    audio = _match_channels(audio[:, : round(MELODY_SECONDS * sample_rate)], 1)
+    _check_audible(audio, _MELODY)
+    return audio
 
 
-def _opened(path: Path, what: str) -> AudioFile:
+def _open(path: Path, label: str) -> AudioFile:
     try:
         file = open_audio(path)
     except (FileNotFoundError, UnreadableAudioError) as error:
-        raise InvalidRequestError(
-            f"{str(error).replace(str(path), what).rstrip('.')}. Give a WAV, FLAC, MP3 or Ogg file."
-        ) from error
+        reason = str(error).replace(str(path), label).rstrip(".")
+        raise InvalidRequestError(f"{reason}. Use a WAV, FLAC, MP3 or Ogg file.") from error
     if file.duration_seconds > LONGEST_FILE_SECONDS:
         raise InvalidRequestError(
-            f"{what} lasts {file.duration_seconds / 60:.0f} minutes, and at most "
-            f"{LONGEST_FILE_SECONDS / 60:.0f} can be given. Cut out what counts."
+            f"{label} lasts {file.duration_seconds / 60:.0f} minutes; the longest allowed is "
+            f"{LONGEST_FILE_SECONDS / 60:.0f}. Cut out the part you need."
         )
     if file.duration_seconds < SHORTEST_REFERENCE_SECONDS:
         raise InvalidRequestError(
-            f"{what} lasts {file.duration_seconds:.2f} s, and at least "
-            f"{SHORTEST_REFERENCE_SECONDS:g} s are needed. Give a longer file."
+            f"{label} lasts {file.duration_seconds:.2f} s; the shortest allowed is "
+            f"{SHORTEST_REFERENCE_SECONDS:g} s. Use a longer file."
         )
     return file
 
 
-def _blocks(file: AudioFile, what: str) -> Iterator[Audio]:
-    """The blocks as far as the limit: a header may say less than there is."""
+def _read_blocks(file: AudioFile, label: str) -> Iterator[Audio]:
+    # The length in a header may be too short: the limit is checked again.
     left = round(LONGEST_FILE_SECONDS * file.sample_rate)
     try:
         for block in file.blocks():
             left -= block.shape[1]
             if left < 0:
                 raise InvalidRequestError(
-                    f"{what} lasts over {LONGEST_FILE_SECONDS / 60:.0f} minutes. Cut out what "
-                    "counts."
+                    f"{label} lasts more than {LONGEST_FILE_SECONDS / 60:.0f} minutes. Cut out the "
+                    "part you need."
                 )
             yield block
     except UnreadableAudioError as error:
-        raise InvalidRequestError(str(error).replace(str(file.path), what)) from error
+        raise InvalidRequestError(str(error).replace(str(file.path), label)) from error
 
 
-def _first(file: AudioFile, what: str, seconds: float) -> Audio:
+def _read_start(file: AudioFile, label: str, seconds: float) -> Audio:
     wanted = round(seconds * file.sample_rate)
     kept, count = [], 0
-    for block in _blocks(file, what):
+    for block in _read_blocks(file, label):
         kept.append(block)
         count += block.shape[1]
         if count >= wanted:
@@ -110,11 +113,11 @@ def _first(file: AudioFile, what: str, seconds: float) -> Audio:
     return np.concatenate(kept, axis=1)[:, :wanted]
 
 
-def _last(file: AudioFile, what: str, seconds: float) -> Audio:
+def _read_end(file: AudioFile, label: str, seconds: float) -> Audio:
     wanted = round(seconds * file.sample_rate)
     kept: deque[Audio] = deque()
     count = 0
-    for block in _blocks(file, what):
+    for block in _read_blocks(file, label):
         kept.append(block)
         count += block.shape[1]
         while count - kept[0].shape[1] >= wanted:
@@ -122,7 +125,7 @@ def _last(file: AudioFile, what: str, seconds: float) -> Audio:
     return np.concatenate(kept, axis=1)[:, -wanted:]
 
 
-def _resampled(audio: Audio, rate: int, to: int) -> Audio:
+def _resample(audio: Audio, rate: int, to: int) -> Audio:
     if rate == to:
         return audio
     import soxr  # type: ignore[import-untyped]  # ships neither stubs nor py.typed
@@ -131,7 +134,7 @@ def _resampled(audio: Audio, rate: int, to: int) -> Audio:
     return np.ascontiguousarray(frames.T, dtype=np.float32)
 
 
-def _with_channels(audio: Audio, channels: int) -> Audio:
+def _match_channels(audio: Audio, channels: int) -> Audio:
     if audio.shape[0] == channels:
         return np.ascontiguousarray(audio)
     if channels == 1:
@@ -140,10 +143,9 @@ def _with_channels(audio: Audio, channels: int) -> Audio:
     return np.repeat(audio, channels, axis=0)
 
 
-def _checked(what: str, audio: Audio) -> Audio:
+def _check_audible(audio: Audio, label: str) -> None:
     if not audio.size or np.abs(audio).max() < SILENT_PEAK:
         raise InvalidRequestError(
-            f"{what} is silent where it is heard, or its channels cancel one another out. Give "
-            "another file, or cut the silence off."
+            f"{label} is silent in the part that is used, or its channels cancel each other out. "
+            "Use another file, or cut off the silence."
         )
-    return audio

@@ -1,4 +1,4 @@
-"""Prompts to the states that the decoder is conditioned on."""
+"""Encodes prompts to the states that condition the decoder."""
 
 from __future__ import annotations
 
@@ -26,59 +26,59 @@ if TYPE_CHECKING:
 
 
 class TextEncoder:
-    """T5 with its tokenizer and the projection into the decoder's width, on the CPU."""
+    """T5 with its tokenizer and the projection to the decoder's width, on the CPU."""
 
     def __init__(
         self, model: T5EncoderModel, tokenizer: Tokenizer, projection: Projection | None
     ) -> None:
-        """Take the model over: its linear layers are packed."""
-        _pack(model)
+        """Use a model, whose linear layers are replaced by packed ones."""
+        _pack_linear_layers(model)
         self._model = model
         self._tokenizer = tokenizer
         self._projection = projection
 
     @classmethod
     def load(cls, checkpoint: Checkpoint, weights: SafetensorsWeights) -> TextEncoder:
-        """Read it from a checkpoint, float32.
+        """Load the text encoder of a checkpoint in float32.
 
         Raises:
-            CheckpointError: something is missing, damaged or of another shape.
+            CheckpointError: a file or tensor is missing, damaged or of another shape.
         """
         tokenizer = _load_tokenizer(checkpoint.folder / TOKENIZER)
         model = load_text_encoder(checkpoint, weights)
         if tokenizer.get_vocab_size() > model.config.vocab_size:
             raise CheckpointError(
                 f"{checkpoint.folder / TOKENIZER} has {tokenizer.get_vocab_size()} tokens, and the "
-                f"text encoder knows {model.config.vocab_size}. Install the model again."
+                f"text encoder has {model.config.vocab_size}. Install the model again."
             )
         width = int(model.config.d_model)
         projection = load_projection(checkpoint, weights, "enc_to_dec_proj", width)
         return cls(model, tokenizer, projection)
 
-    def tokens(self, prompt: str) -> list[int]:
-        """The token ids of a prompt, closed by </s>."""
+    def tokenize(self, prompt: str) -> list[int]:
+        """Return the token ids of a prompt, with a final </s>."""
         return list(self._tokenizer.encode(prompt).ids)
 
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
-        """Float32 `[length, hidden]` of each prompt, without padding.
+        """Encode each prompt to float32 `[length, hidden]`, without padding.
 
-        Each goes through the encoder alone: in a batch the last bits of a prompt's states would
-        depend on its neighbours, and with them now and then a token of its music.
+        Prompts are not batched: the last bits of a prompt's states, and with them sometimes a token
+        of its music, would depend on the other prompts.
         """
         return [self._encode(prompt) for prompt in prompts]
 
     def _encode(self, prompt: str) -> Tensor:
-        ids = torch.tensor([self.tokens(prompt)], device=self._model.device)
+        ids = torch.tensor([self.tokenize(prompt)], device=self._model.device)
         states: Tensor = self._model(input_ids=ids).last_hidden_state[0]
         return states if self._projection is None else self._projection(states)
 
 
 class _PackedLinear(nn.Module):
-    """Stands for a linear layer of T5: torch's own takes more than twice the time for a prompt."""
+    """Replaces a linear layer of T5; torch's own takes more than twice as long for a prompt."""
 
     weight = None
-    """Nothing whose precision T5 could ask for."""
+    """T5 reads the dtype of a layer's weight, unless there is none."""
 
     def __init__(self, layer: nn.Linear) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class _PackedLinear(nn.Module):
         return self._multiply(states)
 
 
-def _pack(model: T5EncoderModel) -> None:
+def _pack_linear_layers(model: T5EncoderModel) -> None:
     for parent in list(model.modules()):
         for name, layer in list(parent.named_children()):
             if isinstance(layer, nn.Linear):
@@ -98,10 +98,10 @@ def _pack(model: T5EncoderModel) -> None:
 def _load_tokenizer(path: Path) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    # The library has no class of its own for a file that it cannot use.
+    # The library raises plain Exception for an invalid file.
     except Exception as error:
         raise CheckpointError(
-            f"{path} is no tokenizer that can be read ({error}). Install the model again."
+            f"{path} is not a valid tokenizer ({error}). Install the model again."
         ) from error
     tokenizer.no_padding()
     tokenizer.no_truncation()

@@ -1,1 +1,1 @@
-"""The transformer that predicts codes, on each kind of hardware."""
+"""The transformer that predicts codes: one decoder per kind of hardware."""

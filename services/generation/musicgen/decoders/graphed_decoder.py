@@ -1,6 +1,6 @@
-"""A step with its drawing as one CUDA graph for each number of slots.
+"""A step and its sampling as one CUDA graph per bucket of slots.
 
-A step is hundreds of small kernels: started one by one they take ten times as long as they run.
+A step is hundreds of small kernels: launching them one by one takes ten times as long as they run.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from services.generation.musicgen.decoders.memory_plan import bucket_of
+from services.generation.musicgen.decoders.memory_plan import bucket_for
 from services.generation.musicgen.loop.sampling import SamplingTensors, draw, guide, gumbel_noise
 from services.generation.musicgen.loop.token_model import SampledDecoder
 
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
 
     from services.generation.musicgen.decoders.device_decoder import DeviceDecoder
     from services.generation.musicgen.loop.request import Sampling
-    from services.generation.musicgen.loop.sequence import Turn
+    from services.generation.musicgen.loop.sequence import StepInput
 
 _WIDEST_TOP_K = 256
-"""Requests that draw among no more than this share a faster step."""
+"""If no request has a larger top_k, the step is faster."""
 
 _WARM_UPS = 3
-"""Steps before a capture: kernels are compiled and libraries take their work space in them."""
+"""Steps before a capture, in which kernels are compiled and libraries allocate work space."""
 
-_WHOLE = ("slot", "position", "step", "seed", "top_k", "greedy")
-_REAL = ("guidance", "temperature", "top_p")
+_INTEGERS = ("slot", "position", "step", "seed", "top_k", "greedy")
+_FLOATS = ("guidance", "temperature", "top_p")
 
 
 @dataclass(frozen=True, slots=True)
 class _Variant:
-    """What a captured step is made for."""
+    """The properties of a batch that need a graph of their own."""
 
     bucket: int
     widest_top_k: int | None
@@ -44,72 +44,77 @@ class _Variant:
 
 
 class GraphedDecoder(SampledDecoder):
-    """A `TokenModel` whose step, with its drawing, runs on the device.
+    """A `TokenModel` whose step and sampling run on the device.
 
-    Where the device is the CPU there are no graphs, and every step runs as it is.
+    On a CPU there are no graphs.
     """
 
     def __init__(self, decoder: DeviceDecoder) -> None:
         super().__init__(decoder)
         self._decoder = decoder
-        rows = bucket_of(decoder.slots)
-        codebooks = decoder.geometry.codebooks
+        rows = bucket_for(decoder.slots)
+        columns = len(_INTEGERS) + decoder.geometry.codebooks
         device = decoder.device
         self._on_gpu = device.type == "cuda"
-        self._whole = torch.zeros(rows, len(_WHOLE) + codebooks, dtype=torch.int64, device=device)
-        self._real = torch.ones(rows, len(_REAL), dtype=torch.float64, device=device)
+        # Graphs read their inputs from these: `_INTEGERS` and tokens, and `_FLOATS`, row by row.
+        self._integers = torch.zeros(rows, columns, dtype=torch.int64, device=device)
+        self._floats = torch.ones(rows, len(_FLOATS), dtype=torch.float64, device=device)
         self._steps: dict[_Variant, Callable[[], Tensor]] = {}
         self._pool = torch.cuda.graph_pool_handle() if self._on_gpu else None
 
     @torch.inference_mode()
-    def advance(self, turns: Sequence[Turn]) -> NDArray[np.int64]:
-        """One step and a draw; see `TokenModel`."""
-        sampling = [self._sampling[turn.slot] for turn in turns]
+    def step(self, inputs: Sequence[StepInput]) -> NDArray[np.int64]:
+        samplings = [self._samplings[each.slot] for each in inputs]
+        is_narrow = all(s.top_k <= _WIDEST_TOP_K for s in samplings)
         variant = _Variant(
-            bucket=bucket_of(len(turns)),
-            widest_top_k=_WIDEST_TOP_K if all(s.top_k <= _WIDEST_TOP_K for s in sampling) else None,
-            any_top_p=any(0 < s.top_p < 1 for s in sampling),
+            bucket=bucket_for(len(inputs)),
+            widest_top_k=_WIDEST_TOP_K if is_narrow else None,
+            any_top_p=any(0 < s.top_p < 1 for s in samplings),
         )
-        run = self._steps.get(variant) or self._make(variant)
-        self._fill(variant.bucket, turns, sampling)
-        drawn: NDArray[np.int64] = run()[: len(turns)].cpu().numpy()
+        run = self._steps.get(variant) or self._make_step(variant)
+        self._write_inputs(variant.bucket, inputs, samplings)
+        drawn: NDArray[np.int64] = run()[: len(inputs)].cpu().numpy()
         return drawn
 
-    def _fill(self, bucket: int, turns: Sequence[Turn], sampling: Sequence[Sampling]) -> None:
-        # The rows that fill up a bucket stand at the start of a slot that nobody has.
-        whole = torch.zeros(bucket, self._whole.shape[1], dtype=torch.int64)
-        whole[:, 0] = self._decoder.slots
-        real = torch.ones(bucket, len(_REAL), dtype=torch.float64)
-        heads = [
-            (t.slot, self._first[t.slot] + t.position, t.step, s.seed, s.top_k, int(s.greedy))
-            for t, s in zip(turns, sampling, strict=True)
+    def _write_inputs(
+        self, bucket: int, inputs: Sequence[StepInput], samplings: Sequence[Sampling]
+    ) -> None:
+        # Rows that pad a bucket use position 0 of an extra slot.
+        count, first = len(inputs), self._first_positions
+        integers = torch.zeros(bucket, self._integers.shape[1], dtype=torch.int64)
+        integers[:, 0] = self._decoder.slots
+        floats = torch.ones(bucket, len(_FLOATS), dtype=torch.float64)
+        fields = [
+            (i.slot, first[i.slot] + i.position, i.step, s.seed, s.top_k, int(s.greedy))
+            for i, s in zip(inputs, samplings, strict=True)
         ]
-        whole[: len(turns), : len(_WHOLE)] = torch.tensor(heads)
-        whole[: len(turns), len(_WHOLE) :] = torch.from_numpy(np.stack([t.tokens for t in turns]))
-        real[: len(turns)] = torch.tensor(
-            [(s.guidance, s.temperature, s.top_p) for s in sampling], dtype=torch.float64
+        integers[:count, : len(_INTEGERS)] = torch.tensor(fields)
+        integers[:count, len(_INTEGERS) :] = torch.from_numpy(np.stack([i.tokens for i in inputs]))
+        floats[:count] = torch.tensor(
+            [(s.guidance, s.temperature, s.top_p) for s in samplings], dtype=torch.float64
         )
-        self._whole[:bucket].copy_(whole)
-        self._real[:bucket].copy_(real)
+        self._integers[:bucket].copy_(integers)
+        self._floats[:bucket].copy_(floats)
 
-    def _make(self, variant: _Variant) -> Callable[[], Tensor]:
+    def _make_step(self, variant: _Variant) -> Callable[[], Tensor]:
         def step() -> Tensor:
-            return self._step(variant)
+            return self._compute(variant)
 
         self._steps[variant] = self._capture(step) if self._on_gpu else step
         return self._steps[variant]
 
-    def _step(self, variant: _Variant) -> Tensor:
-        whole, real = self._whole[: variant.bucket], self._real[: variant.bucket]
-        fields = {name: whole[:, at] for at, name in enumerate(_WHOLE)}
-        logits = self._decoder.logits(fields["slot"], whole[:, len(_WHOLE) :], fields["position"])
+    def _compute(self, variant: _Variant) -> Tensor:
+        integers, floats = self._integers[: variant.bucket], self._floats[: variant.bucket]
+        fields = {name: integers[:, at] for at, name in enumerate(_INTEGERS)}
+        tokens = integers[:, len(_INTEGERS) :]
+        logits = self._decoder.logits(fields["slot"], tokens, fields["position"])
         sampling = SamplingTensors(
             seed=fields["seed"],
             top_k=fields["top_k"],
             greedy=fields["greedy"].bool(),
-            guidance=real[:, 0].float(),
-            temperature=real[:, 1].float(),
-            top_p=real[:, 2],
+            guidance=floats[:, 0].float(),
+            temperature=floats[:, 1].float(),
+            top_p=floats[:, 2],
         )
         _, _, codebooks, vocabulary = logits.shape
         return draw(
@@ -121,10 +126,10 @@ class GraphedDecoder(SampledDecoder):
         )
 
     def _capture(self, step: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        # A capture runs nothing, and the warm-ups must write to no slot that is taken.
-        self._whole.zero_()
-        self._whole[:, 0] = self._decoder.slots
-        self._real.fill_(1.0)
+        # The warm-ups write to the cache, so that they must use the extra slot.
+        self._integers.zero_()
+        self._integers[:, 0] = self._decoder.slots
+        self._floats.fill_(1.0)
         stream: torch.cuda.Stream = torch.cuda.Stream(self._decoder.device)  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream(self._decoder.device))
         with torch.cuda.stream(stream):
@@ -132,7 +137,7 @@ class GraphedDecoder(SampledDecoder):
                 step()
         torch.cuda.current_stream(self._decoder.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads go on meanwhile, with the codec of other requests.
+        # Other threads use the GPU meanwhile: the codec of other requests.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             drawn = step()
 

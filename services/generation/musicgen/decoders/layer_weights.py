@@ -1,4 +1,4 @@
-"""The decoder's tensors, fused the way every back end multiplies them."""
+"""The decoder's tensors, fused as all back ends multiply them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from services.generation.weights.weights import read
+from services.generation.weights.weights import read_tensor
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +21,7 @@ _DECODER = "decoder.model.decoder"
 
 @dataclass(frozen=True, slots=True)
 class Norm:
-    """Layer norm, each `[hidden]`."""
+    """Layer norm; both are `[hidden]`."""
 
     weight: Tensor
     bias: Tensor
@@ -29,7 +29,7 @@ class Norm:
 
 @dataclass(frozen=True, slots=True)
 class CrossWeights:
-    """Attention to the prompt, each `[hidden, hidden]`."""
+    """Attention to the prompt; matrices are `[hidden, hidden]`."""
 
     norm: Norm
     query: Tensor
@@ -55,7 +55,7 @@ class LayerWeights:
 
 @dataclass(frozen=True, slots=True)
 class EndWeights:
-    """What stands before the first layer and after the last."""
+    """The weights before the first layer and after the last."""
 
     embeddings: Tensor
     """`[codebooks * (codebook_size + 1), hidden]`."""
@@ -76,7 +76,7 @@ def read_layer(source: WeightSource, geometry: Geometry, index: int) -> LayerWei
         return _read_norm(source, f"{name}.{which}", hidden)
 
     def weight(which: str, out: int = hidden, into: int = hidden) -> Tensor:
-        return read(source, f"{name}.{which}.weight", out, into)
+        return read_tensor(source, f"{name}.{which}.weight", out, into)
 
     cross = None
     if geometry.cross_attention:
@@ -106,9 +106,10 @@ def read_ends(source: WeightSource, geometry: Geometry) -> EndWeights:
     """
     books, size, hidden = range(geometry.codebooks), geometry.codebook_size, geometry.hidden
     tables = [
-        read(source, f"{_DECODER}.embed_tokens.{book}.weight", size + 1, hidden) for book in books
+        read_tensor(source, f"{_DECODER}.embed_tokens.{book}.weight", size + 1, hidden)
+        for book in books
     ]
-    heads = [read(source, f"decoder.lm_heads.{book}.weight", size, hidden) for book in books]
+    heads = [read_tensor(source, f"decoder.lm_heads.{book}.weight", size, hidden) for book in books]
     return EndWeights(
         embeddings=torch.cat(tables),
         norm=_read_norm(source, f"{_DECODER}.layer_norm", hidden),
@@ -118,15 +119,15 @@ def read_ends(source: WeightSource, geometry: Geometry) -> EndWeights:
 
 def _read_norm(source: WeightSource, name: str, hidden: int) -> Norm:
     return Norm(
-        read(source, f"{name}.weight", hidden),
-        read(source, f"{name}.bias", hidden),
+        read_tensor(source, f"{name}.weight", hidden),
+        read_tensor(source, f"{name}.bias", hidden),
     )
 
 
 def sinusoids(positions: int, hidden: int) -> Tensor:
-    """Position embeddings, float32 `[positions, hidden]`: cosines, then sines.
+    """Return position embeddings, float32 `[positions, hidden]`: cosines, then sines.
 
-    Computed and not read: a checkpoint may hold fewer rows than a sequence is long.
+    They are not read from the checkpoint, which may have fewer rows than a sequence needs.
     """
     half = hidden // 2
     steps = torch.arange(half, dtype=torch.int64).float()

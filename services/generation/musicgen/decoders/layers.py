@@ -1,4 +1,4 @@
-"""One block of the decoder on the CPU: its weights packed, what each part computes."""
+"""One block of the decoder on the CPU, with packed weights."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CrossAttention:
-    """Attention to the conditioning; keys and values are fused, and made once a sequence."""
+    """Attention to the conditioning; keys and values are fused and computed once per window."""
 
     norm: Norm
     query: Linear
@@ -28,7 +28,7 @@ class CrossAttention:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One block of the decoder, normalised before each part."""
+    """One block of the decoder; a norm precedes each part."""
 
     norm: Norm
     query_key_value: Linear
@@ -39,12 +39,11 @@ class Layer:
     ffn_out: Linear
 
     def feed_forward(self, hidden: Tensor) -> Tensor:
-        """What the block adds at last: `[pairs, ..., hidden]` -> the same."""
+        """Compute the feed-forward part: `[pairs, ..., hidden]` to the same shape."""
         return self.ffn_out(functional.gelu(self.ffn_in(normalise(self.ffn_norm, hidden))))
 
 
 def pack_layer(weights: LayerWeights, linear: LinearKind) -> Layer:
-    """Bring a block into the form that is fastest to compute with."""
     cross = None
     if weights.cross is not None:
         cross = CrossAttention(
@@ -65,5 +64,4 @@ def pack_layer(weights: LayerWeights, linear: LinearKind) -> Layer:
 
 
 def normalise(norm: Norm, hidden: Tensor) -> Tensor:
-    """Layer normalisation of the last dimension."""
     return functional.layer_norm(hidden, norm.weight.shape, norm.weight, norm.bias)

@@ -1,8 +1,8 @@
-"""Whether a quantised decoder still says what its checkpoint says: measured at load, or refused.
+"""Measures at load how close a quantised decoder is to its checkpoint, and refuses it if too far.
 
-The quantised decoder draws a few short sequences, its own way; the same tokens then go through the
-checkpoint in float32, one layer at a time over all positions, so that the float32 weights are never
-all in memory. Compared are the guided distributions, which are what the sampler draws from.
+The quantised decoder draws a few short sequences. The same tokens then go through the checkpoint in
+float32, one layer at a time over all positions, so that only one layer is in memory. The guided
+distributions are compared, because the sampler draws from them.
 """
 
 from __future__ import annotations
@@ -34,35 +34,33 @@ if TYPE_CHECKING:
     from services.generation.weights.weights import WeightSource
 
 GUIDANCE = 3.0
-"""The usual coefficient; it widens what quantisation did to the difference of the two rows."""
+"""The usual coefficient; it amplifies the quantisation error of the rows' difference."""
 STEPS = 24
 KL_LIMIT = 0.15
-"""Nats: how much the distributions may differ, however flat or wide they are."""
+"""Largest accepted KL divergence, in nats."""
 ERROR_LIMIT = 0.1
-"""Of the logits, relative: what a flat distribution would hide from the divergence.
+"""Largest accepted relative error of the logits: flat distributions hide it from the divergence.
 
-On random weights of the shape of small, int8 in groups of 128 has an error of 0.043 and a
-divergence of 0.001, or 0.043 where the logits are widened to a deviation of 10. 6 bits have 0.09
-to 0.13 and 0.004 to 0.31, 5 bits 0.18 to 0.24 and 0.02 to 0.8.
+Measured on random weights in the shape of small: int8 in groups of 128 has an error of 0.043 and a
+divergence of 0.001, or of 0.043 with logits scaled to a deviation of 10. 6 bits have errors of 0.09
+to 0.13 and divergences of 0.004 to 0.31; 5 bits 0.18 to 0.24 and 0.02 to 0.8.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
-    """How far a quantised decoder is from its checkpoint."""
-
     kl: float
     """Mean KL divergence of the guided distributions from those of float32, in nats."""
     error: float
-    """Of the guided logits: root mean square, relative to their deviation."""
+    """Root mean square error of the guided logits, relative to their deviation."""
     agreement: float
-    """0..1: how often both find the same token most likely."""
+    """0..1: share of draws in which both have the same likeliest token."""
     seconds: float
-    """What the check took."""
+    """Duration of the check."""
 
 
 class QuantisationError(EngineUnavailableError):
-    """A quantised decoder is too far from its checkpoint to be used."""
+    """A quantised decoder is too far from its checkpoint."""
 
     def __init__(self, message: str, report: CheckReport | None = None) -> None:
         super().__init__(message)
@@ -75,25 +73,25 @@ def self_check(
     source: WeightSource,
     conditioning: Sequence[Tensor] | None = None,
 ) -> CheckReport:
-    """Compare a decoder that holds no sequence yet with its checkpoint; slot 0 is used.
+    """Compare a decoder with its checkpoint; slot 0 must be unused.
 
     Args:
         model: the quantised decoder.
-        source: what it was made of.
-        conditioning: float32 `[length, hidden]` each, a sequence for each; by default two that are
-            drawn at random, and the same each time.
+        source: the tensors it was made from.
+        conditioning: float32 `[length, hidden]`, one for each sequence; None uses two random ones,
+            the same in every call.
 
     Raises:
-        QuantisationError: KL_LIMIT or ERROR_LIMIT is passed, or there are no numbers to compare.
-        CheckpointError: as the source raises it.
+        QuantisationError: a limit is exceeded, or the logits are NaN.
+        CheckpointError: a tensor is missing or damaged.
     """
-    begin = time.perf_counter()
+    started = time.perf_counter()
     geometry = model.geometry
     random = torch.Generator().manual_seed(0)
     states = conditioning or [torch.randn(8, geometry.hidden, generator=random) for _ in range(2)]
     tokens, quantised = zip(*(_draw(model, each, random) for each in states), strict=True)
     exact = reference_logits(source, geometry, states, tokens)
-    lags = torch.from_numpy(DelayPattern.of(geometry).lags)
+    lags = torch.from_numpy(DelayPattern.from_geometry(geometry).lags)
     valid = torch.arange(STEPS)[:, None] >= lags
     found = functional.log_softmax(torch.stack([_guided(each)[valid] for each in quantised]), -1)
     wanted = functional.log_softmax(torch.stack([_guided(each)[valid] for each in exact]), -1)
@@ -101,14 +99,14 @@ def self_check(
         kl=float((wanted.exp() * (wanted - found)).sum(-1).mean()),
         error=_relative_error(found, wanted),
         agreement=float((wanted.argmax(-1) == found.argmax(-1)).float().mean()),
-        seconds=time.perf_counter() - begin,
+        seconds=time.perf_counter() - started,
     )
-    # Written so that NaN is refused.
+    # NaN fails both comparisons and is refused too.
     if not (report.kl <= KL_LIMIT and report.error <= ERROR_LIMIT):
         raise QuantisationError(
             f"The quantised decoder is too far from its checkpoint: KL divergence {report.kl:.2g} "
             f"nats (at most {KL_LIMIT:g}), error {report.error:.2g} (at most {ERROR_LIMIT:g}). "
-            "Use float32, or install the model again.",
+            "Set DGX_MUSIC_CPU_PRECISION=fp32, or install the model again.",
             report,
         )
     return report
@@ -120,16 +118,16 @@ def reference_logits(
     states: Sequence[Tensor],
     tokens: Sequence[Tensor],
 ) -> list[Tensor]:
-    """float32 logits of whole sequences, with the weights of one layer in memory at a time.
+    """Compute float32 logits of whole sequences with only one layer's weights in memory.
 
     Args:
         source: the decoder's tensors.
-        geometry: their shape.
+        geometry: the decoder's shape.
         states: the conditioning of each sequence, `[length, hidden]`.
-        tokens: int64 `[codebooks, steps]` each.
+        tokens: the tokens of each sequence, int64 `[codebooks, steps]`.
 
     Returns:
-        `[2, steps, codebooks, codebook_size]` each: conditional, unconditional.
+        `[2, steps, codebooks, codebook_size]` for each sequence: conditional, unconditional.
     """
     ends = read_ends(source, geometry)
     sequences = [
@@ -148,9 +146,9 @@ def reference_logits(
 
 
 def _draw(model: StepModel, states: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Tokens `[codebooks, STEPS]`, and the logits `[2, STEPS, codebooks, codebook_size]` there."""
+    """Draw tokens `[codebooks, STEPS]`; return them and `[2, STEPS, codebooks, codebook_size]`."""
     geometry = model.geometry
-    lags = torch.from_numpy(DelayPattern.of(geometry).lags)
+    lags = torch.from_numpy(DelayPattern.from_geometry(geometry).lags)
     first = model.admit(0, states)
     token = torch.full((geometry.codebooks,), geometry.pad_token)
     tokens, logits = [], []
@@ -165,10 +163,10 @@ def _draw(model: StepModel, states: Tensor, random: torch.Generator) -> tuple[Te
 
 
 def _relative_error(found: Tensor, wanted: Tensor) -> float:
-    """Of `[..., tokens]` each; a constant added to all tokens of a cell changes no distribution."""
-    apart = found - wanted
-    apart = apart - apart.mean(-1, keepdim=True)
-    return float(apart.square().mean().sqrt() / wanted.std(-1).square().mean().sqrt())
+    """Compare `[..., tokens]`; a constant offset over all tokens of a cell does not count."""
+    error = found - wanted
+    error = error - error.mean(-1, keepdim=True)
+    return float(error.square().mean().sqrt() / wanted.std(-1).square().mean().sqrt())
 
 
 def _guided(logits: Tensor) -> Tensor:
@@ -176,7 +174,7 @@ def _guided(logits: Tensor) -> Tensor:
 
 
 def _embed(ends: EndWeights, geometry: Geometry, states: Tensor, tokens: Tensor) -> Tensor:
-    """`[2, positions, hidden]`, a prefix included where there is no cross-attention."""
+    """Return `[2, positions, hidden]`, starting with the prefix if there is no cross-attention."""
     offsets = torch.arange(geometry.codebooks)[:, None] * (geometry.codebook_size + 1)
     hidden = ends.embeddings[tokens + offsets].sum(0).expand(2, -1, -1)
     if not geometry.cross_attention:
@@ -186,14 +184,14 @@ def _embed(ends: EndWeights, geometry: Geometry, states: Tensor, tokens: Tensor)
 
 
 def _run_layer(layer: LayerWeights, geometry: Geometry, hidden: Tensor, states: Tensor) -> None:
-    """Add what a layer says to `[2, positions, hidden]`."""
+    """Update `[2, positions, hidden]` in place."""
     query, key, value = (normalise(layer.norm, hidden) @ layer.qkv.t()).chunk(3, -1)
     hidden += _attend(geometry, query, key, value, causal=True) @ layer.out.t()
     if layer.cross is not None:
-        cross, guided = layer.cross, hidden[0]
-        query = normalise(cross.norm, guided) @ cross.query.t()
+        cross, conditional = layer.cross, hidden[0]
+        query = normalise(cross.norm, conditional) @ cross.query.t()
         key, value = states @ cross.key.t(), states @ cross.value.t()
-        guided += _attend(geometry, query, key, value, causal=False) @ cross.out.t()
+        conditional += _attend(geometry, query, key, value, causal=False) @ cross.out.t()
     inner = functional.gelu(normalise(layer.ffn_norm, hidden) @ layer.fc1.t())
     hidden += inner @ layer.fc2.t()
 

@@ -1,8 +1,8 @@
-"""One step's attention over what each slot has, for a decoder on a GPU.
+"""Attention of one step in Triton, for a decoder on a GPU.
 
-Every row has its own length, and nothing past it is read: the keys and values of a batch are most
-of what a step reads from memory. A row's positions are split among programs, whose softmaxes are
-joined afterwards (flash-decoding, Dao et al. 2023): one row alone would leave most of a GPU idle.
+Only the used positions of each row are read: the KV cache is most of what a step reads from memory.
+The positions of a row are split among programs whose softmaxes are joined afterwards
+(flash-decoding, Dao et al. 2023), because a single row would leave most of a GPU idle.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 SPLIT = 128
-"""Positions a program."""
+"""Positions per program."""
 BLOCK = 32
 """Positions read at once."""
 
@@ -70,7 +70,7 @@ def _self_kernel(
         weight = weight * fade + tl.sum(share, axis=0)
         peak = higher
     if position < first + SPLIT:
-        # The newest position is not in the cache yet: it is this program's to put there.
+        # This program adds the new position, which is not in the cache yet.
         key = tl.load(new + hidden)
         value = tl.load(new + 2 * hidden)
         cell = base + position * SIZE + size
@@ -152,16 +152,16 @@ def _cross_kernel(
 
 
 class TritonAttention:
-    """The kernels above behind the calls of `device_decoder.SlotAttention`.
+    """The kernels above as a `device_decoder.SlotAttention`.
 
-    Its room is made once, for the most rows of a step: a CUDA graph replays with the same memory.
+    Its work space is allocated once for the largest batch, since CUDA graphs reuse addresses.
     """
 
     def __init__(self, rows: int, heads: int, size: int, positions: int, device: Any) -> None:
         import torch
 
         if size & (size - 1):
-            raise ValueError(f"Heads of {size} values are not a power of two.")
+            raise ValueError(f"The head size must be a power of two, not {size}.")
         self._heads = heads
         self._size = size
         self._splits = -(-positions // SPLIT)
@@ -173,7 +173,6 @@ class TritonAttention:
     def attend_self(
         self, qkv: Tensor, keys: Tensor, values: Tensor, cache_rows: Tensor, positions: Tensor
     ) -> Tensor:
-        """Attend to the cache and the newest position, and put that into the cache."""
         rows = qkv.shape[0]
         out = qkv.new_empty(rows, self._heads * self._size)
         _self_kernel[(rows, self._heads, self._splits)](
@@ -207,7 +206,6 @@ class TritonAttention:
     def attend_cross(
         self, queries: Tensor, keys: Tensor, values: Tensor, slots: Tensor, lengths: Tensor
     ) -> Tensor:
-        """Attend to the prompt of each slot."""
         out = queries.new_empty(queries.shape)
         _cross_kernel[(queries.shape[0], self._heads)](
             queries,

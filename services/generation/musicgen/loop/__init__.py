@@ -1,1 +1,1 @@
-"""The loop that steps all running requests together."""
+"""The decode loop: it steps all running requests together."""

@@ -1,4 +1,4 @@
-"""What whoever asked the decode loop for a piece holds in hand."""
+"""A caller's handle on a request in the decode loop."""
 
 from __future__ import annotations
 
@@ -18,28 +18,26 @@ if TYPE_CHECKING:
 
     from services.generation.musicgen.loop.sequence import Sequence
 
-WORD_SECONDS = 1.0
-"""How long whoever takes a stream of codes waits without a word."""
+POLL_SECONDS = 1.0
+"""Longest time between two calls of `while_waiting`."""
 
 StepProgress = Callable[[int, int], None]
-"""Called after each step with the steps done and the steps in all."""
+"""Called after each step with the number of steps done and of all steps."""
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a piece is."""
-
     steps_done: int
     steps_total: int
     frames_ready: int
     steps_ahead: int
-    """Steps of the decoder until it is finished, those for whom it waits included."""
+    """Decoder steps until the request is finished, including those it waits for in the queue."""
     seconds_left: float | None
-    """The same as time, at the pace of late; None before there is one."""
+    """Estimated time of these steps; None before the first measurement."""
 
 
 class DecodeHandle:
-    """A piece that was asked for. Any thread may use it."""
+    """A submitted request. Any thread may use it."""
 
     def __init__(
         self,
@@ -54,116 +52,111 @@ class DecodeHandle:
         self._measure = measure
         self._progress = progress
         self._should_stop = should_stop
-        self._cancelled = False
-        self._wanted: int | None = None
-        """Frames that its holder waits for at this moment."""
+        self._is_cancelled = False
+        self._awaited_frames: int | None = None
+        """Frames that `stream` is waiting for; None when it is not waiting."""
         self._error: DGXMusicError | None = None
 
     @property
     def state(self) -> State:
-        """Where it is on its way."""
         with self._changed:
             return self._sequence.state
 
     def progress(self) -> Progress:
-        """How far it is."""
         with self._changed:
             return self._measure(self._sequence)
 
     @property
     def steps(self) -> Steps:
-        """How many steps were made, and how long they took."""
         with self._changed:
             return Steps(count=self._sequence.steps_done, seconds=self._sequence.seconds)
 
     def cancel(self) -> None:
-        """Stop before the next step; one that is over stays what it is."""
+        """Stop before the next step; a request that is over keeps its state."""
         with self._changed:
-            self._cancelled = True
+            self._is_cancelled = True
             self._changed.notify_all()
 
     def result(self, timeout: float | None = None) -> NDArray[np.int64]:
-        """Wait for all codes, int64 `[codebooks, frames]`, a prefix included.
+        """Wait for all codes and return them, int64 `[codebooks, frames]`, a prefix included.
 
         Args:
-            timeout: seconds to wait; None is for ever.
+            timeout: longest wait in seconds; None waits for ever.
 
         Raises:
-            TimeoutError: it is not over yet.
-            CancelledError: it was cancelled.
+            TimeoutError: the request is not over yet.
+            CancelledError: the request was cancelled.
             EngineError: the model failed.
         """
         with self._changed:
             if not self._changed.wait_for(lambda: self._sequence.state.is_over, timeout):
                 raise TimeoutError("The codes are not finished yet.")
-            self._raise_if_ended()
+            self._raise_if_unsuccessful()
             return self._sequence.codes
 
     @property
     def prefix_frames(self) -> int:
-        """Frames of the result that were given."""
+        """Frames of the result that the request gave."""
         return self._sequence.request.prefix_frames
 
     def stream(
         self, frames: int, while_waiting: Callable[[], None] | None = None
     ) -> Iterator[NDArray[np.int64]]:
-        """The codes as they come: `[codebooks, frames]` at a time, and at last what remains.
+        """Yield the codes as they are drawn, `[codebooks, frames]` each; the last may be shorter.
 
         Args:
-            frames: of a piece.
-            while_waiting: called every second in which nothing came.
+            frames: frames of each yielded array.
+            while_waiting: called after each second without new codes.
 
         Raises:
-            CancelledError: it was cancelled, before or while the codes were taken.
+            CancelledError: the request was cancelled.
             EngineError: the model failed.
         """
-        given = 0
-        while given < self._sequence.request.frames:
-            wanted = min(given + frames, self._sequence.request.frames)
-            while not self._wait_for(wanted):
+        total = self._sequence.request.frames
+        for start in range(0, total, frames):
+            stop = min(start + frames, total)
+            while not self._wait_for(stop):
                 if while_waiting is not None:
                     while_waiting()
             with self._changed:
-                self._raise_if_ended()
-                codes = self._sequence.codes[:, given:wanted].copy()
-            given = wanted
+                self._raise_if_unsuccessful()
+                codes = self._sequence.codes[:, start:stop].copy()
             yield codes
 
     def _wait_for(self, frames: int) -> bool:
         with self._changed:
-            self._wanted = frames
+            self._awaited_frames = frames
             try:
-                return self._changed.wait_for(partial(self._has, frames), WORD_SECONDS)
+                return self._changed.wait_for(partial(self._has_frames, frames), POLL_SECONDS)
             finally:
-                self._wanted = None
+                self._awaited_frames = None
 
-    def _has(self, frames: int) -> bool:
+    def _has_frames(self, frames: int) -> bool:
         return self._sequence.state.is_over or self._sequence.frames_ready >= frames
 
-    def _raise_if_ended(self) -> None:
+    def _raise_if_unsuccessful(self) -> None:
         if self._error is not None:
             raise self._error
         if self._sequence.state is State.CANCELLED:
             raise CancelledError("The music was stopped before it was finished.")
 
-    # The loop's side.
+    # Called by the loop only.
 
-    def wants_to_stop(self) -> bool:
-        """Whether its holder cancelled it, or `should_stop` says so; asked before each step."""
-        return self._cancelled or (self._should_stop is not None and self._should_stop())
+    def is_stop_requested(self) -> bool:
+        """Whether the request was cancelled or its `should_stop` returns True."""
+        return self._is_cancelled or (self._should_stop is not None and self._should_stop())
 
     @property
-    def is_due(self) -> bool:
-        """Whether what its holder waits for is there: to wake it at each step would cost one."""
-        return self._wanted is not None and self._has(self._wanted)
+    def is_wait_over(self) -> bool:
+        """Whether a waiting `stream` can continue. Waking it after every step would cost a step."""
+        return self._awaited_frames is not None and self._has_frames(self._awaited_frames)
 
-    def report(self) -> None:
-        """Tell the holder of a step."""
+    def report_progress(self) -> None:
         if self._progress is not None:
             self._progress(self._sequence.steps_done, self._sequence.steps_total)
 
     def fail(self, error: BaseException) -> None:
-        """Keep why it failed, as an error for people."""
+        """Keep an error for the caller; one of another tree becomes an EngineError."""
         if isinstance(error, DGXMusicError):
             self._error = error
             return

@@ -1,4 +1,4 @@
-"""The decode loop: a thread that steps all pieces at work, which join and leave at any step."""
+"""The decode loop: one thread that steps all running requests as a batch."""
 
 from __future__ import annotations
 
@@ -23,47 +23,45 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-SHUT_DOWN = "The music engine was shut down before the piece was finished. Ask for it again."
+SHUT_DOWN = "The music engine was shut down before the music was finished. Send the request again."
 
 
-class Work(Protocol):
-    """Has something done, and gives what it gave."""
+class Execute(Protocol):
+    """Runs an action, possibly in another thread, and returns its result or raises its error."""
 
-    def __call__(self, action: Callable[[], T], /) -> T:
-        """Do it; its errors are raised."""
+    def __call__(self, action: Callable[[], T], /) -> T: ...
 
 
-def at_once(action: Callable[[], T], /) -> T:
-    """Do it in this thread."""
+def execute_inline(action: Callable[[], T], /) -> T:
     return action()
 
 
 class DecodeLoop:
     """Serves any number of requests with the slots of one model, first come, first served.
 
-    An error of the model fails the pieces that it concerns and nothing else. `close` it, or use it
-    in a `with` statement.
+    Requests join and leave the batch at any step. An error of the model fails only the requests in
+    the step that raised it. Close the loop, or use it in a `with` statement.
     """
 
     def __init__(
         self,
         model: TokenModel,
         *,
-        work: Work = at_once,
+        execute: Execute = execute_inline,
         window_frames: int = WINDOW_FRAMES,
         stride_frames: int = STRIDE_FRAMES,
     ) -> None:
-        """Start the thread; from now on the model belongs to it.
+        """Start the thread, which alone may use the model from now on.
 
         Args:
-            model: what is stepped.
-            work: has the model's part of a step done, by a thread that others use too.
+            model: the decoder.
+            execute: runs the model's part of each step, for a thread that others use as well.
             window_frames: windows.py.
             stride_frames: windows.py.
         """
         self._model = model
-        self._work = work
-        self._pattern = DelayPattern.of(model.geometry)
+        self._execute = execute
+        self._pattern = DelayPattern.from_geometry(model.geometry)
         self._window, self._stride = window_frames, stride_frames
         self._scheduler = Scheduler(model.slots)
         self._handles: dict[Sequence, DecodeHandle] = {}
@@ -85,45 +83,45 @@ class DecodeLoop:
         progress: StepProgress | None = None,
         should_stop: Callable[[], bool] | None = None,
     ) -> DecodeHandle:
-        """Ask for a piece; it begins as soon as a slot is free. Any thread may.
+        """Queue a request; it starts when a slot is free. Any thread may call this.
 
         Args:
-            request: what to make.
-            progress: called by the loop after each step; it must be quick.
-            should_stop: asked by the loop before each step; it must be quick.
+            request: the codes to draw.
+            progress: called in the loop's thread after each step; it must be quick.
+            should_stop: called in the loop's thread before each step; it must be quick.
 
         Raises:
-            InvalidRequestError: the model cannot make it.
+            InvalidRequestError: the request does not fit the model.
             EngineError: the loop is closed.
         """
         check_fits(request, self._model.geometry)
         sequence = Sequence(request, self._pattern, window=self._window, stride=self._stride)
-        self._check_room(sequence)
+        self._check_positions(sequence)
         handle = DecodeHandle(sequence, self._changed, self._measure, progress, should_stop)
         with self._changed:
             if self._is_closed:
                 raise EngineError(SHUT_DOWN)
             self._handles[sequence] = handle
-            self._scheduler.submit(sequence)
+            self._scheduler.add(sequence)
             self._changed.notify_all()
         return handle
 
     def close(self) -> None:
-        """End after the present step; what is not finished fails."""
+        """Stop after the current step; requests that are not finished fail."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
-    def _check_room(self, sequence: Sequence) -> None:
+    def _check_positions(self, sequence: Sequence) -> None:
         needed = sequence.positions
         if not self._model.geometry.cross_attention:
             needed += max(len(given.states) for given in sequence.request.conditioning)
         if needed > self._model.positions:
             raise InvalidRequestError(
-                f"The piece needs {needed} positions of the model, which was set up for"
-                f" {self._model.positions}. Ask for a shorter one."
+                f"The request needs {needed} positions, and the model was loaded with"
+                f" {self._model.positions}. Ask for a shorter take."
             )
 
     def _measure(self, sequence: Sequence) -> Progress:
@@ -134,71 +132,71 @@ class DecodeLoop:
             steps_total=sequence.steps_total,
             frames_ready=sequence.frames_ready,
             steps_ahead=ahead,
-            seconds_left=0.0 if is_over else self._pace.seconds(ahead, sequence),
+            seconds_left=0.0 if is_over else self._pace.estimate_seconds(ahead, sequence),
         )
 
     def _run(self) -> None:
         try:
-            while self._wait_for_work():
-                self._drop_stopped()
+            while self._wait_for_requests():
+                self._drop_cancelled()
                 self._begin_windows()
                 self._step()
         finally:
-            self._give_up()
+            self._fail_remaining()
 
-    def _wait_for_work(self) -> bool:
+    def _wait_for_requests(self) -> bool:
         with self._changed:
             self._changed.wait_for(lambda: self._is_closed or not self._scheduler.is_idle)
             return not self._is_closed
 
-    def _drop_stopped(self) -> None:
+    def _drop_cancelled(self) -> None:
         with self._changed:
-            everyone = list(self._handles.items())
-        for sequence, handle in everyone:
-            if self._guard(handle.wants_to_stop, [sequence]):
+            handles = list(self._handles.items())
+        for sequence, handle in handles:
+            if self._guard(handle.is_stop_requested, [sequence]):
                 self._end(sequence, State.CANCELLED)
 
     def _begin_windows(self) -> None:
         with self._changed:
-            self._scheduler.fill()
-            entering = [each for each in self._scheduler.running if each.enters_window]
+            self._scheduler.fill_slots()
+            entering = [each for each in self._scheduler.running if each.is_at_window_start]
         for sequence in entering:
-            begin = partial(_timed, partial(self._begin_window, sequence))
-            begun = self._guard(partial(self._work, begin), [sequence])
+            begin = partial(_time, partial(self._begin_window, sequence))
+            begun = self._guard(partial(self._execute, begin), [sequence])
             if begun is not None:
                 with self._changed:
-                    self._pace.opened(sequence.window.known, begun[1])
+                    self._pace.record_prefill(sequence.window.known, begun[1])
 
     def _begin_window(self, sequence: Sequence) -> None:
         assert sequence.slot is not None
-        self._model.begin(
-            sequence.slot, sequence.conditioning, sequence.request.sampling, sequence.opening
+        self._model.begin_window(
+            sequence.slot, sequence.conditioning, sequence.request.sampling, sequence.prefill_tokens
         )
 
     def _step(self) -> None:
         running = self._scheduler.running
         if not running:
             return
-        turns = [sequence.turn() for sequence in running]
-        advance = partial(_timed, partial(self._model.advance, turns))
-        made = self._guard(partial(self._work, advance), running)
-        if made is None:
+        inputs = [sequence.next_input() for sequence in running]
+        step = partial(_time, partial(self._model.step, inputs))
+        timed = self._guard(partial(self._execute, step), running)
+        if timed is None:
             return
-        drawn, taken = made
+        drawn, seconds = timed
         with self._changed:
-            self._pace.stepped(taken)
+            self._pace.record_step(seconds)
             for sequence, tokens in zip(running, drawn, strict=True):
-                sequence.take(tokens)
-                sequence.seconds += taken
-            if any(self._handles[sequence].is_due for sequence in running):
+                sequence.append(tokens)
+                sequence.seconds += seconds
+            if any(self._handles[sequence].is_wait_over for sequence in running):
                 self._changed.notify_all()
         for sequence in running:
-            self._guard(self._handles[sequence].report, [sequence])
+            self._guard(self._handles[sequence].report_progress, [sequence])
             if not sequence.steps_left:
                 self._end(sequence, State.FINISHED)
 
     def _guard(self, action: Callable[[], T], concerned: list[Sequence]) -> T | None:
-        """Run a part that is not the loop's own: its error fails those whom it concerns."""
+        """Run code of a back end or a caller; its error fails the sequences it concerns."""
         try:
             return action()
         except Exception as error:  # noqa: BLE001  (a back end or a callback may raise anything)
@@ -216,15 +214,15 @@ class DecodeLoop:
             self._scheduler.end(sequence, state)
             self._changed.notify_all()
 
-    def _give_up(self) -> None:
-        """No handle waits for a thread that has ended, however it ended."""
+    def _fail_remaining(self) -> None:
+        # However the thread ends, no handle may wait for it.
         with self._changed:
             self._is_closed = True
         for sequence in list(self._handles):
             self._end(sequence, State.FAILED, EngineError(SHUT_DOWN))
 
 
-def _timed(action: Callable[[], T]) -> tuple[T, float]:
+def _time(action: Callable[[], T]) -> tuple[T, float]:
     started = time.perf_counter()
     result = action()
     return result, time.perf_counter() - started

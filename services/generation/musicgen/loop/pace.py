@@ -1,4 +1,4 @@
-"""How long is left of a piece, from how long its parts took of late."""
+"""Estimates of the time left, from moving averages of measured times."""
 
 from __future__ import annotations
 
@@ -7,35 +7,34 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from services.generation.musicgen.loop.sequence import Sequence
 
-MEMORY = 0.9
-"""How much of the pace so far stays when something is measured."""
+SMOOTHING = 0.9
+"""Weight of the average so far when a measurement is added."""
 
 
 class Pace:
-    """Seconds of a step, and of a position that a window opens with."""
+    """Average seconds of a step and of a prefilled position."""
 
     def __init__(self) -> None:
-        self._step: float | None = None
-        self._opening: float | None = None
+        self._step_seconds: float | None = None
+        self._prefill_seconds: float | None = None
 
-    def stepped(self, seconds: float) -> None:
-        """A step took that long."""
-        self._step = _blend(self._step, seconds)
+    def record_step(self, seconds: float) -> None:
+        self._step_seconds = _average(self._step_seconds, seconds)
 
-    def opened(self, positions: int, seconds: float) -> None:
-        """A window that opens with so many positions took that long to begin."""
+    def record_prefill(self, positions: int, seconds: float) -> None:
         if positions:
-            self._opening = _blend(self._opening, seconds / positions)
+            self._prefill_seconds = _average(self._prefill_seconds, seconds / positions)
 
-    def seconds(self, steps: int, sequence: Sequence) -> float | None:
-        """Of so many steps, and of the windows that a sequence has yet to begin.
+    def estimate_seconds(self, steps: int, sequence: Sequence) -> float | None:
+        """Return the time of `steps` and of the prefills that a sequence has yet to do.
 
-        None before a step was measured.
+        None before the first step was measured.
         """
-        if self._step is None:
+        if self._step_seconds is None:
             return None
-        return steps * self._step + sequence.openings_left * (self._opening or 0.0)
+        prefill = sequence.prefill_positions_left * (self._prefill_seconds or 0.0)
+        return steps * self._step_seconds + prefill
 
 
-def _blend(before: float | None, now: float) -> float:
-    return now if before is None else MEMORY * before + (1 - MEMORY) * now
+def _average(before: float | None, now: float) -> float:
+    return now if before is None else SMOOTHING * before + (1 - SMOOTHING) * now

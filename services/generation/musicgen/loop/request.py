@@ -1,4 +1,4 @@
-"""What the decode loop is asked for, without torch."""
+"""The requests of the decode loop. No torch."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """How a token is drawn from the logits."""
+    """How tokens are drawn from logits."""
 
     seed: int = 0
     guidance: float = 3.0
-    """The scale of classifier-free guidance; 1 is none."""
+    """Scale of classifier-free guidance; 1 turns it off."""
     temperature: float = 1.0
     top_k: int = 250
-    """Draw among this many of the likeliest; 0 is all."""
+    """Number of likeliest tokens to draw from; 0 is all."""
     top_p: float = 0.0
-    """Draw among the likeliest that reach this probability together; 0 and 1 are all."""
+    """Draw from the likeliest tokens that together reach this probability; 0 and 1 are all."""
     greedy: bool = False
-    """Take the likeliest: no noise, whatever the other fields say."""
+    """Take the likeliest token, whatever the other fields say."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.seed < SEED_LIMIT:
@@ -47,46 +47,48 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Conditioning:
-    """What a window is made of, in the width of the decoder."""
+    """The conditioning of a window, in the decoder's width."""
 
     states: Tensor
     """float32 `[length, hidden]`, without padding."""
     unconditional: Tensor | None = None
-    """`[length, hidden]`: what the unconditional row of a melody checkpoint begins with."""
+    """`[length, hidden]`: the prefix of the unconditional row of a melody checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class DecodeRequest:
-    """One piece of music as codes."""
+    """Codes to draw.
+
+    Raises:
+        InvalidRequestError: no conditioning, or no frame to draw.
+    """
 
     conditioning: tuple[Conditioning, ...]
-    """One for each window of 30 s; the last stands for those that have none of their own."""
+    """One for each window of 30 s; the last one also serves the windows after it."""
     frames: int
-    """Code frames in all, the prefix included."""
+    """All code frames, the prefix included."""
     sampling: Sampling = Sampling()
     prefix: NDArray[np.int64] | None = None
-    """Codes `[codebooks, frames]` that the result begins with, to be continued."""
+    """Codes `[codebooks, frames]` to continue; the result starts with them."""
 
     def __post_init__(self) -> None:
         if not self.conditioning:
-            raise InvalidRequestError("A request needs something to be conditioned on.")
+            raise InvalidRequestError("The request has no conditioning.")
         if self.frames <= self.prefix_frames:
             raise InvalidRequestError(
-                f"A piece of {self.frames} frames cannot continue {self.prefix_frames};"
-                " ask for a longer piece."
+                f"{self.frames} frames cannot continue {self.prefix_frames}. Ask for a longer take."
             )
 
     @property
     def prefix_frames(self) -> int:
-        """Frames that are given."""
         return 0 if self.prefix is None else int(self.prefix.shape[1])
 
 
 def check_fits(request: DecodeRequest, geometry: Geometry) -> None:
-    """Whether a decoder of that shape can take the request in.
+    """Check the shapes of a request against those of a decoder.
 
     Raises:
-        InvalidRequestError: the conditioning or the prefix is of another model.
+        InvalidRequestError: the conditioning or the prefix belongs to another model.
     """
     for given in request.conditioning:
         unconditional = given.states if given.unconditional is None else given.unconditional
@@ -101,10 +103,10 @@ def check_fits(request: DecodeRequest, geometry: Geometry) -> None:
         return
     if prefix.shape[0] != geometry.codebooks:
         raise InvalidRequestError(
-            f"The piece to continue has {prefix.shape[0]} codebooks;"
+            f"The codes to continue have {prefix.shape[0]} codebooks;"
             f" this model has {geometry.codebooks}."
         )
     if prefix.size and not (prefix.min() >= 0 and prefix.max() < geometry.codebook_size):
         raise InvalidRequestError(
-            f"The piece to continue has codes outside 0 to {geometry.codebook_size - 1}."
+            f"The codes to continue are not all from 0 to {geometry.codebook_size - 1}."
         )

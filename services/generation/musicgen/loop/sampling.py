@@ -1,9 +1,8 @@
-"""From logits to tokens: guidance, temperature, top-k, top-p, and noise that can be made again.
+"""From logits to tokens: guidance, temperature, top-k, top-p, and reproducible noise.
 
-A token is drawn as the greatest of logit + Gumbel noise, which is a draw from the softmax. The
-noise of a token is a function of (seed, step, codebook, token) alone, so it is the same wherever a
-request runs and whoever runs beside it. Everything is a fixed sequence of tensor operations without
-a look at their values, so that a CUDA graph can hold it.
+The token with the greatest logit + Gumbel noise is a draw from the softmax. The noise of a token
+depends on (seed, step, codebook, token) only, and not on the slot or on other requests. All of it
+is a fixed sequence of tensor operations that never reads a value, as CUDA graphs need it.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class SamplingTensors:
-    """The sampling of n requests, a tensor `[n]` for each field."""
+    """The fields of n `Sampling`s, a tensor `[n]` each."""
 
     seed: Tensor
     guidance: Tensor
@@ -34,20 +33,19 @@ class SamplingTensors:
     greedy: Tensor
 
     @classmethod
-    def of(cls, requests: Sequence[Sampling], device: str = "cpu") -> SamplingTensors:
-        """The same, for a device."""
+    def from_samplings(cls, samplings: Sequence[Sampling]) -> SamplingTensors:
         return cls(
-            seed=torch.tensor([r.seed for r in requests], device=device),
-            guidance=torch.tensor([float(r.guidance) for r in requests], device=device),
-            temperature=torch.tensor([float(r.temperature) for r in requests], device=device),
-            top_k=torch.tensor([r.top_k for r in requests], device=device),
-            top_p=torch.tensor([r.top_p for r in requests], dtype=torch.float64, device=device),
-            greedy=torch.tensor([r.greedy for r in requests], device=device),
+            seed=torch.tensor([s.seed for s in samplings]),
+            guidance=torch.tensor([float(s.guidance) for s in samplings]),
+            temperature=torch.tensor([float(s.temperature) for s in samplings]),
+            top_k=torch.tensor([s.top_k for s in samplings]),
+            top_p=torch.tensor([s.top_p for s in samplings], dtype=torch.float64),
+            greedy=torch.tensor([s.greedy for s in samplings]),
         )
 
 
-_AT_ONCE = 32768
-"""Numbers of noise: PyTorch would share more of them among threads, which takes longer."""
+_NOISE_VALUES = 32768
+"""Values of noise made at once. PyTorch would split more among threads, which takes longer."""
 
 
 class TorchSampler:
@@ -55,16 +53,17 @@ class TorchSampler:
 
     def __init__(self) -> None:
         self._samplings: list[Sampling] = []
-        self._tensors = SamplingTensors.of([])
-        self._ahead: dict[tuple[int, int], Tensor] = {}
-        """By seed and number of a run of steps, their noise `[steps, codebooks, tokens]`."""
+        self._tensors = SamplingTensors.from_samplings([])
+        self._noise_of: dict[tuple[int, int, int, int], Tensor] = {}
+        """Noise `[steps, codebooks, vocabulary]` of a run of steps, by everything that determines
+        it: seed, number of the run, codebooks, vocabulary."""
 
     def __call__(
         self, logits: Tensor, samplings: Sequence[Sampling], steps: Sequence[int]
     ) -> NDArray[np.int64]:
-        """See `Sampler`."""
         if self._samplings != list(samplings):
-            self._samplings, self._tensors = list(samplings), SamplingTensors.of(samplings)
+            self._samplings = list(samplings)
+            self._tensors = SamplingTensors.from_samplings(samplings)
         drawn: NDArray[np.int64] = draw(
             guide(logits, self._tensors.guidance),
             self._tensors,
@@ -77,21 +76,25 @@ class TorchSampler:
     def _noise(
         self, seeds: Sequence[int], steps: Sequence[int], codebooks: int, vocabulary: int
     ) -> Tensor:
-        # What takes the time is to begin an operation, and there are forty of them.
-        length = max(1, _AT_ONCE // (codebooks * vocabulary))
-        wanted = [(seed, step // length) for seed, step in zip(seeds, steps, strict=True)]
-        for seed, run in set(wanted) - self._ahead.keys():
+        # Noise takes forty operations, and starting them is most of the time: a run shares them.
+        length = max(1, _NOISE_VALUES // (codebooks * vocabulary))
+        keys = [
+            (seed, step // length, codebooks, vocabulary)
+            for seed, step in zip(seeds, steps, strict=True)
+        ]
+        for key in set(keys) - self._noise_of.keys():
+            seed, run, *_ = key
             whole_run = torch.arange(run * length, (run + 1) * length)
             same_seed = torch.full((length,), seed)
-            self._ahead[seed, run] = gumbel_noise(same_seed, whole_run, codebooks, vocabulary)
-        self._ahead = {key: self._ahead[key] for key in wanted}
+            self._noise_of[key] = gumbel_noise(same_seed, whole_run, codebooks, vocabulary)
+        self._noise_of = {key: self._noise_of[key] for key in keys}
         return torch.stack(
-            [self._ahead[key][step % length] for key, step in zip(wanted, steps, strict=True)]
+            [self._noise_of[key][step % length] for key, step in zip(keys, steps, strict=True)]
         )
 
 
 def guide(logits: Tensor, guidance: Tensor) -> Tensor:
-    """Classifier-free guidance: `[2, n, ...]`, conditional first, and `[n]` -> `[n, ...]`."""
+    """Apply classifier-free guidance: `[2, n, ...]`, conditional first, and `[n]` -> `[n, ...]`."""
     conditional, unconditional = logits
     scale = guidance.view(-1, *[1] * (conditional.dim() - 1))
     guided: Tensor = unconditional + scale * (conditional - unconditional)
@@ -110,10 +113,10 @@ def draw(
 
     Args:
         logits: float32 `[n, codebooks, vocabulary]`, guided.
-        sampling: of the n requests.
-        noise: of the same shape, from `gumbel_noise`.
-        widest_top_k: no top_k is greater; None is the vocabulary. Smaller is faster.
-        any_top_p: False promises that no top_p is on, which saves a sort.
+        sampling: fields of the n requests.
+        noise: `gumbel_noise` in the shape of the logits.
+        widest_top_k: upper bound of all top_k; None is the vocabulary. Smaller is faster.
+        any_top_p: False promises that no request uses top_p, which saves a sort.
 
     Returns:
         int64 `[n, codebooks]`.
@@ -127,9 +130,9 @@ def draw(
 
 
 def keep_top_k(scores: Tensor, top_k: Tensor, widest: int | None = None) -> Tensor:
-    """-inf for all that is less than the k-th greatest of the last dimension; k = 0 keeps all.
+    """Set scores below the k-th greatest of the last dimension to -inf; k = 0 keeps all.
 
-    Scores that equal the k-th stay, as in transformers, so that no order of equals matters.
+    Scores equal to the k-th stay, as in transformers: the order of equal scores does not matter.
     """
     vocabulary = scores.shape[-1]
     widest = vocabulary if widest is None else min(widest, vocabulary)
@@ -143,7 +146,7 @@ def keep_top_k(scores: Tensor, top_k: Tensor, widest: int | None = None) -> Tens
 
 
 def keep_top_p(scores: Tensor, top_p: Tensor) -> Tensor:
-    """-inf for what lies below the likeliest that reach the probability p together.
+    """Set scores below the likeliest that together reach the probability p to -inf.
 
     p = 0 and p = 1 keep all; the likeliest is always kept. As transformers' `TopPLogitsWarper`.
     """
@@ -157,19 +160,19 @@ def keep_top_p(scores: Tensor, top_p: Tensor) -> Tensor:
 
 
 def gumbel_noise(seeds: Tensor, steps: Tensor, codebooks: int, vocabulary: int) -> Tensor:
-    """Standard Gumbel noise for n requests, each at its own step.
+    """Return standard Gumbel noise for n requests, each at its own step.
 
     Args:
         seeds: int64 `[n]`.
         steps: int64 `[n]`, 0 or more.
-        codebooks: how many.
-        vocabulary: how many tokens each.
+        codebooks: number of codebooks.
+        vocabulary: tokens of each codebook.
 
     Returns:
         float32 `[n, codebooks, vocabulary]`; from -2.8 to 16.6.
     """
     bits = random_bits(seeds, steps, codebooks, vocabulary)
-    # 23 bits and a half: the greatest below 1 that float32 can hold, so no logarithm is of 0.
+    # 23 bits plus one half stay within (0, 1) in float32, so that both logarithms are finite.
     uniform = ((bits >> 41) & 0x7FFFFF).float().add(0.5).mul(2.0**-23)
     return uniform.log().neg().log().neg()
 
@@ -178,10 +181,10 @@ GOLDEN_GAMMA = 0x9E3779B97F4A7C15 - 2**64
 
 
 def random_bits(seeds: Tensor, steps: Tensor, codebooks: int, vocabulary: int) -> Tensor:
-    """64 random bits for each (seed, step, codebook, token), int64 `[n, codebooks, vocabulary]`.
+    """Return 64 random bits per (seed, step, codebook, token), int64 `[n, codebooks, vocabulary]`.
 
-    The finaliser of SplitMix64 (Steele, Lea, Flood, 2014) over each part of the counter in turn.
-    Integers only, so that every device gives the same bits.
+    The finaliser of SplitMix64 (Steele, Lea, Flood, 2014) is applied to each part of the counter
+    in turn. Integer arithmetic gives the same bits on every device.
     """
     stream = _mix(_mix(seeds) + steps)[:, None]
     stream = _mix(stream + torch.arange(codebooks, device=seeds.device) * GOLDEN_GAMMA)[..., None]

@@ -1,6 +1,6 @@
-"""Who runs in which slot: first come, first served, and any step can begin or end a sequence.
+"""Slots for sequences: first come, first served; a sequence may start or end at any step.
 
-No torch, no threads: whoever calls it holds the lock.
+No torch and no threads: the caller holds the lock.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Scheduler:
-    """Sequences that wait, and those in the slots."""
+    """A queue of waiting sequences, and the slots of the running ones."""
 
     def __init__(self, slots: int) -> None:
         self.waiting: deque[Sequence] = deque()
@@ -24,20 +24,18 @@ class Scheduler:
 
     @property
     def running(self) -> list[Sequence]:
-        """Those in slots, by slot."""
+        """The sequences in slots, by slot."""
         return [sequence for sequence in self._slots if sequence is not None]
 
     @property
     def is_idle(self) -> bool:
-        """Whether there is nothing to do."""
         return not self.waiting and not self.running
 
-    def submit(self, sequence: Sequence) -> None:
-        """Put a sequence behind those that wait."""
+    def add(self, sequence: Sequence) -> None:
         self.waiting.append(sequence)
 
-    def fill(self) -> None:
-        """Give the free slots to those who have waited longest."""
+    def fill_slots(self) -> None:
+        """Give free slots to the sequences that have waited longest."""
         for slot, occupant in enumerate(self._slots):
             if occupant is None and self.waiting:
                 sequence = self.waiting.popleft()
@@ -45,7 +43,7 @@ class Scheduler:
                 self._slots[slot] = sequence
 
     def end(self, sequence: Sequence, state: State) -> None:
-        """Take a sequence out, wherever it is; its slot is free at once."""
+        """Remove a waiting or running sequence and set its final state."""
         if sequence.slot is None:
             self.waiting.remove(sequence)
         else:
@@ -53,7 +51,11 @@ class Scheduler:
         sequence.slot, sequence.state = None, state
 
     def steps_until_end(self, sequence: Sequence) -> int:
-        """Steps of the decoder until the sequence is finished, if nobody leaves before his end."""
+        """Return the decoder steps until a sequence is finished, if none is cancelled before.
+
+        Raises:
+            ValueError: the sequence is neither waiting nor running.
+        """
         ends = [0 if occupant is None else occupant.steps_left for occupant in self._slots]
         if sequence.slot is not None:
             return ends[sequence.slot]
@@ -63,4 +65,4 @@ class Scheduler:
             if other is sequence:
                 return end
             heapq.heappush(ends, end)
-        raise ValueError("The sequence neither waits nor runs.")
+        raise ValueError("The sequence is neither waiting nor running.")

@@ -1,4 +1,4 @@
-"""What the decode loop asks of a decoder: the seam between the loop and each back end."""
+"""The interface of a decoder that returns logits: one implementation per back end."""
 
 from __future__ import annotations
 
@@ -12,32 +12,30 @@ if TYPE_CHECKING:
 
 
 class StepModel(Protocol):
-    """A decoder with slots: each has its own keys and values, and stands at its own position.
+    """A decoder with slots; each slot has its own KV cache and position.
 
-    Every slot is a CFG pair: the conditional row, and the unconditional one, whose cross-attention
-    is exactly zero (zero encoder states through projections without bias) and is left out.
+    A slot is a CFG pair of rows: a conditional one, and an unconditional one whose cross-attention
+    is exactly zero (zero encoder states through projections without bias) and is not computed.
     """
 
     @property
-    def geometry(self) -> Geometry:
-        """The shape of the decoder."""
+    def geometry(self) -> Geometry: ...
 
     @property
     def slots(self) -> int:
-        """How many requests at once."""
+        """Requests that can run at once."""
 
     @property
     def positions(self) -> int:
-        """How many positions a slot can hold, a prefix included."""
+        """Positions of a slot's KV cache, a prefix included."""
 
     def admit(self, slot: int, states: Tensor, unconditional: Tensor | None = None) -> int:
-        """Begin a sequence in a slot; what it held is forgotten.
+        """Start a sequence in a slot and discard the one before.
 
         Args:
             slot: 0..slots-1.
             states: float32 `[length, hidden]`, the conditioning in the decoder's width, without
-                padding. Keys and values of the cross-attention are made of it; in a decoder without
-                cross-attention it is the prefix.
+                padding: the input of the cross-attention, or the prefix of a decoder without it.
             unconditional: float32 `[length, hidden]`, the prefix of the unconditional row, for a
                 decoder without cross-attention only; zeros when it is None. Melody checkpoints
                 have the projection of a silent chroma there, which is not zero.
@@ -47,17 +45,17 @@ class StepModel(Protocol):
         """
 
     def prefill(self, slot: int, tokens: Tensor) -> None:
-        """Take in int64 `[codebooks, length]` from the first position on, ahead of the steps."""
+        """Fill the KV cache with int64 `[codebooks, length]` from the first position on."""
 
     def step(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
-        """One step of the named slots.
+        """Run one step of some slots.
 
         Args:
-            slots: which, each once.
-            tokens: int64 `[len(slots), codebooks]`: what stands at `positions`.
-            positions: of each slot; keys and values up to it are there.
+            slots: distinct slots.
+            tokens: int64 `[len(slots), codebooks]`: the tokens at `positions`.
+            positions: the position of each slot; its cache is filled up to there.
 
         Returns:
             float32 logits `[2, len(slots), codebooks, codebook_size]`: conditional, unconditional.
-            A slot's logits are bitwise the same whoever its neighbours are.
+            The logits of a slot are bitwise independent of the other slots in the step.
         """

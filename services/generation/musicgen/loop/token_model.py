@@ -1,7 +1,7 @@
-"""What the decode loop drives: a decoder that draws its own tokens.
+"""The interface of a decoder that draws its own tokens, as the decode loop uses it.
 
-On the CPU that is a `StepModel` with the sampler behind it. A back end whose step includes the
-sampling, such as a CUDA graph, is a `TokenModel` by itself.
+On the CPU it is a `StepModel` followed by a sampler. A back end whose step includes the sampling,
+such as a CUDA graph, implements `TokenModel` itself.
 """
 
 from __future__ import annotations
@@ -20,50 +20,49 @@ if TYPE_CHECKING:
 
     from services.generation.musicgen.geometry import Geometry
     from services.generation.musicgen.loop.request import Conditioning, Sampling
-    from services.generation.musicgen.loop.sequence import Turn
+    from services.generation.musicgen.loop.sequence import StepInput
     from services.generation.musicgen.loop.step_model import StepModel
 
 
 class TokenModel(Protocol):
-    """A decoder with slots that draws tokens. Called by one thread."""
+    """A decoder with slots that draws tokens. Only one thread calls it."""
 
     @property
-    def geometry(self) -> Geometry:
-        """The shape of the decoder."""
+    def geometry(self) -> Geometry: ...
 
     @property
     def slots(self) -> int:
-        """How many requests at once."""
+        """Requests that can run at once."""
 
     @property
     def positions(self) -> int:
-        """How many positions a slot can hold, a prefix included."""
+        """Positions of a slot's KV cache, a prefix included."""
 
-    def begin(
+    def begin_window(
         self,
         slot: int,
         conditioning: Conditioning,
         sampling: Sampling,
-        opening: NDArray[np.int64],
+        tokens: NDArray[np.int64],
     ) -> None:
-        """Begin a window in a slot; what it held is forgotten.
+        """Start a window in a slot and discard the one before.
 
         Args:
             slot: 0..slots-1.
-            conditioning: of the window.
-            sampling: of all its steps.
-            opening: `[codebooks, length]`, what stands at the first positions; length may be 0.
+            conditioning: the window's conditioning.
+            sampling: the sampling of all its steps.
+            tokens: `[codebooks, length]`, the tokens at the first positions; length may be 0.
         """
 
-    def advance(self, turns: Sequence[Turn]) -> NDArray[np.int64]:
-        """One step of some slots, each once: the tokens drawn for each, `[turns, codebooks]`.
+    def step(self, inputs: Sequence[StepInput]) -> NDArray[np.int64]:
+        """Run one step of distinct slots and return the drawn tokens, `[inputs, codebooks]`.
 
-        What a slot draws does not depend on the others.
+        The tokens of a slot do not depend on the other slots.
         """
 
 
 class Sampler(Protocol):
-    """Draws tokens from logits; sampling.py says how."""
+    """Draws tokens from logits as sampling.py describes."""
 
     def __call__(
         self, logits: Tensor, samplings: Sequence[Sampling], steps: Sequence[int], /
@@ -72,8 +71,8 @@ class Sampler(Protocol):
 
         Args:
             logits: float32 `[2, n, codebooks, codebook_size]`, conditional first.
-            samplings: of the n requests.
-            steps: the number of the step in each request's piece.
+            samplings: the sampling of each of the n requests.
+            steps: the step of each request's sequence.
 
         Returns:
             `[n, codebooks]`.
@@ -81,51 +80,46 @@ class Sampler(Protocol):
 
 
 class SampledDecoder:
-    """A `StepModel` and a sampler, as a `TokenModel`."""
+    """A `TokenModel` made of a `StepModel` and a sampler."""
 
     def __init__(self, model: StepModel, sampler: Sampler | None = None) -> None:
-        """Put them together; None is the sampler by PyTorch."""
+        """Use a sampler, or PyTorch's when it is None."""
         self._model = model
         self._sampler = sampler or TorchSampler()
-        self._first = [0] * model.slots
-        self._sampling: dict[int, Sampling] = {}
+        self._first_positions = [0] * model.slots
+        self._samplings: dict[int, Sampling] = {}
 
     @property
     def geometry(self) -> Geometry:
-        """See `TokenModel.geometry`."""
         return self._model.geometry
 
     @property
     def slots(self) -> int:
-        """See `TokenModel.slots`."""
         return self._model.slots
 
     @property
     def positions(self) -> int:
-        """See `TokenModel.positions`."""
         return self._model.positions
 
-    def begin(
+    def begin_window(
         self,
         slot: int,
         conditioning: Conditioning,
         sampling: Sampling,
-        opening: NDArray[np.int64],
+        tokens: NDArray[np.int64],
     ) -> None:
-        """See `TokenModel.begin`."""
-        self._sampling[slot] = sampling
+        self._samplings[slot] = sampling
         given = conditioning.unconditional
         prefixes = [conditioning.states] if given is None else [conditioning.states, given]
-        self._first[slot] = self._model.admit(slot, *prefixes)
-        if opening.shape[1]:
-            self._model.prefill(slot, torch.from_numpy(np.ascontiguousarray(opening)))
+        self._first_positions[slot] = self._model.admit(slot, *prefixes)
+        if tokens.shape[1]:
+            self._model.prefill(slot, torch.from_numpy(np.ascontiguousarray(tokens)))
 
     @torch.inference_mode()
-    def advance(self, turns: Sequence[Turn]) -> NDArray[np.int64]:
-        """See `TokenModel.advance`."""
-        slots = [turn.slot for turn in turns]
-        positions = [self._first[turn.slot] + turn.position for turn in turns]
-        tokens = torch.from_numpy(np.stack([turn.tokens for turn in turns]))
+    def step(self, inputs: Sequence[StepInput]) -> NDArray[np.int64]:
+        slots = [each.slot for each in inputs]
+        positions = [self._first_positions[each.slot] + each.position for each in inputs]
+        tokens = torch.from_numpy(np.stack([each.tokens for each in inputs]))
         logits = self._model.step(slots, tokens, positions)
-        samplings = [self._sampling[slot] for slot in slots]
-        return self._sampler(logits, samplings, [turn.step for turn in turns])
+        samplings = [self._samplings[slot] for slot in slots]
+        return self._sampler(logits, samplings, [each.step for each in inputs])

@@ -1,7 +1,7 @@
-"""Pieces longer than the 30 s that MusicGen was trained on, as windows that overlap.
+"""Overlapping windows for music longer than the 30 s that MusicGen was trained on.
 
-A window begins 18 s after the one before and takes its last 12 s for given; its positions begin at
-0 again, and what it adds is put behind. This is how audiocraft extends a piece.
+A window starts 18 s after the one before, takes the last 12 s of that one as known, and counts its
+positions from 0. audiocraft extends music in the same way.
 """
 
 from __future__ import annotations
@@ -16,29 +16,31 @@ STRIDE_FRAMES = 18 * FRAME_RATE
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A part of a piece, in frames of the piece."""
-
     number: int
     start: int
+    """First frame of the window in the sequence."""
     known: int
-    """Frames of the window that are given: by the prefix, or by the window before."""
+    """Frames at the start of the window that the prefix or the window before provides."""
     frames: int
-    """Frames of the window, the given ones included."""
+    """All frames of the window, the known ones included."""
 
 
-def windows(
+def plan_windows(
     frames: int, prefix: int = 0, *, window: int = WINDOW_FRAMES, stride: int = STRIDE_FRAMES
 ) -> tuple[Window, ...]:
-    """The windows that draw a piece.
+    """Return the windows that draw a sequence; windows that the prefix covers are left out.
 
     Args:
-        frames: of the whole piece.
-        prefix: how many of them are given, fewer than all.
+        frames: all frames of the sequence.
+        prefix: known frames at its start, fewer than `frames`.
         window: frames of the longest window.
-        stride: frames from the start of one to the next, fewer than `window`.
+        stride: frames from the start of one window to the next, fewer than `window`.
+
+    Raises:
+        ValueError: the numbers do not fit together.
     """
     if not (0 <= prefix < frames and 0 < stride < window):
-        raise ValueError(f"{frames} frames, {prefix} of them given, window {window}/{stride}.")
+        raise ValueError(f"{frames} frames, {prefix} of them known, window {window}/{stride}.")
     plan = []
     known = prefix
     for number, start in enumerate(range(0, frames, stride)):

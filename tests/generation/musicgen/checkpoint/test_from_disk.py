@@ -1,4 +1,4 @@
-"""From the files of a checkpoint to the sound, against transformers' whole way."""
+"""From the files of a checkpoint to audio, compared with transformers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from services.generation.musicgen.checkpoint.checkpoints import Checkpoint, open_checkpoint
-from services.generation.musicgen.checkpoint.parts import weights_of
+from services.generation.musicgen.checkpoint.parts import open_weights
 from services.generation.musicgen.codec.codec import Codec
 from services.generation.musicgen.conditioning.melody import MelodyConditioner, chroma
 from services.generation.musicgen.conditioning.references import read_for_continuation, read_melody
@@ -27,11 +27,11 @@ PROMPT = "lo fi beat with a piano"
 GREEDY = Sampling(greedy=True)
 
 
-def made(
+def render(
     checkpoint: Checkpoint, melody: torch.Tensor | None = None, known: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Audio `[channels, samples]`, by way of a stream of codes."""
-    weights = weights_of(checkpoint)
+    """Render audio `[channels, samples]` from a stream of codes."""
+    weights = open_weights(checkpoint)
     (states,) = TextEncoder.load(checkpoint, weights).encode([PROMPT])
     conditioning = Conditioning(states)
     if not checkpoint.geometry.cross_attention:
@@ -45,15 +45,15 @@ def made(
     model = TorchDecoder(weights, checkpoint.geometry, slots=1, positions=160)
     stream = codec.stream()
     with DecodeLoop(SampledDecoder(model)) as loop:
-        pieces = [
+        chunks = [
             stream.push(torch.from_numpy(codes)) for codes in loop.submit(request).stream(frames=7)
         ]
-    return torch.cat([*pieces, stream.finish()], dim=1)
+    return torch.cat([*chunks, stream.finish()], dim=1)
 
 
 @torch.inference_mode()
-def wanted(model: Any, checkpoint: Checkpoint, **more: torch.Tensor) -> torch.Tensor:
-    """What `generate` makes of the same."""
+def generate(model: Any, checkpoint: Checkpoint, **more: torch.Tensor) -> torch.Tensor:
+    """Render the same audio with transformers."""
     tokenizer = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
     inputs = tokenizer([PROMPT], return_tensors="pt")
     audio: torch.Tensor = model.generate(
@@ -74,12 +74,12 @@ def wanted(model: Any, checkpoint: Checkpoint, **more: torch.Tensor) -> torch.Te
         ("stereo-melody", 2, torch.bfloat16),
     ],
 )
-def test_a_checkpoint_sounds_as_it_does_in_transformers(tmp_path, kind, shards, dtype):
+def test_a_checkpoint_renders_the_audio_of_transformers(tmp_path, kind, shards, dtype):
     model = write_checkpoint(tmp_path, kind, shards=shards, dtype=dtype)
     checkpoint = open_checkpoint(tmp_path)
-    reference = wanted(model, checkpoint)
+    reference = generate(model, checkpoint)
     assert reference.shape[1] == FRAMES * 640
-    torch.testing.assert_close(made(checkpoint), reference, atol=1e-5, rtol=0)
+    torch.testing.assert_close(render(checkpoint), reference, atol=1e-5, rtol=0)
 
 
 def tone(path, rate: int, seconds: float) -> None:
@@ -88,20 +88,20 @@ def tone(path, rate: int, seconds: float) -> None:
     soundfile.write(path, np.stack([left, right], axis=1), rate)
 
 
-def test_a_melody_is_followed_as_in_transformers(tmp_path, written):
+def test_a_melody_renders_the_audio_of_transformers(tmp_path, written):
     model, checkpoint = written("melody")
     tone(tmp_path / "a.flac", 44_100, 5.0)
     melody = torch.from_numpy(read_melody(tmp_path / "a.flac", 32_000))[0]
-    reference = wanted(model, checkpoint, input_features=chroma(melody)[None])
-    torch.testing.assert_close(made(checkpoint, melody), reference, atol=1e-5, rtol=0)
-    assert (made(checkpoint) - reference).abs().max() > 0.01
+    reference = generate(model, checkpoint, input_features=chroma(melody)[None])
+    torch.testing.assert_close(render(checkpoint, melody), reference, atol=1e-5, rtol=0)
+    assert (render(checkpoint) - reference).abs().max() > 0.01
 
 
-def test_a_file_is_continued_as_in_transformers(tmp_path, written):
+def test_a_continuation_renders_the_audio_of_transformers(tmp_path, written):
     model, checkpoint = written("stereo")
     tone(tmp_path / "a.wav", 48_000, 1.3)
     known = torch.from_numpy(read_for_continuation(tmp_path / "a.wav", 32_000, 2, 640))
-    reference = wanted(model, checkpoint, input_values=known[None])
-    got = made(checkpoint, known=known)
+    reference = generate(model, checkpoint, input_values=known[None])
+    got = render(checkpoint, known=known)
     assert got.shape[1] == known.shape[1] + FRAMES * 640
     torch.testing.assert_close(got, reference, atol=1e-5, rtol=0)

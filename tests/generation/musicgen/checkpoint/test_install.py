@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import hashlib
 import json
 import os
 import shutil
@@ -30,7 +32,7 @@ NO_WAITS = (0.0, 0.0)
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory) -> Path:
-    """What the repository holds: more than is wanted."""
+    """The files of the repository: more than are needed."""
     folder: Path = tmp_path_factory.mktemp("published")
     write_checkpoint(folder)
     (folder / "README.md").write_text("# MusicGen\n")
@@ -75,7 +77,7 @@ WANTED = {
 }
 
 
-def test_what_is_needed_is_installed_and_nothing_pickled(server, models):
+def test_an_installation_has_the_needed_files_and_no_pickled_ones(server, models):
     heard: list[tuple[int, int]] = []
     done = install(TINY, models, lambda *heard_now: heard.append(heard_now), hub=hub(server))
     assert (done.outcome, done.folder) == ("installed", models / "musicgen-tiny")
@@ -94,7 +96,7 @@ def test_what_is_needed_is_installed_and_nothing_pickled(server, models):
     )
 
 
-def test_shards_come_with_their_index(server, models):
+def test_shards_are_installed_with_their_index(server, models):
     for path in server.folder.glob("*.safetensors"):
         path.unlink()
     write_checkpoint(server.folder, shards=3)
@@ -119,7 +121,7 @@ def test_a_model_in_the_cache_of_the_user_is_used_from_there(server, models, mon
     assert (done.outcome, done.folder, server.sent) == ("in the cache", snapshot, [])
 
 
-def test_a_folder_that_a_person_put_there_is_not_called_whole(server, models):
+def test_a_folder_without_a_record_counts_as_unverified(server, models):
     shutil.copytree(server.folder, models / "musicgen-tiny")
     done = put(server, models)
     assert (done.outcome, done.folder) == ("unverified", models / "musicgen-tiny")
@@ -135,7 +137,7 @@ def test_a_folder_that_a_person_put_there_is_not_called_whole(server, models):
     ],
     ids=["a bit", "cut off", "gone"],
 )
-def test_a_damaged_model_is_mended_by_what_is_damaged(server, models, damage):
+def test_a_damaged_model_is_repaired_by_downloading_only_the_damaged_file(server, models, damage):
     folder = put(server, models).folder
     damage(folder / "model.safetensors")
     server.sent.clear()
@@ -149,14 +151,14 @@ def test_a_damaged_model_is_mended_by_what_is_damaged(server, models, damage):
 
 
 @pytest.mark.parametrize("record", ["", "{}", '{"files": [1]}', '{"files": {"a": 1}}'])
-def test_a_damaged_record_is_written_anew(server, models, record):
+def test_a_damaged_record_is_rewritten(server, models, record):
     folder = put(server, models).folder
     (folder / "installed.json").write_text(record)
     assert put(server, models).outcome == "repaired"
     assert json.loads((folder / "installed.json").read_text())["revision"] == REVISION
 
 
-def test_a_link_that_a_person_made_is_replaced_and_what_it_leads_to_stays(server, models, tmp_path):
+def test_a_user_link_is_replaced_and_its_target_stays(server, models, tmp_path):
     models.mkdir()
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes").write_text("dear")
@@ -166,7 +168,7 @@ def test_a_link_that_a_person_made_is_replaced_and_what_it_leads_to_stays(server
     assert names(tmp_path / "mine") == {"notes"}
 
 
-def test_a_link_to_files_that_are_links_is_replaced_by_the_files(server, models, tmp_path):
+def test_a_link_to_a_folder_of_links_is_replaced_by_files(server, models, tmp_path):
     # As the Hugging Face cache keeps them.
     snapshot, blobs = tmp_path / "cache" / "snapshots", tmp_path / "cache" / "blobs"
     snapshot.mkdir(parents=True)
@@ -184,7 +186,7 @@ def test_a_link_to_files_that_are_links_is_replaced_by_the_files(server, models,
 
 
 @pytest.mark.parametrize("damage", [True, False])
-def test_a_stop_while_the_replaced_model_is_deleted_is_made_up_for(server, models, damage):
+def test_the_leftover_of_an_interrupted_replacement_is_deleted(server, models, damage):
     folder = put(server, models).folder
     shutil.copytree(folder, models / ".musicgen-tiny.replaced.part")
     if damage:
@@ -209,14 +211,14 @@ def test_the_download_of_a_model_with_a_longer_name_stays(server, models):
     assert outcomes == ["installed"]
 
 
-def test_a_connection_that_is_cut_is_gone_on_with(server, models):
+def test_a_broken_connection_is_resumed(server, models):
     server.faults.cut_after = [1_000_000, 0, 2_000_000]
     put(server, models)
     starts = [start for name, start in server.sent if name == "model.safetensors"]
     assert starts == [0, 1_000_000, 1_000_000, 3_000_000]
 
 
-def test_an_installation_that_failed_is_gone_on_with(server, models):
+def test_a_failed_installation_is_resumed(server, models):
     server.faults.cut_after = [1_500_000, 0, 0, 0]
     with pytest.raises(CheckpointError, match="try again"):
         put(server, models)
@@ -231,7 +233,7 @@ def test_an_installation_that_failed_is_gone_on_with(server, models):
     assert done.bytes == (server.folder / "model.safetensors").stat().st_size - 1_500_000
 
 
-def test_what_was_left_in_another_state_than_it_was_sent_comes_anew(server, models):
+def test_a_damaged_partial_download_is_downloaded_again(server, models):
     server.faults.cut_after = [1_500_000, 0, 0, 0]
     with pytest.raises(CheckpointError):
         put(server, models)
@@ -243,7 +245,7 @@ def test_what_was_left_in_another_state_than_it_was_sent_comes_anew(server, mode
     assert heard[-1] == max(heard)
 
 
-def test_a_server_without_ranges_sends_all_of_it_again(server, models):
+def test_a_server_without_ranges_sends_the_whole_file_again(server, models):
     server.faults.cut_after = [1_000_000]
     server.faults.no_ranges = True
     heard: list[int] = []
@@ -254,9 +256,9 @@ def test_a_server_without_ranges_sends_all_of_it_again(server, models):
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "tokenizer.json"])
-def test_wrong_bytes_are_found_out(server, models, name):
+def test_a_wrong_byte_is_detected(server, models, name):
     server.faults.wrong_byte_in = {name}
-    with pytest.raises(CheckpointError, match=f"{name} .* not what it describes"):
+    with pytest.raises(CheckpointError, match=f"sent {name} .* another content"):
         put(server, models)
     assert "musicgen-tiny" not in names(models)
     assert not list(models.rglob(name))
@@ -266,13 +268,13 @@ def test_wrong_bytes_are_found_out(server, models, name):
 
 
 @pytest.mark.parametrize("status", [404, 403, 500, 503])
-def test_an_answer_that_is_an_error_is_said(server, models, status):
+def test_an_error_of_the_hub_is_reported_with_its_status(server, models, status):
     server.faults.status = [status] * 20
     with pytest.raises(CheckpointError, match=str(status)):
         put(server, models)
 
 
-def test_a_page_that_asks_for_a_login_is_said(server, models):
+def test_a_login_page_instead_of_the_hub_is_reported(server, models):
     server.faults.html = True
     with pytest.raises(CheckpointError, match="login"):
         put(server, models)
@@ -285,18 +287,18 @@ def test_a_page_that_asks_for_a_login_is_said(server, models):
         ({"repository": "nobody/nothing"}, "no repository nobody/nothing"),
     ],
 )
-def test_what_the_hub_does_not_have_is_named(server, models, change, word):
+def test_a_missing_repository_or_revision_is_named(server, models, change, word):
     with pytest.raises(CheckpointError, match=word):
         install(replace(TINY, **change), models, hub=hub(server))
 
 
-def test_another_commit_may_be_asked_for(server, models):
+def test_another_commit_can_be_installed(server, models):
     lost = replace(TINY, revision="f" * 40)
     done = install(lost, models, hub=hub(server), revision="main")
     assert done.revision == REVISION
 
 
-def test_without_a_pinned_commit_the_newest_is_taken_and_written_down(server, models):
+def test_without_a_pinned_commit_the_newest_is_installed_and_recorded(server, models):
     done = install(replace(TINY, revision=None), models, hub=hub(server))
     assert done.revision == REVISION
     record = json.loads((done.folder / "installed.json").read_text())
@@ -317,17 +319,17 @@ def test_a_repository_of_another_model_is_refused_before_its_weights_come(server
     assert not any(name == "model.safetensors" for name, _ in server.sent)
 
 
-def test_a_hub_that_is_not_there_is_said(models):
+def test_an_unreachable_hub_is_reported(models):
     with pytest.raises(CheckpointError, match="cannot be reached"):
         install(TINY, models, hub=Hub("http://127.0.0.1:9", ()))
 
 
-def test_two_installations_at_once_do_not_meet(server, models):
+def test_a_second_installation_of_a_model_at_once_is_refused(server, models):
     server.stop_at = threading.Event()
     first = threading.Thread(target=lambda: put(server, models))
     first.start()
     assert server.stop_at.wait(30)
-    with pytest.raises(CheckpointError, match="another process"):
+    with pytest.raises(CheckpointError, match="Another process is installing"):
         put(server, models)
     server.stop_at = None
     server.go_on.set()
@@ -337,7 +339,7 @@ def test_two_installations_at_once_do_not_meet(server, models):
 
 @pytest.fixture
 def small_disk(models) -> Iterator[Path]:
-    """The folder of the models on a disk of its own, 8 MiB."""
+    """A models folder on its own disk of 8 MiB."""
     models.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(models)]
     if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
@@ -346,14 +348,14 @@ def small_disk(models) -> Iterator[Path]:
     subprocess.run(["umount", str(models)], check=True)
 
 
-def test_a_disk_without_room_is_said_before_the_weights_come(server, small_disk):
+def test_a_disk_without_space_is_reported_before_the_download(server, small_disk):
     with pytest.raises(OutputError, match=r"GiB free.*DGX_MUSIC_MODELS_DIR"):
         put(server, small_disk)
     assert not any(name == "model.safetensors" for name, _ in server.sent)
 
 
-def test_a_disk_that_fills_up_on_the_way_is_said_and_gone_on_with(server, small_disk, monkeypatch):
-    """Others write as well, so that what was free is free no longer."""
+def test_a_download_resumes_after_the_disk_was_full(server, small_disk, monkeypatch):
+    # Other programs fill the disk after the space was checked.
     monkeypatch.setattr("services.generation.musicgen.checkpoint.install._SPARE_BYTES", 0)
     monkeypatch.setattr(
         "services.generation.musicgen.checkpoint.install.free_bytes", lambda _folder: 1 << 40
@@ -369,7 +371,7 @@ def test_a_disk_that_fills_up_on_the_way_is_said_and_gone_on_with(server, small_
 
 
 class Command:
-    """`dgx-music models ...` in a process of its own, in an empty folder."""
+    """Runs `dgx-music models ...` in its own process, in an empty folder."""
 
     def __init__(self, folder: Path, server: HubServer) -> None:
         self.folder = folder
@@ -404,7 +406,7 @@ def command(tmp_path, server) -> Command:
     return Command(tmp_path / "home", server)
 
 
-def test_the_command_says_the_licence_prints_the_folder_and_records_the_model(command):
+def test_the_command_shows_the_licence_prints_the_folder_and_records_the_model(command):
     code, out, err = command.run("models", "install", "tiny")
     assert (code, out) == (0, f"{command.folder}/data/models/musicgen-tiny\n")
     assert "CC-BY-NC-4.0" in err
@@ -421,7 +423,7 @@ def test_the_command_says_the_licence_prints_the_folder_and_records_the_model(co
 
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
-def test_a_command_that_is_stopped_leaves_what_the_next_goes_on_with(command, server, stop):
+def test_a_stopped_command_leaves_a_download_that_the_next_one_resumes(command, server, stop):
     server.stop_at = threading.Event()
     process = command.start("models", "install", "musicgen-tiny")
     assert server.stop_at.wait(60)
@@ -444,15 +446,67 @@ def test_a_command_that_is_stopped_leaves_what_the_next_goes_on_with(command, se
     assert start >= 1 << 20
 
 
-def test_a_name_that_is_none_is_refused_with_the_nearest(command, server):
+def test_an_unknown_name_is_refused_with_a_suggestion(command, server):
     code, out, err = command.run("models", "install", "musicgen-tinny")
     assert (code, out, server.sent) == (4, "", [])
     assert "'musicgen-tiny'" in err
 
 
-def test_offline_nothing_is_asked_for(command, server):
+def test_nothing_is_downloaded_in_offline_mode(command, server):
     command.environment["HF_HUB_OFFLINE"] = "1"
     code, _, err = command.run("models", "install", "musicgen-tiny")
     assert code == 4
     assert "HF_HUB_OFFLINE" in err
     assert server.sent == []
+
+
+def test_another_revision_replaces_the_installed_one(server, models):
+    put(server, models)
+    record = models / "musicgen-tiny" / "installed.json"
+    record.write_text(record.read_text().replace(REVISION, "e" * 40))
+    done = put(server, models, revision=REVISION)
+    assert (done.outcome, done.revision, done.bytes) == ("repaired", REVISION, 0)
+
+
+def test_intact_files_are_copied_where_links_are_impossible(server, models, monkeypatch):
+    folder = put(server, models).folder
+    (folder / "config.json").write_text("{}")
+
+    def refuse_link(*_):
+        raise OSError(errno.EPERM, "no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse_link)
+    server.sent.clear()
+    assert put(server, models).outcome == "repaired"
+    assert [name for name, _ in server.sent] == ["config.json"]
+    assert open_checkpoint(folder)
+
+
+def test_a_damaged_index_of_shards_is_refused(server, models):
+    (server.folder / "model.safetensors").unlink()
+    (server.folder / "model.safetensors.index.json").write_text('{"weight_map": {"a": "../b"}}')
+    with pytest.raises(CheckpointError, match=r"index\.json of nobody/musicgen-tiny: it names"):
+        put(server, models)
+
+
+@pytest.mark.parametrize("config", ['{"model_type": "t5"}', "[]"])
+def test_a_repository_of_another_kind_is_refused(server, models, config):
+    (server.folder / "config.json").write_text(config)
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        put(server, models)
+    assert "model.safetensors" not in [name for name, _ in server.sent]
+
+
+def test_an_unwritable_models_folder_is_reported_with_the_setting(server, tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(OutputError, match=r"cannot be written: .* Set DGX_MUSIC_MODELS_DIR"):
+        put(server, tmp_path / "file" / "models")
+
+
+def test_the_record_has_a_digest_for_every_file(server, models):
+    folder = put(server, models).folder
+    record = json.loads((folder / "installed.json").read_text())
+    assert record["files"].keys() == WANTED - {"installed.json"}
+    for name, about in record["files"].items():
+        content = (folder / name).read_bytes()
+        assert about == {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}

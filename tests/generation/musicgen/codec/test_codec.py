@@ -7,21 +7,23 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.generation.musicgen.checkpoint.parts import weights_of
+from services.generation.musicgen.checkpoint.parts import open_weights
 from services.generation.musicgen.codec import codec as codec_module
+from services.generation.musicgen.codec import lstm as lstm_module
 from services.generation.musicgen.codec.codec import Codec
-from services.generation.musicgen.codec.lstm import recurrence
+from services.generation.musicgen.codec.lstm import pack_lstm
+from services.generation.musicgen.codec.stack import CodecStack
 
 TOLERANCE = 1e-5
 
 
 @pytest.fixture(scope="module")
 def codecs(written):
-    """The codec of a kind, with transformers' model of the same numbers."""
+    """The codec of each kind, and transformers' model with the same weights."""
     made = {}
     for kind in ("mono", "stereo"):
         model, checkpoint = written(kind)
-        made[kind] = Codec.load(checkpoint, weights_of(checkpoint)), model.audio_encoder
+        made[kind] = Codec.load(checkpoint, open_weights(checkpoint)), model.audio_encoder
     return made
 
 
@@ -38,7 +40,7 @@ def some_codes(codebooks: int, frames: int, seed: int = 0) -> torch.Tensor:
 
 @torch.inference_mode()
 def in_one_go(model, codes: torch.Tensor, channels: int) -> torch.Tensor:
-    """transformers' decode of each channel."""
+    """Decode each channel with transformers."""
     return torch.cat(
         [
             model.decode(codes[None, None, channel::channels], [None]).audio_values[0]
@@ -48,7 +50,7 @@ def in_one_go(model, codes: torch.Tensor, channels: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("frames", [1, 2, 3, 4, 7, 27, 28, 29, 99, 100, 103, 104, 250])
-def test_a_decode_in_chunks_is_that_of_transformers_in_one_go(codecs, frames):
+def test_decoding_in_chunks_gives_the_audio_of_transformers(codecs, frames):
     codec, model = codecs["mono"]
     codes = some_codes(4, frames)
     wanted = in_one_go(model, codes, 1)
@@ -59,10 +61,10 @@ def test_a_decode_in_chunks_is_that_of_transformers_in_one_go(codecs, frames):
 
 
 @pytest.mark.parametrize("rows", [1, 2])
-def test_the_lstm_is_that_of_torch_to_the_last_bit_from_block_to_block(rows):
+def test_the_packed_lstm_equals_that_of_torch_bitwise(rows):
     torch.manual_seed(3)
     lstm = torch.nn.LSTM(32, 32, num_layers=2).requires_grad_(False)
-    ours, wanted_memory, memory = recurrence(lstm, torch.device("cpu")), None, None
+    ours, wanted_memory, memory = pack_lstm(lstm, torch.device("cpu")), None, None
     for frames in (7, 1, 30):
         steps = torch.randn(rows, 32, frames).permute(2, 0, 1)
         wanted, wanted_memory = lstm(steps, wanted_memory)
@@ -72,7 +74,7 @@ def test_the_lstm_is_that_of_torch_to_the_last_bit_from_block_to_block(rows):
 
 
 @pytest.mark.parametrize("rows_at_once", [1, 2])
-def test_stereo_codes_are_those_of_left_and_right_in_turn(codecs, monkeypatch, rows_at_once):
+def test_left_and_right_alternate_in_stereo_codes(codecs, monkeypatch, rows_at_once):
     codec, model = codecs["stereo"]
     monkeypatch.setattr(codec._layers, "rows_at_once", rows_at_once)
     codes = some_codes(8, 130)
@@ -98,10 +100,10 @@ def test_a_stream_gives_the_same_audio_however_its_codes_arrive(codecs, sizes, c
     codes = some_codes(4, sum(sizes))
     stream = codec.stream(chunk)
     ends = list(itertools.accumulate(sizes))
-    pieces = [
+    chunks = [
         stream.push(codes[:, start:end]) for start, end in zip([0, *ends], ends, strict=False)
     ]
-    got = torch.cat([*pieces, stream.finish()], dim=1)
+    got = torch.cat([*chunks, stream.finish()], dim=1)
     at_once = codec.stream(chunk)
     assert_same(got, torch.cat([at_once.push(codes), at_once.finish()], dim=1))
     torch.testing.assert_close(got, in_one_go(model, codes, 1), atol=TOLERANCE, rtol=0)
@@ -117,7 +119,7 @@ def test_a_stream_gives_audio_before_its_end(codecs):
     assert given_out.index(98) == 10
 
 
-def test_the_same_pieces_give_the_same_audio_to_the_last_bit(codecs):
+def test_the_same_blocks_give_bitwise_the_same_audio(codecs):
     codec, _ = codecs["stereo"]
     codes = some_codes(8, 230)
     first, again = codec.stream(), codec.stream()
@@ -126,7 +128,7 @@ def test_the_same_pieces_give_the_same_audio_to_the_last_bit(codecs):
     assert torch.equal(first.finish(), again.finish())
 
 
-def test_a_chunk_without_neighbours_would_be_heard(codecs, monkeypatch):
+def test_chunks_without_neighbours_change_the_audio(codecs, monkeypatch):
     codec, model = codecs["mono"]
     codes = some_codes(4, 250)
     monkeypatch.setattr(codec_module, "NEIGHBOURS", 0)
@@ -143,13 +145,13 @@ def test_a_chunk_without_neighbours_would_be_heard(codecs, monkeypatch):
         torch.full((4, 5), -1),
     ],
 )
-def test_codes_that_cannot_be_are_refused(codecs, codes):
+def test_invalid_codes_are_refused(codecs, codes):
     codec, _ = codecs["mono"]
     with pytest.raises(ValueError, match=r"[Cc]odes"):
         codec.stream().push(codes)
 
 
-def test_a_finished_stream_takes_nothing_more(codecs):
+def test_a_finished_stream_refuses_more_codes(codecs):
     codec, _ = codecs["mono"]
     stream = codec.stream()
     stream.finish()
@@ -177,3 +179,60 @@ def test_audio_of_another_number_of_channels_is_refused(codecs):
     codec, _ = codecs["mono"]
     with pytest.raises(ValueError, match="1 channels"):
         codec.encode(torch.zeros(2, 640))
+
+
+@pytest.mark.parametrize("frames", [0, -3])
+def test_a_chunk_without_frames_is_refused(codecs, frames):
+    with pytest.raises(ValueError, match=f"at least 1 frame, not {frames}"):
+        codecs["mono"][0].stream(frames)
+
+
+def test_an_empty_stream_is_silent(codecs):
+    for kind, channels in (("mono", 1), ("stereo", 2)):
+        assert codecs[kind][0].stream().finish().shape == (channels, 0)
+
+
+@pytest.mark.parametrize("audio", [torch.zeros(640), torch.zeros(1, 0), torch.zeros(1, 1, 640)])
+def test_audio_of_another_shape_is_refused(codecs, audio):
+    with pytest.raises(ValueError, match="1 channels"):
+        codecs["mono"][0].encode(audio)
+
+
+def test_two_streams_of_a_codec_do_not_mix(codecs):
+    codec, _ = codecs["mono"]
+    codes = [some_codes(4, 120, seed) for seed in (1, 2)]
+    streams = [codec.stream(), codec.stream()]
+    chunks = [[], []]
+    for start in range(0, 120, 40):
+        for number, stream in enumerate(streams):
+            chunks[number].append(stream.push(codes[number][:, start : start + 40]))
+    for number, stream in enumerate(streams):
+        together = torch.cat([*chunks[number], stream.finish()], dim=1)
+        assert_same(together, decoded(codec, codes[number]))
+
+
+def test_encoding_and_decoding_keep_the_length(codecs):
+    codec, _ = codecs["stereo"]
+    codes = codec.encode(torch.randn(2, 3 * 640, generator=torch.Generator().manual_seed(1)))
+    assert codes.shape == (8, 3)
+    assert decoded(codec, codes).shape == (2, 3 * 640)
+
+
+def test_an_lstm_that_cannot_be_packed_is_used_as_it_is(monkeypatch):
+    monkeypatch.setattr(lstm_module, "has_packed_fp32", lambda: False)
+    lstm = torch.nn.LSTM(8, 8)
+    assert pack_lstm(lstm, torch.device("cpu")) is lstm
+    assert pack_lstm(lstm, torch.device("meta")) is lstm
+
+
+def test_an_unknown_layer_of_the_codec_is_named():
+    with pytest.raises(TypeError, match="Tanh is not a layer of the codec"):
+        CodecStack([torch.nn.Tanh()], torch.device("cpu"))
+
+
+def test_the_stack_does_not_change_its_input(codecs):
+    layers = codecs["mono"][0]._layers
+    states = torch.randn(1, layers.width, 5)
+    before = states.clone()
+    layers.upsample(states)
+    assert torch.equal(states, before)

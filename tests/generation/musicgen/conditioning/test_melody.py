@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 import types
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 from services.errors import CheckpointError
 from services.generation.musicgen.checkpoint.checkpoints import open_checkpoint
-from services.generation.musicgen.checkpoint.parts import weights_of
+from services.generation.musicgen.checkpoint.parts import open_weights
 from services.generation.musicgen.conditioning.melody import (
     ChromaSettings,
     MelodyConditioner,
@@ -24,7 +25,7 @@ EXTRACTOR = "transformers.models.musicgen_melody.feature_extraction_musicgen_mel
 
 
 class Spectrogram(torch.nn.Module):
-    """The transform of that name that the extractor asks for, as its package documents it."""
+    """torchaudio's transform of this name, as documented, for the extractor."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class Spectrogram(torch.nn.Module):
 
 @pytest.fixture(scope="module")
 def extractor():
-    """transformers' own, run over a stand-in for the one transform it needs."""
+    """transformers' extractor, with a replacement for the one transform it needs."""
     module = importlib.import_module(EXTRACTOR)
     package: Any = types.ModuleType("torchaudio")
     package.transforms = types.SimpleNamespace(Spectrogram=Spectrogram)
@@ -58,14 +59,14 @@ def extractor():
         patch.setitem(sys.modules, "torchaudio", package)
         patch.setattr(module, "torchaudio", package, raising=False)
         kind = module.MusicgenMelodyFeatureExtractor
-        # What refuses to work without the package stands before the real methods.
+        # Without the package, stubs that raise replace the real methods.
         patch.setattr("transformers.utils.import_utils.is_torchaudio_available", lambda: True)
         patch.setattr(kind, "_backends", [], raising=False)
         yield kind()
 
 
 def tone(*notes: float, seconds: float = 3.0) -> torch.Tensor:
-    """Sines one after the other, each so long."""
+    """Return sines one after another, each `seconds` long."""
     time = torch.arange(round(seconds * RATE)) / RATE
     return torch.cat([0.3 * torch.sin(2 * torch.pi * note * time) for note in notes])
 
@@ -90,7 +91,7 @@ def test_notes_are_those_of_transformers(extractor, samples):
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-6, 1e-4])
-def test_next_to_nothing_is_read_as_in_transformers(extractor, level):
+def test_notes_of_near_silence_are_those_of_transformers(extractor, level):
     audio = level * torch.randn(50_000, generator=torch.Generator().manual_seed(0))
     wanted = extractor(audio.numpy(), sampling_rate=RATE, return_tensors="pt").input_features[0]
     assert torch.equal(chroma(audio), wanted)
@@ -100,9 +101,9 @@ def test_silence_is_the_first_note():
     assert (chroma(torch.zeros(50_000)).argmax(dim=1) == 0).all()
 
 
-def test_only_the_first_half_minute_counts():
-    begun = tone(261.63, seconds=30.0)
-    assert torch.equal(chroma(torch.cat([begun, tone(440.0)])), chroma(begun))
+def test_only_the_first_30_seconds_of_a_melody_are_used():
+    started = tone(261.63, seconds=30.0)
+    assert torch.equal(chroma(torch.cat([started, tone(440.0)])), chroma(started))
 
 
 @pytest.mark.parametrize(
@@ -110,13 +111,13 @@ def test_only_the_first_half_minute_counts():
 )
 def test_conditioning_is_what_transformers_feeds_its_decoder(written, kind, seconds):
     model, checkpoint = written(kind)
-    weights = weights_of(checkpoint)
+    weights = open_weights(checkpoint)
     text = TextEncoder.load(checkpoint, weights)
     conditioner = MelodyConditioner.load(checkpoint, weights)
     prompt = "a beat with bass"
     melody = tone(261.63, 329.63, 440.0, seconds=seconds) if seconds else None
     inputs = {} if melody is None else {"input_features": chroma(melody)[None]}
-    ids = torch.tensor([text.tokens(prompt)])
+    ids = torch.tensor([text.tokenize(prompt)])
     seen: list[torch.Tensor] = []
     hook = model.decoder.register_forward_pre_hook(
         lambda _module, _args, kwargs: seen.append(kwargs["encoder_hidden_states"]),
@@ -132,9 +133,9 @@ def test_conditioning_is_what_transformers_feeds_its_decoder(written, kind, seco
     torch.testing.assert_close(got.unconditional, seen[0][1], atol=1e-5, rtol=1e-5)
 
 
-def test_a_later_window_goes_on_in_the_melody_and_begins_again_at_its_end(written):
+def test_a_later_window_uses_a_later_part_of_the_repeated_melody(written):
     _, checkpoint = written("melody")
-    conditioner = MelodyConditioner.load(checkpoint, weights_of(checkpoint))
+    conditioner = MelodyConditioner.load(checkpoint, open_weights(checkpoint))
     text = torch.zeros(3, 64)
     melody = tone(261.63, 440.0, seconds=4.0)
     later = conditioner.condition(text, melody, start_seconds=18.0)
@@ -146,17 +147,17 @@ def test_a_later_window_goes_on_in_the_melody_and_begins_again_at_its_end(writte
 def test_a_model_without_melody_has_no_conditioner(written):
     _, checkpoint = written("mono")
     with pytest.raises(CheckpointError, match="audio_enc_to_dec_proj"):
-        MelodyConditioner.load(checkpoint, weights_of(checkpoint))
+        MelodyConditioner.load(checkpoint, open_weights(checkpoint))
 
 
 @pytest.mark.parametrize("value", ['"16384"', "0", "null", "true"])
-def test_settings_that_cannot_be_are_named(tmp_path, value):
+def test_an_invalid_setting_is_named(tmp_path, value):
     write_checkpoint(tmp_path, "melody")
     path = tmp_path / "preprocessor_config.json"
     path.write_text(path.read_text().replace("16384", value))
     checkpoint = open_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="n_fft"):
-        MelodyConditioner.load(checkpoint, weights_of(checkpoint))
+        MelodyConditioner.load(checkpoint, open_weights(checkpoint))
 
 
 def test_other_settings_are_read_from_the_checkpoint(tmp_path):
@@ -165,5 +166,72 @@ def test_other_settings_are_read_from_the_checkpoint(tmp_path):
     path = tmp_path / "preprocessor_config.json"
     path.write_text(path.read_text().replace("32000", "16000"))
     checkpoint = open_checkpoint(tmp_path)
-    conditioner = MelodyConditioner.load(checkpoint, weights_of(checkpoint))
+    conditioner = MelodyConditioner.load(checkpoint, open_weights(checkpoint))
     assert conditioner.sample_rate == 16_000
+
+
+def edit_json(path, **changes):
+    content = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in content.items() if value != "drop"}))
+
+
+def load(folder):
+    checkpoint = open_checkpoint(folder)
+    return MelodyConditioner.load(checkpoint, open_weights(checkpoint))
+
+
+@pytest.mark.parametrize("value", [0, -1, "235", 2.5])
+def test_an_invalid_length_of_the_melody_is_named(tmp_path, value):
+    write_checkpoint(tmp_path, "melody")
+    edit_json(tmp_path / "config.json", chroma_length=value)
+    with pytest.raises(CheckpointError, match=f"chroma_length of {value!r}"):
+        load(tmp_path)
+
+
+def test_configurations_with_different_notes_are_refused(tmp_path):
+    write_checkpoint(tmp_path, "melody")
+    edit_json(tmp_path / "config.json", num_chroma=24)
+    with pytest.raises(CheckpointError, match=r"24 notes in config\.json and 12 in preprocessor"):
+        load(tmp_path)
+
+
+def test_published_settings_are_used_without_a_preprocessor_file(tmp_path):
+    write_checkpoint(tmp_path, "melody")
+    (tmp_path / "preprocessor_config.json").unlink()
+    conditioner = load(tmp_path)
+    assert conditioner.sample_rate == RATE
+    assert conditioner._settings == ChromaSettings()
+
+
+def test_missing_values_of_the_preprocessor_are_those_of_the_published_models(tmp_path):
+    write_checkpoint(tmp_path, "melody")
+    edit_json(tmp_path / "preprocessor_config.json", hop_length="drop", n_fft="drop")
+    assert load(tmp_path)._settings == ChromaSettings()
+
+
+def test_a_melody_is_repeated_or_cut_to_the_length_of_the_prefix(written):
+    conditioner = load(written("melody")[1].folder)
+    text = torch.zeros(3, 64)
+    for seconds in (0.1, 2.0, 30.0):
+        states = conditioner.condition(text, tone(440.0, seconds=seconds)).states
+        assert states.shape == (CHROMA_LENGTH + 3, 64)
+
+
+def test_the_prompt_follows_the_melody_and_is_zero_in_the_unconditional_row(written):
+    conditioner = load(written("melody")[1].folder)
+    text = torch.randn(3, 64)
+    found = conditioner.condition(text, tone(440.0))
+    assert torch.equal(found.states[CHROMA_LENGTH:], text)
+    assert not found.unconditional[CHROMA_LENGTH:].any()
+    silent = conditioner.condition(text, None)
+    assert torch.equal(silent.states[:CHROMA_LENGTH], found.unconditional[:CHROMA_LENGTH])
+
+
+@pytest.mark.parametrize("settings", [ChromaSettings(notes=24), ChromaSettings(sample_rate=16_000)])
+def test_filters_of_other_settings_are_not_those_of_the_first(settings):
+    # The filter bank is cached by the settings.
+    first = chroma(tone(440.0))
+    other = chroma(tone(440.0), settings)
+    assert other.shape[1] == settings.notes
+    assert torch.equal(chroma(tone(440.0)), first)
+    assert torch.equal(chroma(tone(440.0), settings), other)

@@ -6,14 +6,16 @@ import soundfile
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from services.audio.reading import UnreadableAudioError
 from services.errors import InvalidRequestError
+from services.generation.musicgen.conditioning import references
 from services.generation.musicgen.conditioning.references import read_for_continuation, read_melody
 
 RATE, FRAME = 32_000, 640
 
 
 def tone(seconds: float, rate: int, channels: int = 1, frequency: float = 440.0) -> np.ndarray:
-    """`[samples, channels]`; the second channel is as loud and turned round."""
+    """Return `[samples, channels]`; the second channel is the inverse of the first."""
     time = np.arange(round(seconds * rate)) / rate
     wave = 0.5 * np.sin(2 * np.pi * frequency * time)
     return np.stack([wave * sign for sign in (1, -1)[:channels]], axis=1)
@@ -27,7 +29,7 @@ def pitch(audio: np.ndarray) -> float:
 @pytest.mark.parametrize(
     ("name", "rate"), [("a.wav", 44_100), ("a.flac", 48_000), ("a.mp3", 44_100), ("a.ogg", 22_050)]
 )
-def test_files_of_every_format_come_at_the_rate_of_the_model(tmp_path, name, rate):
+def test_files_of_every_format_are_resampled_to_the_model(tmp_path, name, rate):
     path = tmp_path / name
     soundfile.write(path, tone(4.0, rate), rate)
     audio = read_melody(path, RATE)
@@ -45,7 +47,7 @@ def test_a_melody_is_the_first_half_minute_in_mono(tmp_path):
     assert pitch(audio[:, -RATE:]) == pytest.approx(440.0, abs=2)
 
 
-def test_a_continuation_goes_on_from_the_last_twelve_seconds(tmp_path):
+def test_a_continuation_uses_the_last_twelve_seconds(tmp_path):
     path = tmp_path / "long.wav"
     soundfile.write(path, np.concatenate([tone(30, 8_000), tone(12, 8_000, 1, 880.0)]), 8_000)
     audio = read_for_continuation(path, RATE, 1, FRAME)
@@ -53,14 +55,14 @@ def test_a_continuation_goes_on_from_the_last_twelve_seconds(tmp_path):
     assert pitch(audio[:, :RATE]) == pytest.approx(880.0, abs=2)
 
 
-def test_what_is_kept_is_the_same_samples_whether_the_file_was_longer_or_not(tmp_path):
+def test_the_used_samples_are_those_of_the_file(tmp_path):
     ending = tone(12.0, RATE)
     soundfile.write(tmp_path / "whole.wav", np.concatenate([tone(40, RATE), ending]), RATE)
     audio = read_for_continuation(tmp_path / "whole.wav", RATE, 1, FRAME)
     np.testing.assert_allclose(audio[0], ending[:, 0], atol=1e-4)
 
 
-def test_a_file_is_cut_off_without_a_click_of_the_resampler(tmp_path):
+def test_the_used_part_starts_without_a_click_of_the_resampler(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, np.full(14 * 44_100, 0.5), 44_100, subtype="FLOAT")
     audio = read_for_continuation(path, RATE, 1, FRAME)
@@ -69,7 +71,7 @@ def test_a_file_is_cut_off_without_a_click_of_the_resampler(tmp_path):
 
 @settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(samples=st.integers(RATE, 3 * RATE))
-def test_a_continuation_is_whole_frames_and_ends_as_the_file_does(tmp_path, samples):
+def test_a_continuation_has_whole_frames_and_ends_with_the_file(tmp_path, samples):
     path = tmp_path / "a.wav"
     wave = np.linspace(-0.5, 0.5, samples)
     soundfile.write(path, wave, RATE, subtype="FLOAT")
@@ -78,7 +80,7 @@ def test_a_continuation_is_whole_frames_and_ends_as_the_file_does(tmp_path, samp
     assert audio[0, -1] == np.float32(wave[-1])
 
 
-def test_a_mono_file_is_on_both_channels_and_a_stereo_file_is_mixed_for_mono(tmp_path):
+def test_channels_are_duplicated_or_mixed_for_the_model(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, tone(2.0, RATE), RATE)
     both = read_for_continuation(path, RATE, 2, FRAME)
@@ -94,7 +96,7 @@ def test_a_mono_file_is_on_both_channels_and_a_stereo_file_is_mixed_for_mono(tmp
     assert kept[0].any()
 
 
-def test_stereo_that_cancels_out_in_mono_is_silent_and_said_so(tmp_path):
+def test_stereo_that_cancels_out_in_mono_is_refused(tmp_path):
     path = tmp_path / "a.wav"
     soundfile.write(path, tone(2.0, RATE, 2), RATE, subtype="FLOAT")
     with pytest.raises(InvalidRequestError, match="silent"):
@@ -105,51 +107,95 @@ def test_stereo_that_cancels_out_in_mono_is_silent_and_said_so(tmp_path):
     "read", [read_melody, lambda path, rate: read_for_continuation(path, rate, 2, FRAME)]
 )
 class TestRefusals:
-    def test_no_file(self, tmp_path, read):
+    def test_a_missing_file(self, tmp_path, read):
         with pytest.raises(
             InvalidRequestError, match=r"No such file.*: The file (of the melody|to cont)"
         ):
             read(tmp_path / "none.wav", RATE)
 
     @pytest.mark.parametrize("content", [b"", b"These are words. " * 500, b"RIFF\x10\0\0\0WAVE"])
-    def test_not_audio(self, tmp_path, read, content):
+    def test_a_file_that_is_not_audio(self, tmp_path, read, content):
         path = tmp_path / "words.wav"
         path.write_bytes(content)
         with pytest.raises(
-            InvalidRequestError, match=r"The file (of the melody|to continue).*\. Give a"
+            InvalidRequestError, match=r"The file (of the melody|to continue).*\. Use a"
         ):
             read(path, RATE)
 
-    def test_a_folder(self, tmp_path, read):
+    def test_a_path_that_is_a_folder(self, tmp_path, read):
         with pytest.raises(InvalidRequestError, match="not a file"):
             read(tmp_path, RATE)
 
     @pytest.mark.parametrize("level", [0.0, 3e-5])
-    def test_silence(self, tmp_path, read, level):
+    def test_a_silent_file(self, tmp_path, read, level):
         path = tmp_path / "a.wav"
         soundfile.write(path, tone(2.0, RATE) * 2 * level, RATE, subtype="FLOAT")
         with pytest.raises(InvalidRequestError, match="silent"):
             read(path, RATE)
 
-    def test_a_moment(self, tmp_path, read):
+    def test_a_file_shorter_than_a_second(self, tmp_path, read):
         path = tmp_path / "a.wav"
         soundfile.write(path, tone(0.9, RATE), RATE)
         with pytest.raises(InvalidRequestError, match=r"0\.90 s"):
             read(path, RATE)
 
-    def test_an_hour(self, tmp_path, read):
+    def test_a_file_longer_than_ten_minutes(self, tmp_path, read):
         path = tmp_path / "a.flac"
         soundfile.write(path, np.zeros(3600 * 8_000, np.int16), 8_000)
         with pytest.raises(InvalidRequestError, match="60 minutes"):
             read(path, RATE)
 
-    def test_ten_minutes_are_not_too_long(self, tmp_path, read):
+    def test_ten_minutes_are_accepted(self, tmp_path, read):
         path = tmp_path / "a.wav"
         soundfile.write(path, np.full(600 * 8_000, 8_000, np.int16), 8_000)
         assert read(path, RATE).size
 
-    def test_samples_that_are_no_numbers(self, tmp_path, read):
+    def test_a_file_with_nan(self, tmp_path, read):
         path = tmp_path / "a.wav"
         soundfile.write(path, np.full(2 * RATE, np.nan), RATE, subtype="FLOAT")
         with pytest.raises(InvalidRequestError, match="NaN"):
             read(path, RATE)
+
+
+class Endless:
+    """A file whose header says two seconds, and whose blocks do not end."""
+
+    duration_seconds, sample_rate = 2.0, RATE
+
+    def __init__(self, path):
+        self.path = path
+
+    def blocks(self):
+        while True:
+            yield np.full((1, 10 * RATE), 0.5, np.float32)
+
+
+def test_a_file_longer_than_its_header_says_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(references, "open_audio", Endless)
+    with pytest.raises(InvalidRequestError, match="continue lasts more than 10 minutes"):
+        read_for_continuation(tmp_path / "a.wav", RATE, 1, FRAME)
+    assert read_melody(tmp_path / "a.wav", RATE).shape == (1, 30 * RATE)
+
+
+class Broken(Endless):
+    """A file that cannot be read to its end."""
+
+    def blocks(self):
+        yield np.full((1, RATE), 0.5, np.float32)
+        raise UnreadableAudioError(f"{self.path} ends too early.")
+
+
+def test_a_damaged_file_is_reported_without_its_path(tmp_path, monkeypatch):
+    monkeypatch.setattr(references, "open_audio", Broken)
+    with pytest.raises(InvalidRequestError, match=r"^The file of the melody ends too early\.$"):
+        read_melody(tmp_path / "a.wav", RATE)
+
+
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(rate=st.sampled_from([8_000, 22_050, 44_100, 48_000]), frame=st.integers(1, 2_000))
+def test_any_rate_gives_whole_frames_of_the_model(tmp_path, rate, frame):
+    path = tmp_path / "a.wav"
+    soundfile.write(path, tone(1.5, rate), rate)
+    audio = read_for_continuation(path, RATE, 1, frame)
+    assert audio.shape[1] % frame == 0
+    assert 1.5 * RATE - frame - 2 <= audio.shape[1] <= 1.5 * RATE + 2

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from services.errors import CheckpointError
 from services.generation.musicgen.checkpoint.checkpoints import open_checkpoint
-from services.generation.musicgen.checkpoint.parts import weights_of
+from services.generation.musicgen.checkpoint.parts import open_weights
 from services.generation.musicgen.conditioning.text import TextEncoder
 from tests.generation.musicgen.checkpoints import write_checkpoint
 
@@ -21,19 +21,19 @@ PROMPTS = [
 @pytest.fixture(scope="module")
 def encoder(written):
     _, checkpoint = written("mono")
-    return TextEncoder.load(checkpoint, weights_of(checkpoint))
+    return TextEncoder.load(checkpoint, open_weights(checkpoint))
 
 
 def test_a_prompt_has_the_tokens_of_the_tokenizer_of_transformers(encoder, written):
     _, checkpoint = written("mono")
     theirs = AutoTokenizer.from_pretrained(checkpoint.folder, local_files_only=True)
     for prompt in PROMPTS:
-        assert encoder.tokens(prompt) == theirs(prompt).input_ids
+        assert encoder.tokenize(prompt) == theirs(prompt).input_ids
 
 
 def test_states_are_what_transformers_feeds_its_decoder_for_a_padded_batch(encoder, written):
     model, _ = written("mono")
-    ids = [encoder.tokens(prompt) for prompt in PROMPTS]
+    ids = [encoder.tokenize(prompt) for prompt in PROMPTS]
     longest = max(map(len, ids))
     padded = torch.tensor([row + [0] * (longest - len(row)) for row in ids])
     mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in ids])
@@ -63,7 +63,7 @@ def test_a_broken_tokenizer_is_named(tmp_path, content):
     (tmp_path / "tokenizer.json").write_text(content)
     checkpoint = open_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
-        TextEncoder.load(checkpoint, weights_of(checkpoint))
+        TextEncoder.load(checkpoint, open_weights(checkpoint))
 
 
 def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tmp_path, monkeypatch):
@@ -74,4 +74,24 @@ def test_a_tokenizer_of_a_larger_vocabulary_is_refused(tmp_path, monkeypatch):
     (tmp_path / "tokenizer.json").write_text(text, encoding="utf-8")
     checkpoint = open_checkpoint(tmp_path)
     with pytest.raises(CheckpointError, match="200"):
-        TextEncoder.load(checkpoint, weights_of(checkpoint))
+        TextEncoder.load(checkpoint, open_weights(checkpoint))
+
+
+def test_an_empty_prompt_has_the_end_token_only(encoder):
+    assert encoder.tokenize("") == [1]
+    (states,) = encoder.encode([""])
+    assert states.shape == (1, 64)
+
+
+def test_no_prompts_give_no_states(encoder):
+    assert encoder.encode([]) == []
+
+
+def test_packed_layers_keep_the_states(written):
+    model, checkpoint = written("mono")
+    encoder = TextEncoder.load(checkpoint, open_weights(checkpoint))
+    ids = torch.tensor([encoder.tokenize(PROMPTS[1])])
+    with torch.inference_mode():
+        wanted = model.enc_to_dec_proj(model.text_encoder(ids).last_hidden_state[0])
+    (states,) = encoder.encode([PROMPTS[1]])
+    torch.testing.assert_close(states, wanted, atol=1e-5, rtol=1e-5)

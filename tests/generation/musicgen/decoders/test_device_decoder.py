@@ -8,7 +8,7 @@ import torch
 from services.generation.musicgen.decoders.device_decoder import (
     DeviceDecoder,
     MaskedAttention,
-    kernels_that_run,
+    load_triton_attention,
 )
 from services.generation.musicgen.decoders.torch_decoder import TorchDecoder
 from services.generation.weights.weights import StateDictWeights
@@ -26,7 +26,7 @@ def model():
 
 
 def triton_attention(rows, positions):
-    """The kernels of a GPU; without one they run in Triton's interpreter."""
+    """Return the GPU kernels; on a CPU they run in Triton's interpreter."""
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton comes with a CUDA build of torch")
     from services.generation.musicgen.decoders.slot_attention import TritonAttention
@@ -61,7 +61,7 @@ def _tokens(length, seed):
 
 @torch.inference_mode()
 def _reference(model, states, tokens):
-    """Logits `[2, length, codebooks, size]` of transformers' decoder, teacher-forced."""
+    """Return logits `[2, length, codebooks, size]` of transformers' decoder, teacher-forced."""
     length = tokens.shape[1]
     both = torch.stack([states, torch.zeros_like(states)])
     ids = tokens[None].expand(2, -1, -1).reshape(2 * BOOKS, length)
@@ -73,7 +73,7 @@ def _close(found, wanted):
     return (found - wanted).abs().max() <= 1e-5 * wanted.abs().max()
 
 
-def test_steps_give_the_logits_of_transformers_whatever_stands_beside_them(decoder, model):
+def test_steps_give_the_logits_of_transformers_in_any_batch(decoder, model):
     states = [_states(length, length) for length in (5, 9, 3)]
     tokens = [_tokens(length, length) for length in (140, 9, 20)]
     starts = [0, 100, 120]
@@ -89,7 +89,7 @@ def test_steps_give_the_logits_of_transformers_whatever_stands_beside_them(decod
             assert _close(found[:, row], wanted[slot][:, at])
 
 
-def test_a_prefill_is_as_so_many_steps(decoder, model):
+def test_a_prefill_equals_as_many_steps(decoder, model):
     states, tokens = _states(6, 1), _tokens(30, 2)
     wanted = _reference(model, states, tokens)
     decoder.admit(1, states)
@@ -98,7 +98,7 @@ def test_a_prefill_is_as_so_many_steps(decoder, model):
         assert _close(decoder.step([1], tokens[None, :, at], [at])[:, 0], wanted[:, at])
 
 
-def test_what_a_slot_held_before_is_forgotten(decoder, model):
+def test_a_slot_keeps_nothing_of_its_last_sequence(decoder, model):
     decoder.admit(0, _states(20, 3))
     decoder.prefill(0, _tokens(60, 4))
     states, tokens = _states(2, 5), _tokens(3, 6)
@@ -108,12 +108,12 @@ def test_what_a_slot_held_before_is_forgotten(decoder, model):
         assert _close(decoder.step([0], tokens[None, :, at], [at])[:, 0], wanted[:, at])
 
 
-def test_more_states_than_there_is_room_for_are_refused(decoder):
+def test_too_many_states_are_refused(decoder):
     with pytest.raises(ValueError, match="513 states"):
         decoder.admit(0, torch.zeros(513, HIDDEN))
 
 
-def test_a_melody_model_begins_with_a_prefix_of_either_row():
+def test_a_melody_model_has_a_prefix_for_each_row():
     model = tiny_melody_model()
     weights, geometry = StateDictWeights(model.state_dict()), geometry_of(model.config)
     decoders = (
@@ -140,28 +140,28 @@ class Broken:
 
 
 @pytest.mark.parametrize("kernels", [Broken, None])
-def test_kernels_that_do_not_run_are_passed_over_with_one_line(monkeypatch, caplog, kernels):
+def test_kernels_that_do_not_run_are_skipped_with_one_line(monkeypatch, caplog, kernels):
     name = "services.generation.musicgen.decoders.slot_attention"
     module = None if kernels is None else SimpleNamespace(TritonAttention=kernels)
     monkeypatch.setitem(sys.modules, name, module)
-    assert kernels_that_run(2, GEOMETRY, 40, CPU, torch.float32) is None
+    assert load_triton_attention(2, GEOMETRY, 40, CPU, torch.float32) is None
     (line,) = [record.getMessage() for record in caplog.records]
     assert ("Failed to find C compiler." if kernels else name) in line
     assert "\n" not in line
 
 
-def test_kernels_without_room_are_for_the_caller_who_takes_fewer_slots(monkeypatch):
+def test_kernels_without_memory_raise_for_a_retry_with_fewer_slots(monkeypatch):
     def make(*_):
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     module = SimpleNamespace(TritonAttention=make)
     monkeypatch.setitem(sys.modules, "services.generation.musicgen.decoders.slot_attention", module)
     with pytest.raises(torch.OutOfMemoryError):
-        kernels_that_run(2, GEOMETRY, 40, CPU, torch.float32)
+        load_triton_attention(2, GEOMETRY, 40, CPU, torch.float32)
 
 
-def test_kernels_run_once_before_they_are_taken(monkeypatch):
+def test_kernels_are_run_once_before_they_are_used(monkeypatch):
     attention = triton_attention(rows=2, positions=40)
     module = SimpleNamespace(TritonAttention=lambda *_: attention)
     monkeypatch.setitem(sys.modules, "services.generation.musicgen.decoders.slot_attention", module)
-    assert kernels_that_run(2, GEOMETRY, 40, CPU, torch.float32) is attention
+    assert load_triton_attention(2, GEOMETRY, 40, CPU, torch.float32) is attention

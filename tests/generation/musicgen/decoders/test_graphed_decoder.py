@@ -6,7 +6,7 @@ from services.generation.musicgen.checkpoint.random_weights import RandomWeights
 from services.generation.musicgen.decoders.device_decoder import DeviceDecoder, MaskedAttention
 from services.generation.musicgen.decoders.graphed_decoder import GraphedDecoder
 from services.generation.musicgen.loop.request import Conditioning, Sampling
-from services.generation.musicgen.loop.sequence import Turn
+from services.generation.musicgen.loop.sequence import StepInput
 from services.generation.musicgen.loop.token_model import SampledDecoder
 from tests.generation.musicgen.decoders.test_device_decoder import (
     GEOMETRY,
@@ -23,7 +23,7 @@ SAMPLINGS = [
 
 
 class Strict(MaskedAttention):
-    """Takes only what lies as the kernels read it, which know no strides."""
+    """Accepts only contiguous tensors, as the Triton kernels do."""
 
     def attend_self(self, *given):
         assert all(tensor.is_contiguous() for tensor in given)
@@ -51,26 +51,28 @@ def models(request):
 
 
 @pytest.mark.parametrize("slots", [[0], [1, 0], [2, 0, 1]])
-def test_it_draws_what_the_sampler_draws_from_the_same_steps(models, slots):
+def test_a_graphed_step_draws_the_tokens_of_a_plain_one(models, slots):
     random = np.random.default_rng(1)
     for slot in slots:
         opening = random.integers(0, 2049, (4, slot))
         for model in models:
-            model.begin(slot, Conditioning(_states(3 + slot, slot)), SAMPLINGS[slot], opening)
+            model.begin_window(
+                slot, Conditioning(_states(3 + slot, slot)), SAMPLINGS[slot], opening
+            )
     for now in range(4):
-        turns = [
-            Turn(slot=slot, tokens=random.integers(0, 2049, 4), position=slot + now, step=now)
+        inputs = [
+            StepInput(slot=slot, tokens=random.integers(0, 2049, 4), position=slot + now, step=now)
             for slot in slots
         ]
-        found, wanted = (model.advance(turns) for model in models)
+        found, wanted = (model.step(inputs) for model in models)
         assert np.array_equal(found, wanted)
 
 
 def test_greedy_and_drawn_requests_share_a_step(models):
     for model in models:
-        model.begin(0, Conditioning(_states(3, 0)), Sampling(greedy=True), np.zeros((4, 0)))
-        model.begin(1, Conditioning(_states(3, 0)), Sampling(seed=1), np.zeros((4, 0)))
-    turns = [Turn(slot=slot, tokens=np.full(4, 2048), position=0, step=0) for slot in (0, 1)]
-    found, wanted = (model.advance(turns) for model in models)
+        model.begin_window(0, Conditioning(_states(3, 0)), Sampling(greedy=True), np.zeros((4, 0)))
+        model.begin_window(1, Conditioning(_states(3, 0)), Sampling(seed=1), np.zeros((4, 0)))
+    inputs = [StepInput(slot=slot, tokens=np.full(4, 2048), position=0, step=0) for slot in (0, 1)]
+    found, wanted = (model.step(inputs) for model in models)
     assert np.array_equal(found, wanted)
     assert not np.array_equal(*found)

@@ -1,4 +1,4 @@
-"""What is said of a quantised decoder at load."""
+"""The check of a quantised decoder at load."""
 
 import dataclasses
 import weakref
@@ -40,7 +40,7 @@ def weights(model):
 
 
 class Changed:
-    """Weights with something done to those whose name contains a part."""
+    """Weights of which those with `part` in their name are changed."""
 
     def __init__(self, weights, part, change):
         self._weights, self._part, self._change = weights, part, change
@@ -58,7 +58,7 @@ def quantised(weights):
 
 
 @pytest.mark.parametrize("build", [tiny_model, partial(tiny_model, stereo=True), tiny_melody_model])
-def test_the_reference_is_what_transformers_computes(build):
+def test_reference_logits_are_those_of_transformers(build):
     model = build()
     geometry, weights = geometry_of(model.config), StateDictWeights(model.state_dict())
     states = [draw_states(3), draw_states(9, seed=1)]
@@ -95,7 +95,7 @@ def test_a_decoder_with_a_prefix_is_checked_like_any_other():
 
 
 @native
-def test_conditioning_may_be_given(weights):
+def test_the_check_can_use_given_conditioning(weights):
     decoder = quantised(weights)
     given = self_check(decoder, weights, [draw_states(30, seed=4)])
     assert 0 < given.kl < KL_LIMIT
@@ -113,7 +113,7 @@ def test_conditioning_may_be_given(weights):
         ("layers.0.encoder_attn.v", torch.zeros_like),
     ],
 )
-def test_a_decoder_that_says_something_else_is_refused_with_the_number(weights, part, change):
+def test_a_decoder_with_wrong_logits_is_refused_with_the_numbers(weights, part, change):
     decoder = quantised(Changed(weights, part, change))
     with pytest.raises(QuantisationError, match=r"KL divergence \S+ nats .* error \S+ ") as caught:
         self_check(decoder, weights)
@@ -122,14 +122,14 @@ def test_a_decoder_that_says_something_else_is_refused_with_the_number(weights, 
 
 
 @native
-def test_a_checkpoint_that_is_not_numbers_is_refused(weights):
+def test_a_checkpoint_with_nan_is_refused(weights):
     broken = Changed(weights, "fc2", lambda tensor: tensor * float("nan"))
     with pytest.raises(QuantisationError, match="KL divergence nan"):
         self_check(quantised(broken), broken)
 
 
 class Counted(RandomWeights):
-    """Weights that know how many of their values are in memory."""
+    """Weights that count how many of their values are in memory."""
 
     alive = most = 0
 

@@ -1,9 +1,10 @@
-"""The decode loop: joining, leaving, stopping and failing. What it makes is in test_equality.py."""
+"""The decode loop: joining, leaving, cancelling and failing. test_equality.py checks the codes."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from tests.generation.musicgen.oracle import decoder_of
 from tests.generation.musicgen.tiny import tiny_model
 
 SECONDS = 60
-"""No test waits so long; a loop that hangs fails."""
+"""Time limit of every wait; only a loop that hangs reaches it."""
 
 HIDDEN = 64
 GEOMETRY = Geometry(
@@ -37,7 +38,7 @@ GEOMETRY = Geometry(
 
 
 class Counting:
-    """A token model whose every draw is the number of the step; it does what a test tells it to."""
+    """A token model that draws the number of the step, with hooks for tests."""
 
     geometry = GEOMETRY
     positions = 3000
@@ -49,18 +50,18 @@ class Counting:
         self.begun: list[tuple[int, int]] = []
         self.most = 0
 
-    def begin(
+    def begin_window(
         self, slot: int, conditioning: Conditioning, sampling: Sampling, opening: Any
     ) -> None:
         assert sampling == Sampling()
         self.before_begin(conditioning)
         self.begun.append((slot, opening.shape[1]))
 
-    def advance(self, turns: Any) -> Any:
-        self.most = max(self.most, len(turns))
-        for turn in turns:
-            self.before_step(turn.step)
-        return np.array([[turn.step] * 4 for turn in turns])
+    def step(self, inputs: Any) -> Any:
+        self.most = max(self.most, len(inputs))
+        for each in inputs:
+            self.before_step(each.step)
+        return np.array([[each.step] * 4 for each in inputs])
 
 
 def request(frames: int = 10, **fields: Any) -> DecodeRequest:
@@ -83,7 +84,7 @@ def loop(model: Counting) -> Iterator[DecodeLoop]:
         yield running
 
 
-def test_many_threads_get_each_their_own(model: Counting, loop: DecodeLoop) -> None:
+def test_each_of_many_threads_gets_its_own_codes(model: Counting, loop: DecodeLoop) -> None:
     got: dict[int, Any] = {}
 
     def ask(frames: int) -> None:
@@ -100,7 +101,7 @@ def test_many_threads_get_each_their_own(model: Counting, loop: DecodeLoop) -> N
     assert model.most <= 2
 
 
-def test_nobody_is_woken_by_steps_that_nobody_waits_for(
+def test_steps_that_no_caller_waits_for_wake_no_thread(
     loop: DecodeLoop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     woken = []
@@ -110,7 +111,7 @@ def test_nobody_is_woken_by_steps_that_nobody_waits_for(
     assert len(woken) == 2
 
 
-def test_pieces_run_together_and_in_the_order_they_came(model: Counting, loop: DecodeLoop) -> None:
+def test_requests_run_together_and_start_in_order(model: Counting, loop: DecodeLoop) -> None:
     finished: list[str] = []
     last: list[Any] = []
 
@@ -140,7 +141,7 @@ def test_progress_counts_every_step_and_ends_with_the_last(loop: DecodeLoop) -> 
     assert handle.state is State.FINISHED
 
 
-def test_what_is_left_is_known_exactly(model: Counting) -> None:
+def test_steps_ahead_count_the_queue(model: Counting) -> None:
     model.slots = 1
     seen: list[Any] = []
     with DecodeLoop(model) as loop:
@@ -160,14 +161,14 @@ def test_what_is_left_is_known_exactly(model: Counting) -> None:
     assert 0 < seen[0].seconds_left < seen[1].seconds_left
 
 
-def test_windows_begin_anew_with_what_is_known(model: Counting) -> None:
+def test_each_window_is_prefilled_with_its_known_frames(model: Counting) -> None:
     with DecodeLoop(model, window_frames=16, stride_frames=10) as loop:
         codes = loop.submit(request(30, prefix=np.zeros((4, 2), dtype=np.int64))).result(SECONDS)
     np.testing.assert_array_equal(codes[:, 2:], expected(30)[:, 2:])
     assert model.begun == [(0, 2), (0, 6), (0, 6)]
 
 
-def test_codes_come_while_they_are_made(model: Counting, loop: DecodeLoop) -> None:
+def test_codes_are_streamed_while_they_are_drawn(model: Counting, loop: DecodeLoop) -> None:
     taken = threading.Event()
 
     def wait(step: int) -> None:
@@ -183,12 +184,12 @@ def test_codes_come_while_they_are_made(model: Counting, loop: DecodeLoop) -> No
     np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected(20))
 
 
-def test_a_stream_ends_with_what_remains(loop: DecodeLoop) -> None:
+def test_a_stream_ends_with_a_shorter_block(loop: DecodeLoop) -> None:
     handle = loop.submit(request(10))
     assert [part.shape[1] for part in handle.stream(4)] == [4, 4, 2]
 
 
-def test_a_cancelled_piece_stops_at_the_next_step_and_others_go_on(
+def test_a_cancelled_request_stops_before_the_next_step_and_others_continue(
     model: Counting, loop: DecodeLoop
 ) -> None:
     steps: list[int] = []
@@ -212,7 +213,7 @@ def test_a_cancelled_piece_stops_at_the_next_step_and_others_go_on(
         list(handles[0].stream(4))
 
 
-def test_should_stop_is_asked_before_each_step_even_of_those_who_wait(model: Counting) -> None:
+def test_should_stop_is_called_before_each_step_for_waiting_requests_too(model: Counting) -> None:
     model.slots = 1
     asked: list[str] = []
     steps: list[int] = []
@@ -241,7 +242,7 @@ def test_should_stop_is_asked_before_each_step_even_of_those_who_wait(model: Cou
     assert asked.count("waiting") == 2
 
 
-def test_an_error_in_a_step_fails_those_in_flight_and_the_loop_goes_on(
+def test_an_error_in_a_step_fails_the_running_requests_only(
     model: Counting, loop: DecodeLoop
 ) -> None:
     def fail(step: int) -> None:
@@ -260,7 +261,7 @@ def test_an_error_in_a_step_fails_those_in_flight_and_the_loop_goes_on(
 
 
 @pytest.mark.parametrize("where", ["begin", "progress", "should_stop"])
-def test_an_error_that_is_one_piece_s_own_fails_that_piece_alone(
+def test_an_error_of_one_request_fails_that_request_only(
     model: Counting, loop: DecodeLoop, where: str
 ) -> None:
     bad = request(9)
@@ -268,11 +269,11 @@ def test_an_error_that_is_one_piece_s_own_fails_that_piece_alone(
     def fail(*_: object) -> Any:
         raise KeyError("wrong")
 
-    def begin(conditioning: Conditioning) -> None:
+    def fail_begin(conditioning: Conditioning) -> None:
         if where == "begin" and conditioning is bad.conditioning[0]:
             fail()
 
-    model.before_begin = begin
+    model.before_begin = fail_begin
     good = loop.submit(request(30))
     handle = loop.submit(
         bad,
@@ -284,7 +285,9 @@ def test_an_error_that_is_one_piece_s_own_fails_that_piece_alone(
     np.testing.assert_array_equal(good.result(SECONDS), expected(30))
 
 
-def test_an_error_for_people_stays_as_it_is(model: Counting, loop: DecodeLoop) -> None:
+def test_an_error_of_this_project_reaches_the_caller_unchanged(
+    model: Counting, loop: DecodeLoop
+) -> None:
     def fail(_: int) -> None:
         raise EngineError("The GPU ran out of memory. Ask for fewer pieces at once.")
 
@@ -294,16 +297,16 @@ def test_an_error_for_people_stays_as_it_is(model: Counting, loop: DecodeLoop) -
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_a_loop_that_breaks_lets_nobody_wait(model: Counting, loop: DecodeLoop) -> None:
-    # One row of tokens too few is what no back end may give.
-    model.advance = lambda turns: np.zeros((len(turns) - 1, 4))  # type: ignore[method-assign]
+def test_requests_fail_when_the_thread_of_the_loop_dies(model: Counting, loop: DecodeLoop) -> None:
+    # A back end that returns too few rows breaks the loop itself.
+    model.step = lambda inputs: np.zeros((len(inputs) - 1, 4))  # type: ignore[method-assign]
     with pytest.raises(EngineError, match="shut down"):
         loop.submit(request()).result(SECONDS)
     with pytest.raises(EngineError, match="shut down"):
         loop.submit(request())
 
 
-def test_closing_fails_what_is_not_finished(model: Counting) -> None:
+def test_close_fails_unfinished_requests(model: Counting) -> None:
     running, go = threading.Event(), threading.Event()
 
     def wait(_: int) -> None:
@@ -325,7 +328,7 @@ def test_closing_fails_what_is_not_finished(model: Counting) -> None:
         loop.submit(request())
 
 
-def test_a_result_that_is_not_there_in_time(model: Counting, loop: DecodeLoop) -> None:
+def test_a_result_that_takes_too_long_is_a_timeout(model: Counting, loop: DecodeLoop) -> None:
     go = threading.Event()
     model.before_step = lambda _: go.wait(SECONDS) and None
     handle = loop.submit(request())
@@ -342,25 +345,25 @@ ONE = torch.zeros(1, HIDDEN)
     ("wrong", "sentence"),
     [
         ({"frames": 0}, "longer"),
-        ({"conditioning": ()}, "conditioned"),
+        ({"conditioning": ()}, "no conditioning"),
         ({"conditioning": (Conditioning(torch.zeros(3, 32)),)}, "needs"),
         ({"conditioning": (Conditioning(torch.zeros(0, HIDDEN)),)}, "needs"),
         ({"conditioning": (Conditioning(torch.zeros(HIDDEN)),)}, "needs"),
         ({"conditioning": (Conditioning(ONE, torch.zeros(2, HIDDEN)),)}, "needs"),
         ({"prefix": np.zeros((8, 2), dtype=np.int64)}, "8 codebooks"),
-        ({"prefix": np.full((4, 2), 2048)}, "outside 0 to 2047"),
-        ({"prefix": np.full((4, 2), -1)}, "outside 0 to 2047"),
+        ({"prefix": np.full((4, 2), 2048)}, "not all from 0 to 2047"),
+        ({"prefix": np.full((4, 2), -1)}, "not all from 0 to 2047"),
         ({"prefix": np.zeros((4, 10), dtype=np.int64)}, "longer"),
     ],
 )
-def test_a_request_that_cannot_be_made_is_refused_at_once(
+def test_an_invalid_request_is_refused_by_submit(
     loop: DecodeLoop, wrong: dict[str, Any], sentence: str
 ) -> None:
     with pytest.raises(InvalidRequestError, match=sentence):
         loop.submit(request(**wrong))
 
 
-def test_a_piece_needs_room_for_its_longest_window(model: Counting) -> None:
+def test_a_request_needs_positions_for_its_longest_window(model: Counting) -> None:
     model.positions = 19
     with DecodeLoop(model, window_frames=16, stride_frames=10) as loop:
         assert loop.submit(request(40)).result(SECONDS).shape == (4, 40)
@@ -378,3 +381,74 @@ def test_a_real_decoder_fails_one_request_with_its_own_error_and_serves_the_next
         with pytest.raises(EngineError, match="out of"):
             loop.submit(request(12)).result(SECONDS)
         assert loop.submit(request(6)).result(SECONDS).shape == (4, 6)
+
+
+def test_a_callback_may_close_the_loop(model: Counting) -> None:
+    loop = DecodeLoop(model)
+    handle = loop.submit(request(20), lambda done, _: loop.close() if done == 3 else None)
+    with pytest.raises(EngineError, match="shut down"):
+        handle.result(SECONDS)
+    loop.close()
+    assert handle.progress().steps_done == 3
+
+
+def test_a_loop_may_be_closed_twice_and_without_requests(model: Counting) -> None:
+    loop = DecodeLoop(model)
+    loop.close()
+    loop.close()
+    assert model.begun == []
+
+
+def test_a_finished_request_keeps_its_codes_after_close(model: Counting) -> None:
+    with DecodeLoop(model) as loop:
+        handle = loop.submit(request(6))
+        handle.result(SECONDS)
+    np.testing.assert_array_equal(handle.result(0), expected(6))
+
+
+def test_a_request_cancelled_before_its_first_step_never_reaches_the_model(
+    model: Counting, loop: DecodeLoop
+) -> None:
+    handle = loop.submit(request(6), should_stop=lambda: True)
+    with pytest.raises(CancelledError):
+        handle.result(SECONDS)
+    assert (model.begun, model.most) == ([], 0)
+    np.testing.assert_array_equal(loop.submit(request(5)).result(SECONDS), expected(5))
+
+
+def test_the_model_runs_where_execute_says(model: Counting) -> None:
+    calls: list[str] = []
+
+    def execute(action: Callable[[], Any], /) -> Any:
+        calls.append(threading.current_thread().name)
+        return action()
+
+    with DecodeLoop(model, execute=execute) as loop:
+        loop.submit(request(4)).result(SECONDS)
+    assert calls == ["musicgen-decode"] * (1 + 7)
+
+
+def test_a_window_that_fails_to_start_fails_only_its_request(model: Counting) -> None:
+    starts: list[int] = []
+
+    def fail_second(_: Conditioning) -> None:
+        starts.append(1)
+        if len(starts) == 2:
+            raise RuntimeError("no memory")
+
+    model.before_begin = fail_second
+    with DecodeLoop(model, window_frames=16, stride_frames=10) as loop:
+        handle = loop.submit(request(30))
+        with pytest.raises(EngineError, match="no memory"):
+            handle.result(SECONDS)
+        assert handle.progress().frames_ready == 16
+        assert loop.submit(request(5)).result(SECONDS).shape == (4, 5)
+
+
+def test_a_melody_prefix_counts_as_positions(model: Counting) -> None:
+    model.geometry = replace(GEOMETRY, cross_attention=False)
+    model.positions = 10 + 3 + 3
+    with DecodeLoop(model) as loop:
+        assert loop.submit(request(10)).result(SECONDS).shape == (4, 10)
+        with pytest.raises(InvalidRequestError, match=r"needs 17 positions, .* loaded with 16\."):
+            loop.submit(request(11))

@@ -1,4 +1,4 @@
-"""Where codes stand in the sequence that the decoder sees."""
+"""The columns of codes in the decoder's input."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ patterns = st.sampled_from([MONO, STEREO])
 
 
 @st.composite
-def pieces(draw: st.DrawFn) -> tuple[DelayPattern, int, int]:
+def layouts(draw: st.DrawFn) -> tuple[DelayPattern, int, int]:
     frames = draw(st.integers(4, 40))
     return draw(patterns), frames, draw(st.integers(0, frames))
 
@@ -49,10 +49,10 @@ def test_pattern_of_a_geometry() -> None:
         cross_attention=True,
         max_positions=9,
     )
-    assert DelayPattern.of(geometry) == STEREO
+    assert DelayPattern.from_geometry(geometry) == STEREO
 
 
-def test_a_continuation_written_out() -> None:
+def test_the_grid_of_a_continuation_by_hand() -> None:
     pattern = DelayPattern(codebooks=3, channels=1, pad_token=9)
     grid = pattern.lay_out(np.array([[1, 2], [3, 4], [5, 6]]), frames=4)
     assert grid.tolist() == [
@@ -60,7 +60,7 @@ def test_a_continuation_written_out() -> None:
         [9, 9, 3, 4, 9, 9, 9],
         [9, 9, 9, 5, 6, 9, 9],
     ]
-    assert [pattern.drawn(step, 4, 2).tolist() for step in range(2, 6)] == [
+    assert [pattern.draw_mask(step, 4, 2).tolist() for step in range(2, 6)] == [
         [True, False, False],
         [True, True, False],
         [False, True, True],
@@ -68,35 +68,35 @@ def test_a_continuation_written_out() -> None:
     ]
 
 
-@given(pieces())
-def test_grid_is_that_of_transformers(piece: tuple[DelayPattern, int, int]) -> None:
-    pattern, frames, known = piece
+@given(layouts())
+def test_grid_is_that_of_transformers(layout: tuple[DelayPattern, int, int]) -> None:
+    pattern, frames, known = layout
     codes = codes_of(pattern, known)
     config = SimpleNamespace(audio_channels=pattern.channels)
     owner: Any = SimpleNamespace(num_codebooks=pattern.codebooks, config=config)
-    begun = torch.nn.functional.pad(torch.from_numpy(codes), (1, 0), value=2048)
+    started = torch.nn.functional.pad(torch.from_numpy(codes), (1, 0), value=2048)
     given_ids, mask = MusicgenForCausalLM.build_delay_pattern_mask(
-        owner, begun, 2048, max_length=frames + pattern.longest_lag + 1
+        owner, started, 2048, max_length=frames + pattern.longest_lag + 1
     )
     grid = pattern.lay_out(codes, frames)
     free = mask.numpy() == -1
     np.testing.assert_array_equal(grid[~free], mask.numpy()[~free])
-    steps = range(known, known + pattern.steps(frames, known))
+    steps = range(known, known + pattern.count_steps(frames, known))
     assert given_ids.shape[1] == known + 1
-    drawn = np.stack([pattern.drawn(step, frames, known) for step in steps], 1)
+    drawn = np.stack([pattern.draw_mask(step, frames, known) for step in steps], 1)
     np.testing.assert_array_equal(drawn, free[:, known + 1 :])
 
 
-@given(pieces())
+@given(layouts())
 def test_steps_draw_each_missing_code_once_and_no_given_one(
-    piece: tuple[DelayPattern, int, int],
+    layout: tuple[DelayPattern, int, int],
 ) -> None:
-    pattern, frames, known = piece
+    pattern, frames, known = layout
     codes = codes_of(pattern, frames)
     grid, whole = pattern.lay_out(codes[:, :known], frames), pattern.lay_out(codes, frames)
     draws = 0
-    for step in range(known, known + pattern.steps(frames, known)):
-        drawn = pattern.drawn(step, frames, known)
+    for step in range(known, known + pattern.count_steps(frames, known)):
+        drawn = pattern.draw_mask(step, frames, known)
         assert (grid[drawn, step + 1] == pattern.pad_token).all()
         grid[drawn, step + 1] = whole[drawn, step + 1]
         draws += int(drawn.sum())
@@ -108,7 +108,7 @@ def test_steps_draw_each_missing_code_once_and_no_given_one(
 def test_complete_frames_have_all_their_codes(pattern: DelayPattern) -> None:
     frames = 6
     have = np.zeros((pattern.codebooks, frames), dtype=bool)
-    for step in range(pattern.steps(frames)):
-        drawn = pattern.drawn(step, frames)
+    for step in range(pattern.count_steps(frames)):
+        drawn = pattern.draw_mask(step, frames)
         have[drawn, step - pattern.lags[drawn]] = True
-        assert pattern.complete(step + 1, frames) == have.all(0).sum()
+        assert pattern.count_complete(step + 1, frames) == have.all(0).sum()

@@ -1,4 +1,4 @@
-"""Drawing tokens: as transformers draws them, from noise that can be made again."""
+"""Sampling: the distribution of transformers, with reproducible noise."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def logits_of(seed: int, requests: int = 1) -> torch.Tensor:
 
 
 def drawn(logits: torch.Tensor, sampling: list[Sampling], steps: list[int], **fast: Any) -> Any:
-    tensors = SamplingTensors.of(sampling)
+    tensors = SamplingTensors.from_samplings(sampling)
     noise = gumbel_noise(tensors.seed, torch.tensor(steps), *logits.shape[2:])
     return draw(guide(logits, tensors.guidance), tensors, noise, **fast)
 
@@ -57,7 +57,7 @@ samplings = st.builds(
 
 @settings(max_examples=40)
 @given(samplings, st.integers(0, 10**6), st.integers(0, 99))
-def test_tokens_are_those_of_transformers_on_the_same_noise(
+def test_tokens_equal_those_of_transformers_for_the_same_noise(
     sampling: Sampling, step: int, seed: int
 ) -> None:
     logits = logits_of(seed)
@@ -79,7 +79,7 @@ def test_tokens_are_those_of_transformers_on_the_same_noise(
 
 @settings(max_examples=20)
 @given(st.lists(samplings, min_size=2, max_size=4))
-def test_a_request_draws_the_same_beside_others(sampling: list[Sampling]) -> None:
+def test_a_request_draws_the_same_alone_and_in_a_batch(sampling: list[Sampling]) -> None:
     logits, steps = logits_of(1, len(sampling)), [7 * number for number in range(len(sampling))]
     together = drawn(logits, sampling, steps)
     for number, each in enumerate(sampling):
@@ -92,7 +92,7 @@ def test_a_request_draws_the_same_beside_others(sampling: list[Sampling]) -> Non
     st.lists(st.tuples(samplings, st.sampled_from([0, 3, 4, 1000])), min_size=1, max_size=3),
     st.sampled_from([64, VOCABULARY]),
 )
-def test_a_sampler_draws_step_by_step_as_if_each_were_the_only_one(
+def test_a_sampler_with_kept_noise_draws_as_one_without(
     given: list[tuple[Sampling, int]], vocabulary: int
 ) -> None:
     sampler, sampling = TorchSampler(), [each for each, _ in given]
@@ -102,9 +102,19 @@ def test_a_sampler_draws_step_by_step_as_if_each_were_the_only_one(
         assert sampler(logits, sampling, steps).tolist() == drawn(logits, sampling, steps).tolist()
 
 
+@pytest.mark.parametrize("shapes", [((4, 2048), (4, 64)), ((4, 64), (4, 2048)), ((4, 32), (2, 64))])
+@pytest.mark.parametrize("step", [0, 3, 200])
+def test_a_sampler_serves_logits_of_one_shape_after_another(shapes: Any, step: int) -> None:
+    sampler, sampling = TorchSampler(), [Sampling(seed=9, top_k=0)]
+    for codebooks, vocabulary in shapes:
+        logits = logits_of(0)[:, :, :codebooks, :vocabulary]
+        wanted = drawn(logits, sampling, [step])
+        assert sampler(logits, sampling, [step]).tolist() == wanted.tolist()
+
+
 @settings(max_examples=20)
 @given(samplings)
-def test_what_makes_it_faster_changes_nothing(sampling: Sampling) -> None:
+def test_faster_options_do_not_change_the_tokens(sampling: Sampling) -> None:
     logits = logits_of(2)
     fast = {"widest_top_k": sampling.top_k, "any_top_p": 0 < sampling.top_p < 1}
     assert torch.equal(drawn(logits, [sampling], [3]), drawn(logits, [sampling], [3], **fast))
@@ -151,7 +161,7 @@ def test_bits_are_those_of_split_mix(seed: int, step: int, codebook: int, token:
 
 
 def test_bits_begin_as_published() -> None:
-    # The first outputs of SplitMix64 for the state 0, as in the test vectors of xoshiro's authors.
+    # The first outputs of SplitMix64 for state 0, from the test vectors of xoshiro's authors.
     bits = random_bits(torch.tensor([0]), torch.tensor([0]), 1, 3)[0, 0].tolist()
     assert [each & BITS for each in bits] == [
         0xE220A8397B1DCDAF,
@@ -179,10 +189,10 @@ def test_extreme_bits_give_finite_noise(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.mark.parametrize("codebook", [0, 3])
 def test_draws_follow_the_softmax(codebook: int) -> None:
-    # The seed is fixed, so that the statistic is too.
+    # The seed is fixed, and with it the statistic.
     logits = torch.tensor([2.0, 1.0, 0.5, 0.0, -0.5, -1.0, -2.0, -3.0])
     count = 20_000
-    tensors = SamplingTensors.of([Sampling(seed=42, top_k=0)] * count)
+    tensors = SamplingTensors.from_samplings([Sampling(seed=42, top_k=0)] * count)
     noise = gumbel_noise(tensors.seed, torch.arange(count), 4, 8)
     tokens = draw(logits.expand(count, 4, 8), tensors, noise, any_top_p=False)
     seen = tokens[:, codebook].bincount(minlength=8).double()
@@ -191,7 +201,7 @@ def test_draws_follow_the_softmax(codebook: int) -> None:
 
 def test_top_p_renormalises_what_it_keeps() -> None:
     logits = torch.tensor([0.4, 0.3, 0.2, 0.1]).log()
-    tensors = SamplingTensors.of([Sampling(seed=1, top_k=0, top_p=0.65)] * 8000)
+    tensors = SamplingTensors.from_samplings([Sampling(seed=1, top_k=0, top_p=0.65)] * 8000)
     noise = gumbel_noise(tensors.seed, torch.arange(8000), 1, 4)
     tokens = draw(logits.expand(8000, 1, 4), tensors, noise)
     seen = tokens.flatten().bincount(minlength=4).double()
@@ -231,6 +241,6 @@ def test_streams_are_independent(other: str) -> None:
         {"top_p": 1.1},
     ],
 )
-def test_a_sampling_that_means_nothing_is_refused(wrong: dict[str, Any]) -> None:
+def test_invalid_sampling_parameters_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequestError):
         Sampling(**wrong)

@@ -1,1 +1,1 @@
-"""The step of the decoder in C: built on the machine it runs on, and never required."""
+"""The decoder's step and the sampling in C: built on the machine they run on, and optional."""

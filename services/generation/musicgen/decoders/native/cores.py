@@ -1,4 +1,4 @@
-"""How many threads read memory fastest: one for each physical core that this process may use."""
+"""The number of threads that read memory fastest: one per physical core of this process."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
 def physical_cores(cpus: Path = _CPUS, quota: Path = _QUOTA) -> int:
-    """At least 1. Siblings of one core count once, and a container's quota is kept."""
+    """Return the physical cores this process may use within its container's quota, at least 1."""
     allowed = os.sched_getaffinity(0)
     cores = {_siblings(cpus / f"cpu{cpu}" / "topology", cpu) for cpu in allowed}
     return max(1, min(len(cores), _whole_cores(quota) or len(cores)))
@@ -26,7 +26,7 @@ def _siblings(topology: Path, cpu: int) -> str:
 
 
 def _whole_cores(quota: Path) -> int | None:
-    """Threads that spin in more cores than the quota pays for stand still together."""
+    # With more spinning threads than the quota allows, the system pauses all of them together.
     try:
         limit, period = quota.read_text().split()
         return None if limit == "max" else max(1, int(limit) // int(period))

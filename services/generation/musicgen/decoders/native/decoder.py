@@ -1,4 +1,4 @@
-"""The decoder on the CPU by step.c."""
+"""The decoder on the CPU in C (step.c)."""
 
 from __future__ import annotations
 
@@ -30,16 +30,15 @@ if TYPE_CHECKING:
     from services.generation.weights.weights import WeightSource
 
 _FORMATS = {"int8": Format.INT8, "fp32": Format.FLOAT32}
-PREFILL = 32
-"""Positions that are taken in at once ahead of the steps."""
+PREFILL_PAIRS = 32
+"""Positions of a prefill that are computed at once."""
 
 
 class NativeDecoder:
-    """A StepModel in C: int8 weights, keys and values, or float32 throughout.
+    """A `StepModel` in C: int8 weights and KV cache, or float32 throughout.
 
-    int8 is weights and inputs in groups of 128, each group with a scale; a short prompt becomes
-    part of the weights (prompt.h). Layers are packed as they are read, so that beside what is kept
-    there is one of them at a time.
+    int8 means weights and inputs in groups of 128, each with a scale; a short prompt becomes part
+    of the weights (prompt.h). Layers are read and packed one at a time to limit memory.
     """
 
     def __init__(
@@ -52,19 +51,19 @@ class NativeDecoder:
         threads: int | None = None,
         level: str | None = None,
     ) -> None:
-        """Take the weights in.
+        """Read and pack the weights.
 
         Args:
             source: the decoder's tensors.
-            geometry: their shape.
-            slots: how many sequences at once.
-            positions: how many positions a slot can hold, a prefix included.
-            weights: how they are kept.
-            threads: how many; by default one for each physical core.
-            level: an instruction set of `levels()`; by default the fastest.
+            geometry: the shape they must have.
+            slots: requests that can run at once.
+            positions: positions of a slot's cache, a prefix included.
+            weights: precision of the weights.
+            threads: number of threads; None is one per physical core.
+            level: an instruction set of `levels()`; None is the fastest.
 
         Raises:
-            NativeUnavailableError: there is no library, level, memory or kernel for this shape.
+            NativeUnavailableError: the library, the level, the memory or a kernel is missing.
             CheckpointError: a tensor is missing, damaged or of another shape.
         """
         self._geometry, self._slots, self._positions = geometry, slots, positions
@@ -86,44 +85,40 @@ class NativeDecoder:
             threads=threads or physical_cores(),
             level=known[level or list(known)[-1]],
         )
-        self._places = max(slots, PREFILL)
-        self._model = self._library.musicgen_new(ctypes.byref(shape), self._places)
+        self._max_pairs = max(slots, PREFILL_PAIRS)
+        self._model = self._library.musicgen_new(ctypes.byref(shape), self._max_pairs)
         if not self._model:
             raise NativeUnavailableError(
                 f"The native step has no kernel, or this machine no memory, for {slots} slots of "
                 f"{positions} positions of a decoder of {geometry.hidden} values in "
                 f"{geometry.heads} heads."
             )
-        # When the process ends another thread may be within a step.
+        # Not at exit: another thread may still be in a step.
         weakref.finalize(self, _free, self._library, self._model, os.getpid()).atexit = False
-        self._first = [0] * slots
+        self._first_positions = [0] * slots
         self._load(source)
 
     @property
     def geometry(self) -> Geometry:
-        """The shape of the decoder."""
         return self._geometry
 
     @property
     def slots(self) -> int:
-        """How many requests at once."""
         return self._slots
 
     @property
     def positions(self) -> int:
-        """How many positions a slot can hold, a prefix included."""
         return self._positions
 
     def admit(self, slot: int, states: Tensor, unconditional: Tensor | None = None) -> int:
-        """Begin a sequence in a slot, as StepModel says."""
         states = states.detach().to(torch.float32).contiguous()
         length = states.shape[0]
         if states.shape != (length, self._geometry.hidden):
             raise ValueError(f"states of {tuple(states.shape)}, not [length, hidden].")
         if not self._geometry.cross_attention:
             other = torch.zeros_like(states) if unconditional is None else unconditional
-            self._take_in(slot, 0, states=torch.stack([states, other.to(torch.float32)], dim=1))
-            self._first[slot] = length
+            self._fill_cache(slot, 0, states=torch.stack([states, other.to(torch.float32)], dim=1))
+            self._first_positions[slot] = length
             return length
         with self._lock:
             code = self._library.musicgen_admit(self._model, slot, states.data_ptr(), length)
@@ -134,29 +129,27 @@ class NativeDecoder:
         return 0
 
     def prefill(self, slot: int, tokens: Tensor) -> None:
-        """Take in int64 `[codebooks, length]`, as StepModel says."""
-        self._take_in(slot, self._first[slot], tokens=tokens.t().contiguous())
+        self._fill_cache(slot, self._first_positions[slot], tokens=tokens.t().contiguous())
 
     def step(self, slots: Sequence[int], tokens: Tensor, positions: Sequence[int]) -> Tensor:
-        """One step of the named slots, as StepModel says."""
         geometry, count = self._geometry, len(slots)
         logits = torch.empty(2, count, geometry.codebooks, geometry.codebook_size)
         self._forward(slots, positions, tokens=tokens.contiguous(), logits=logits)
         return logits
 
     def read_weights(self) -> int:
-        """Read most of the weights once, as a step would at best, and return their bytes."""
+        """Read most weights once, a lower bound for the time of a step; return their bytes."""
         with self._lock:
             return int(self._library.musicgen_read(self._model))
 
-    def _take_in(
+    def _fill_cache(
         self, slot: int, first: int, *, tokens: Tensor | None = None, states: Tensor | None = None
     ) -> None:
-        """Tokens `[length, codebooks]` or states `[length, 2, hidden]`, a few at a time."""
+        """Run tokens `[length, codebooks]` or states `[length, 2, hidden]` from `first` on."""
         given = tokens if tokens is not None else states
         assert given is not None
-        for start in range(0, given.shape[0], self._places):
-            end = min(start + self._places, given.shape[0])
+        for start in range(0, given.shape[0], self._max_pairs):
+            end = min(start + self._max_pairs, given.shape[0])
             self._forward(
                 [slot] * (end - start),
                 range(first + start, first + end),
@@ -178,7 +171,7 @@ class NativeDecoder:
         if len(positions) != count or (
             tokens is not None and (tokens.shape != wanted or tokens.dtype != torch.int64)
         ):
-            raise ValueError(f"{count} slots, {len(positions)} positions and other tokens.")
+            raise ValueError(f"{count} slots, {len(positions)} positions and tokens do not match.")
         integers = ctypes.c_int32 * count
         with self._lock:
             code = self._library.musicgen_forward(
@@ -197,33 +190,33 @@ class NativeDecoder:
         geometry = self._geometry
         for i in range(geometry.layers):
             layer = read_layer(source, geometry, i)
-            self._matrix(MatrixName.QKV, layer.qkv, i)
-            self._matrix(MatrixName.SELF_OUT, layer.out, i)
-            self._matrix(MatrixName.FC1, layer.fc1, i)
-            self._matrix(MatrixName.FC2, layer.fc2, i)
-            self._vectors(VectorName.SELF_NORM, layer.norm.weight, layer.norm.bias, i)
-            self._vectors(VectorName.LAST_NORM, layer.ffn_norm.weight, layer.ffn_norm.bias, i)
+            self._set_matrix(MatrixName.QKV, layer.qkv, i)
+            self._set_matrix(MatrixName.SELF_OUT, layer.out, i)
+            self._set_matrix(MatrixName.FC1, layer.fc1, i)
+            self._set_matrix(MatrixName.FC2, layer.fc2, i)
+            self._set_vectors(VectorName.SELF_NORM, layer.norm.weight, layer.norm.bias, i)
+            self._set_vectors(VectorName.LAST_NORM, layer.ffn_norm.weight, layer.ffn_norm.bias, i)
             if (cross := layer.cross) is not None:
-                self._matrix(MatrixName.CROSS_Q, cross.query, i)
-                self._matrix(MatrixName.CROSS_KV, cross.key, i)
-                self._matrix(MatrixName.CROSS_KV, cross.value, i, first=geometry.hidden)
-                self._matrix(MatrixName.CROSS_OUT, cross.out, i)
-                self._vectors(VectorName.CROSS_NORM, cross.norm.weight, cross.norm.bias, i)
+                self._set_matrix(MatrixName.CROSS_Q, cross.query, i)
+                self._set_matrix(MatrixName.CROSS_KV, cross.key, i)
+                self._set_matrix(MatrixName.CROSS_KV, cross.value, i, first=geometry.hidden)
+                self._set_matrix(MatrixName.CROSS_OUT, cross.out, i)
+                self._set_vectors(VectorName.CROSS_NORM, cross.norm.weight, cross.norm.bias, i)
         ends = read_ends(source, geometry)
-        self._vectors(VectorName.FINAL_NORM, ends.norm.weight, ends.norm.bias)
-        self._matrix(MatrixName.HEADS, ends.heads)
-        self._vectors(VectorName.EMBEDDINGS, ends.embeddings)
-        self._vectors(VectorName.SINUSOIDS, sinusoids(self._positions, geometry.hidden))
+        self._set_vectors(VectorName.FINAL_NORM, ends.norm.weight, ends.norm.bias)
+        self._set_matrix(MatrixName.HEADS, ends.heads)
+        self._set_vectors(VectorName.EMBEDDINGS, ends.embeddings)
+        self._set_vectors(VectorName.SINUSOIDS, sinusoids(self._positions, geometry.hidden))
 
-    def _matrix(self, name: MatrixName, data: Tensor, layer: int = 0, first: int = 0) -> None:
-        """The outputs of a matrix from `first` on."""
+    def _set_matrix(self, name: MatrixName, data: Tensor, layer: int = 0, first: int = 0) -> None:
+        """Set the outputs of a matrix from `first` on."""
         data = data.contiguous()
         code = self._library.musicgen_matrix(
             self._model, name, layer, first, *data.shape, data.data_ptr()
         )
         assert code == 0
 
-    def _vectors(
+    def _set_vectors(
         self, name: VectorName, first: Tensor, second: Tensor | None = None, layer: int = 0
     ) -> None:
         first = first.contiguous()
@@ -235,6 +228,6 @@ class NativeDecoder:
 
 
 def _free(native: ctypes.CDLL, model: int, process: int) -> None:
-    # A forked child has none of the threads, and would wait for them.
+    # A forked child does not have the threads and would wait for them for ever.
     if os.getpid() == process:
         native.musicgen_free(model)

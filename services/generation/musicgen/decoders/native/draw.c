@@ -1,5 +1,5 @@
-/* From logits to tokens, as sampling.py says it: the same distribution, and the same noise for a seed, a
- * step, a codebook and a token. Noise is made for the tokens alone that can still be drawn. */
+/* From logits to tokens, as in sampling.py: the same distribution, and the same noise of a (seed, step,
+ * codebook, token). Noise is computed only for tokens that can still be drawn. */
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -34,7 +34,7 @@ static float gumbel_noise(uint64_t stream, int token) {
     return -logf(-logf(uniform));
 }
 
-/* Whole numbers in the order of the floats, NaN among them: no comparison of these can go astray. */
+/* Maps floats to integers of the same order, NaN included: integer comparisons are always consistent. */
 static uint32_t rank(float x) {
     union {
         float x;
@@ -43,7 +43,7 @@ static uint32_t rank(float x) {
     return as.bits >> 31 ? ~as.bits : as.bits | 0x80000000u;
 }
 
-/* Hoare's FIND: the k-th greatest, k from 1; `ranks` are reordered. */
+/* Hoare's FIND: returns the k-th greatest, k from 1; reorders `ranks`. */
 static uint32_t kth_greatest(uint32_t *ranks, int count, int k) {
     int low = 0, high = count - 1, wanted = k - 1;
     while (low < high) {
@@ -64,7 +64,8 @@ static uint32_t kth_greatest(uint32_t *ranks, int count, int k) {
     return ranks[wanted];
 }
 
-/* The tokens that are not below the k-th; those that equal it stay. k = 0 keeps all. */
+/* Collects the tokens whose score is at least the k-th greatest, and returns their number; k = 0 keeps
+ * all. */
 static int keep_top_k(const float *scores, int size, int k, uint32_t *ranks, Candidate *to) {
     uint32_t least = 0;
     int count = 0;
@@ -83,11 +84,11 @@ static int ascending(const void *first, const void *second) {
     return a->token < b->token ? -1 : a->token > b->token;
 }
 
-/* How many of the candidates, now in ascending order, are too unlikely: below the likeliest that reach
- * the probability p together. */
+/* Sorts the candidates in ascending order, and returns the number of those below the likeliest that
+ * together reach the probability p. */
 static int below_top_p(Candidate *candidates, int count, double p) {
     float total = 0;
-    double below = 0; /* as PyTorch sums up */
+    double below = 0; /* PyTorch's cumsum adds in double too */
     qsort(candidates, count, sizeof *candidates, ascending);
     float greatest = candidates[count - 1].score;
     for (int i = 0; i < count; i++) total += expf(candidates[i].score - greatest);
@@ -117,20 +118,21 @@ static int32_t draw(const Draw *how, int codebook, const float *scores, int size
     return greatest(candidates + first, count - first);
 }
 
-/* A token [places][codebooks] for each, from logits [2][places][codebooks][size], conditional first.
- * 0, or -2 without memory. */
-EXPORT int musicgen_draw(int places, int codebooks, int size, const float *logits, const Draw *draws,
+/* Draws tokens [requests][codebooks] from logits [2][requests][codebooks][size], conditional first.
+ * Returns 0, or -2 without memory. */
+EXPORT int musicgen_draw(int requests, int codebooks, int size, const float *logits, const Draw *draws,
                          int64_t *tokens) {
     float *scores = malloc(size * sizeof *scores);
     uint32_t *ranks = malloc(size * sizeof *ranks);
     Candidate *candidates = malloc(size * sizeof *candidates);
-    int made = scores && ranks && candidates;
-    for (int cell = 0; made && cell < places * codebooks; cell++) {
+    int has_memory = scores && ranks && candidates;
+    for (int cell = 0; has_memory && cell < requests * codebooks; cell++) {
         const Draw *how = &draws[cell / codebooks];
-        const float *with = logits + (size_t)cell * size;
-        const float *without = with + (size_t)places * codebooks * size;
+        const float *conditional = logits + (size_t)cell * size;
+        const float *unconditional = conditional + (size_t)requests * codebooks * size;
         for (int token = 0; token < size; token++) {
-            float guided = without[token] + how->guidance * (with[token] - without[token]);
+            float guided =
+                unconditional[token] + how->guidance * (conditional[token] - unconditional[token]);
             scores[token] = guided / how->temperature;
         }
         tokens[cell] = draw(how, cell % codebooks, scores, size, ranks, candidates);
@@ -138,5 +140,5 @@ EXPORT int musicgen_draw(int places, int codebooks, int size, const float *logit
     free(scores);
     free(ranks);
     free(candidates);
-    return made ? 0 : -2;
+    return has_memory ? 0 : -2;
 }

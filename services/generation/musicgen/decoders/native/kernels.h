@@ -1,4 +1,4 @@
-/* The arithmetic, for one instruction set: levels.h includes this once for each. */
+/* The arithmetic for one instruction set: levels.h includes this once for each. */
 
 enum { NAME(PARTS) = BLOCK / LANES };
 #define PARTS NAME(PARTS)
@@ -20,8 +20,8 @@ ALWAYS vf NAME(load_bfloat16)(const char *from, int index) {
 }
 ALWAYS void NAME(store)(float *to, vf x) { *(NAME(floats) *)to = x; }
 ALWAYS vf NAME(select)(vi mask, vf yes, vf no) { return (vf)((mask & (vi)yes) | (~mask & (vi)no)); }
-ALWAYS vf NAME(larger)(vf a, vf b) { return NAME(select)((vi)(a > b), a, b); }
-ALWAYS vf NAME(size_of)(vf x) { return (vf)((vi)x & 0x7fffffff); }
+ALWAYS vf NAME(maximum)(vf a, vf b) { return NAME(select)((vi)(a > b), a, b); }
+ALWAYS vf NAME(magnitude)(vf x) { return (vf)((vi)x & 0x7fffffff); }
 
 ALWAYS float NAME(sum)(vf x) {
     float total = 0;
@@ -35,16 +35,16 @@ ALWAYS float NAME(largest)(vf x) {
     return most;
 }
 
-/* Rounded to the nearest, as the integer in the low bits of what is returned plus `magic`'s: adding
- * 1.5 * 2^23 leaves no bits for a fraction. */
+/* Rounds to the nearest integer: after adding 1.5 * 2^23 a float has no bits for a fraction, and its low
+ * bits are the integer. */
 ALWAYS vi NAME(nearest)(vf x) {
     vf magic = (vf){0} + 12582912.0f;
     return (vi)(x + magic) - (vi)magic;
 }
 
-/* Cephes' exp: within 2 ulp, for x <= 0; below -87 as at -87. */
+/* Cephes' exp for x <= 0, within 2 ulp; x is clamped to -87. */
 ALWAYS vf NAME(exp)(vf x) {
-    x = NAME(larger)(x, (vf){0} - 87.0f);
+    x = NAME(maximum)(x, (vf){0} - 87.0f);
     vi n = NAME(nearest)(x * 1.44269504f);
     vf whole = __builtin_convertvector(n, vf);
     vf r = x - whole * 0.693359375f;
@@ -60,7 +60,7 @@ ALWAYS vf NAME(exp)(vf x) {
 
 /* x * (1 + erf(x / sqrt 2)) / 2 with erf of Abramowitz and Stegun 7.1.26, within 1.5e-7. */
 ALWAYS vf NAME(gelu)(vf x) {
-    vf z = NAME(size_of)(x) * 0.70710678f;
+    vf z = NAME(magnitude)(x) * 0.70710678f;
     vf t = 1.0f / (z * 0.3275911f + 1.0f);
     vf p = t * 1.061405429f - 1.453152027f;
     p = p * t + 1.421413741f;
@@ -76,22 +76,22 @@ static void NAME(normalise)(float *to, const float *x, const Norm *norm, int wid
     for (int i = 0; i < width; i += LANES) total += NAME(load)(x + i);
     float mean = NAME(sum)(total) / (float)width;
     for (int i = 0; i < width; i += LANES) {
-        vf apart = NAME(load)(x + i) - mean;
-        squares += apart * apart;
+        vf deviation = NAME(load)(x + i) - mean;
+        squares += deviation * deviation;
     }
     float scale = 1 / sqrtf(NAME(sum)(squares) / (float)width + 1e-5f);
     for (int i = 0; i < width; i += LANES) {
-        vf apart = (NAME(load)(x + i) - mean) * scale;
-        NAME(store)(to + i, apart * NAME(load)(norm->weight + i) + NAME(load)(norm->bias + i));
+        vf deviation = (NAME(load)(x + i) - mean) * scale;
+        NAME(store)(to + i, deviation * NAME(load)(norm->weight + i) + NAME(load)(norm->bias + i));
     }
 }
 
-/* Whole numbers from -127 to 127 for `width` floats; gives the scale, and their sum. */
+/* Quantises `width` floats to -127..127; returns the scale, and sets the sum of the integers. */
 static float NAME(quantise)(int8_t *to, const float *from, int width, int32_t *sum) {
     vf peaks = {0};
     vi sums = {0};
     for (int i = 0; i < width; i += LANES)
-        peaks = NAME(larger)(peaks, NAME(size_of)(NAME(load)(from + i)));
+        peaks = NAME(maximum)(peaks, NAME(magnitude)(NAME(load)(from + i)));
     float peak = NAME(largest)(peaks), inverse = peak > 1e-30f ? 127 / peak : 0;
     for (int i = 0; i < width; i += LANES) {
         vi whole = NAME(nearest)(NAME(load)(from + i) * inverse);
@@ -118,10 +118,10 @@ static void NAME(prepare)(const Inputs *to, int row, const float *x, const Norm 
     }
 }
 
-/* How an instruction set adds products of four int8 weights and four int8 inputs to each lane:
- * `weights` and `inputs` bring them into the form that `dot` wants, once for all rows. OFFSET is
- * what `weights` adds to each weight. |values| <= 127, so that nothing here can saturate. */
-ALWAYS int32_t NAME(four)(const int8_t *from) {
+/* Each instruction set adds the products of four int8 weights and four int8 inputs to each lane.
+ * `weights` and `inputs` load them in the form that `dot` needs; weights are loaded once for all rows.
+ * OFFSET is what `weights` adds to each weight. With |values| <= 127 nothing can saturate. */
+ALWAYS int32_t NAME(load4)(const int8_t *from) {
     int32_t four;
     memcpy(&four, from, 4);
     return four;
@@ -133,7 +133,7 @@ ALWAYS int32_t NAME(four)(const int8_t *from) {
 ALWAYS __m512i NAME(weights)(const char *w) {
     return _mm512_xor_si512(_mm512_loadu_si512(w), _mm512_set1_epi8(-128));
 }
-ALWAYS __m512i NAME(inputs)(const int8_t *x) { return _mm512_set1_epi32(NAME(four)(x)); }
+ALWAYS __m512i NAME(inputs)(const int8_t *x) { return _mm512_set1_epi32(NAME(load4)(x)); }
 ALWAYS vi NAME(dot)(vi c, __m512i w, __m512i x) { return (vi)_mm512_dpbusd_epi32((__m512i)c, w, x); }
 #elif DOT == AVX2
 #define OFFSET 0
@@ -144,7 +144,7 @@ typedef struct {
 } INPUTS;
 ALWAYS __m256i NAME(weights)(const char *w) { return _mm256_loadu_si256((const __m256i *)w); }
 ALWAYS INPUTS NAME(inputs)(const int8_t *x) {
-    __m256i all = _mm256_set1_epi32(NAME(four)(x));
+    __m256i all = _mm256_set1_epi32(NAME(load4)(x));
     return (INPUTS){all, _mm256_abs_epi8(all)};
 }
 ALWAYS vi NAME(dot)(vi c, __m256i w, INPUTS x) {
@@ -157,7 +157,7 @@ ALWAYS vi NAME(dot)(vi c, __m256i w, INPUTS x) {
 #define INPUTS int8x16_t
 ALWAYS int8x16_t NAME(weights)(const char *w) { return vld1q_s8((const int8_t *)w); }
 ALWAYS int8x16_t NAME(inputs)(const int8_t *x) {
-    return vreinterpretq_s8_s32(vdupq_n_s32(NAME(four)(x)));
+    return vreinterpretq_s8_s32(vdupq_n_s32(NAME(load4)(x)));
 }
 ALWAYS vi NAME(dot)(vi c, int8x16_t w, int8x16_t x) {
 #if DOT == DOTPROD
@@ -180,8 +180,8 @@ ALWAYS vi NAME(dot)(vi c, const int8_t *w, const int8_t *x) {
 }
 #endif
 
-/* `rows` rows from `row` on, one block of outputs: [rows][BLOCK]. Sums go group by group, which
- * also keeps the rounding of long ones small. `rows` is a constant where this is inlined. */
+/* Computes one block of outputs, [rows][BLOCK], for `rows` rows from `row` on. Groups are summed
+ * separately, which also limits the rounding error of long sums. `rows` is constant after inlining. */
 ALWAYS void NAME(tile_int8)(int rows, const char *w, int width, const Inputs *in, int row, float *out) {
     vf total[TILE][PARTS];
     for (int r = 0; r < rows; r++)
@@ -242,7 +242,7 @@ ALWAYS void NAME(tile_float)(int rows, const float *w, int width, const Inputs *
         for (int i = 0; i < PARTS; i++) NAME(store)(out + r * BLOCK + i * LANES, total[r][i]);
 }
 
-static void NAME(sink)(const Sink *to, int block, int row, const float *out) {
+static void NAME(write)(const Sink *to, int block, int row, const float *out) {
     float *at = to->out + row * to->stride + (size_t)block * BLOCK;
     for (int i = 0; i < BLOCK; i += LANES) {
         vf x = NAME(load)(out + i);
@@ -252,7 +252,7 @@ static void NAME(sink)(const Sink *to, int block, int row, const float *out) {
     }
 }
 
-/* The weights of a block come from memory for the first rows, and from the cache for the others. */
+/* The first rows read the weights of a block from memory, the others from the processor's cache. */
 static void NAME(multiply)(const Matrix *m, int first, int last, const Inputs *in, int rows, int format,
                            const Sink *to) {
     float out[TILE * BLOCK];
@@ -269,7 +269,7 @@ static void NAME(multiply)(const Matrix *m, int first, int last, const Inputs *i
                 else if (some == 2) NAME(tile_float)(2, (const float *)w, m->inputs, in, row, out);
                 else NAME(tile_float)(1, (const float *)w, m->inputs, in, row, out);
             }
-            for (int r = 0; r < some; r++) NAME(sink)(to, block, row + r, out + r * BLOCK);
+            for (int r = 0; r < some; r++) NAME(write)(to, block, row + r, out + r * BLOCK);
         }
     }
 }

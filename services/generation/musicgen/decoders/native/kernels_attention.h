@@ -1,6 +1,6 @@
-/* Attention, for one instruction set: kernels.h includes this. */
+/* Attention for one instruction set: kernels.h includes this. */
 
-/* LANES values of keys or values. */
+/* Loads LANES elements of keys or values as floats. */
 ALWAYS vf NAME(elements)(const char *from, size_t index, int format) {
     if (format == FLOAT32) return NAME(load)((const float *)from + index);
 #if DOT == VNNI
@@ -10,35 +10,35 @@ ALWAYS vf NAME(elements)(const char *from, size_t index, int format) {
     __m128i bytes = _mm_loadl_epi64((const __m128i *)(from + index));
     return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
 #elif DOT == NEON || DOT == DOTPROD
-    int8x8_t bytes = vreinterpret_s8_s32(vdup_n_s32(NAME(four)((const int8_t *)from + index)));
+    int8x8_t bytes = vreinterpret_s8_s32(vdup_n_s32(NAME(load4)((const int8_t *)from + index)));
     return (vf)vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(bytes))));
 #else
     return __builtin_convertvector(*(const NAME(bytes) *)(from + index), vf);
 #endif
 }
 
-/* The dot products of a query with the keys of KEYS positions. */
+/* The dot products of a query with the keys of KEY_BLOCK positions. */
 ALWAYS void NAME(score)(const char *keys, int format, const float *query, int size, float *scores) {
-    enum { VECTORS = KEYS / LANES, CHAINS = 4 };
+    enum { VECTORS = KEY_BLOCK / LANES, CHAINS = 4 };
     float scale = 1 / sqrtf((float)size);
     vf s[CHAINS][VECTORS];
     for (int c = 0; c < CHAINS; c++)
         for (int i = 0; i < VECTORS; i++) s[c][i] = (vf){0};
     for (int j = 0; j < size; j += CHAINS) {
-        fetch(keys, 2048 + (uintptr_t)j * KEYS);
+        fetch(keys, 2048 + (uintptr_t)j * KEY_BLOCK);
         for (int c = 0; c < CHAINS; c++)
             for (int i = 0; i < VECTORS; i++)
                 s[c][i] +=
-                    NAME(elements)(keys, (size_t)(j + c) * KEYS + i * LANES, format) * query[j + c];
+                    NAME(elements)(keys, (size_t)(j + c) * KEY_BLOCK + i * LANES, format) * query[j + c];
     }
     for (int i = 0; i < VECTORS; i++) {
         vf sum = ((s[0][i] + s[1][i]) + (s[2][i] + s[3][i])) * scale;
-        if (format == INT8) sum *= NAME(load)((const float *)(keys + size * KEYS) + i * LANES);
+        if (format == INT8) sum *= NAME(load)((const float *)(keys + size * KEY_BLOCK) + i * LANES);
         NAME(store)(scores + i * LANES, sum);
     }
 }
 
-/* `width` values of the output from `start` on. */
+/* Computes `width` elements of the output from `start` on. */
 ALWAYS void NAME(mix)(int width, const char *values, int format, const float *scores, int length,
                       int size, int start, float factor, float *out) {
     vf total[64 / LANES];
@@ -54,17 +54,18 @@ ALWAYS void NAME(mix)(int width, const char *values, int format, const float *sc
 
 ALWAYS void NAME(attend_in)(int format, Cache cache, const float *query, int length, int size,
                             float *scores, float *out) {
-    int blocks = (length + KEYS - 1) / KEYS;
-    size_t bytes = (size_t)size * KEYS * sizeof(float);
-    if (format == INT8) bytes = (size_t)size * KEYS + KEYS * sizeof(float);
+    int blocks = (length + KEY_BLOCK - 1) / KEY_BLOCK;
+    size_t bytes = (size_t)size * KEY_BLOCK * sizeof(float);
+    if (format == INT8) bytes = (size_t)size * KEY_BLOCK + KEY_BLOCK * sizeof(float);
     for (int b = 0; b < blocks; b++)
-        NAME(score)(cache.keys + b * bytes, format, query, size, scores + b * KEYS);
-    /* What stands behind the last position is of an earlier sequence. */
-    for (int t = length; t < blocks * KEYS; t++) scores[t] = -INFINITY;
+        NAME(score)(cache.keys + b * bytes, format, query, size, scores + b * KEY_BLOCK);
+    /* The rest of the last block belongs to an earlier sequence. */
+    for (int t = length; t < blocks * KEY_BLOCK; t++) scores[t] = -INFINITY;
     vf most = (vf){0} - INFINITY, total = {0};
-    for (int t = 0; t < blocks * KEYS; t += LANES) most = NAME(larger)(most, NAME(load)(scores + t));
+    for (int t = 0; t < blocks * KEY_BLOCK; t += LANES)
+        most = NAME(maximum)(most, NAME(load)(scores + t));
     float peak = NAME(largest)(most);
-    for (int t = 0; t < blocks * KEYS; t += LANES) {
+    for (int t = 0; t < blocks * KEY_BLOCK; t += LANES) {
         vf e = NAME(exp)(NAME(load)(scores + t) - peak);
         total += e;
         if (format == INT8) e *= NAME(load)(cache.scales + t);
@@ -84,15 +85,15 @@ static void NAME(attend)(Cache cache, int format, const float *query, int length
     else NAME(attend_in)(FLOAT32, cache, query, length, head_size, scores, out);
 }
 
-/* The softmax of each head's first `length` of `padded` scores, at most FOLDED; zeros behind them. */
+/* The softmax of each head's first `length` scores, at most FOLDED_STATES; the rest of `padded` is 0. */
 static void NAME(softmax)(float *to, const float *scores, int heads, int length, int padded) {
     for (int head = 0; head < heads; head++, to += padded, scores += padded) {
-        float e[FOLDED];
-        for (int t = 0; t < FOLDED; t++) e[t] = t < length ? scores[t] : -INFINITY;
+        float e[FOLDED_STATES];
+        for (int t = 0; t < FOLDED_STATES; t++) e[t] = t < length ? scores[t] : -INFINITY;
         vf most = (vf){0} - INFINITY, total = {0};
-        for (int t = 0; t < FOLDED; t += LANES) most = NAME(larger)(most, NAME(load)(e + t));
+        for (int t = 0; t < FOLDED_STATES; t += LANES) most = NAME(maximum)(most, NAME(load)(e + t));
         float peak = NAME(largest)(most);
-        for (int t = 0; t < FOLDED; t += LANES) {
+        for (int t = 0; t < FOLDED_STATES; t += LANES) {
             vf some = NAME(exp)(NAME(load)(e + t) - peak);
             NAME(store)(e + t, some);
             total += some;

@@ -1,6 +1,6 @@
-/* Between floats and packed matrices, for one instruction set: kernels.h includes this. */
+/* Packing of matrices for one instruction set: kernels.h includes this. */
 
-/* A block of an int8 matrix as floats, [width][BLOCK]. */
+/* Converts a block of an int8 matrix to floats, [width][BLOCK]. */
 static void NAME(unpack)(float *to, const char *weights, int width) {
     for (int start = 0; start < width; start += GROUP) {
         int end = width - start < GROUP ? width : start + GROUP;
@@ -18,7 +18,7 @@ static void NAME(unpack)(float *to, const char *weights, int width) {
     }
 }
 
-/* A block of outputs as a matrix holds it, from [width][stride] floats. */
+/* Packs a block of outputs of an int8 matrix from [width][stride] floats. */
 static void NAME(pack)(char *to, const float *from, size_t stride, int width) {
     for (int start = 0; start < width; start += GROUP) {
         int end = width - start < GROUP ? width : start + GROUP;
@@ -26,8 +26,8 @@ static void NAME(pack)(char *to, const float *from, size_t stride, int width) {
         for (int i = 0; i < PARTS; i++) {
             vf peak = {0};
             for (int k = start; k < end; k++)
-                peak = NAME(larger)(peak, NAME(size_of)(NAME(load)(from + k * stride + i * LANES)));
-            /* Rounded up: no value is then greater than 127. */
+                peak = NAME(maximum)(peak, NAME(magnitude)(NAME(load)(from + k * stride + i * LANES)));
+            /* Rounded up, so that no quantised value exceeds 127. */
             NAME(words) scale = ((NAME(words))(peak / 127) + 0xffff) >> 16;
             char *scales = to + (size_t)(end - start) * BLOCK + (size_t)i * LANES * sizeof(uint16_t);
             *(NAME(halves) *)scales = __builtin_convertvector(scale, NAME(halves));
@@ -46,8 +46,8 @@ static void NAME(pack)(char *to, const float *from, size_t stride, int width) {
     }
 }
 
-/* Adds to to[row][i] the sum of w[row][d] x[d][i] over `depth` values d, for i < width. Rows come in
- * fours and columns in LANES: what is added behind the last is 0 where w or x is. */
+/* Adds the sum of w[row][d] x[d][i] over d < depth to to[row][i], for i < width. Rows are processed in
+ * fours and columns in LANES; beyond the last ones, zeros in w or x add nothing. */
 static void NAME(fold)(float *to, size_t stride, int rows, int width, int depth, const float *w,
                        size_t by_row, size_t by_depth, const float *x, size_t by_x) {
     for (int row = 0; row < rows; row += 4)

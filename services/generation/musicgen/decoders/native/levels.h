@@ -1,4 +1,4 @@
-/* The kernels, compiled once for each instruction set; which one runs is chosen at run time. */
+/* The kernels, compiled once for each instruction set; one is chosen at run time. */
 #pragma once
 
 #include "cache.h"
@@ -9,7 +9,7 @@
 #define QUOTE_(a) #a
 #define QUOTE(a) QUOTE_(a)
 
-/* How a level multiplies int8: see `dot`. */
+/* The variants of `dot`, the multiplication of int8. */
 #define PLAIN 0
 #define AVX2 1
 #define VNNI 2
@@ -79,7 +79,7 @@
 
 #endif
 
-/* From the slowest; a level's number is its place here. */
+/* From the slowest to the fastest; a level's number is its index. */
 static const Kernels *const LEVELS[] = {
     &kernels_plain,
 #if defined(__x86_64__)
@@ -92,12 +92,12 @@ static const Kernels *const LEVELS[] = {
 };
 enum { LEVEL_COUNT = sizeof LEVELS / sizeof *LEVELS };
 
-/* The name of a level, or NULL where there is none of that number. */
+/* The name of a level, or NULL if there is no level of this number. */
 EXPORT const char *musicgen_level(int level) {
     return level >= 0 && level < LEVEL_COUNT ? LEVELS[level]->name : NULL;
 }
 
-/* Whether this processor, and its operating system, can run a level. */
+/* Whether this processor and operating system can run a level. */
 EXPORT int musicgen_runs(int level) {
     if (level == 0) return 1;
 #if defined(__x86_64__)

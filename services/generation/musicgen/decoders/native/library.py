@@ -1,4 +1,4 @@
-"""step.c and draw.c as Python calls them."""
+"""The functions of step.c and draw.c for Python."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ from enum import IntEnum
 from pathlib import Path
 
 from services.errors import EngineUnavailableError
-from services.generation.musicgen.decoders.native.build import BuildError, build, find, folders
+from services.generation.musicgen.decoders.native.build import (
+    BuildError,
+    build,
+    find_library,
+    library_folders,
+)
 
 
 class Shape(ctypes.Structure):
-    """Mirrors `Shape` in step.c."""
+    """Mirrors `Shape` in model.h."""
 
     _fields_ = [
         (name, c_int32)
@@ -78,7 +83,7 @@ class VectorName(IntEnum):
 
 
 class NativeUnavailableError(EngineUnavailableError):
-    """The native step cannot be used on this machine; the message is one line that says why."""
+    """The native step cannot run on this machine; the message is one line with the reason."""
 
 
 _SIGNATURES: dict[str, tuple[object, list[object]]] = {
@@ -98,20 +103,20 @@ _SIGNATURES: dict[str, tuple[object, list[object]]] = {
 }
 
 
-def open_library(places: Sequence[Path]) -> ctypes.CDLL:
-    """The library from one of these folders, built if it is not there.
+def open_library(folders: Sequence[Path]) -> ctypes.CDLL:
+    """Load the library from one of the folders, and build it if there is none.
 
     Raises:
-        NativeUnavailableError: it cannot be built, or not be loaded.
+        NativeUnavailableError: it cannot be built or loaded.
     """
     try:
-        found = find(places)
+        found = find_library(folders)
         if found is not None:
             try:
                 return _load(found)
             except OSError:
-                pass  # of another machine, whose C library was newer, say
-        return _load(build(places))
+                pass  # built on another machine, for example with a newer C library
+        return _load(build(folders))
     except BuildError as error:
         raise NativeUnavailableError(f"The native step could not be built: {error}.") from error
     except (AttributeError, OSError) as error:
@@ -128,12 +133,12 @@ def _load(file: Path) -> ctypes.CDLL:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The library of this process; raises as `open_library`."""
-    return open_library(folders())
+    """Return the library of this process; raises as `open_library`."""
+    return open_library(library_folders())
 
 
 def levels() -> dict[str, int]:
-    """The instruction sets that this processor can run, the slowest first."""
+    """Return the number of each instruction set that this processor can run, the slowest first."""
     native = library()
     found: dict[str, int] = {}
     number = 0

@@ -1,4 +1,4 @@
-/* What a model is made of, and where its memory comes from. */
+/* The data structures of a model, and the allocation of its memory. */
 #pragma once
 
 #define _GNU_SOURCE
@@ -25,16 +25,16 @@
 #define EXPORT __attribute__((visibility("default")))
 #define ALWAYS static inline __attribute__((always_inline))
 
-enum { BLOCK = 32 };  /* outputs of a matrix that are computed together */
-enum { GROUP = 128 }; /* inputs that share a scale */
-enum { KEYS = 16 };   /* positions whose keys lie side by side */
-enum { ALONE = 4 };   /* up to so many rows, preparing them twice is faster than waiting */
-enum { FOLDED = 32 }; /* the longest prompt whose states become part of the weights */
+enum { BLOCK = 32 };         /* outputs of a matrix that are computed together */
+enum { GROUP = 128 };        /* inputs that share a scale */
+enum { KEY_BLOCK = 16 };     /* positions whose keys are interleaved */
+enum { UNSHARED_ROWS = 4 };  /* every thread prepares so few rows itself, which is faster than waiting */
+enum { FOLDED_STATES = 32 }; /* the longest prompt that is folded into the weights (prompt.h) */
 
 enum format { FLOAT32, INT8 };
 
 /* [blocks][inputs][BLOCK] floats; or, in int8, for each block and group [inputs / 4][BLOCK][4]
- * values and [BLOCK] bfloat16 scales behind them. */
+ * values followed by [BLOCK] bfloat16 scales. */
 typedef struct {
     char *data;
     size_t block_bytes;
@@ -50,7 +50,7 @@ typedef struct {
     Matrix qkv, self_out, cross_q, cross_kv, cross_out, fc1, fc2;
 } Layer;
 
-/* Rows as a matrix reads them: floats, or int8 with a scale and a sum for each group. */
+/* Rows as the input of a matrix: floats, or int8 with a scale and a sum for each group. */
 typedef struct {
     const float *x;
     float *copy;
@@ -61,25 +61,25 @@ typedef struct {
     size_t groups;
 } Inputs;
 
-/* Of a head; cache.h says how they lie. */
+/* The keys and values of a head, in the layout of cache.h. */
 typedef struct {
     char *keys, *values;
-    float *scales; /* of the values, beside int8 */
+    float *scales; /* of int8 values */
 } Cache;
 
-/* What a slot's prompt has become: keys and values for `capacity` positions, or, in a prompt that is
- * folded, matrices for `padded` positions. See prompt.h. */
+/* The prompt of a slot (prompt.h): keys and values for `capacity` positions; or, if `padded` is not 0,
+ * matrices for `padded` positions, which are stored elsewhere. */
 typedef struct {
     char *data;
     int length, capacity, padded;
 } Conditioning;
 
-/* Places that follow each other and attend to their prompts together: those of a slot whose prompt is
- * folded, or any whose prompts are not. */
+/* Consecutive pairs whose attention to prompts is computed together: pairs of one slot if its prompt is
+ * folded, else pairs of any slots without folded prompts. */
 typedef struct {
     int first, rows, padded;
-    int queries; /* the first piece of its queries among all */
-} Run;
+    int first_item; /* of its query items among those of all batches */
+} Batch;
 
 /* Mirrored by `Shape` in library.py. */
 typedef struct {
@@ -87,7 +87,7 @@ typedef struct {
     int32_t slots, positions, format, threads, level;
 } Shape;
 
-/* Where the outputs of a matrix go. */
+/* What to do with the outputs of a matrix. */
 enum sink_kind { STORE, ADD, GELU };
 typedef struct {
     enum sink_kind kind;
@@ -110,69 +110,69 @@ typedef struct {
                  size_t by_row, size_t by_depth, const float *x, size_t by_x);
 } Kernels;
 
-typedef struct Piece {
-    struct Piece *next;
+typedef struct Allocation {
+    struct Allocation *next;
     void *data;
     size_t bytes;
     int mapped;
-} Piece;
+} Allocation;
 
 typedef struct Model {
     Shape shape;
     const Kernels *kernels;
-    int head_size, capacity, most_rows, widest, longest, longest_folded;
-    size_t element; /* bytes of a value of a key */
+    int head_size, capacity, max_rows, max_width, max_length, max_folded;
+    size_t element_bytes; /* bytes of a value of a key */
     Layer *layers;
     Norm norm;
     Matrix heads;
     float *embeddings, *sinusoids;
     char *cache, *folded;
     Conditioning *conditioning;
-    Piece *pieces;
+    Allocation *allocations;
 
-    /* The rows at work: row r is of place r % places, and conditional while r < places. */
-    int places, run_count, queries;
-    int is_ahead; /* places are of one slot, at positions that follow each other */
-    Run *runs;
-    const int32_t *slots, *at;
+    /* The current step: row r belongs to pair r % pairs, and is conditional if r < pairs. */
+    int pairs, batch_count, query_items;
+    int is_prefill; /* all pairs belong to one slot, at consecutive positions */
+    Batch *batches;
+    const int32_t *slots, *positions;
     float *hidden, *fused, *mixed, *inner, *logits;
-    Inputs shared, *own;
+    Inputs shared_inputs, *thread_inputs;
     float **scores;
 
-    /* The threads: they run `job`, and meet at `barrier`. */
-    void (*job)(struct Model *, int worker);
+    /* The threads run `job` and synchronise with `barrier`. */
+    void (*job)(struct Model *, int thread);
     const void *argument;
     pthread_t *threads;
-    pthread_mutex_t gate;
+    pthread_mutex_t start_lock;
     atomic_uint arrived, round, sleepers;
     atomic_int taken;
 } Model;
 
-/* Zeros that live as long as the model. Large pieces take memory only where they are touched. */
-static void *grab(Model *m, size_t bytes, int huge) {
-    Piece *piece = calloc(1, sizeof *piece);
-    if (!piece) return NULL;
-    piece->bytes = bytes / 64 * 64 + 64; /* never nothing */
-    piece->mapped = bytes >= 1 << 20;
-    if (piece->mapped) {
-        piece->data =
-            mmap(NULL, piece->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-        if (piece->data == MAP_FAILED) piece->data = NULL;
-        else if (huge) madvise(piece->data, piece->bytes, MADV_HUGEPAGE);
-    } else if ((piece->data = aligned_alloc(64, piece->bytes))) {
-        memset(piece->data, 0, piece->bytes);
+/* Zeros that are freed with the model. Large allocations use memory only where they are touched. */
+static void *allocate(Model *m, size_t bytes, int huge) {
+    Allocation *allocation = calloc(1, sizeof *allocation);
+    if (!allocation) return NULL;
+    allocation->bytes = bytes / 64 * 64 + 64; /* never 0 */
+    allocation->mapped = bytes >= 1 << 20;
+    if (allocation->mapped) {
+        allocation->data =
+            mmap(NULL, allocation->bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        if (allocation->data == MAP_FAILED) allocation->data = NULL;
+        else if (huge) madvise(allocation->data, allocation->bytes, MADV_HUGEPAGE);
+    } else if ((allocation->data = aligned_alloc(64, allocation->bytes))) {
+        memset(allocation->data, 0, allocation->bytes);
     }
-    if (!piece->data) {
-        free(piece);
+    if (!allocation->data) {
+        free(allocation);
         return NULL;
     }
-    piece->next = m->pieces;
-    m->pieces = piece;
-    return piece->data;
+    allocation->next = m->allocations;
+    m->allocations = allocation;
+    return allocation->data;
 }
 
-/* Some bytes ahead, which may be past the end: no more than a hint. What is read once a step is not
- * to take the place of what is needed again: keys and values, and the code and data of the caller. */
+/* Prefetches data that is read once per step, with a hint not to evict what is needed again: the KV
+ * cache, and the code and data of the caller. The address may be past the end. */
 ALWAYS void fetch(const void *at, uintptr_t ahead) {
     __builtin_prefetch((const void *)((uintptr_t)at + ahead), 0, 0);
 }

@@ -1,10 +1,10 @@
-/* Rows on their way through a matrix, on all threads. */
+/* Preparation of rows and multiplication with a matrix, on all threads. */
 #pragma once
 
 #include "levels.h"
 #include "threads.h"
 
-/* What rows are made of before a matrix reads them. */
+/* The rows before their preparation: floats, with an optional norm. */
 typedef struct {
     const float *x;
     int width;
@@ -13,12 +13,12 @@ typedef struct {
 
 typedef void Preparation(const Model *m, const Inputs *to, int row, const Source *from);
 
-/* Few rows are prepared by each thread for itself. */
-static const Inputs *prepare_by(Preparation *one, Model *m, int worker, int rows, const Source *from) {
-    Inputs *to = rows <= ALONE ? &m->own[worker] : &m->shared;
+/* Calls `one` for each row and returns the prepared rows. */
+static const Inputs *prepare_with(Preparation *one, Model *m, int thread, int rows, const Source *from) {
+    Inputs *to = rows <= UNSHARED_ROWS ? &m->thread_inputs[thread] : &m->shared_inputs;
     int first = 0, last = rows;
-    if (to == &m->shared) {
-        while (take(m, rows, &first, &last))
+    if (to == &m->shared_inputs) {
+        while (take_share(m, rows, &first, &last))
             for (int row = first; row < last; row++) one(m, to, row, from);
         barrier(m);
     } else {
@@ -32,15 +32,14 @@ static void prepare_row(const Model *m, const Inputs *to, int row, const Source 
     m->kernels->prepare(to, row, x, from->norm, from->width, m->shape.format);
 }
 
-/* Rows as the next matrix reads them. */
-static const Inputs *prepare(Model *m, int worker, const float *x, int width, const Norm *norm,
+static const Inputs *prepare(Model *m, int thread, const float *x, int width, const Norm *norm,
                              int rows) {
-    return prepare_by(prepare_row, m, worker, rows, &(Source){x, width, norm});
+    return prepare_with(prepare_row, m, thread, rows, &(Source){x, width, norm});
 }
 
 static void multiply(Model *m, const Matrix *matrix, const Inputs *in, int rows, const Sink *to) {
     int first, last;
-    while (take(m, matrix->blocks, &first, &last))
+    while (take_share(m, matrix->blocks, &first, &last))
         m->kernels->multiply(matrix, first, last, in, rows, m->shape.format, to);
     barrier(m);
 }

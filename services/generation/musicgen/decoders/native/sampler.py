@@ -1,4 +1,4 @@
-"""Drawing tokens by draw.c."""
+"""Sampling in C (draw.c)."""
 
 from __future__ import annotations
 
@@ -17,32 +17,31 @@ if TYPE_CHECKING:
 
 
 class NativeSampler:
-    """A `Sampler` in C: a tenth of the time, for what PyTorch takes long over is to begin."""
+    """A `Sampler` in C. It takes a tenth of the time: PyTorch spends most of it on overhead."""
 
     def __init__(self) -> None:
-        """Find the library.
+        """Load the library.
 
         Raises:
-            NativeUnavailableError: there is none.
+            NativeUnavailableError: it cannot be built or loaded.
         """
         self._library = library()
 
     def __call__(
         self, logits: Tensor, samplings: Sequence[Sampling], steps: Sequence[int]
     ) -> NDArray[np.int64]:
-        """See `Sampler`."""
-        _, places, codebooks, size = logits.shape
+        _, requests, codebooks, size = logits.shape
         logits = logits.contiguous()
-        draws = (Draw * places)(
+        draws = (Draw * requests)(
             *(
                 Draw(s.seed, step, s.top_p, s.guidance, s.temperature, min(s.top_k, size), s.greedy)
                 for s, step in zip(samplings, steps, strict=True)
             )
         )
-        tokens = np.empty((places, codebooks), dtype=np.int64)
+        tokens = np.empty((requests, codebooks), dtype=np.int64)
         code = self._library.musicgen_draw(
-            places, codebooks, size, logits.data_ptr(), draws, tokens.ctypes.data
+            requests, codebooks, size, logits.data_ptr(), draws, tokens.ctypes.data
         )
         if code:
-            raise MemoryError("There is no memory to draw tokens.")
+            raise MemoryError("There is no memory for sampling.")
         return tokens

@@ -1,9 +1,9 @@
-/* The threads of a model: they run a job together, and meet at a barrier. */
+/* The threads of a model: they run jobs together and synchronise at barriers. */
 #pragma once
 
 #include "model.h"
 
-ALWAYS void pause_a_little(void) {
+ALWAYS void pause_cpu(void) {
 #if defined(__x86_64__)
     _mm_pause();
 #elif defined(__aarch64__)
@@ -15,10 +15,10 @@ static void futex(atomic_uint *word, int operation, unsigned value) {
     syscall(SYS_futex, word, operation | FUTEX_PRIVATE_FLAG, value, NULL, NULL, 0);
 }
 
-/* Waits for all threads. The phases between two of these take microseconds, so that a thread looks
- * for a while before it sleeps; on a busy machine it soon gives its core to the one it waits for. */
+/* Waits for all threads. Phases between barriers take microseconds, so that a thread spins before it
+ * sleeps; it spins briefly, to free its core for other threads on a busy machine. */
 static void barrier(Model *m) {
-    enum { LOOKS = 4000 };
+    enum { SPINS = 4000 };
     unsigned round = atomic_load(&m->round);
     if (atomic_fetch_add(&m->arrived, 1) + 1 == (unsigned)m->shape.threads) {
         atomic_store(&m->arrived, 0);
@@ -27,34 +27,34 @@ static void barrier(Model *m) {
         if (atomic_load(&m->sleepers)) futex(&m->round, FUTEX_WAKE, INT_MAX);
         return;
     }
-    for (int i = 0; i < LOOKS; i++) {
+    for (int i = 0; i < SPINS; i++) {
         if (atomic_load_explicit(&m->round, memory_order_acquire) != round) return;
-        pause_a_little();
+        pause_cpu();
     }
     atomic_fetch_add(&m->sleepers, 1);
     while (atomic_load(&m->round) == round) futex(&m->round, FUTEX_WAIT, round);
     atomic_fetch_sub(&m->sleepers, 1);
 }
 
-/* A share of what is left of `total` items; shares shrink, so that cores of unlike speed, or busy
- * with something else, end together. There are not many, for each begins with a wait for the memory.
- * A barrier must follow the last one. */
-static int take(Model *m, int total, int *first, int *last) {
-    enum { LEAST = 2 };
+/* Takes a share of the remaining items, or returns 0 if none remain. Shares shrink, so that cores of
+ * different speed or load finish together. They are few, because each starts with a wait for memory.
+ * A barrier must follow the last share. */
+static int take_share(Model *m, int total, int *first, int *last) {
+    enum { MIN_SHARE = 2 };
     int start = atomic_load_explicit(&m->taken, memory_order_relaxed), count, left;
     do {
         left = total - start;
         if (left <= 0) return 0;
         count = m->shape.threads == 1 ? left : 3 * left / (4 * m->shape.threads);
-        if (count < LEAST) count = left < LEAST ? left : LEAST;
+        if (count < MIN_SHARE) count = left < MIN_SHARE ? left : MIN_SHARE;
     } while (!atomic_compare_exchange_weak(&m->taken, &start, start + count));
     *first = start;
     *last = start + count;
     return 1;
 }
 
-/* Runs a job on all threads, the caller's included. */
-static void run(Model *m, void (*job)(Model *, int), const void *argument) {
+/* Runs a job on all threads, including the caller's. */
+static void run_job(Model *m, void (*job)(Model *, int), const void *argument) {
     m->job = job;
     m->argument = argument;
     barrier(m);
@@ -64,19 +64,19 @@ static void run(Model *m, void (*job)(Model *, int), const void *argument) {
 
 typedef struct {
     Model *model;
-    int worker;
+    int thread;
 } Start;
 
-static void *work(void *argument) {
+static void *thread_main(void *argument) {
     Start start = *(Start *)argument;
     free(argument);
-    /* Nobody may come to the barrier before it is known for how many. */
-    pthread_mutex_lock(&start.model->gate);
-    pthread_mutex_unlock(&start.model->gate);
+    /* start_threads sets the number of threads, which the barrier needs, before it unlocks. */
+    pthread_mutex_lock(&start.model->start_lock);
+    pthread_mutex_unlock(&start.model->start_lock);
     for (;;) {
         barrier(start.model);
         if (!start.model->job) return NULL;
-        start.model->job(start.model, start.worker);
+        start.model->job(start.model, start.thread);
         barrier(start.model);
     }
 }

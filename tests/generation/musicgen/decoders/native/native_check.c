@@ -1,7 +1,6 @@
-/* Runs step.c on random weights, and draw.c, without Python: under sanitizers, and where there
- * is only an emulator. Every level is compared with plain C, a full slot with an empty one, and a
- * sequence that is taken in at once with one that is stepped through. Leaves with the number of
- * comparisons that failed. */
+/* Tests step.c with random weights, and draw.c, without Python: under sanitizers, or in an emulator.
+ * Compares every level with plain C, a step alone with one in a batch, and a prefill with single steps.
+ * Exits with the number of failed comparisons. */
 #include STEP
 #undef EXPORT
 #define draw draw_one
@@ -12,7 +11,7 @@
 enum { SLOTS = 3, POSITIONS = 23, LENGTH = 21, PROMPT = 44 };
 
 static uint32_t state;
-static int prompt; /* of slot 1, which is compared */
+static int prompt; /* length of the prompt of slot 1, which is compared */
 
 static float drawn(void) {
     state = state * 1664525u + 1013904223u;
@@ -84,8 +83,8 @@ static void begin(Model *m, int slot) {
     free(states);
 }
 
-/* Logits [2][codebooks][size] of the last of LENGTH steps of slot 1; the first ones at once if
- * `ahead`. */
+/* Logits [2][codebooks][size] of the last of LENGTH steps of slot 1; with `ahead`, the first ones are a
+ * prefill. */
 static float *last_logits(Model *m, int ahead) {
     float *logits = malloc(logits_of(m) * sizeof *logits);
     int64_t *tokens = malloc(LENGTH * m->shape.codebooks * sizeof *tokens);
@@ -106,7 +105,7 @@ static float *last_logits(Model *m, int ahead) {
     return logits;
 }
 
-/* The last step again, with neighbours at other positions. */
+/* The last step again, in a batch with other slots at other positions. */
 static float *with_neighbours(Model *m) {
     size_t row = logits_of(m) / 2;
     float *all = malloc(SLOTS * 2 * row * sizeof *all), *own = malloc(2 * row * sizeof *own);
@@ -131,42 +130,41 @@ static float *with_neighbours(Model *m) {
 }
 
 static int compare(const char *what, const Model *m, float *got, const float *wanted, float limit) {
-    float apart = 0, most = 0;
+    float error = 0, most = 0;
     for (size_t i = 0; i < logits_of(m); i++) {
         float one = fabsf(got[i] - wanted[i]);
-        apart = !(one <= apart) ? one : apart;
+        error = !(one <= error) ? one : error;
         most = fabsf(wanted[i]) > most ? fabsf(wanted[i]) : most;
     }
-    int bad = !(apart <= limit * most) || most == 0;
+    int bad = !(error <= limit * most) || most == 0;
     printf("%s %s %s of %d: %.2g\n", bad ? "BAD" : "ok", m->kernels->name, what, m->shape.hidden,
-           apart / most);
+           error / most);
     free(got);
     return bad;
 }
 
-/* One matrix and the same inputs on every level: int8 products are whole numbers, so that here not
- * even the last bit of an input can differ. */
+/* Multiplies one matrix with the same inputs on every level. */
 static int compare_products(Model *plain) {
     enum { ROWS = 7 };
     const Matrix *matrix = &plain->layers[0].fc1;
     int format = plain->shape.format, hidden = plain->shape.hidden, ffn = plain->shape.ffn, bad = 0;
     float *wanted = calloc(ROWS * ffn, sizeof *wanted), *got = calloc(ROWS * ffn, sizeof *got);
     float *x = draw((size_t)ROWS * hidden, 1);
-    for (int i = 0; i < ROWS * hidden; i++) x[i] += 1; /* sums that are far from 0 */
+    for (int i = 0; i < ROWS * hidden; i++) x[i] += 1; /* so that sums are far from 0 */
     for (int r = 0; r < ROWS; r++)
-        kernels_plain.prepare(&plain->shared, r, x + r * hidden, NULL, hidden, format);
+        kernels_plain.prepare(&plain->shared_inputs, r, x + r * hidden, NULL, hidden, format);
     for (int level = 0; musicgen_level(level); level++) {
         if (!musicgen_runs(level)) continue;
         Sink to = {.kind = STORE, .out = level ? got : wanted, .stride = ffn};
-        LEVELS[level]->multiply(matrix, 0, matrix->blocks, &plain->shared, ROWS, format, &to);
-        float apart = 0, most = 0;
+        LEVELS[level]->multiply(matrix, 0, matrix->blocks, &plain->shared_inputs, ROWS, format, &to);
+        float error = 0, most = 0;
         for (int i = 0; level && i < ROWS * ffn; i++) {
-            apart = fmaxf(apart, fabsf(got[i] - wanted[i]));
+            error = fmaxf(error, fabsf(got[i] - wanted[i]));
             most = fmaxf(most, fabsf(wanted[i]));
         }
-        int wrong = !(apart <= 1e-5f * most);
+        int wrong = !(error <= 1e-5f * most);
         printf("%s %s product of %d: %.2g\n", wrong ? "BAD" : "ok", musicgen_level(level), hidden,
-               level ? apart / most : 0);
+               level ? error / most : 0);
         bad += wrong;
     }
     free(wanted);
@@ -175,7 +173,7 @@ static int compare_products(Model *plain) {
     return bad;
 }
 
-/* The greatest is drawn if there is no choice, and something if there is nothing to choose from. */
+/* The greatest token must be drawn if it is the only candidate, and a valid one from NaN or infinity. */
 static int check_draws(void) {
     enum { SIZE = 37 };
     int bad = 0;
@@ -188,12 +186,12 @@ static int check_draws(void) {
         int64_t tokens[3] = {-1, -1, -1};
         Draw same[] = {how, how, how};
         bad += musicgen_draw(3, 1, SIZE, logits, same, tokens) != 0;
-        for (int place = 0; place < 3; place++) {
-            const float *row = logits + place * SIZE;
+        for (int request = 0; request < 3; request++) {
+            const float *row = logits + request * SIZE;
             int wanted = 0;
             for (int j = 1; j < SIZE; j++) wanted = row[j] > row[wanted] ? j : wanted;
-            bad += tokens[place] < 0 || tokens[place] >= SIZE;
-            if (i % 6 == 1 || i % 6 == 2 || how.top_k == 1) bad += i % 6 < 4 && tokens[place] != wanted;
+            bad += tokens[request] < 0 || tokens[request] >= SIZE;
+            if (i % 6 == 1 || i % 6 == 2 || how.top_k == 1) bad += i % 6 < 4 && tokens[request] != wanted;
         }
         free(logits);
     }

@@ -1,4 +1,4 @@
-"""The library of the native step: made, found again, and done without."""
+"""The library of the native step: building and finding it, and working without it."""
 
 import os
 import shutil
@@ -13,8 +13,8 @@ from services.generation.musicgen.decoders.native import build as building
 from services.generation.musicgen.decoders.native.build import (
     BuildError,
     build,
-    can_be_had,
-    find,
+    find_library,
+    is_available,
     library_name,
 )
 from services.generation.musicgen.decoders.native.cores import physical_cores
@@ -32,7 +32,7 @@ needs_compiler = pytest.mark.skipif(
 
 @pytest.fixture(scope="module", autouse=True)
 def hurried():
-    """Nobody waits for these libraries' music; the other tests take one that was built well."""
+    """Compile quickly here: other tests use the optimised library."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(building, "FLAGS", (*building.FLAGS, "-O0"))
         yield
@@ -50,7 +50,7 @@ def library_file(built, tmp_path):
 
 @needs_compiler
 def test_a_library_is_built_once_and_found_again(built):
-    assert find([built.parent]) == built
+    assert find_library([built.parent]) == built
     assert [file.name for file in built.parent.iterdir()] == [library_name()]
     assert open_library([built.parent]).musicgen_level(0) == b"plain"
 
@@ -60,23 +60,23 @@ def test_a_library_is_built_once_and_found_again(built):
 def test_another_source_gets_another_library(monkeypatch, tmp_path, built, changed):
     folder = shutil.copytree(building.SOURCES, tmp_path / "native")
     monkeypatch.setattr(building, "SOURCES", folder)
-    assert find([built.parent]) == built
+    assert find_library([built.parent]) == built
     with (folder / changed).open("a") as file:
         file.write("\n")
-    assert find([built.parent]) is None
+    assert find_library([built.parent]) is None
 
 
 @needs_compiler
 @pytest.mark.parametrize("length", [0, 100, 40_000, -1])
-def test_a_library_that_was_cut_short_is_not_found_but_made_anew(library_file, length, monkeypatch):
+def test_a_truncated_library_is_not_found(library_file, length, monkeypatch):
     whole = library_file.read_bytes()
     library_file.write_bytes(whole[:length])
-    assert find([library_file.parent]) is None
+    assert find_library([library_file.parent]) is None
     monkeypatch.setenv("CC", NO_COMPILER["CC"])
     with pytest.raises(NativeUnavailableError, match="could not be built: no C compiler"):
         open_library([library_file.parent])
     library_file.write_bytes(whole)
-    assert find([library_file.parent]) == library_file
+    assert find_library([library_file.parent]) == library_file
 
 
 def _seal(body):
@@ -90,7 +90,7 @@ def test_a_library_of_another_machine_is_replaced(tmp_path):
     assert open_library([tmp_path]).musicgen_runs(0) == 1
 
 
-def test_without_a_compiler_it_stays_with_one_line(monkeypatch, tmp_path):
+def test_a_missing_compiler_is_reported_in_one_line(monkeypatch, tmp_path):
     (tmp_path / library_name()).write_bytes(_seal(b"\x7fELF of another machine"))
     monkeypatch.setenv("CC", NO_COMPILER["CC"])
     with pytest.raises(NativeUnavailableError) as caught:
@@ -100,7 +100,7 @@ def test_without_a_compiler_it_stays_with_one_line(monkeypatch, tmp_path):
 
 
 @needs_compiler
-def test_a_library_of_other_functions_is_passed_over(monkeypatch, tmp_path):
+def test_a_library_with_other_functions_is_refused(monkeypatch, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "other.c").write_text("int other(void) { return 1; }\n")
     monkeypatch.setattr(building, "SOURCES", tmp_path / "other")
@@ -111,13 +111,13 @@ def test_a_library_of_other_functions_is_passed_over(monkeypatch, tmp_path):
         open_library([tmp_path])
 
 
-@pytest.mark.parametrize(("told", "is_there"), [("  ", True), ("cc 'x", False)])
-def test_a_compiler_that_is_no_command_is_none(monkeypatch, tmp_path, told, is_there):
-    monkeypatch.setenv("CC", told)
-    monkeypatch.setattr(building, "folders", lambda: [tmp_path])
-    assert can_be_had() == (is_there and shutil.which("cc") is not None)
+@pytest.mark.parametrize(("command", "is_there"), [("  ", True), ("cc 'x", False)])
+def test_a_malformed_compiler_command_means_no_compiler(monkeypatch, tmp_path, command, is_there):
+    monkeypatch.setenv("CC", command)
+    monkeypatch.setattr(building, "library_folders", lambda: [tmp_path])
+    assert is_available() == (is_there and shutil.which("cc") is not None)
     if not is_there:
-        with pytest.raises(NativeUnavailableError, match='CC is "cc \'x", which is no command'):
+        with pytest.raises(NativeUnavailableError, match='CC is "cc \'x", which is not a command'):
             open_library([tmp_path])
 
 
@@ -132,7 +132,7 @@ def test_a_compiler_that_fails_is_quoted_in_one_line(monkeypatch, tmp_path):
 
 
 @needs_compiler
-def test_a_folder_that_cannot_be_written_is_passed_over(tmp_path):
+def test_a_read_only_folder_is_skipped(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("in the way")
     assert build([blocked / "cache", tmp_path / "cache"]).parent == tmp_path / "cache"
@@ -141,15 +141,15 @@ def test_a_folder_that_cannot_be_written_is_passed_over(tmp_path):
 
 
 @needs_compiler
-def test_two_that_build_at_once_leave_one_whole_library(tmp_path):
+def test_two_concurrent_builds_leave_one_library(tmp_path):
     with ThreadPoolExecutor(2) as threads:
         files = list(threads.map(build, [[tmp_path]] * 2))
-    assert files == [find([tmp_path])] * 2
+    assert files == [find_library([tmp_path])] * 2
     assert list(tmp_path.iterdir()) == files[:1]
 
 
 @pytest.mark.parametrize("compiler", ["cc", NO_COMPILER["CC"]])
-def test_the_module_can_be_run_at_set_up(compiler, tmp_path):
+def test_main_builds_the_library_at_set_up(compiler, tmp_path):
     hurried = tmp_path / "cc"
     hurried.write_text(f'#!/bin/sh\nexec {compiler} "$@" -O0\n')
     hurried.chmod(0o755)
@@ -184,7 +184,7 @@ def _assert_check_passes(command):
 
 
 @needs_compiler
-def test_it_compiles_without_a_warning_and_runs_clean_under_sanitizers(tmp_path):
+def test_the_c_code_has_no_warnings_and_passes_the_sanitizers(tmp_path):
     flags = ("-O0", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     made = _compile_check(tmp_path / "check", *flags)
     if made.returncode and "san" in made.stderr.splitlines()[-1]:
@@ -223,7 +223,7 @@ def test_siblings_of_one_core_count_once(tmp_path):
     ("limit", "most"),
     [("max 100000", None), ("150000 100000", 1), ("50000 100000", 1), ("?", None)],
 )
-def test_the_quota_of_a_container_is_kept(tmp_path, limit, most):
+def test_the_quota_of_a_container_limits_the_threads(tmp_path, limit, most):
     quota = tmp_path / "cpu.max"
     quota.write_text(limit)
     cpus = len(os.sched_getaffinity(0))
@@ -239,7 +239,7 @@ def test_the_quota_of_a_container_is_kept(tmp_path, limit, most):
         ({"OMP_WAIT_POLICY": "passive"}, "None 1"),
     ],
 )
-def test_what_torch_reads_once_is_set_before_it_comes_unless_told_otherwise(given, expected):
+def test_torch_variables_are_set_before_its_import_unless_the_user_set_them(given, expected):
     code = (
         "import os, sys; sys.prefix = sys.base_prefix; import services.generation.musicgen\n"
         "assert 'torch' not in sys.modules\n"

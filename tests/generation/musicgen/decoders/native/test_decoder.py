@@ -1,4 +1,4 @@
-"""The decoder in C beside transformers, beside itself, and beside a reference of any shape."""
+"""The decoder in C, compared with transformers, with itself, and with a reference of any shape."""
 
 import dataclasses
 import gc
@@ -35,7 +35,7 @@ native = pytest.mark.skipif(WHY_NOT_NATIVE is not None, reason=str(WHY_NOT_NATIV
 pytestmark = native
 
 EXACT = 1e-5
-"""Relative to the greatest logit: what float32 in another order of additions comes to."""
+"""Relative to the greatest logit: the effect of another order of additions in float32."""
 FORMATS = ["fp32", "int8"]
 LEVELS = [] if WHY_NOT_NATIVE else list(levels())
 STEPS = 20
@@ -51,7 +51,7 @@ def draw_tokens(length, seed=0, codebooks=4, size=2048):
 
 
 def steps(decoder, slot, tokens, first=0):
-    """Logits `[2, length, codebooks, size]`, a step at a time."""
+    """Return logits `[2, length, codebooks, size]`, computed step by step."""
     taken = [
         decoder.step([slot], tokens[None, :, t], [first + t])[:, 0] for t in range(tokens.shape[1])
     ]
@@ -60,7 +60,7 @@ def steps(decoder, slot, tokens, first=0):
 
 @torch.inference_mode()
 def of_transformers(decoder, states, tokens, unconditional=None):
-    """The same of transformers' decoder, teacher-forced."""
+    """Return the same logits from transformers' decoder, teacher-forced."""
     codebooks, length = tokens.shape
     both = torch.stack(
         [states, torch.zeros_like(states) if unconditional is None else unconditional]
@@ -113,7 +113,7 @@ def test_float32_is_exact_on_every_level(model, make, level):
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("length", [1, 7, 8, 9])
 def test_int8_is_close_on_every_level(model, make, level, length):
-    """Up to 8 states of this model are folded into the weights."""
+    # Up to 8 states of this model are folded into the weights.
     states, tokens = draw_states(length), draw_tokens(STEPS)
     decoder = make("int8", level=level, threads=2)
     decoder.admit(1, states)
@@ -123,7 +123,7 @@ def test_int8_is_close_on_every_level(model, make, level, length):
 
 
 def test_levels_multiply_int8_to_the_same_integers(make):
-    """Only what is rounded in float may differ, and a flip of one input's last bit."""
+    # Only float rounding may differ, which can flip the last bit of an input.
     found = []
     for level in LEVELS:
         decoder = make("int8", level=level)
@@ -173,7 +173,7 @@ def test_the_unconditional_row_may_have_a_prefix_of_its_own():
 
 
 @pytest.mark.parametrize("length", [1, 64, 65, 200])
-def test_a_prompt_may_be_longer_than_what_is_computed_at_once(model, make, length):
+def test_a_prompt_may_be_longer_than_one_block_of_rows(model, make, length):
     states, tokens = draw_states(length), draw_tokens(2)
     decoder = make(positions=10)
     decoder.admit(0, states)
@@ -182,7 +182,7 @@ def test_a_prompt_may_be_longer_than_what_is_computed_at_once(model, make, lengt
 
 @pytest.mark.parametrize("weights", FORMATS)
 @pytest.mark.parametrize("length", [1, 31, 33, 100])
-def test_what_is_taken_in_ahead_is_what_steps_take_in(make, weights, length):
+def test_prefill_equals_steps_bitwise(make, weights, length):
     decoder, tokens = make(weights), draw_tokens(length + 1)
     decoder.admit(0, draw_states(5))
     wanted = steps(decoder, 0, tokens)[:, -1]
@@ -194,7 +194,7 @@ def test_what_is_taken_in_ahead_is_what_steps_take_in(make, weights, length):
 @pytest.mark.parametrize("weights", FORMATS)
 @settings(max_examples=5)
 @given(data=st.data())
-def test_neighbours_change_not_a_bit(make, weights, data):
+def test_logits_do_not_depend_on_other_slots(make, weights, data):
     decoder = make(weights, slots=5, positions=40, threads=data.draw(st.integers(1, 2)))
     tokens = [draw_tokens(12, seed) for seed in range(5)]
     alone = []
@@ -214,7 +214,7 @@ def test_neighbours_change_not_a_bit(make, weights, data):
 
 
 @pytest.mark.parametrize("weights", FORMATS)
-def test_a_slot_forgets_what_it_held(make, weights):
+def test_a_slot_keeps_nothing_of_its_last_prompt(make, weights):
     decoder, tokens = make(weights), draw_tokens(3)
     decoder.admit(0, draw_states(4))
     wanted = steps(decoder, 0, tokens)
@@ -235,7 +235,7 @@ def test_a_slot_forgets_what_it_held(make, weights):
     length=st.integers(1, 40),
 )
 @pytest.mark.parametrize(("weights", "tolerance"), [("fp32", EXACT), ("int8", 0.1)])
-def test_any_shape_is_right(
+def test_logits_are_right_for_any_shape(
     weights, tolerance, head_size, pairs, ffn, codebooks, codebook_size, cross_attention, length
 ):
     hidden = head_size * 2 * pairs
@@ -258,7 +258,7 @@ def test_any_shape_is_right(
     assert apart(found, wanted) < tolerance
 
 
-def test_what_is_out_of_range_is_refused_and_changes_nothing(make):
+def test_arguments_out_of_range_are_refused_and_change_nothing(make):
     decoder, token = make(slots=2, positions=8), draw_tokens(1).t()
     decoder.admit(0, draw_states(3))
     wanted = decoder.step([0], token, [0])
@@ -280,7 +280,7 @@ def test_what_is_out_of_range_is_refused_and_changes_nothing(make):
         lambda: decoder.prefill(0, draw_tokens(9)),
     ]
     for call in outside:
-        with pytest.raises(ValueError, match=r"out of range|of 2 with|not \[length|other tokens"):
+        with pytest.raises(ValueError, match=r"out of range|of 2 with|not \[length|do not match"):
             call()
     assert torch.equal(decoder.step([0], token, [0]), wanted)
 
@@ -292,7 +292,7 @@ def test_a_tensor_of_another_model_is_named(model):
         NativeDecoder(weights, geometry_of(model.config), 1, 10)
 
 
-def test_a_shape_without_a_kernel_and_a_level_without_a_processor_are_refused(make, model):
+def test_unsupported_shapes_levels_and_sizes_are_refused(make, model):
     config = geometry_of(model.config)
     small = dataclasses.replace(config, heads=8)
     with pytest.raises(NativeUnavailableError, match="64 values in 8 heads"):
@@ -325,21 +325,21 @@ geometry = Geometry(layers=8, hidden=512, heads=8, ffn=2048, codebooks=4, codebo
                     channels=1, cross_attention=True, max_positions=2048)
 decoder = NativeDecoder(RandomWeights(geometry), geometry, 1, 1504, "fp32")
 decoder.admit(0, torch.randn(5, 512))
-tokens, begun = torch.zeros(1, 4, dtype=torch.int64), threading.Event()
+tokens, started = torch.zeros(1, 4, dtype=torch.int64), threading.Event()
 logits = torch.empty(2, 1, 4, 2048)
 
 def step():
-    # Nothing of torch that takes the interpreter's lock again: that aborts at the end by itself.
+    # No call of torch that takes the interpreter's lock again: that alone aborts at exit.
     while True:
         decoder._forward([0], [1500], tokens=tokens, logits=logits)
-        begun.set()
+        started.set()
 
 threading.Thread(target=step, daemon=True).start()
-begun.wait()
+started.wait()
 """
 
 
-def test_a_process_may_end_in_the_middle_of_a_step():
+def test_a_process_can_exit_during_a_step():
     command = [sys.executable, "-c", IN_THE_MIDDLE_OF_A_STEP]
     ended = subprocess.run(command, cwd=Path(__file__).parents[5], timeout=60, check=False)
     assert ended.returncode == 0

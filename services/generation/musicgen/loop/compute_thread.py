@@ -1,4 +1,4 @@
-"""The one thread in which PyTorch computes on a CPU."""
+"""The only thread in which PyTorch computes on a CPU."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from services.generation.musicgen.loop.loop import SHUT_DOWN
 T = TypeVar("T")
 
 
-class Processor:
-    """Does what any thread asks for, in turn, in a thread of its own.
+class ComputeThread:
+    """An `Execute` that runs the actions of all threads one after another in a thread of its own.
 
-    libgomp gives each thread that computes a team of its own. As soon as the teams together have
-    more threads than there are cores, none of them waits for its next piece of work any more: they
-    all sleep, and a step of hundreds of small pieces takes twice as long. And two that compute at
-    once would only take the cores from one another.
+    libgomp gives every thread that computes its own team of threads. Once the teams together have
+    more threads than the machine has cores, idle ones sleep instead of spinning, and a step of
+    hundreds of small parallel regions takes twice as long.
     """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="musicgen-cpu")
 
     def __call__(self, action: Callable[[], T], /) -> T:
-        """Have it done after what was asked for before, and give what it gave or raised.
+        """Run an action after those that were submitted before, and return its result.
 
         Raises:
-            EngineError: the processor is closed.
+            EngineError: the thread is closed.
+            Exception: whatever the action raises.
         """
         try:
             future = self._pool.submit(action)
@@ -37,5 +37,5 @@ class Processor:
         return future.result()
 
     def close(self) -> None:
-        """End the thread once nothing is left to do."""
+        """End the thread after the actions that were submitted."""
         self._pool.shutdown(wait=False)
