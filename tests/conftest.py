@@ -11,14 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import hypothesis
+import psycopg
 import pytest
 
 from services import storage
+from services.jobs.dbos_queue import QueueManager
 from services.storage import sqlite_driver
 from services.storage.connection import Database, resolve_url
 from services.storage.database import current_database
@@ -33,10 +35,44 @@ os.environ.setdefault("TRITON_INTERPRET", "1")
 hypothesis.settings.register_profile("unhurried", deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
+LIMIT_SECONDS = 120.0
+"""How long a test waits for what must happen. A machine that does much else may need a good part of
+it; what takes longer does not happen."""
+
+# No test ends the server, so that nothing of it need ever be on a disk.
+FORGETFUL = " ".join(
+    f"-c {setting}"
+    for setting in (
+        "max_connections=60", "shared_buffers=32MB", "fsync=off", "synchronous_commit=off",
+        "full_page_writes=off", "wal_level=minimal", "max_wal_senders=0", "autovacuum=off",
+    )
+)  # fmt: skip
+MEMORY = Path("/dev/shm")
+ROOM_IN_MEMORY = 2 << 30
+
+KINDS = ["sqlite", "sqlite-of-python", pytest.param("postgresql", marks=pytest.mark.postgres)]
+
 REQUIRED = "DGX_MUSIC_TEST_REQUIRE"
 SERVER_USER = "postgres"
 SERVER_PACKAGES = Path("/usr/lib/postgresql")
 NUMBERS = itertools.count()
+
+
+def wait_until(condition: Callable[[], object], describe: Callable[[], str] = str) -> None:
+    """Return when the condition holds.
+
+    Args:
+        condition: asked again and again.
+        describe: says more where it did not hold within `LIMIT_SECONDS`.
+
+    Raises:
+        AssertionError: it did not.
+    """
+    end = time.monotonic() + LIMIT_SECONDS
+    while not condition():
+        if time.monotonic() > end:
+            raise AssertionError(f"not within {LIMIT_SECONDS:g} s\n{describe()}")
+        time.sleep(0.01)
 
 
 def as_server_user(command: list[str]) -> list[str]:
@@ -78,6 +114,8 @@ class Server:
 
     programs: Path
     folder: Path
+    used: list[str] = field(default_factory=list)
+    """Names of databases whose tests are over, with all their processes and threads."""
 
     def run(self, program: str, *arguments: str) -> None:
         command = as_server_user([str(self.programs / program), *arguments])
@@ -85,10 +123,9 @@ class Server:
 
     def start(self) -> None:
         data = str(self.folder / "data")
-        self.run(
-            "initdb", "-D", data, "-U", "music", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8"
-        )
-        options = f"-k {self.folder} -c listen_addresses= -c max_connections=60"
+        form = ("-E", "UTF8", "--locale=C.UTF-8", "--no-sync")
+        self.run("initdb", "-D", data, "-U", "music", "-A", "trust", *form)
+        options = f"-k {self.folder} -c listen_addresses= {FORGETFUL}"
         log = str(self.folder / "log")
         self.run("pg_ctl", "-D", data, "-l", log, "-o", options, "-w", "start")
 
@@ -98,10 +135,21 @@ class Server:
     def url(self, database: str) -> str:
         return f"postgresql://music@/{database}?host={self.folder}"
 
-    def new_database(self) -> str:
-        name = f"music_{os.getpid()}_{next(NUMBERS)}"
-        self.run("createdb", "-h", str(self.folder), "-U", "music", name)
+    def new_database(self, template: str = "template1") -> str:
+        """Make a database, with the tables of the template, and drop those that were used."""
+        name = f"music_{next(NUMBERS)}"
+        with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
+            while self.used:
+                connection.execute(f"DROP DATABASE {self.used.pop()} WITH (FORCE)")
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         return self.url(name)
+
+
+def memory() -> Path | None:
+    """The folder whose files are in memory, if there is one with room; else None."""
+    if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < ROOM_IN_MEMORY:
+        return None
+    return MEMORY
 
 
 @pytest.fixture(scope="session")
@@ -116,7 +164,7 @@ def postgres_server() -> Iterator[Server]:
             pytest.fail(reason)
         pytest.skip(reason)
     # A socket's path has room for 107 characters; pytest's own folders are too deep.
-    folder = Path(tempfile.mkdtemp(prefix="music-pg-"))
+    folder = Path(tempfile.mkdtemp(prefix="music-pg-", dir=memory()))
     if os.geteuid() == 0:
         shutil.chown(folder, SERVER_USER)
     server = Server(programs, folder)
@@ -139,11 +187,8 @@ class BucketServer:
         self.process = subprocess.Popen(
             command, stdout=subprocess.DEVNULL, stderr=subprocess.STDOUT
         )
-        end = time.monotonic() + 60
-        while not self._answers():
-            if time.monotonic() > end or self.process.poll() is not None:
-                raise AssertionError("moto_server did not start")
-            time.sleep(0.02)
+        wait_until(lambda: self._answers() or self.process.poll() is not None)
+        assert self.process.poll() is None, "moto_server did not start"
 
     def _answers(self) -> bool:
         with socket.socket() as probe:
@@ -151,7 +196,7 @@ class BucketServer:
 
     def new_bucket(self) -> str:
         name = f"music-{next(NUMBERS)}"
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=LIMIT_SECONDS)
         connection.request("PUT", f"/{name}")
         assert connection.getresponse().status == 200
         connection.close()
@@ -178,14 +223,88 @@ def bucket_url(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> 
     return bucket_server.new_bucket()
 
 
+def make_tables(url: str, *, queue: bool) -> None:
+    storage.init_db(url)
+    if queue:
+        QueueManager().prepare()
+    storage.close_db()
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
+    """Give a file with our tables, and those of the queue if asked for; each is made once."""
+    folder = tmp_path_factory.mktemp("templates")
+
+    def template(queue: bool) -> Path:
+        # Each library makes the search index that it can.
+        file = folder / f"{sqlite_driver.library().__name__}-{queue}.db"
+        if not file.exists():
+            make_tables(f"sqlite:///{file}", queue=queue)
+        return file
+
+    return template
+
+
+@pytest.fixture(scope="session")
+def postgres_template(postgres_server: Server) -> Callable[[bool], str]:
+    """As `sqlite_template`; give the name of a database."""
+    made: dict[bool, str] = {}
+
+    def template(queue: bool) -> str:
+        if queue not in made:
+            url = postgres_server.new_database()
+            make_tables(url, queue=queue)
+            made[queue] = name_in(url)
+        return made[queue]
+
+    return template
+
+
+def name_in(postgres_url: str) -> str:
+    return str(psycopg.conninfo.conninfo_to_dict(postgres_url)["dbname"])
+
+
 @pytest.fixture
 def sqlite_url(tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'data' / 'generations.db'}"
 
 
 @pytest.fixture
-def postgres_url(postgres_server: Server) -> str:
-    return postgres_server.new_database()
+def sqlite_url_with_tables(sqlite_url: str, sqlite_template: Callable[[bool], Path]) -> str:
+    """A database with our tables and the queue's."""
+    copy_template(sqlite_template(True), sqlite_url)
+    return sqlite_url
+
+
+def copy_template(template: Path, sqlite_url: str) -> None:
+    file = Path(sqlite_url.removeprefix("sqlite:///"))
+    file.parent.mkdir()
+    shutil.copy(template, file)
+
+
+@pytest.fixture
+def new_postgres(postgres_server: Server) -> Iterator[Callable[..., str]]:
+    made: list[str] = []
+
+    def new(template: str = "template1") -> str:
+        made.append(postgres_server.new_database(template))
+        return made[-1]
+
+    yield new
+    postgres_server.used.extend(map(name_in, made))
+
+
+@pytest.fixture
+def postgres_url(new_postgres: Callable[..., str]) -> str:
+    return new_postgres()
+
+
+@pytest.fixture
+def postgres_url_with_tables(
+    new_postgres: Callable[..., str], postgres_template: Callable[[bool], str]
+) -> str:
+    """A database with our tables and the queue's."""
+    return new_postgres(postgres_template(True))
 
 
 @pytest.fixture
@@ -199,15 +318,18 @@ def standard_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sqlite_driver.library.cache_clear()
 
 
-@pytest.fixture(
-    params=["sqlite", "sqlite-of-python", pytest.param("postgresql", marks=pytest.mark.postgres)]
-)
-def database_url(request: pytest.FixtureRequest) -> str:
-    """An empty database of each kind, SQLite also with the library that Python is linked with."""
+@pytest.fixture(params=KINDS)
+def database_kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of database, SQLite also with the library that Python is linked with."""
     if request.param == "sqlite-of-python":
         request.getfixturevalue("standard_library")
-    name = "postgres_url" if request.param == "postgresql" else "sqlite_url"
-    url: str = request.getfixturevalue(name)
+    return "postgres" if request.param == "postgresql" else "sqlite"
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, database_kind: str) -> str:
+    """An empty database of each kind."""
+    url: str = request.getfixturevalue(f"{database_kind}_url")
     return url
 
 
@@ -221,21 +343,24 @@ def _empty_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 
 
 @pytest.fixture
-def database(database_url: str) -> Database:
+def database(request: pytest.FixtureRequest, database_kind: str) -> Database:
     """An open database of each kind, with our tables."""
-    storage.init_db(database_url)
-    return current_database()
+    opened: Database = request.getfixturevalue(f"{database_kind}_database")
+    return opened
 
 
 @pytest.fixture
-def sqlite_database(sqlite_url: str) -> Database:
+def sqlite_database(sqlite_url: str, sqlite_template: Callable[[bool], Path]) -> Database:
+    copy_template(sqlite_template(False), sqlite_url)
     storage.init_db(sqlite_url)
     return current_database()
 
 
 @pytest.fixture
-def postgres_database(postgres_url: str) -> Database:
-    storage.init_db(postgres_url)
+def postgres_database(
+    new_postgres: Callable[..., str], postgres_template: Callable[[bool], str]
+) -> Database:
+    storage.init_db(new_postgres(postgres_template(False)))
     return current_database()
 
 

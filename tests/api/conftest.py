@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,8 @@ from services.database import open_database
 from services.generation.registry import default_registry
 from services.jobs.renditions import Renditions
 from services.jobs.service import MusicService
+from tests.conftest import LIMIT_SECONDS
+from tests.programs import Program
 from tests.worker.conftest import Rig, load_engines, make_rig  # noqa: F401 - a fixture
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Api:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def api_url(request: pytest.FixtureRequest) -> str:
-    name = "postgres_url" if request.param == "postgresql" else "sqlite_url"
-    return str(request.getfixturevalue(name))
+    kind = "postgres" if request.param == "postgresql" else "sqlite"
+    return str(request.getfixturevalue(f"{kind}_url_with_tables"))
 
 
 @pytest.fixture
@@ -94,8 +94,8 @@ def api(api_url: str, make_api: Callable[..., Api]) -> Api:
 
 
 @pytest.fixture
-def sqlite_api(sqlite_url: str, make_api: Callable[..., Api]) -> Api:
-    return make_api(sqlite_url)
+def sqlite_api(sqlite_url_with_tables: str, make_api: Callable[..., Api]) -> Api:
+    return make_api(sqlite_url_with_tables)
 
 
 @dataclass
@@ -103,7 +103,7 @@ class Served:
     """A server process, and its address."""
 
     rig: Rig
-    process: subprocess.Popen[bytes]
+    process: Program
     client: httpx.Client
     others: list[Any] = field(default_factory=list)
 
@@ -129,20 +129,19 @@ def serve(make_rig: Callable[[str], Rig]) -> Iterator[Callable[..., Served]]:  #
         rig = make_rig(url)
         given = {f"DGX_MUSIC_{key.upper()}": str(value) for key, value in settings.items()}
         log = rig.folder / "log"
-        with log.open("ab") as file:
-            before = rig.log.count("listening url=")
-            process = subprocess.Popen(
-                [sys.executable, str(HERE / "run_server.py"), "worker" if worker else ""],
-                env=rig.environment | given,
-                cwd=rig.folder,
-                stdout=file,
-                stderr=file,
-            )
+        before = rig.log.count("listening url=") if log.exists() else 0
+        process = Program(
+            HERE / "run_server.py",
+            "worker" if worker else "",
+            env=rig.environment | given,
+            cwd=rig.folder,
+            log=log,
+        )
         rig.workers.append(process)
         rig.until(lambda: rig.log.count("listening url=") > before or process.poll() is not None)
         address = re.findall(r"listening url=(\S+)", rig.log)
         assert address, rig.log
-        client = httpx.Client(base_url=f"{address[-1]}/api/v1", timeout=30)
+        client = httpx.Client(base_url=f"{address[-1]}/api/v1", timeout=LIMIT_SECONDS)
         started.append(Served(rig, process, client))
         return started[-1]
 
@@ -161,8 +160,8 @@ def served(api_url: str, serve: Callable[..., Served]) -> Served:
 
 
 @pytest.fixture
-def sqlite_served(sqlite_url: str, serve: Callable[..., Served]) -> Served:
-    return serve(sqlite_url)
+def sqlite_served(sqlite_url_with_tables: str, serve: Callable[..., Served]) -> Served:
+    return serve(sqlite_url_with_tables)
 
 
 @pytest.fixture

@@ -48,7 +48,7 @@ def test_client_that_repeats_its_request_gets_each_job_once(
             post(served, batch=True)
     else:
         post(served, batch=False)
-    assert served.process.wait(30) == failpoints.EXIT_CODE
+    assert served.rig.ended(served.process) == failpoints.EXIT_CODE
     kept = [job.job_id for job in served.rig.service.history().jobs]
     expected = {"submit-before-commit": 0, "submit-after-commit": 3}
     assert len(kept) == expected.get(point, 1)

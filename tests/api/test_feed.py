@@ -16,12 +16,11 @@ from services.api import feed as feed_module
 from services.api.feed import EventBatch, Feed
 from services.api.problems import ProblemError
 from tests.api.conftest import add_job, set_status
+from tests.conftest import LIMIT_SECONDS
 
 if TYPE_CHECKING:
     from services.api.state import ApiState
     from services.jobs.models import Job
-
-PATIENCE = 20.0
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +35,7 @@ def run(state: ApiState, test: Callable[[Feed], Coroutine[Any, Any, None]]) -> N
         feed = Feed(state.service)
         async with feed.lifespan():
             with feed.subscribe():
-                assert await feed.wait_until_ready(PATIENCE)
+                assert await feed.wait_until_ready(LIMIT_SECONDS)
                 await test(feed)
 
     asyncio.run(main())
@@ -51,7 +50,7 @@ async def wait_for_events(feed: Feed, position: str, count: int) -> EventBatch:
                 return batch
             await feed.wait_for_change()
 
-    return await asyncio.wait_for(wait(), PATIENCE)
+    return await asyncio.wait_for(wait(), LIMIT_SECONDS)
 
 
 async def is_connected() -> bool:
@@ -112,7 +111,7 @@ def test_expired_and_unknown_positions_have_no_events(
         for number in range(5):
             add_job()
             while feed.position != f"{epoch}-{number + 1}":
-                await asyncio.wait_for(feed.wait_for_change(), PATIENCE)
+                await asyncio.wait_for(feed.wait_for_change(), LIMIT_SECONDS)
         counts = [
             None if (batch := feed.get_events_after(f"{epoch}-{number}")) is None
             else len(batch.events)
@@ -129,11 +128,11 @@ def test_expired_and_unknown_positions_have_no_events(
 def test_wait_for_job_returns_once_it_is_finished(state: ApiState) -> None:
     async def test(feed: Feed) -> None:
         job_id = add_job()
-        waiting = asyncio.create_task(feed.wait_for_job(job_id, PATIENCE, is_connected))
+        waiting = asyncio.create_task(feed.wait_for_job(job_id, LIMIT_SECONDS, is_connected))
         while feed.subscriber_count < 2:
             await asyncio.sleep(0)
         set_status(job_id, "cancelled")
-        assert (await asyncio.wait_for(waiting, PATIENCE)).status == "cancelled"
+        assert (await asyncio.wait_for(waiting, LIMIT_SECONDS)).status == "cancelled"
         assert feed.subscriber_count == 1
 
     run(state, test)
@@ -158,12 +157,12 @@ def test_wait_for_job_ends_when_the_client_disconnects_or_the_feed_closes(state:
         while feed.subscriber_count < 2:
             await asyncio.sleep(0)
         add_job()
-        assert (await asyncio.wait_for(left, PATIENCE)).status == "pending"
+        assert (await asyncio.wait_for(left, LIMIT_SECONDS)).status == "pending"
         closed = asyncio.create_task(feed.wait_for_job(job_id, 1000.0, is_connected))
         while feed.subscriber_count < 2:
             await asyncio.sleep(0)
         feed.close()
-        assert (await asyncio.wait_for(closed, PATIENCE)).status == "pending"
+        assert (await asyncio.wait_for(closed, LIMIT_SECONDS)).status == "pending"
 
     run(state, test)
 
@@ -198,12 +197,12 @@ def test_idle_feed_stops_and_restarts_with_new_positions(
         feed = Feed(state.service)
         async with feed.lifespan():
             with feed.subscribe():
-                assert await feed.wait_until_ready(PATIENCE)
+                assert await feed.wait_until_ready(LIMIT_SECONDS)
                 first = feed.position
             while feed._watcher is None or not feed._watcher.done():
                 await asyncio.sleep(0.005)
             with feed.subscribe():
-                assert await feed.wait_until_ready(PATIENCE)
+                assert await feed.wait_until_ready(LIMIT_SECONDS)
                 assert feed.get_events_after(first) is None
                 assert feed.get_events_after(feed.position) is not None
 
@@ -217,7 +216,7 @@ def test_silent_feed_wakes_its_subscribers_for_a_heartbeat(
 
     async def test(feed: Feed) -> None:
         before = feed.position
-        await asyncio.wait_for(feed.wait_for_change(), PATIENCE)
+        await asyncio.wait_for(feed.wait_for_change(), LIMIT_SECONDS)
         assert feed.position == before
 
     run(state, test)
@@ -264,7 +263,7 @@ def test_wait_for_job_sees_a_change_that_comes_while_it_reads_the_job(
 
         monkeypatch.setattr(state.service, "find", find_and_cancel)
         monkeypatch.setattr(feed_module, "_wait_until_set", note)
-        view = await feed.wait_for_job(job_id, PATIENCE, is_connected)
+        view = await feed.wait_for_job(job_id, LIMIT_SECONDS, is_connected)
         assert view.status == "cancelled"
         assert {id(event) for event in waited_for} <= {id(feed._ready), id(feed._closed)}
 

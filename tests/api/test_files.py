@@ -25,6 +25,7 @@ from services.jobs import renditions
 from services.jobs.outfile import SUFFIXES, encode
 from services.library.reconcile import FILE_MISSING
 from tests.api.test_requests import assert_problem
+from tests.conftest import LIMIT_SECONDS
 
 if TYPE_CHECKING:
     from tests.api.conftest import Api
@@ -154,7 +155,7 @@ def test_existing_files_do_not_wait_for_conversions(
 
     def encode_slowly(*arguments: Any) -> None:
         begun.release()
-        assert may_end.wait(20)
+        assert may_end.wait(LIMIT_SECONDS)
         encode(*arguments)
 
     monkeypatch.setattr(renditions, "encode", encode_slowly)
@@ -170,8 +171,8 @@ def test_existing_files_do_not_wait_for_conversions(
         thread.start()
     try:
         # The three requests for MP3 hold one slot, so a second conversion can start.
-        assert begun.acquire(timeout=20)
-        assert begun.acquire(timeout=20)
+        assert begun.acquire(timeout=LIMIT_SECONDS)
+        assert begun.acquire(timeout=LIMIT_SECONDS)
         assert api.client.get(f"{base}.wav").content == data
         assert api.client.get(base.replace("/files/", "/jobs/") + "/peaks").status_code == 200
         assert answers == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -21,6 +20,7 @@ from services.config import Settings
 from tests.api.conftest import Api, Callers
 from tests.api.test_document import OPERATIONS
 from tests.api.test_files import finish
+from tests.conftest import LIMIT_SECONDS, wait_until
 from tests.worker.conftest import load_engines
 
 OPERATOR = "an-operator-s-key"
@@ -130,21 +130,20 @@ def test_stream_ends_when_its_key_is_revoked(
     with ThreadPoolExecutor() as pool:
         other = pool.submit(server.ask, "other", "GET", "/api/v1/events")
         mine = pool.submit(server.ask, "owner", "GET", "/api/v1/events")
-        while server.state.feed.subscriber_count < 2 and not mine.done():
-            time.sleep(0.01)
+        wait_until(lambda: server.state.feed.subscriber_count == 2 or mine.done())
         with storage.get_session() as session:
             storage.revoke_api_key(session, "owner")
-        assert mine.result(timeout=20).status_code == 200
+        assert mine.result(timeout=LIMIT_SECONDS).status_code == 200
         assert not other.done()
         server.end_streams()
-        assert other.result(timeout=20).status_code == 200
+        assert other.result(timeout=LIMIT_SECONDS).status_code == 200
 
 
 def test_closed_feed_does_not_wait_for_a_change(server: Guarded) -> None:
     server.end_streams()
 
     async def wait_for_change() -> None:
-        await asyncio.wait_for(server.state.feed.wait_for_change(), 5.0)
+        await asyncio.wait_for(server.state.feed.wait_for_change(), LIMIT_SECONDS)
 
     assert server.client.portal is not None
     server.client.portal.call(wait_for_change)

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.api.reads import SharedReads
+from tests.conftest import LIMIT_SECONDS
 
 
 class Rows:
@@ -26,12 +27,12 @@ class Rows:
         self.reads.append(keys)
         seen = dict(self.values)
         self.begun.release()
-        assert self.go.acquire(timeout=10)
+        assert self.go.acquire(timeout=LIMIT_SECONDS)
         return {key: seen[key] for key in keys if key in seen}
 
 
 async def wait_until_read_begins(rows: Rows) -> None:
-    assert await asyncio.to_thread(rows.begun.acquire, timeout=10)
+    assert await asyncio.to_thread(rows.begun.acquire, timeout=LIMIT_SECONDS)
 
 
 async def request(shared: SharedReads[str, int], *keys: str) -> list[asyncio.Task[int | None]]:

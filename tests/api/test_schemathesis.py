@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from services import storage
+from tests.conftest import LIMIT_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -66,11 +67,10 @@ def address(tmp_path: Path, sqlite_url: str) -> Iterator[str]:
             stderr=file,
         )
     try:
-        found: list[str] = []
-        while not found and process.poll() is None:
-            found = re.findall(r"listening url=([^\s\"]+)", log.read_text())
+        wait_until(lambda: "listening url=" in log.read_text() or process.poll() is not None)
+        found = re.search(r"listening url=([^\s\"]+)", log.read_text())
         assert found, log.read_text()
-        yield found[0]
+        yield found[1]
     finally:
         process.kill()
         process.wait()
@@ -88,7 +88,7 @@ def run(address: str, folder: Path, examples: int) -> None:
             "--exclude-checks", "use_after_free",
             "--max-examples", str(examples),
             "--continue-on-failure",
-            "--request-timeout", "20",
+            "--request-timeout", str(LIMIT_SECONDS),
             "--seed", "1",
         ],
         env={"PYTHONPATH": str(HERE), "PATH": "/usr/bin:/bin", "NO_COLOR": "1"},

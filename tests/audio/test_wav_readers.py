@@ -14,6 +14,7 @@ from services.audio import measure_loudness, write_wav
 from services.audio import wav as wav_module
 from services.audio.facts import Section, TakeFacts
 from services.audio.wav_chunks import build_chunks, place_markers
+from tests.conftest import LIMIT_SECONDS
 
 pytestmark = pytest.mark.integration
 
@@ -80,7 +81,7 @@ def run_program(program, *arguments):
     if shutil.which(program) is None:
         pytest.skip(f"{program} is not installed")
     done = subprocess.run(
-        [program, *map(str, arguments)], capture_output=True, check=True, timeout=60
+        [program, *map(str, arguments)], capture_output=True, check=True, timeout=LIMIT_SECONDS
     )
     return done.stdout.decode()
 

@@ -14,6 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from services import cli, storage
+from tests.conftest import LIMIT_SECONDS
 
 PROGRAM = Path(sys.executable).parent / "dgx-music"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
@@ -92,7 +93,7 @@ class Home:
             file.write_bytes(b"music")
         return row.id
 
-    def run(self, *arguments: str, timeout: float = 120.0) -> Result:
+    def run(self, *arguments: str, timeout: float = LIMIT_SECONDS) -> Result:
         """Run the installed command in a process of its own."""
         return subprocess.run(
             self.command(*arguments),

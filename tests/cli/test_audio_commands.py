@@ -4,13 +4,14 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 from PIL import Image
+
+from tests.conftest import LIMIT_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
 
@@ -183,11 +184,10 @@ def test_signal_stops_a_conversion_and_leaves_nothing(home, number):
         stderr=subprocess.PIPE,
         text=True,
     )
-    while not list(home.path.glob(".dgx-*.part")):
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_until(lambda: list(home.path.glob(".dgx-*.part")) or process.poll() is not None)
+    assert process.poll() is None
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "Exception ignored" not in errors

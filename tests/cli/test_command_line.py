@@ -9,6 +9,7 @@ import pytest
 
 from services import __version__, cli, config, errors
 from services.errors import CancelledError, InvalidRequestError
+from tests.conftest import LIMIT_SECONDS
 
 
 @pytest.fixture(autouse=True)
@@ -128,7 +129,7 @@ import atexit, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from services import cli
 
-ThreadPoolExecutor(1).submit(time.sleep, 60)
+ThreadPoolExecutor(1).submit(time.sleep, 3600)
 atexit.register(print, "tidied")
 print("said")
 cli.app = lambda: sys.exit(130)
@@ -138,6 +139,10 @@ cli.main()
 
 def test_cancelled_command_does_not_wait_for_its_threads():
     ended = subprocess.run(
-        [sys.executable, "-c", BUSY], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-c", BUSY],
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_SECONDS,
+        check=False,
     )
     assert (ended.returncode, ended.stdout) == (130, "said\ntidied\n")

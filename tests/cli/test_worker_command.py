@@ -3,23 +3,14 @@
 import json
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 
 import numpy as np
 import pytest
 import soundfile as sf
 
+from tests.conftest import LIMIT_SECONDS, wait_until
+
 pytestmark = pytest.mark.integration
-
-PATIENCE = 40.0
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.05)
 
 
 @pytest.fixture
@@ -34,7 +25,7 @@ def worker(home):
             env=home.full_environment(),
             stderr=lines,
         )
-    until(lambda: "ready worker" in log.read_text() or process.poll() is not None)
+    wait_until(lambda: "ready worker" in log.read_text() or process.poll() is not None)
     yield process
     process.kill()
     process.wait()
@@ -50,7 +41,7 @@ def test_generate_has_a_worker_make_the_music(home, worker):
     assert f"completed job={job['job_id']}" in log
     assert "house" not in log
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(timeout=20) == 0
+    assert worker.wait(timeout=LIMIT_SECONDS) == 0
     again = home.run("generate", "house at 120 BPM", "--duration", "2", "--json", "--seed", "7")
     here, there = (sf.read(home.path / json.loads(ran.stdout)["file"]) for ran in (again, made))
     assert np.array_equal(here[0], there[0])
@@ -65,12 +56,12 @@ def test_ctrl_c_cancels_what_a_worker_makes(home, worker):
         stdout=subprocess.DEVNULL,
     )
     log = home.path / "worker.log"
-    until(lambda: "started job" in log.read_text())
+    wait_until(lambda: "started job" in log.read_text())
     asking.send_signal(signal.SIGINT)
-    _, said = asking.communicate(timeout=20)
+    _, said = asking.communicate(timeout=LIMIT_SECONDS)
     assert asking.returncode == 130
     assert b"Cancelled." in said
-    until(lambda: "no longer ours" in log.read_text())
+    wait_until(lambda: "no longer ours" in log.read_text())
     assert home.rows() == [("cancelled",)]
 
 

@@ -21,6 +21,7 @@ from services.generation.engine import (
 )
 from services.generation.registry import EngineEntry
 from services.generation.trial import find_faults, measure, try_engine, warm_up
+from tests.conftest import LIMIT_SECONDS
 
 FACTS = EngineFacts(
     name="tone",
@@ -112,7 +113,7 @@ def test_requests_reach_an_engine_together_as_far_as_it_takes_them() -> None:
         facts: EngineFacts = SHARED
 
         def wave(self, samples: int) -> np.ndarray:
-            together.wait(timeout=60)
+            together.wait(LIMIT_SECONDS)
             return super().wave(samples)
 
     assert measure(Batching(), "batching", 1.0, 6).requests == 6

@@ -15,6 +15,7 @@ from services.config import Settings
 from services.errors import OutputError
 from services.jobs import renditions
 from services.jobs.renditions import RenditionMissingError, Renditions
+from tests.conftest import LIMIT_SECONDS
 from tests.jobs.test_outfile import job
 
 
@@ -103,13 +104,13 @@ def test_simultaneous_requests_make_a_rendition_once(made, monkeypatch):
     def encode(*arguments):
         calls.append(arguments)
         started.set()
-        release.wait(20.0)
+        release.wait(LIMIT_SECONDS)
         real(*arguments)
 
     monkeypatch.setattr(renditions, "encode_take", encode)
     with ThreadPoolExecutor(3) as threads:
         asked = [threads.submit(made.audio, with_digest(), ".flac") for _ in range(3)]
-        assert started.wait(20.0)
+        assert started.wait(LIMIT_SECONDS)
         release.set()
         assert len({one.result() for one in asked}) == 1
     assert len(calls) == 1

@@ -8,6 +8,8 @@ import sys
 
 import pytest
 
+from tests.conftest import LIMIT_SECONDS
+
 COUNT_MAPPED = """
 import ctypes
 from services.machine.memory import MAPPED_BYTES
@@ -70,7 +72,7 @@ def test_a_large_block_is_returned_whatever_was_freed_before(settle: str, mapped
 @of_glibc
 @pytest.mark.parametrize(
     ("settle", "patience", "smaller"),
-    [("memory.limit_memory_growth()", 20, "True"), ("", 0.3, "False")],
+    [("memory.limit_memory_growth()", LIMIT_SECONDS, "True"), ("", 0.3, "False")],
 )
 def test_free_pages_between_used_ones_are_returned(
     settle: str, patience: float, smaller: str

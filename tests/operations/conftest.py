@@ -148,8 +148,8 @@ def make_rig(tmp_path: Path) -> Callable[..., Rig]:
 
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def any_url(request: pytest.FixtureRequest) -> str:
-    name = "postgres_url" if request.param == "postgresql" else "sqlite_url"
-    url: str = request.getfixturevalue(name)
+    kind = "postgres" if request.param == "postgresql" else "sqlite"
+    url: str = request.getfixturevalue(f"{kind}_url_with_tables")
     return url
 
 
@@ -160,8 +160,8 @@ def rig(any_url: str, make_rig: Callable[..., Rig]) -> Rig:
 
 
 @pytest.fixture
-def sqlite_rig(sqlite_url: str, make_rig: Callable[..., Rig]) -> Rig:
-    return make_rig(sqlite_url)
+def sqlite_rig(sqlite_url_with_tables: str, make_rig: Callable[..., Rig]) -> Rig:
+    return make_rig(sqlite_url_with_tables)
 
 
 @pytest.fixture

@@ -32,6 +32,7 @@ from services.operations.health import (
 )
 from services.worker.hosting.host import DEFAULT_REGISTRY, Limits
 from services.worker.hosting.pool import HostPool
+from tests.conftest import LIMIT_SECONDS, wait_until
 
 TOO_MUCH = 2**60
 
@@ -153,9 +154,7 @@ def test_hanging_database_does_not_hang_the_check(postgres_url, make_rig):
 
 
 def until_healthy(rig):
-    deadline = time.monotonic() + 20
-    while rig.get("/health").status_code != 200:
-        assert time.monotonic() < deadline
+    wait_until(lambda: rig.get("/health").status_code == 200)
 
 
 def test_draining_server_is_not_ready(rig):
@@ -218,7 +217,9 @@ def test_missing_gpu_is_healthy_if_a_model_needs_none(monkeypatch, tmp_path):
 
 
 def test_host_pool_counts_its_loaded_models():
-    pool = HostPool(1, DEFAULT_REGISTRY, Limits(stall=10, deadline=10), idle_seconds=10)
+    pool = HostPool(
+        1, DEFAULT_REGISTRY, Limits(stall=LIMIT_SECONDS, deadline=LIMIT_SECONDS), idle_seconds=10
+    )
     assert pool.count_models() == {}
     with pool.lease("composer"):
         assert pool.count_models() == {"composer": 1}
@@ -249,7 +250,7 @@ def test_checks_that_do_not_answer_in_time_have_a_status(sqlite_rig, monkeypatch
     settings = sqlite_rig.state.settings.model_copy(update={"use_gpu": True})
     blocked = threading.Event()
     for name in ("check_database", "check_queue", "check_disks", "judge_gpus"):
-        monkeypatch.setattr(health, name, lambda *_: blocked.wait(20))
+        monkeypatch.setattr(health, name, lambda *_: blocked.wait(LIMIT_SECONDS))
     checker = Health(settings, sqlite_rig.state.service.registry, limit_seconds=0.01)
     try:
         report = checker.report(time.monotonic())

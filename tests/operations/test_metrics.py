@@ -18,6 +18,7 @@ from services.api.http_metrics import HttpMetrics
 from services.api.route_names import RouteNames
 from services.operations.figures import BOUNDS, RECOUNTED, FinishedJobs
 from services.storage import Generation
+from tests.conftest import LIMIT_SECONDS
 
 NAMES = {
     "dgx_music_build_info", "dgx_music_jobs", "dgx_music_job_queue_seconds",
@@ -184,7 +185,7 @@ def test_gpu_and_own_worker_have_metrics(sqlite_url, make_rig, nvidia_smi):
 def test_hanging_database_leaves_the_other_metrics(sqlite_rig, monkeypatch):
     go = threading.Event()
     monkeypatch.setattr(metrics, "LIMIT_SECONDS", 0.01)
-    monkeypatch.setattr(storage, "count_statuses", lambda *_, **__: go.wait(20))
+    monkeypatch.setattr(storage, "count_statuses", lambda *_, **__: go.wait(LIMIT_SECONDS))
     try:
         samples, names = scrape(sqlite_rig)
     finally:

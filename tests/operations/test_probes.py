@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from services.operations import probes
 from services.operations.probes import CachedValue, NoAnswerError, Probe, wait_for
+from tests.conftest import LIMIT_SECONDS
 
 
 def test_callers_share_a_call_that_hangs():
@@ -18,7 +19,7 @@ def test_callers_share_a_call_that_hangs():
 
     def call():
         calls.append(1)
-        return go.wait(30)
+        return go.wait(LIMIT_SECONDS)
 
     probe = Probe("disk", call)
     for _ in range(5):
@@ -26,9 +27,9 @@ def test_callers_share_a_call_that_hangs():
             probe.answer(0.01)
     waiting = probe.begin()
     go.set()
-    assert waiting.result(10)
+    assert waiting.result(LIMIT_SECONDS)
     assert calls == [1]
-    assert probe.answer(10)
+    assert probe.answer(LIMIT_SECONDS)
     assert calls == [1, 1]
 
 
@@ -39,8 +40,8 @@ def test_failed_call_is_no_answer_and_its_thread_reports_why(monkeypatch):
     reported: queue.Queue[type[BaseException]] = queue.Queue()
     monkeypatch.setattr(threading, "excepthook", lambda hook: reported.put(hook.exc_type))
     with pytest.raises(NoAnswerError, match="The probe of the disk failed"):
-        Probe("disk", fail).answer(10)
-    assert reported.get(timeout=10) is ZeroDivisionError
+        Probe("disk", fail).answer(LIMIT_SECONDS)
+    assert reported.get(timeout=LIMIT_SECONDS) is ZeroDivisionError
 
 
 def test_value_is_cached_for_its_time():
@@ -64,12 +65,12 @@ def test_slow_read_is_repeated_less_often(monkeypatch):
 def test_result_of_a_call_is_not_cached():
     values = iter(range(10))
     probe = Probe("disk", lambda: next(values))
-    assert [probe.answer(10), probe.answer(10)] == [0, 1]
+    assert [probe.answer(LIMIT_SECONDS), probe.answer(LIMIT_SECONDS)] == [0, 1]
 
 
 def test_expired_deadline_still_returns_a_finished_call():
     future = Probe("disk", lambda: 7).begin()
-    assert future.result(10) == 7
+    assert future.result(LIMIT_SECONDS) == 7
     assert wait_for(future, -1.0) == 7
 
 
@@ -93,7 +94,7 @@ def test_concurrent_callers_share_a_read():
 
     def read():
         reads.append(1)
-        assert go.wait(10)
+        assert go.wait(LIMIT_SECONDS)
         return len(reads)
 
     cached = CachedValue(read, seconds=3600)

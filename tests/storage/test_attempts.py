@@ -12,6 +12,7 @@ import pytest
 
 from services import storage
 from services.storage import Generation
+from tests.conftest import LIMIT_SECONDS
 
 if TYPE_CHECKING:
     from services.storage.connection import Database
@@ -215,7 +216,8 @@ def count_in_a_process(url: str, times: int) -> None:
     storage.close_db()
 
 
-def test_processes_counting_one_prompt_lose_no_count(database: Database, database_url: str) -> None:
+def test_processes_counting_one_prompt_lose_no_count(database_url: str) -> None:
+    storage.init_db(database_url)
     context = multiprocessing.get_context("fork")
     storage.close_db()
     processes = [
@@ -224,7 +226,7 @@ def test_processes_counting_one_prompt_lose_no_count(database: Database, databas
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=120)
+        process.join(timeout=LIMIT_SECONDS)
     assert [process.exitcode for process in processes] == [0, 0, 0, 0]
     storage.init_db(database_url)
     with storage.get_session(read_only=True) as session:

@@ -142,8 +142,9 @@ def test_another_users_database_is_refused(tmp_path: Path) -> None:
         assert answer.read() == b"DatabasePermissionError"
 
 
-def test_a_newer_database_is_refused(database: Database, database_url: str) -> None:
-    with database.engine.begin() as connection:
+def test_a_newer_database_is_refused(database_url: str) -> None:
+    storage.init_db(database_url)
+    with storage.get_engine().begin() as connection:
         set_revision(connection, "999")
     with pytest.raises(storage.DatabaseTooNewError, match="revision 999"):
         storage.init_db(database_url)

@@ -16,6 +16,7 @@ import pytest
 from services import storage
 from services.storage import sqlite, sqlite_driver
 from services.storage.sqlite_driver import BUNDLED, library, library_version
+from tests.conftest import LIMIT_SECONDS
 
 if TYPE_CHECKING:
     from services.storage.connection import Database
@@ -183,7 +184,7 @@ def test_parent_and_forked_children_lose_no_row(sqlite_database: Database) -> No
         write("from the parent")
     storage.close_db()
     for child in children:
-        child.join(timeout=60)
+        child.join(timeout=LIMIT_SECONDS)
     assert [child.exitcode for child in children] == [0, 0, 0]
     storage.init_db(f"sqlite:///{sqlite_database.file}")
     assert count() == 1 + 3 + 60

@@ -5,9 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -24,13 +21,17 @@ from services.jobs.failpoints import VARIABLE
 from services.jobs.making import JobMaker
 from services.jobs.models import GenerationRequest, Job, parse_request
 from services.jobs.service import MusicService
+from tests.conftest import wait_until
+from tests.programs import Program
 
 if TYPE_CHECKING:
     from services.generation.engine import Progress, ShouldStop
 
 HERE = Path(__file__).parent
-TTL = 2.0
-PATIENCE = 40.0
+TTL = 60.0
+"""A worker that a busy machine keeps from its work for so long may be taken for dead."""
+SHORT_TTL = 2.0
+"""Of the worker that is to be frozen, and of the one that is to find it: of no other."""
 
 
 def load_engines() -> ModuleType:
@@ -61,7 +62,7 @@ class Rig:
     folder: Path
     url: str
     service: MusicService
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    workers: list[Program] = field(default_factory=list)
     settings: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -91,21 +92,14 @@ class Rig:
     def log(self) -> str:
         return (self.folder / "log").read_text(encoding="utf-8")
 
-    def program(self, name: str, *arguments: str, **settings: object) -> subprocess.Popen[bytes]:
+    def program(self, name: str, *arguments: str, **settings: object) -> Program:
         """Start a program of this folder, with settings named without their prefix."""
         given = {f"DGX_MUSIC_{key.upper()}": str(value) for key, value in settings.items()}
-        with (self.folder / "log").open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, str(HERE / name), *arguments],
-                env=self.environment | given,
-                cwd=self.folder,
-                stdout=subprocess.PIPE if name == "run_submit.py" else log,
-                stderr=log,
-            )
+        environment = self.environment | given
+        log = self.folder / "log"
+        return Program(HERE / name, *arguments, env=environment, cwd=self.folder, log=log)
 
-    def worker(
-        self, concurrency: int = 1, models: str = "puppet", **settings: object
-    ) -> subprocess.Popen[bytes]:
+    def worker(self, concurrency: int = 1, models: str = "puppet", **settings: object) -> Program:
         """Start a worker and wait until it is ready."""
         ready = self.log.count("ready worker") if (self.folder / "log").exists() else 0
         process = self.begin_worker(concurrency, models, **settings)
@@ -114,13 +108,13 @@ class Rig:
 
     def begin_worker(
         self, concurrency: int = 1, models: str = "puppet", **settings: object
-    ) -> subprocess.Popen[bytes]:
+    ) -> Program:
         """Start a worker without waiting until it is ready."""
         process = self.program("run_worker.py", str(concurrency), models, **settings)
         self.workers.append(process)
         return process
 
-    def fail_at(self, point: str, **settings: object) -> subprocess.Popen[bytes]:
+    def fail_at(self, point: str, **settings: object) -> Program:
         return self.worker(**{VARIABLE.removeprefix("DGX_MUSIC_"): point}, **settings)
 
     def submit(
@@ -151,21 +145,24 @@ class Rig:
     def count(self, event: str, job_id: str) -> int:
         return Counter((line[1], line[2]) for line in self.ledger())[event, self.seed(job_id)]
 
-    def until(self, condition: Callable[[], object], patience: float = PATIENCE) -> float:
-        """Wait until the condition holds; return the seconds it took."""
-        began = time.monotonic()
-        while not condition():
-            if time.monotonic() - began > patience:
-                raise AssertionError(f"not within {patience} s; the log:\n{self.log[-4000:]}")
-            time.sleep(0.02)
-        return time.monotonic() - began
+    def until(self, condition: Callable[[], object]) -> None:
+        wait_until(condition, lambda: f"the log:\n{self.log[-4000:]}")
 
-    def finished(self, job_ids: list[str], patience: float = PATIENCE) -> list[Job]:
-        self.until(lambda: all(self.get(one).is_finished for one in job_ids), patience)
+    def ended(self, process: Program) -> int:
+        """The exit code of a process, once it has ended."""
+        self.until(lambda: process.poll() is not None)
+        return process.returncode
+
+    def finished(self, job_ids: list[str]) -> list[Job]:
+        self.until(lambda: all(self.get(one).is_finished for one in job_ids))
         return [self.get(one) for one in job_ids]
 
     def started(self, job_id: str, times: int = 1) -> None:
         self.until(lambda: self.count("start", job_id) >= times)
+
+    def release(self) -> None:
+        """Let the jobs that say "hold" end, now and from now on."""
+        (self.folder / "released").touch()
 
     def files(self) -> set[str]:
         """Return all files below the output folder, hidden ones too, but not the workers' locks."""
@@ -178,7 +175,7 @@ class Rig:
     def assert_settled(self, job_ids: list[str]) -> None:
         """Check that no job is lost, no file is partial, and the queue is empty."""
         jobs = self.finished(job_ids)
-        self.until(lambda: self.files() == self.published(jobs), 5.0)
+        self.until(lambda: self.files() == self.published(jobs))
         with storage.get_session(read_only=True) as session:
             assert storage.list_queue_entries(session) == []
             counted = storage.get_database_stats(session)
@@ -188,14 +185,14 @@ class Rig:
         location = f"{self.service.store.location}/"
         return {job.file.removeprefix(location) for job in jobs if job.file}
 
-    def signal_again(self, process: subprocess.Popen[bytes]) -> int | None:
+    def signal_again(self, process: Program) -> int | None:
         """Send SIGTERM to a draining process until it ends; return its exit code."""
 
         def send_signal() -> bool:
             process.send_signal(signal.SIGTERM)
             return process.poll() is not None
 
-        self.until(send_signal, 10.0)
+        self.until(send_signal)
         return process.returncode
 
     def stop_all(self) -> None:
@@ -242,10 +239,10 @@ def make_rig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callab
 @pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
 def rig(request: pytest.FixtureRequest, make_rig: Callable[[str], Rig]) -> Rig:
     """A rig on each kind of database."""
-    name = "postgres_url" if request.param == "postgresql" else "sqlite_url"
-    return make_rig(request.getfixturevalue(name))
+    kind = "postgres" if request.param == "postgresql" else "sqlite"
+    return make_rig(request.getfixturevalue(f"{kind}_url_with_tables"))
 
 
 @pytest.fixture
-def sqlite_rig(sqlite_url: str, make_rig: Callable[[str], Rig]) -> Rig:
-    return make_rig(sqlite_url)
+def sqlite_rig(sqlite_url_with_tables: str, make_rig: Callable[[str], Rig]) -> Rig:
+    return make_rig(sqlite_url_with_tables)

@@ -3,7 +3,8 @@
 "sleep 0.5" renders for that long. "die 2" ends the process in its first two attempts and then
 succeeds; so do `kill` (as the system does without memory), `segfault`, `raise`, `cancel`, `hang`,
 `noise` (sends the worker an invalid message) and `poison` (kills the worker). "refuse" cannot
-succeed. "deaf 2" is "sleep 2" but ignores a stop. "log" writes a line to the log. "meet 3" waits
+succeed. "hold" renders until the file `released` is beside the ledger; "deaf" does too, but ignores
+a stop. "log" writes a line to the log. "meet 3" waits
 until three requests are in the process at once, which only `choir` can do; it also records the
 inputs of a request. `slow` is a choir that takes a second to load.
 """
@@ -35,6 +36,7 @@ from services.generation.engine import (
 from services.generation.registry import EngineEntry, Registry
 
 LEDGER = "DGX_MUSIC_TEST_LEDGER"
+LIMIT_SECONDS = 120.0
 
 FACTS = EngineFacts(
     name="puppet",
@@ -117,8 +119,9 @@ class PuppetEngine:
             logging.getLogger("services.puppet").info("seed=%d is logged", params.seed)
         if verb == "meet":
             self._meet(int(number))
-        end = time.monotonic() + (float(number) if verb in {"sleep", "deaf"} else 0.0)
-        while time.monotonic() < end:
+        released = Path(os.environ[LEDGER]).with_name("released")
+        end = time.monotonic() + (float(number) if verb == "sleep" else 0.0)
+        while time.monotonic() < end or (verb in {"hold", "deaf"} and not released.exists()):
             progress("moving", 0.5)
             time.sleep(0.02)
             if should_stop() and verb != "deaf":
@@ -135,7 +138,7 @@ class PuppetEngine:
         with self._arrivals:
             self._arrived += 1
             self._arrivals.notify_all()
-            if not self._arrivals.wait_for(lambda: self._arrived >= others, timeout=20.0):
+            if not self._arrivals.wait_for(lambda: self._arrived >= others, timeout=LIMIT_SECONDS):
                 raise InvalidRequestError("Nobody came.")
 
 

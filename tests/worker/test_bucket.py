@@ -19,7 +19,7 @@ from services.jobs.models import parse_request
 from services.library.store import FileStore, open_store, sha256_of
 from services.library.takes import Take
 from services.worker.claims import Claims
-from tests.worker.conftest import make
+from tests.worker.conftest import SHORT_TTL, make
 
 if TYPE_CHECKING:
     from services.jobs.service import MusicService
@@ -61,8 +61,8 @@ def assert_settled(rig: Rig, job_ids: list[str]) -> None:
     rig.finished(job_ids)
     rows = [row_of(job_id) for job_id in job_ids]
     expected = sorted(row.file_path for row in rows if row.is_complete)
-    rig.until(lambda: uploads(rig.service.store) == expected, 10.0)
-    rig.until(lambda: rig.files() == set(), 10.0)
+    rig.until(lambda: uploads(rig.service.store) == expected)
+    rig.until(lambda: rig.files() == set())
     for row in rows:
         if row.is_complete:
             assert sha256_of(rig.service.store, row.file_path) == row.file_sha256
@@ -75,7 +75,7 @@ def test_a_worker_killed_around_the_upload_loses_nothing(bucket_rig: Rig, point:
     status, count = KILLED_AT[point]
     dead = bucket_rig.fail_at(point)
     (job_id,) = bucket_rig.submit("sleep 0")
-    assert dead.wait(timeout=30) == failpoints.EXIT_CODE
+    assert bucket_rig.ended(dead) == failpoints.EXIT_CODE
     assert row_of(job_id).status == status
     assert len(uploads(bucket_rig.service.store)) == count
     bucket_rig.worker()
@@ -91,15 +91,15 @@ def test_a_worker_killed_around_the_upload_loses_nothing(bucket_rig: Rig, point:
 
 
 def test_a_resumed_worker_removes_its_upload_and_replaces_nothing(bucket_rig: Rig) -> None:
-    frozen = bucket_rig.fail_at("upload-done:freeze")
+    frozen = bucket_rig.fail_at("upload-done:freeze", worker_ttl_seconds=SHORT_TTL)
     (job_id,) = bucket_rig.submit("sleep 0")
     bucket_rig.until(lambda: is_frozen(frozen.pid))
     (zombie,) = uploads(bucket_rig.service.store)
-    bucket_rig.worker()
+    bucket_rig.worker(worker_ttl_seconds=SHORT_TTL)
     bucket_rig.finished([job_id])
     before = row_of(job_id)
     frozen.send_signal(signal.SIGCONT)
-    frozen.wait(timeout=10)
+    bucket_rig.ended(frozen)
     assert_settled(bucket_rig, [job_id])
     after = row_of(job_id)
     assert (after.file_path, after.file_sha256) == (before.file_path, before.file_sha256)
@@ -129,7 +129,7 @@ def test_an_upload_of_a_cancelled_job_is_refused_and_removed(bucket_rig: Rig) ->
 
 def test_a_worker_without_its_bucket_does_not_start(bucket_rig: Rig) -> None:
     refused = bucket_rig.begin_worker(file_store="s3://no-such-bucket")
-    assert refused.wait(timeout=30) != 0
+    assert bucket_rig.ended(refused) != 0
     assert "There is no bucket 'no-such-bucket'" in bucket_rig.log
 
 
@@ -150,7 +150,7 @@ def test_another_machine_takes_over_a_job_and_reads_its_file(
     first, second = tmp_path / "first", tmp_path / "second"
     dead = rig.fail_at("upload-done", output_dir=first)
     (job_id,) = rig.submit("sleep 0")
-    assert dead.wait(timeout=30) == failpoints.EXIT_CODE
+    assert rig.ended(dead) == failpoints.EXIT_CODE
     rig.worker(output_dir=second)
     (other,) = rig.submit("sleep 0")
     assert {job.status for job in rig.finished([job_id, other])} == {"completed"}

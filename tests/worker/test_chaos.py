@@ -6,7 +6,6 @@ import os
 import random
 import re
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -20,17 +19,18 @@ import pytest
 from services.errors import JobFinishedError
 from services.jobs.models import parse_request
 from services.library.reconcile import find_orphans
+from tests.worker.conftest import SHORT_TTL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.jobs.models import Job
+    from tests.programs import Program
     from tests.worker.conftest import Rig
 
 pytestmark = pytest.mark.integration
 
 SECONDS = "DGX_MUSIC_TEST_CHAOS_SECONDS"
-TTL = 2.0
 PROMPTS = ("sleep 0.3", "sleep 0", "die 1", "raise 1", "kill 1", "sleep 0.1")
 
 
@@ -45,11 +45,12 @@ class Chaos:
     slots: int = 2
     """Of each worker."""
     counts: Counter[str] = field(default_factory=Counter)
-    submitters: list[subprocess.Popen[bytes]] = field(default_factory=list)
-    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+    submitters: list[Program] = field(default_factory=list)
+    workers: list[Program] = field(default_factory=list)
 
     def run(self, seconds: float) -> None:
-        self.workers = [self.rig.worker(self.slots, self.models) for _ in range(2)]
+        self.workers = [self.begin_worker() for _ in range(2)]
+        self.rig.until(lambda: "ready worker" in self.rig.log)
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             self.submit()
@@ -68,7 +69,19 @@ class Chaos:
         for place in range(2):
             self.replace(place)
         for submitter in self.submitters:
-            submitter.communicate()
+            submitter.wait()
+
+    def settle(self) -> None:
+        """Wait until every job is finished; a worker that had to wait for too long gives up."""
+
+        def is_over() -> bool:
+            self.replace_the_gone()
+            return all(job.is_finished for job in all_jobs(self.rig))
+
+        self.rig.until(is_over)
+
+    def begin_worker(self) -> Program:
+        return self.rig.begin_worker(self.slots, self.models, worker_ttl_seconds=SHORT_TTL)
 
     @property
     def models(self) -> str:
@@ -98,7 +111,7 @@ class Chaos:
         """Stop a worker for a while; it may hold a database lock that all others wait for."""
         worker = self.dice.choice(self.workers)
         worker.send_signal(signal.SIGSTOP)
-        seconds = self.dice.uniform(0.5, 2.0) * TTL
+        seconds = self.dice.uniform(0.5, 2.0) * SHORT_TTL
         threading.Timer(seconds, worker.send_signal, [signal.SIGCONT]).start()
         self.counts["frozen workers"] += 1
 
@@ -111,7 +124,7 @@ class Chaos:
     def replace(self, place: int) -> None:
         self.workers[place].kill()
         self.workers[place].wait()
-        self.workers[place] = self.rig.begin_worker(self.slots, self.models)
+        self.workers[place] = self.begin_worker()
 
     def kill_engine(self) -> None:
         worker = self.dice.choice(self.workers)
@@ -152,7 +165,7 @@ def wreak(rig: Rig, seconds: float, seed: int, **how: Any) -> None:
     began = time.monotonic()
     jobs = all_jobs(rig)
     assert len(jobs) % 3 == 0, "half a batch was accepted"
-    rig.finished([job.job_id for job in jobs], patience=60 + 2 * seconds)
+    chaos.settle()
     settled = time.monotonic() - began
     if rig.settings:
         assert_published_are_whole(rig)

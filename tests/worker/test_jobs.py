@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import signal
-import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +16,7 @@ from services.errors import (
     JobFinishedError,
 )
 from services.jobs.models import parse_request
+from tests.conftest import LIMIT_SECONDS
 from tests.worker.conftest import make
 
 if TYPE_CHECKING:
@@ -60,11 +60,13 @@ def test_a_batch_is_accepted_whole_or_not_at_all(sqlite_rig: Rig) -> None:
 
 
 def test_an_engine_crash_costs_one_attempt_and_no_other_job(sqlite_rig: Rig) -> None:
-    sqlite_rig.worker(concurrency=3, engine_stall_seconds=2)
-    misdeeds = ("die", "kill", "segfault", "raise", "cancel", "noise", "hang")
-    good, *bad = sqlite_rig.submit("sleep 6", *(f"{misdeed} 1" for misdeed in misdeeds))
+    sqlite_rig.worker(concurrency=3)
+    misdeeds = ("die", "kill", "segfault", "raise", "cancel", "noise")
+    good, *bad = sqlite_rig.submit("hold", *(f"{misdeed} 1" for misdeed in misdeeds))
+    sqlite_rig.finished(bad)
+    sqlite_rig.release()
     jobs = sqlite_rig.finished([good, *bad])
-    assert {job.status for job in jobs} == {"completed"}
+    assert {(job.status, job.error_message) for job in jobs} == {("completed", None)}
     assert [job.retry_count for job in jobs] == [0, *[1] * len(misdeeds)]
     assert sqlite_rig.count("start", good) == 1
     for said in (
@@ -74,10 +76,18 @@ def test_an_engine_crash_costs_one_attempt_and_no_other_job(sqlite_rig: Rig) -> 
         "ZeroDivisionError: as asked",
         "stopped unasked",
         "sent an invalid message",
-        "no progress for 2 s",
     ):
         assert said in sqlite_rig.log
     sqlite_rig.assert_settled([good, *bad])
+
+
+def test_a_silent_engine_costs_an_attempt(sqlite_rig: Rig) -> None:
+    hasty = sqlite_rig.worker(engine_stall_seconds=1, retry_delay_seconds=3600)
+    (job_id,) = sqlite_rig.submit("hang 1")
+    sqlite_rig.until(lambda: "no progress for 1 s" in str(sqlite_rig.get(job_id).error_message))
+    assert sqlite_rig.get(job_id).status == "pending"
+    hasty.kill()
+    hasty.wait()
 
 
 def test_a_failing_job_is_retried_three_times(sqlite_rig: Rig) -> None:
@@ -95,15 +105,14 @@ def test_a_failing_job_is_retried_three_times(sqlite_rig: Rig) -> None:
 
 
 def test_a_retry_holds_no_slot(sqlite_rig: Rig) -> None:
-    sqlite_rig.worker(retry_delay_seconds=3)
+    sqlite_rig.worker(retry_delay_seconds=3600)
     (bad,) = sqlite_rig.submit("raise 1")
     sqlite_rig.until(lambda: sqlite_rig.get(bad).error_message)
     waiting = sqlite_rig.get(bad)
     assert (waiting.status, waiting.current_step) == ("pending", "queued")
     (good,) = sqlite_rig.submit("sleep 0")
-    assert sqlite_rig.finished([good], 2.5)[0].status == "completed"
+    assert sqlite_rig.finished([good])[0].status == "completed"
     assert sqlite_rig.get(bad).status == "pending"
-    assert sqlite_rig.finished([bad])[0].error_message is None
 
 
 def test_a_job_that_cannot_succeed_is_not_retried(sqlite_rig: Rig) -> None:
@@ -131,21 +140,19 @@ def check_cancel(rig: Rig, prompt: str) -> None:
     rig.worker()
     (job_id,) = rig.submit(prompt)
     rig.started(job_id)
-    began = time.monotonic()
     assert rig.service.cancel(job_id).status == "cancelled"
     rig.until(lambda: "no longer ours" in rig.log)
-    assert time.monotonic() - began < 2.0
     assert "Traceback" not in rig.log
     (after,) = rig.submit("sleep 0")
     assert rig.finished([after])[0].status == "completed"
     rig.assert_settled([job_id, after])
 
 
-def test_a_running_job_is_cancelled_within_two_seconds(rig: Rig) -> None:
-    check_cancel(rig, "sleep 30")
+def test_a_running_job_is_cancelled(rig: Rig) -> None:
+    check_cancel(rig, "hold")
 
 
-def test_a_job_of_a_hanging_engine_is_cancelled_within_two_seconds(sqlite_rig: Rig) -> None:
+def test_a_job_of_a_hanging_engine_is_cancelled(sqlite_rig: Rig) -> None:
     check_cancel(sqlite_rig, "hang 9")
 
 
@@ -153,7 +160,7 @@ def test_progress_and_place_are_shown_while_jobs_wait_and_run(sqlite_rig: Rig) -
     sqlite_rig.worker()
     (done,) = sqlite_rig.submit("sleep 0.3")
     sqlite_rig.finished([done])
-    running, second, third = sqlite_rig.submit("sleep 2", "sleep 0", "sleep 0")
+    running, second, third = sqlite_rig.submit("hold", "sleep 0", "sleep 0")
     sqlite_rig.until(lambda: sqlite_rig.get(running).current_step == "generating")
     sqlite_rig.until(lambda: sqlite_rig.get(running).progress > 0.4)
     assert sqlite_rig.get(running).queue_position is None
@@ -162,7 +169,8 @@ def test_progress_and_place_are_shown_while_jobs_wait_and_run(sqlite_rig: Rig) -
     assert all(estimates)
     assert estimates[1] < estimates[2]
     assert sqlite_rig.service.wait(third, 0.01).status == "pending"
-    assert sqlite_rig.service.wait(third, 30).status == "completed"
+    sqlite_rig.release()
+    assert sqlite_rig.service.wait(third, LIMIT_SECONDS).status == "completed"
 
 
 def test_a_client_with_many_jobs_delays_another_by_one(rig: Rig) -> None:
@@ -189,8 +197,13 @@ def test_a_worker_takes_only_jobs_of_its_models(sqlite_rig: Rig) -> None:
 def test_a_worker_that_is_alive_runs_the_job_of_a_waiting_caller(sqlite_rig: Rig) -> None:
     sqlite_rig.worker()
     seen: list[str] = []
-    request = parse_request(prompt="sleep 1", duration=1)
-    job = make(sqlite_rig.service, request, lambda stage, _: seen.append(stage), never)
+
+    def see(stage: str, _fraction: float) -> None:
+        seen.append(stage)
+        if stage == "generating":
+            sqlite_rig.release()
+
+    job = make(sqlite_rig.service, parse_request(prompt="hold", duration=1), see, never)
     assert job.status == "completed"
     assert {"generating", "completed"} <= set(seen)
     assert f"completed job={job.job_id}" in sqlite_rig.log
@@ -208,14 +221,14 @@ def test_a_worker_that_is_alive_runs_the_job_of_a_waiting_caller(sqlite_rig: Rig
 
 def test_a_waiting_caller_runs_its_job_when_the_last_worker_dies(sqlite_rig: Rig) -> None:
     worker = sqlite_rig.worker()
-    began = []
 
     def kill_once(_stage: str, _fraction: float) -> None:
-        if not began and sqlite_rig.ledger():
-            began.append(time.monotonic())
-            worker.send_signal(signal.SIGKILL)
+        if worker.poll() is None and sqlite_rig.ledger():
+            worker.kill()
+            worker.wait()
+            sqlite_rig.release()
 
-    job = make(sqlite_rig.service, parse_request(prompt="sleep 0.9", duration=1), kill_once, never)
+    job = make(sqlite_rig.service, parse_request(prompt="hold", duration=1), kill_once, never)
     assert job.status == "completed"
     assert "completed job" not in sqlite_rig.log
     sqlite_rig.assert_settled([job.job_id])
@@ -223,10 +236,12 @@ def test_a_waiting_caller_runs_its_job_when_the_last_worker_dies(sqlite_rig: Rig
 
 def test_a_draining_worker_finishes_its_running_job(sqlite_rig: Rig) -> None:
     worker = sqlite_rig.worker()
-    running, waiting = sqlite_rig.submit("sleep 1", "sleep 0")
+    running, waiting = sqlite_rig.submit("hold", "sleep 0")
     sqlite_rig.started(running)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(timeout=10) == 0
+    sqlite_rig.until(lambda: "draining" in sqlite_rig.log)
+    sqlite_rig.release()
+    assert sqlite_rig.ended(worker) == 0
     assert sqlite_rig.get(running).status == "completed"
     assert sqlite_rig.get(waiting).status == "pending"
     with storage.get_session(read_only=True) as session:
@@ -237,13 +252,14 @@ def test_a_draining_worker_finishes_its_running_job(sqlite_rig: Rig) -> None:
 
 def test_a_job_given_back_at_the_drain_deadline_loses_no_attempt(rig: Rig) -> None:
     worker = rig.worker(drain_seconds=0.2)
-    (job_id,) = rig.submit("sleep 1.5")
+    (job_id,) = rig.submit("hold")
     rig.started(job_id)
     worker.send_signal(signal.SIGINT)
-    assert worker.wait(timeout=10) == 0
+    assert rig.ended(worker) == 0
     job = rig.get(job_id)
     assert (job.status, job.current_step, job.retry_count) == ("pending", "queued", 0)
     assert rig.files() == set()
+    rig.release()
     rig.worker()
     assert rig.finished([job_id])[0].retry_count == 0
     assert rig.count("start", job_id) == 2
@@ -251,8 +267,8 @@ def test_a_job_given_back_at_the_drain_deadline_loses_no_attempt(rig: Rig) -> No
 
 
 def test_a_second_signal_ends_a_worker_at_once(sqlite_rig: Rig) -> None:
-    worker = sqlite_rig.worker(drain_seconds=60)
-    (job_id,) = sqlite_rig.submit("sleep 30")
+    worker = sqlite_rig.worker(drain_seconds=3600)
+    (job_id,) = sqlite_rig.submit("hold")
     sqlite_rig.started(job_id)
     worker.send_signal(signal.SIGTERM)
     sqlite_rig.until(lambda: "draining" in sqlite_rig.log)

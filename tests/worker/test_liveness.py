@@ -16,6 +16,7 @@ from services.machine.process_identity import ProcessIdentity
 from services.worker import liveness
 from services.worker.liveness import LivenessMonitor, WorkerIdentity
 from services.worker.runner import StopReason
+from tests.conftest import LIMIT_SECONDS
 from tests.worker.conftest import pick_up_as
 
 if TYPE_CHECKING:
@@ -266,6 +267,6 @@ def test_an_unexpected_error_is_logged_and_the_thread_goes_on(post, caplog):
     one.monitor.start()
     one.rig.until(lambda: one.unloads == [])
     one.upkeep.clear()
-    assert one.upkeep.wait(20.0)
+    assert one.upkeep.wait(LIMIT_SECONDS)
     assert "ZeroDivisionError: odd" in caplog.text
     assert "the database does not answer: away" in caplog.text

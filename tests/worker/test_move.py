@@ -30,12 +30,13 @@ def test_jobs_queued_before_a_database_move_run_after_it(
     worker = sqlite_rig.worker()
     finished = sqlite_rig.submit("sleep 0.1")
     sqlite_rig.finished(finished)
-    running = sqlite_rig.submit("sleep 0.5")[0]
+    running = sqlite_rig.submit("hold")[0]
     sqlite_rig.started(running)
     with pytest.raises(StorageError, match=rf"Workers use .*\(process {worker.pid}\)"):
         move_database(sqlite_rig.service.settings, postgres_url, progress=silent)
     worker.kill()
     worker.wait()
+    sqlite_rig.release()
     waiting = sqlite_rig.submit("sleep 0.1", "sleep 0.1", priority="low")
     cancelled, urgent = sqlite_rig.submit("sleep 0.1", "sleep 0.1", priority="high")
     sqlite_rig.service.cancel(cancelled)
@@ -66,9 +67,9 @@ def test_a_drained_worker_leaves_a_database_that_can_be_moved(
     sqlite_rig: Rig, postgres_url: str
 ) -> None:
     worker = sqlite_rig.worker(drain_seconds=0)
-    (job,) = sqlite_rig.submit("sleep 30")
+    (job,) = sqlite_rig.submit("hold")
     sqlite_rig.started(job)
     worker.send_signal(signal.SIGTERM)
-    assert worker.wait(30) == 0
+    assert sqlite_rig.ended(worker) == 0
     moved = move_database(sqlite_rig.service.settings, postgres_url, progress=silent)
     assert {table.name: table.rows for table in moved.tables}["queue_entries"] == 1

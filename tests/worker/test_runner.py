@@ -18,6 +18,7 @@ from services.library.takes import Delivery, make_take
 from services.worker import runner as runner_module
 from services.worker.claims import Claims
 from services.worker.runner import AttemptRunner, StopReason
+from tests.conftest import LIMIT_SECONDS
 from tests.worker.conftest import load_engines
 
 if TYPE_CHECKING:
@@ -191,7 +192,7 @@ def test_a_lost_job_is_stopped_and_its_row_left_alone(desk):
     started, _ = desk.hold()
     dispatch = desk.submit()
     running = desk.start(dispatch)
-    assert started.wait(20.0)
+    assert started.wait(LIMIT_SECONDS)
     (token,) = desk.runner.tokens()
     assert token == row_of(dispatch).attempt_token
     desk.runner.stop_jobs(StopReason.LOST, ["another"])
@@ -206,7 +207,7 @@ def test_a_drained_job_is_given_back_without_an_attempt(desk):
     started, _ = desk.hold()
     dispatch = desk.submit()
     running = desk.start(dispatch)
-    assert started.wait(20.0)
+    assert started.wait(LIMIT_SECONDS)
     assert not desk.runner.wait_idle(0.01)
     desk.runner.stop_jobs(StopReason.DRAINED)
     with pytest.raises(DispatchReturned):
@@ -220,7 +221,7 @@ def test_the_first_reason_to_stop_a_job_counts(desk):
     started, _ = desk.hold()
     dispatch = desk.submit()
     running = desk.start(dispatch)
-    assert started.wait(20.0)
+    assert started.wait(LIMIT_SECONDS)
     desk.runner.stop_jobs(StopReason.ABANDONED)
     desk.runner.stop_jobs(StopReason.LOST)
     with pytest.raises(DispatchReturned):
@@ -265,7 +266,7 @@ def test_a_running_job_takes_a_slot_and_a_waiting_one_takes_the_next(desk):
     started, release = desk.hold()
     first, second = desk.submit(), desk.submit()
     running = desk.start(first)
-    assert started.wait(20.0)
+    assert started.wait(LIMIT_SECONDS)
     assert desk.runner.free_slots("puppet") == 0
     waiting = desk.start(second)
     desk.rig.until(lambda: desk.runner.free_slots("puppet") == -1)
@@ -280,7 +281,7 @@ def test_a_running_job_takes_a_slot_and_a_waiting_one_takes_the_next(desk):
 def test_a_worker_that_takes_nothing_more_returns_waiting_dispatches(desk):
     started, release = desk.hold()
     running = desk.start(desk.submit())
-    assert started.wait(20.0)
+    assert started.wait(LIMIT_SECONDS)
     waiting = desk.start(desk.submit())
     desk.rig.until(lambda: desk.runner.free_slots("puppet") == -1)
     desk.runner.stop_taking(StopReason.DRAINED)
@@ -295,7 +296,7 @@ def test_a_job_whose_worker_died_runs_without_neighbours(make_desk):
     desk = make_desk(3)
     started, release = desk.hold()
     neighbour = desk.start(desk.submit())
-    assert started.wait(20.0)
+    assert started.wait(LIMIT_SECONDS)
     suspect = desk.submit()
     with storage.get_session() as session:
         token = f"{suspect.workflow_id}/gone/1"

@@ -13,6 +13,7 @@ from services import storage
 from services.machine import process_identity
 from services.machine.process_identity import ProcessIdentity
 from services.worker.stopped import StoppedWorkerKiller
+from tests.conftest import LIMIT_SECONDS
 
 pytestmark = pytest.mark.integration
 
@@ -53,7 +54,7 @@ def test_a_stopped_worker_without_a_heartbeat_is_killed(sqlite_database, sleeper
     stop(sleeper)
     register(identity_of(sleeper.pid))
     killer = StoppedWorkerKiller(TTL)
-    assert sleeper.wait(timeout=20) == -signal.SIGKILL
+    assert sleeper.wait(LIMIT_SECONDS) == -signal.SIGKILL
     killer.end()
 
 

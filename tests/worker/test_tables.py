@@ -16,6 +16,7 @@ from services.jobs.dbos_queue import QueueManager
 from services.jobs.dispatch import Dispatch
 from services.storage import Priority
 from services.storage.migrations import alembic_options
+from tests.conftest import LIMIT_SECONDS
 
 if TYPE_CHECKING:
     from services.storage.connection import Database
@@ -170,7 +171,7 @@ def test_several_processes_can_prepare_the_queue_at_once(database_url: str) -> N
     command = [sys.executable, "-c", program, database_url]
     ran = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
     for process in ran:
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=LIMIT_SECONDS)
         assert process.returncode == 0, errors
 
 
@@ -212,7 +213,11 @@ def test_a_job_without_a_worker_does_not_import_dbos(tmp_path: Path) -> None:
         "sys.exit('dbos' in sys.modules)"
     )
     ran = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, check=False, timeout=60
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        capture_output=True,
+        check=False,
+        timeout=LIMIT_SECONDS,
     )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.endswith(b".wav\n")

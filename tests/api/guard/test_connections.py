@@ -3,7 +3,6 @@
 import json
 import socket
 import threading
-import time
 from contextlib import contextmanager, suppress
 
 import httpx2 as httpx
@@ -14,8 +13,8 @@ from services.api.guard import BoundedConnection, assemble
 from services.api.guard.bodies import BodyLimits
 from services.api.route_names import RouteNames
 from services.config import Settings
+from tests.conftest import LIMIT_SECONDS, wait_until
 
-PATIENCE = 20.0
 HEAD = b"POST /api/v1/generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
 
 
@@ -41,19 +40,16 @@ def listening(app, protocol=BoundedConnection):
     with socket.create_server(("127.0.0.1", 0)) as listener:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
-        deadline = time.monotonic() + PATIENCE
-        while not server.started:
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until(lambda: server.started)
         try:
             yield listener.getsockname()[1]
         finally:
             server.should_exit = True
-            thread.join(PATIENCE)
+            thread.join(LIMIT_SECONDS)
 
 
 def connect(port):
-    return socket.create_connection(("127.0.0.1", port), timeout=PATIENCE)
+    return socket.create_connection(("127.0.0.1", port), timeout=LIMIT_SECONDS)
 
 
 def read_to_the_end(connection):
@@ -126,7 +122,7 @@ def test_client_that_does_not_read_is_disconnected():
     with listening(endless, Hasty) as port, connect(port) as connection:
         connection.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         # The writes block until the connection is closed, and then return.
-        assert ended.wait(PATIENCE)
+        assert ended.wait(LIMIT_SECONDS)
 
 
 def test_long_answer_reaches_a_client_that_reads_it():
@@ -137,7 +133,7 @@ def test_long_answer_reaches_a_client_that_reads_it():
             await send(message | {"more_body": number < 99})
 
     with listening(app) as port:
-        answer = httpx.get(f"http://127.0.0.1:{port}/", timeout=PATIENCE)
+        answer = httpx.get(f"http://127.0.0.1:{port}/", timeout=LIMIT_SECONDS)
     assert len(answer.content) == 100 * 65536
 
 

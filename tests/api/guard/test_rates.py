@@ -16,6 +16,7 @@ from services import storage
 from services.api.guard.rates import DatabaseCounters
 from services.storage.client_models import RateCounter
 from services.storage.rates import RateWindow
+from tests.conftest import LIMIT_SECONDS
 
 HERE = Path(__file__).parent
 ELSEWHERE = "203.0.113.7"
@@ -118,7 +119,7 @@ def test_two_processes_share_the_limit(request, kind, tmp_path):
     for process in running:
         process.stdin.write("go\n")
         process.stdin.flush()
-    accepted = [int(process.communicate(timeout=60)[0]) for process in running]
+    accepted = [int(process.communicate(timeout=LIMIT_SECONDS)[0]) for process in running]
     assert [process.returncode for process in running] == [0, 0]
     assert 10 <= sum(accepted) <= 11, accepted
 

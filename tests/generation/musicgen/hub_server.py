@@ -142,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(rest[:half])
             self.wfile.flush()
             self.hub.stop_at.set()
-            self.hub.go_on.wait(60)
+            self.hub.go_on.wait(120)
             self.close_connection = True
         else:
             self.wfile.write(rest)

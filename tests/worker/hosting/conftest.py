@@ -23,8 +23,8 @@ from services.library.orders import Order
 from services.library.takes import Delivery, Take
 from services.worker.hosting import host as engine_host
 from services.worker.hosting.host import EngineHost, Limits
+from tests.conftest import LIMIT_SECONDS
 
-PATIENCE_SECONDS = 20.0
 TAKE = {"bytes": 4, "sha256": "ab", "seconds": 0.5, "metadata": {}, "measurements": {}}
 DELIVERY = Delivery(
     output_dir=Path("/music"), target_lufs=None, true_peak_dbtp=-1.0, bit_depth="PCM_16"
@@ -37,7 +37,7 @@ class Peer:
     def __init__(self, command: list[str], *, pass_fds: list[int], **options: Any) -> None:
         self.command, self.environment = command, options["env"]
         self.channel = socket.socket(fileno=os.dup(pass_fds[0]))
-        self.channel.settimeout(PATIENCE_SECONDS)
+        self.channel.settimeout(LIMIT_SECONDS)
         self.lines = self.channel.makefile("r", encoding="utf-8")
         self.pid = 0
         self.code: int | None = None
@@ -136,7 +136,7 @@ def caller(monkeypatch: pytest.MonkeyPatch) -> Iterator[Caller]:
 
 
 def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + PATIENCE_SECONDS
+    end = time.monotonic() + LIMIT_SECONDS
     while not condition():
         assert time.monotonic() < end, "not in time"
         time.sleep(0.002)

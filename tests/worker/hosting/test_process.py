@@ -26,6 +26,7 @@ from services.library.takes import Delivery
 from services.worker.hosting import process
 from services.worker.hosting.process import load_registry
 from services.worker.hosting.wire import encode_message, encode_order
+from tests.conftest import LIMIT_SECONDS
 
 FACTS = EngineFacts(
     name="tone",
@@ -121,7 +122,7 @@ def worker(tmp_path, monkeypatch):
     made.lines.close()
     made.channel.close()
     if made.is_serving:
-        assert made.has_left.wait(20.0)
+        assert made.has_left.wait(LIMIT_SECONDS)
     made._theirs.close()
 
 
@@ -224,7 +225,7 @@ def test_a_stop_ends_the_running_order_and_no_other(worker):
     worker.serve(wait_for_stop)
     worker.order(1)
     worker.send(do="stop", id=99)
-    started.wait(20.0)
+    started.wait(LIMIT_SECONDS)
     worker.send(do="stop", id=1)
     assert worker.answer() == {"id": 1, "event": "cancelled"}
     worker.send(do="stop", id=1)
@@ -236,7 +237,7 @@ def test_a_stop_that_arrives_before_its_order_starts_is_kept(worker):
     release = threading.Event()
 
     def wait(should_stop: Callable[[], bool]) -> None:
-        release.wait(20.0)
+        release.wait(LIMIT_SECONDS)
         if should_stop():
             raise CancelledError("Cancelled.")
 
@@ -251,7 +252,7 @@ def test_a_stop_that_arrives_before_its_order_starts_is_kept(worker):
 
 def test_orders_run_together_when_there_are_seats(worker):
     together = threading.Barrier(3)
-    worker.serve(lambda _should_stop: together.wait(20.0), seats=3)
+    worker.serve(lambda _should_stop: together.wait(LIMIT_SECONDS), seats=3)
     for number in (1, 2, 3):
         worker.order(number, seed=number)
     answers = {message["id"]: message for message in (worker.answer() for _ in range(3))}
@@ -265,11 +266,11 @@ def test_an_order_that_waits_for_the_engine_to_load_can_be_stopped(worker):
 
     def load() -> None:
         loading.set()
-        release.wait(20.0)
+        release.wait(LIMIT_SECONDS)
 
     worker.serve(seats=2, load=load)
     worker.order(1)
-    assert loading.wait(20.0)
+    assert loading.wait(LIMIT_SECONDS)
     worker.order(2)
     worker.send(do="stop", id=2)
     assert worker.answer() == {"id": 2, "event": "cancelled"}
@@ -283,7 +284,7 @@ def test_a_fault_that_is_no_error_ends_the_process(worker, capfd):
 
     worker.serve(raise_error(Fault("at once")))
     worker.order(1)
-    assert worker.has_failed.wait(20.0)
+    assert worker.has_failed.wait(LIMIT_SECONDS)
     assert worker.exit_codes == [70]
     assert "at once" in capfd.readouterr().err
 
@@ -291,7 +292,7 @@ def test_a_fault_that_is_no_error_ends_the_process(worker, capfd):
 def test_the_process_ends_when_the_worker_closes_the_connection(worker):
     worker.serve()
     worker.channel.shutdown(socket.SHUT_RDWR)
-    assert worker.has_left.wait(20.0)
+    assert worker.has_left.wait(LIMIT_SECONDS)
     assert worker.exit_codes == [0]
 
 

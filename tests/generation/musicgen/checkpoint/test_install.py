@@ -10,7 +10,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
@@ -22,6 +21,7 @@ from services.errors import CheckpointError, OutputError
 from services.generation.musicgen.checkpoint.checkpoints import find_checkpoint, open_checkpoint
 from services.generation.musicgen.checkpoint.install import install
 from services.generation.weights.hub import Hub
+from tests.conftest import LIMIT_SECONDS, wait_until
 from tests.generation.musicgen.checkpoints import write_checkpoint
 from tests.generation.musicgen.hub_server import REPOSITORY, REVISION, HubServer
 from tests.generation.musicgen.run_install import TINY
@@ -203,7 +203,7 @@ def test_the_download_of_a_model_with_a_longer_name_stays(server, models):
         target=lambda: outcomes.append(install(large, models, hub=hub(server)).outcome)
     )
     one.start()
-    assert server.stop_at.wait(30)
+    assert server.stop_at.wait(LIMIT_SECONDS)
     server.stop_at = None
     assert put(server, models).outcome == "installed"
     server.go_on.set()
@@ -328,7 +328,7 @@ def test_a_second_installation_of_a_model_at_once_is_refused(server, models):
     server.stop_at = threading.Event()
     first = threading.Thread(target=lambda: put(server, models))
     first.start()
-    assert server.stop_at.wait(30)
+    assert server.stop_at.wait(LIMIT_SECONDS)
     with pytest.raises(CheckpointError, match="Another process is installing"):
         put(server, models)
     server.stop_at = None
@@ -396,7 +396,7 @@ class Command:
 
     def run(self, *arguments: str) -> tuple[int, str, str]:
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=LIMIT_SECONDS)
         return process.returncode, out, err
 
 
@@ -426,13 +426,17 @@ def test_the_command_shows_the_licence_prints_the_folder_and_records_the_model(c
 def test_a_stopped_command_leaves_a_download_that_the_next_one_resumes(command, server, stop):
     server.stop_at = threading.Event()
     process = command.start("models", "install", "musicgen-tiny")
-    assert server.stop_at.wait(60)
+    assert server.stop_at.wait(LIMIT_SECONDS)
     models = command.folder / "data" / "models"
-    while not any(path.stat().st_size > 1 << 20 for path in models.rglob("*.partial")):
-        assert process.poll() is None
-        time.sleep(0.01)
+    wait_until(
+        lambda: (
+            any(path.stat().st_size > 1 << 20 for path in models.rglob("*.partial"))
+            or process.poll() is not None
+        )
+    )
+    assert process.poll() is None
     process.send_signal(stop)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=LIMIT_SECONDS)
     assert process.returncode == 130
     assert "To resume: dgx-music models install musicgen-tiny" in err
     assert "Traceback" not in err

@@ -8,6 +8,7 @@ import pytest
 
 from services.errors import EngineError
 from services.generation.musicgen.loop.compute_thread import ComputeThread
+from tests.conftest import LIMIT_SECONDS
 
 
 def test_all_actions_run_in_one_thread_and_raise_in_the_caller() -> None:
@@ -35,12 +36,12 @@ def test_actions_run_one_after_another_in_order_of_submission() -> None:
 
     def first() -> None:
         first_runs.set()
-        assert release.wait(60)
+        assert release.wait(LIMIT_SECONDS)
         order.append(1)
 
     threads = [threading.Thread(target=compute, args=(first,))]
     threads[0].start()
-    assert first_runs.wait(60)
+    assert first_runs.wait(LIMIT_SECONDS)
     threads.append(threading.Thread(target=compute, args=(lambda: order.append(2),)))
     threads[1].start()
     assert order == []
@@ -57,12 +58,12 @@ def test_close_does_not_interrupt_a_running_action() -> None:
 
     def action() -> int:
         runs.set()
-        assert release.wait(60)
+        assert release.wait(LIMIT_SECONDS)
         return 3
 
     caller = threading.Thread(target=lambda: results.append(compute(action)))
     caller.start()
-    assert runs.wait(60)
+    assert runs.wait(LIMIT_SECONDS)
     compute.close()
     release.set()
     caller.join(60)

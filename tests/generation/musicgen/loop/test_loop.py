@@ -17,11 +17,9 @@ from services.generation.musicgen.loop.loop import DecodeLoop
 from services.generation.musicgen.loop.request import Conditioning, DecodeRequest, Sampling
 from services.generation.musicgen.loop.sequence import State
 from services.generation.musicgen.loop.token_model import SampledDecoder
+from tests.conftest import LIMIT_SECONDS as SECONDS
 from tests.generation.musicgen.oracle import decoder_of
 from tests.generation.musicgen.tiny import tiny_model
-
-SECONDS = 60
-"""Time limit of every wait; only a loop that hangs reaches it."""
 
 HIDDEN = 64
 GEOMETRY = Geometry(

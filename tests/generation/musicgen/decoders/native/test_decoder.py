@@ -24,6 +24,7 @@ from services.generation.musicgen.decoders.self_check import reference_logits
 from services.generation.musicgen.decoders.torch_decoder import TorchDecoder
 from services.generation.musicgen.geometry import Geometry
 from services.generation.weights.weights import StateDictWeights
+from tests.conftest import LIMIT_SECONDS
 from tests.generation.musicgen.tiny import geometry_of, tiny_melody_model, tiny_model
 
 try:
@@ -341,5 +342,7 @@ started.wait()
 
 def test_a_process_can_exit_during_a_step():
     command = [sys.executable, "-c", IN_THE_MIDDLE_OF_A_STEP]
-    ended = subprocess.run(command, cwd=Path(__file__).parents[5], timeout=60, check=False)
+    ended = subprocess.run(
+        command, cwd=Path(__file__).parents[5], timeout=LIMIT_SECONDS, check=False
+    )
     assert ended.returncode == 0
