@@ -62,7 +62,6 @@ class QueueEntry(Base):
     worker_id: Mapped[str | None] = mapped_column(Text)
     step: Mapped[str] = mapped_column(Text, server_default=sql("'queued'"))
     progress: Mapped[float] = mapped_column(Real, server_default=sql("0"))
-    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
     __table_args__ = (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-SCHEMA_VERSION = "1.2.0"
+SCHEMA_VERSION = "1.3.0"
 """The version of the tables that revision `HEAD_REVISION` makes."""
 
-KNOWN_REVISIONS = ("001", "002", "003")
+KNOWN_REVISIONS = ("001", "002", "003", "004")
 """Alembic revisions this release can open, oldest first."""
 
 HEAD_REVISION = KNOWN_REVISIONS[-1]

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from services import storage
@@ -119,7 +118,6 @@ class Claims:
         if not storage.claim_generation(session, row.id, str(token), taking_over=before):
             return None, None
         entry.worker_id, entry.step, entry.progress = self._worker_id, "loading_model", 0.0
-        entry.not_before = None
         attempt = Attempt(
             dispatch=dispatch, token=token, worker_id=self._worker_id, order=Order.of(row)
         )
@@ -230,7 +228,6 @@ class Claims:
             return
         entry.attempt += 1
         entry.worker_id, entry.step, entry.progress = None, "queued", 0.0
-        entry.not_before = storage.utc_now() + timedelta(seconds=delay)
         session.flush()
         again = Dispatch(attempt.generation_id, entry.attempt)
         self._queue.enqueue(

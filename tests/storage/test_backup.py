@@ -39,7 +39,7 @@ def test_a_backup_can_be_put_back(database: Database, tmp_path: Path) -> None:
     add("lost")
     kept = storage.restore_database(file, force=True)
     assert prompts() == {"kept one", "kept two"}
-    assert storage.check_database() == storage.CheckResult("003", ())
+    assert storage.check_database() == storage.CheckResult(storage.HEAD_REVISION, ())
     add("new")
     with storage.get_session(read_only=True) as session:
         assert len(storage.search_generations(session, "kept").items) == 2
@@ -81,7 +81,7 @@ def test_a_backup_of_a_later_release_is_refused(database: Database, tmp_path: Pa
         set_revision(connection, "999")
     file = storage.backup_database(tmp_path / "later.backup")
     with database.engine.begin() as connection:
-        set_revision(connection, "003")
+        set_revision(connection, storage.HEAD_REVISION)
     with pytest.raises(storage.DatabaseTooNewError, match="999"):
         storage.restore_database(file, force=True)
     assert prompts() == {"mine"}

@@ -270,7 +270,7 @@ def test_wal_is_turned_on_where_it_is_safe(
 def test_the_open_database_is_described(database: Database) -> None:
     facts = storage.describe_database()
     assert facts["kind"] == ("sqlite" if database.is_sqlite else "postgresql")
-    assert facts["revision"] == "003"
+    assert facts["revision"] == storage.HEAD_REVISION
     assert facts["server_version"][0].isdigit()
     assert ("journal_mode" in facts) == database.is_sqlite
 

@@ -29,13 +29,13 @@ PROJECT = Path(__file__).parents[2]
 ROWS = 10_000
 
 SECOND = '''
-"""A fourth migration that rebuilds the tables which others refer to."""
+"""A migration that rebuilds the tables which others refer to."""
 
 import sqlalchemy as sa
 from alembic import op
 from services.storage.models import Base
 
-revision, down_revision, branch_labels, depends_on = "004", "003", None, None
+revision, down_revision, branch_labels, depends_on = "next", "HEAD", None, None
 
 
 def rebuild(table):
@@ -58,7 +58,7 @@ def downgrade():
         batch.drop_column("mood")
     with op.batch_alter_table("prompts") as batch:
         batch.drop_column("language")
-'''
+'''.replace("HEAD", HEAD_REVISION)
 
 AT_THE_END = "\n\n\ndef downgrade"
 BROKEN = SECOND.replace(AT_THE_END, "\n    op.execute('SELECT * FROM nowhere')" + AT_THE_END)
@@ -223,13 +223,13 @@ def test_upgrade_and_downgrade_keep_every_row(
     fill(ROWS)
     before = contents(database)
     folder = scripts(SECOND)
-    upgrade(database, "004", scripts=folder)
-    assert standing_of(database).revision == "004"
+    upgrade(database, "next", scripts=folder)
+    assert standing_of(database).revision == "next"
     assert contents(database) == before
     with database.engine.begin() as connection:
         moods = connection.exec_driver_sql("SELECT count(*) FROM generations WHERE mood = 'calm'")
         assert moods.scalar_one() == ROWS
-    downgrade(database, "003", scripts=folder)
+    downgrade(database, HEAD_REVISION, scripts=folder)
     assert contents(database) == before
     result = storage.check_database()
     assert result.problems == ()
@@ -245,7 +245,7 @@ def test_a_migration_that_fails_changes_nothing(
     fill(50)
     before, looks = contents(database), shape(database)
     with pytest.raises(storage.MigrationError, match="nowhere"):
-        upgrade(database, "004", scripts=scripts(BROKEN))
+        upgrade(database, "next", scripts=scripts(BROKEN))
     assert contents(database) == before
     assert shape(database) == looks
     assert standing_of(database).state is State.CURRENT
@@ -257,7 +257,7 @@ def test_a_migration_that_leaves_broken_references_changes_nothing(
     fill(50)
     before = contents(sqlite_database)
     with pytest.raises(storage.MigrationError, match="without its row of prompts"):
-        upgrade(sqlite_database, "004", scripts=scripts(ORPHANING))
+        upgrade(sqlite_database, "next", scripts=scripts(ORPHANING))
     assert contents(sqlite_database) == before
 
 
@@ -277,6 +277,74 @@ def test_an_empty_database_of_an_older_revision_is_upgraded(bare_database: Datab
         migrations.set_revision(connection, None)
     upgrade(bare_database)
     assert standing_of(bare_database).state is State.CURRENT
+
+
+UNREAD_COLUMNS = ("queue_entries.not_before",)
+
+ROWS_OF_003 = (
+    "INSERT INTO prompts VALUES (1, 'calm piano', 2, '2026-01-01 00:00:00.000000', "
+    "'2026-01-02 00:00:00.000000')",
+    "INSERT INTO generations (id, prompt, model_name, duration_seconds, sample_rate, channels, "
+    "file_path, status, created_at, prompt_id, owner) VALUES ('job', 'calm piano', 'composer', "
+    "16.0, 48000, 2, 'a.wav', 'pending', '2026-01-01 00:00:00.000000', 1, 'key')",
+    "INSERT INTO audio_analysis (generation_id, bpm, analysed_at) "
+    "VALUES ('job', 90.5, '2026-01-01 00:00:00.000000')",
+    "INSERT INTO models VALUES ('small', 'abc', 'MIT', 32000, 1, 30.0, 1, 'small', "
+    "'2026-01-01 00:00:00.000000')",
+    "INSERT INTO queue_entries (generation_id, client, priority, rank, place, duration_seconds, "
+    "attempt, crashes, worker_id, step, progress, not_before, created_at) VALUES ('job', 'key', 1, "
+    "3, 700003000, 16.0, 2, 1, 'w', 'generating', 0.5, '2026-01-01 00:00:09.000000', "
+    "'2026-01-01 00:00:00.000000')",
+    "INSERT INTO workers (id, slot, process, host, pid, models, concurrency, started_at, beat_at) "
+    "VALUES ('w', 's', 'p', 'h', 7, 'composer', 1, 1.5, 2.5)",
+    "INSERT INTO api_keys (id, name, key_sha256, created_at) "
+    "VALUES ('key', 'studio', X'ab', '2026-01-01 00:00:00.000000')",
+    "INSERT INTO idempotency_keys VALUES ('key', 'once', X'cd', '[\"job\"]', "
+    "'2026-01-01 00:00:00.000000')",
+    "INSERT INTO rate_counters VALUES ('key/1', 4, 120.0)",
+)
+
+
+def rows_of_every_table(database: Database) -> dict[str, list[dict[str, Any]]]:
+    with database.engine.connect() as connection:
+        return {
+            table: [
+                dict(row) for row in connection.exec_driver_sql(f"SELECT * FROM {table}").mappings()
+            ]
+            for table in storage.Base.metadata.tables
+        }
+
+
+def without(rows: dict[str, list[dict[str, Any]]], *dropped: str) -> dict[str, list[Any]]:
+    return {
+        table: [
+            {name: value for name, value in row.items() if f"{table}.{name}" not in dropped}
+            for row in of_table
+        ]
+        for table, of_table in rows.items()
+    }
+
+
+def test_revision_004_keeps_everything_but_the_unread_columns(
+    bare_database: Database,
+) -> None:
+    upgrade(bare_database, "003")
+    with bare_database.engine.begin() as connection:
+        for statement in ROWS_OF_003:
+            literal = r"'\\x\1'" if not bare_database.is_sqlite else r"X'\1'"
+            connection.exec_driver_sql(re.sub(r"X'(\w+)'", literal, statement))
+    before = rows_of_every_table(bare_database)
+    assert all(len(rows) == 1 for rows in before.values())
+    prepare_database(bare_database)
+    assert standing_of(bare_database).state is State.CURRENT
+    after = rows_of_every_table(bare_database)
+    assert after == without(before, *UNREAD_COLUMNS)
+    assert after != before
+    downgrade(bare_database, "003")
+    empty = {"queue_entries": {"not_before": None}}
+    assert rows_of_every_table(bare_database) == {
+        table: [row | empty.get(table, {}) for row in rows] for table, rows in before.items()
+    }
 
 
 def test_an_unknown_revision_of_the_scripts_is_told(database: Database) -> None:
@@ -324,7 +392,7 @@ def test_a_database_from_before_revisions_is_taken_over(
 
 def test_a_database_is_copied_before_it_is_upgraded(before_revisions: Path) -> None:
     storage.init_db(f"sqlite:///{before_revisions}")
-    (copy,) = before_revisions.parent.glob("old.before-003.*.db")
+    (copy,) = before_revisions.parent.glob(f"old.before-{HEAD_REVISION}.*.db")
     assert copy.stat().st_mode & 0o777 == 0o600
     with closing(library().connect(copy)) as connection:
         assert connection.execute("SELECT count(*) FROM generations").fetchone() == (2,)
@@ -437,7 +505,7 @@ def alembic(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_alembic_command_works_by_hand(sqlite_url: str) -> None:
     assert alembic(sqlite_url, "upgrade", "head").returncode == 0
-    assert alembic(sqlite_url, "current").stdout.strip() == "003 (head)"
+    assert alembic(sqlite_url, "current").stdout.strip() == f"{HEAD_REVISION} (head)"
     storage.init_db(sqlite_url)
     assert storage.check_database().ok
     offline = alembic(sqlite_url, "upgrade", "head", "--sql")

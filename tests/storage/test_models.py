@@ -66,7 +66,7 @@ def test_a_known_status_comes_back_as_a_plain_string() -> None:
 
 
 def test_versions() -> None:
-    assert get_schema_version() == "1.2.0"
+    assert get_schema_version() == "1.3.0"
     assert (KNOWN_REVISIONS[0], HEAD_REVISION) == ("001", KNOWN_REVISIONS[-1])
 
 

@@ -94,7 +94,7 @@ def fill(texts: list[str], numbers: list[float | None], moments: list[datetime])
                 session.add(storage.QueueEntry(
                     generation_id=row.id, client=pick(texts, number), priority=number % 3,
                     rank=number, place=number, duration_seconds=pick(numbers, number) or 1.0,
-                    created_at=pick(moments, number), not_before=pick([None, *moments], number),
+                    created_at=pick(moments, number),
                 ))  # fmt: skip
             elif number % 5 == 2:
                 session.flush()
