@@ -142,7 +142,7 @@ from services.storage.schema import (
     get_schema_version,
     validate_status,
 )
-from services.storage.search import count_matches, search_backend, search_generations
+from services.storage.search import count_matches, search_generations
 from services.storage.sqlite import CACHE_KIB
 from services.storage.sqlite_driver import describe_sqlite_library
 from services.storage.transfer import Move, move_database
@@ -288,7 +288,6 @@ __all__ = [
     "reset_database",
     "restore_database",
     "revoke_api_key",
-    "search_backend",
     "search_generations",
     "sum_file_bytes",
     "take_turn",

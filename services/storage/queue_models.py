@@ -13,7 +13,6 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from services.storage.columns import Identifier, Real, UtcDateTime
 from services.storage.models import Base
-from services.storage.queue_order import Priority
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import SQLCompiler
@@ -77,11 +76,6 @@ class QueueEntry(Base):
         Index("idx_queue_entries_client", "client", "priority", "rank"),
     )
 
-    @property
-    def priority_class(self) -> Priority:
-        """The class behind the number."""
-        return list(Priority)[self.priority]
-
 
 class WorkerRow(Base):
     """A process that runs jobs; without a fresh beat it counts as gone."""
@@ -99,5 +93,4 @@ class WorkerRow(Base):
     """Names, joined by commas."""
     concurrency: Mapped[int] = mapped_column(Integer)
     draining: Mapped[int] = mapped_column(Integer, server_default=sql("0"))
-    started_at: Mapped[float] = mapped_column(Real)
     beat_at: Mapped[float] = mapped_column(Real)

@@ -52,7 +52,6 @@ def register_worker(
             models=",".join(models),
             concurrency=concurrency,
             draining=0,
-            started_at=database_seconds(),
             beat_at=database_seconds(),
         )
     )

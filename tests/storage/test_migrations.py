@@ -279,7 +279,7 @@ def test_an_empty_database_of_an_older_revision_is_upgraded(bare_database: Datab
     assert standing_of(bare_database).state is State.CURRENT
 
 
-UNREAD_COLUMNS = ("queue_entries.not_before",)
+UNREAD_COLUMNS = ("queue_entries.not_before", "workers.started_at")
 
 ROWS_OF_003 = (
     "INSERT INTO prompts VALUES (1, 'calm piano', 2, '2026-01-01 00:00:00.000000', "
@@ -341,7 +341,7 @@ def test_revision_004_keeps_everything_but_the_unread_columns(
     assert after == without(before, *UNREAD_COLUMNS)
     assert after != before
     downgrade(bare_database, "003")
-    empty = {"queue_entries": {"not_before": None}}
+    empty = {"queue_entries": {"not_before": None}, "workers": {"started_at": 0.0}}
     assert rows_of_every_table(bare_database) == {
         table: [row | empty.get(table, {}) for row in rows] for table, rows in before.items()
     }
