@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 from alembic import context
 from services.storage.connection import Database, resolve_url
 from services.storage.errors import MigrationError
-from services.storage.migrations import alembic_options, migration_transaction
+from services.storage.migrations import get_alembic_options, migration_transaction
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 
 def run(connection: Connection) -> None:
-    context.configure(connection=connection, **alembic_options())
+    context.configure(connection=connection, **get_alembic_options())
     context.run_migrations()
 
 

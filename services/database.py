@@ -17,11 +17,11 @@ from services.errors import (
 if TYPE_CHECKING:
     from services.config import Settings
 
-LASTING_CACHE_KIB = 512
+LONG_LIVED_CACHE_KIB = 512
 """A server or a worker has a dozen connections. Every write of another empties their caches, and
 what counts rows fills them again as far as they go: memory that would grow with the rows."""
 
-SHORTEST_IDLE_SECONDS = 3.0
+MIN_IDLE_SECONDS = 3.0
 """A busy machine may keep a process waiting for so long within a transaction."""
 
 
@@ -42,14 +42,14 @@ def storage_errors() -> Iterator[None]:
         raise StorageError(str(error)) from error
 
 
-def open_database(settings: Settings, *, for_long: bool = False) -> None:
+def open_database(settings: Settings, *, long_lived: bool = False) -> None:
     """Open the database of the settings; make it where there is none, upgrade an old one.
 
     One that is open already stays so, with everything that uses it.
 
     Args:
         settings: of the process.
-        for_long: the process stays, with many connections: each keeps less in memory.
+        long_lived: the process stays, with many connections: each keeps less in memory.
 
     Raises:
         StorageError: it cannot be used.
@@ -61,8 +61,8 @@ def open_database(settings: Settings, *, for_long: bool = False) -> None:
             settings.database_url,
             busy_timeout_seconds=settings.database_timeout_seconds,
             # A worker that freezes within a transaction has let go when it is taken for dead.
-            cache_kib=LASTING_CACHE_KIB if for_long else storage.CACHE_KIB,
-            idle_timeout_seconds=max(SHORTEST_IDLE_SECONDS, settings.worker_ttl_seconds / 2),
+            cache_kib=LONG_LIVED_CACHE_KIB if long_lived else storage.CACHE_KIB,
+            idle_timeout_seconds=max(MIN_IDLE_SECONDS, settings.worker_ttl_seconds / 2),
         )
-        if for_long:
+        if long_lived:
             storage.open_connections()

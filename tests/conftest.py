@@ -21,7 +21,7 @@ import pytest
 from services import storage
 from services.storage import sqlite_driver
 from services.storage.connection import Database, resolve_url
-from services.storage.database import current_database
+from services.storage.database import get_database
 
 # Two workers share two cores: threads of theirs would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -193,10 +193,10 @@ def standard_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Without the bundled SQLite, as where its package is not installed."""
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, sqlite_driver.BUNDLED, None)
-        sqlite_driver.library.cache_clear()
+        sqlite_driver.load_library.cache_clear()
         yield
         storage.close_db()
-    sqlite_driver.library.cache_clear()
+    sqlite_driver.load_library.cache_clear()
 
 
 @pytest.fixture(
@@ -224,19 +224,19 @@ def _empty_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Non
 def database(database_url: str) -> Database:
     """An open database of each kind, with our tables."""
     storage.init_db(database_url)
-    return current_database()
+    return get_database()
 
 
 @pytest.fixture
 def sqlite_database(sqlite_url: str) -> Database:
     storage.init_db(sqlite_url)
-    return current_database()
+    return get_database()
 
 
 @pytest.fixture
 def postgres_database(postgres_url: str) -> Database:
     storage.init_db(postgres_url)
-    return current_database()
+    return get_database()
 
 
 @pytest.fixture

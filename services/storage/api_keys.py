@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import or_, select, update
 
 from services.storage.client_models import ApiKey
-from services.storage.columns import padded, utc_now
+from services.storage.columns import pad_values, utc_now
 from services.storage.errors import UnknownApiKeyError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ _ID_BYTES = 6
 _SHORTEST_ID_PREFIX = 4
 
 
-def digest_of(secret: str) -> str:
+def hash_key(secret: str) -> str:
     """Give the SHA-256 of a key, hexadecimal; any text has one, also what no header can hold."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -54,7 +54,7 @@ def create_api_key(session: Session, name: str) -> tuple[ApiKey, str]:
     row = ApiKey(
         id=secrets.token_hex(_ID_BYTES),
         name=name,
-        key_sha256=digest_of(secret),
+        key_sha256=hash_key(secret),
         created_at=utc_now(),
     )
     session.add(row)
@@ -64,16 +64,16 @@ def create_api_key(session: Session, name: str) -> tuple[ApiKey, str]:
 
 def find_api_key(session: Session, secret: str) -> ApiKey | None:
     """Give the row of a key; None when there is none, or it was revoked."""
-    digest = digest_of(secret)
+    digest = hash_key(secret)
     row = session.scalars(select(ApiKey).where(ApiKey.key_sha256 == digest)).one_or_none()
     if row is None or not secrets.compare_digest(row.key_sha256, digest):
         return None
     return None if row.revoked_at is not None else row
 
 
-def keys_in_use(session: Session, key_ids: Collection[str]) -> set[str]:
+def find_active_keys(session: Session, key_ids: Collection[str]) -> set[str]:
     """Give those of the ids whose keys were not revoked."""
-    found = select(ApiKey.id).where(ApiKey.id.in_(padded(key_ids)), ApiKey.revoked_at.is_(None))
+    found = select(ApiKey.id).where(ApiKey.id.in_(pad_values(key_ids)), ApiKey.revoked_at.is_(None))
     return set(session.scalars(found))
 
 
@@ -82,7 +82,7 @@ def list_api_keys(session: Session) -> list[ApiKey]:
     return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
 
 
-def any_api_keys(session: Session) -> bool:
+def has_api_keys(session: Session) -> bool:
     """Whether a key was ever made: a server that had keys stays closed when all are revoked."""
     return session.execute(select(ApiKey.id).limit(1)).first() is not None
 
@@ -98,18 +98,18 @@ def revoke_api_key(session: Session, text: str) -> ApiKey:
     Raises:
         UnknownApiKeyError: no key, or more than one, is meant.
     """
-    row = _the_one_meant(list_api_keys(session), text.strip())
+    row = _find_one(list_api_keys(session), text.strip())
     if row.revoked_at is None:
         row.revoked_at = utc_now()
         session.flush()
     return row
 
 
-def _the_one_meant(rows: list[ApiKey], text: str) -> ApiKey:
+def _find_one(rows: list[ApiKey], text: str) -> ApiKey:
     named = [row for row in rows if row.name == text]
     # An id is exact; a name is exact too, but an old key's name may have been given again.
     for found in (
-        [row for row in rows if row.id == text or row.key_sha256 == digest_of(text)],
+        [row for row in rows if row.id == text or row.key_sha256 == hash_key(text)],
         [row for row in named if row.revoked_at is None] or named,
         [
             row

@@ -76,7 +76,7 @@ def publish_generation(
         file_path: of the delivered file, where it is not the one the row has.
         model_version: of what made it, where it is not the one the row has.
     """
-    generation = _held(session, generation_id, token)
+    generation = _lock_held(session, generation_id, token)
     if generation is None:
         return False
     generation.mark_completed(generation_time)
@@ -94,7 +94,7 @@ def publish_generation(
 
 def fail_generation(session: Session, generation_id: str, token: str, message: str) -> bool:
     """Say that the generation cannot be made; as `publish_generation`."""
-    generation = _held(session, generation_id, token)
+    generation = _lock_held(session, generation_id, token)
     if generation is None:
         return False
     generation.mark_failed(message)
@@ -107,7 +107,7 @@ def release_generation(
     session: Session, generation_id: str, token: str, message: str | None = None
 ) -> bool:
     """Give the generation back to those that wait, for another attempt; as `publish_generation`."""
-    generation = _held(session, generation_id, token)
+    generation = _lock_held(session, generation_id, token)
     if generation is None:
         return False
     generation.mark_pending()
@@ -120,7 +120,9 @@ def release_generation(
 def cancel_generation(session: Session, generation_id: str) -> bool:
     """Stop a generation that is not finished; False when it is, or is unknown."""
     generation = session.scalars(
-        _fresh().where(Generation.id == generation_id, Generation.status.in_(UNFINISHED_STATUSES))
+        _select_for_update().where(
+            Generation.id == generation_id, Generation.status.in_(UNFINISHED_STATUSES)
+        )
     ).one_or_none()
     if generation is None:
         return False
@@ -130,7 +132,7 @@ def cancel_generation(session: Session, generation_id: str) -> bool:
     return True
 
 
-def attempts_at_work(session: Session) -> dict[str, str]:
+def list_running_attempts(session: Session) -> dict[str, str]:
     """Give the token of every attempt that is not over, by the id of its generation."""
     held = select(Generation.id, Generation.attempt_token).where(
         Generation.status == GenerationStatus.PROCESSING.value,
@@ -139,9 +141,9 @@ def attempts_at_work(session: Session) -> dict[str, str]:
     return {row.id: str(row.attempt_token) for row in session.execute(held)}
 
 
-def _held(session: Session, generation_id: str, token: str) -> Generation | None:
+def _lock_held(session: Session, generation_id: str, token: str) -> Generation | None:
     return session.scalars(
-        _fresh().where(
+        _select_for_update().where(
             Generation.id == generation_id,
             Generation.status == GenerationStatus.PROCESSING.value,
             Generation.attempt_token == token,
@@ -149,5 +151,5 @@ def _held(session: Session, generation_id: str, token: str) -> Generation | None
     ).one_or_none()
 
 
-def _fresh() -> Any:
+def _select_for_update() -> Any:
     return select(Generation).with_for_update().execution_options(populate_existing=True)

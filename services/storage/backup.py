@@ -11,17 +11,17 @@ from sqlalchemy.exc import DBAPIError
 
 from services.storage import postgres_tools, snapshot
 from services.storage.connection import Database, resolve_url
-from services.storage.database import close_db, current_database, init_db, open_database
+from services.storage.database import close_db, get_database, get_open_database, init_db
 from services.storage.errors import (
     BackupError,
     DatabaseCorruptError,
     DatabaseTooNewError,
     OverwriteRefusedError,
 )
-from services.storage.migrations import State, examine, standing_of, upgrade
+from services.storage.migrations import State, examine, read_schema_status, upgrade
 from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS
 from services.storage.search_index import SEARCH_TABLE
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 if TYPE_CHECKING:
     from sqlite3 import Connection as DriverConnection
@@ -55,16 +55,16 @@ def backup_database(destination: str | Path, *, force: bool = False) -> Path:
         OverwriteRefusedError: the destination exists and `force` is not given.
         BackupError: it could not be made, or would replace the database or no plain file.
     """
-    database = current_database()
+    database = get_database()
     path = Path(destination)
     if database.file is not None and path.exists() and path.samefile(database.file):
         raise BackupError(f"{path} is the database itself; give the backup another name.")
     if not database.is_sqlite:
         postgres_tools.dump(database.url, path, force=force)
         return path
-    with database.translated(), closing(database.engine.raw_connection()) as pooled:
+    with database.translate_errors(), closing(database.engine.raw_connection()) as pooled:
         connection = pooled.driver_connection
-        if not isinstance(connection, library().Connection):
+        if not isinstance(connection, load_library().Connection):
             raise BackupError("The connection to the database was lost.")
         snapshot.write_snapshot(connection, path, force=force)
     return path
@@ -95,7 +95,7 @@ def restore_database(
         OverwriteRefusedError: the database holds rows and `force` is not given.
     """
     path = Path(source)
-    opened = open_database()
+    opened = get_open_database()
     url = opened.url if opened is not None and database_url is None else resolve_url(database_url)
     if url.drivername.startswith("postgresql"):
         kept = _restore_postgres(Database(url), path, force=force)
@@ -114,12 +114,12 @@ def check_database() -> CheckResult:
     Raises:
         StorageError: it cannot be checked, as it is locked or away.
     """
-    database = current_database()
+    database = get_database()
     problems: list[str] = []
     revision = None
     try:
         # Never committed: the check of the text index is worded as a write, but changes nothing.
-        with database.translated(), database.engine.connect() as connection:
+        with database.translate_errors(), database.engine.connect() as connection:
             standing = examine(connection)
             revision = standing.revision
             if standing.state is not State.CURRENT:
@@ -134,7 +134,7 @@ def check_database() -> CheckResult:
 def _structure_problems(connection: Connection) -> list[str]:
     if connection.dialect.name == "sqlite":
         raw = connection.connection.driver_connection
-        return snapshot.damage_of(raw) if isinstance(raw, library().Connection) else []
+        return snapshot.find_damage_in(raw) if isinstance(raw, load_library().Connection) else []
     invalid = connection.exec_driver_sql(
         "SELECT conrelid::regclass || ': ' || conname FROM pg_constraint "
         "WHERE NOT convalidated AND connamespace = current_schema()::regnamespace"
@@ -189,7 +189,7 @@ def _prepare_restore(source: Path, ready: Path) -> None:
         snapshot.write_snapshot(connection, ready)
     copy = Database(resolve_url(f"sqlite:///{ready}"))
     try:
-        standing = standing_of(copy)
+        standing = read_schema_status(copy)
         if standing.state is State.NEWER:
             raise DatabaseTooNewError(
                 f"The backup {source} has revision {standing.revision}, this release knows up to "
@@ -206,12 +206,12 @@ def _prepare_restore(source: Path, ready: Path) -> None:
 def _put_in_place(ready: Path, target: Path, *, force: bool) -> Path | None:
     with closing(snapshot.connect_to_file(target)) as current:
         try:
-            held = _holds_rows(current)
+            held = _count_rows(current)
             if held and not force:
                 raise OverwriteRefusedError(
                     f"The database {target} holds {held} generations; force to replace them."
                 )
-            kept = snapshot.dated(target, "replaced") if held else None
+            kept = snapshot.name_dated_copy(target, "replaced") if held else None
             if kept is not None:
                 snapshot.write_snapshot(current, kept)
             with closing(snapshot.connect_to_file(ready, read_only=True)) as copy:
@@ -222,9 +222,9 @@ def _put_in_place(ready: Path, target: Path, *, force: bool) -> Path | None:
                 # One transaction of SQLite's own: other processes and a crash see all or nothing.
                 copy.backup(current, progress=_stop_when_locked)
             return kept
-        except library().OperationalError as error:
+        except load_library().OperationalError as error:
             raise BackupError(f"The database {target} could not be replaced: {error}.") from error
-        except (library().DatabaseError, BackupError) as error:
+        except (load_library().DatabaseError, BackupError) as error:
             if isinstance(error, OverwriteRefusedError):
                 raise
     return _replace_damaged(ready, target, force=force)
@@ -237,10 +237,10 @@ def _page_size(connection: DriverConnection) -> int:
 def _stop_when_locked(status: int, _remaining: int, _total: int) -> None:
     # Each step has waited for the busy time-out already; the driver would try again for ever.
     if status in {_BUSY, _LOCKED}:
-        raise library().OperationalError("database is locked")
+        raise load_library().OperationalError("database is locked")
 
 
-def _holds_rows(connection: DriverConnection) -> int:
+def _count_rows(connection: DriverConnection) -> int:
     named = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'generations'"
     if not connection.execute(named).fetchone()[0]:
         return 0
@@ -253,7 +253,7 @@ def _replace_damaged(ready: Path, target: Path, *, force: bool) -> Path:
             f"The database {target} is damaged; force to move it away and restore the backup."
         )
     close_db()
-    kept = snapshot.dated(target, "damaged")
+    kept = snapshot.name_dated_copy(target, "damaged")
     for end in _SIDE_FILES:
         side = target.with_name(target.name + end)
         if side.exists():
@@ -266,7 +266,7 @@ def _replace_damaged(ready: Path, target: Path, *, force: bool) -> Path:
 
 def _restore_postgres(database: Database, source: Path, *, force: bool) -> Path | None:
     try:
-        revision = postgres_tools.revision_of(source)
+        revision = postgres_tools.read_revision(source)
         if revision is None:
             raise BackupError(f"{source} is an archive, but not a backup of DGX Music.")
         if revision not in KNOWN_REVISIONS:
@@ -275,12 +275,12 @@ def _restore_postgres(database: Database, source: Path, *, force: bool) -> Path 
                 f"{HEAD_REVISION}. Restore it with the release that wrote it."
             )
         kept = None
-        if _count_postgres(database):
+        if _count_postgres_rows(database):
             if not force:
                 raise OverwriteRefusedError(
                     f"{database.name} holds generations; force to replace them."
                 )
-            kept = snapshot.dated(source, "replaced")
+            kept = snapshot.name_dated_copy(source, "replaced")
             postgres_tools.dump(database.url, kept, force=False)
     finally:
         database.close()
@@ -288,8 +288,8 @@ def _restore_postgres(database: Database, source: Path, *, force: bool) -> Path 
     return kept
 
 
-def _count_postgres(database: Database) -> int:
-    if standing_of(database).state is State.EMPTY:
+def _count_postgres_rows(database: Database) -> int:
+    if read_schema_status(database).state is State.EMPTY:
         return 0
     with database.session(read_only=True) as session:
         counted = session.connection().exec_driver_sql("SELECT count(*) FROM generations")

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import select
 
-from services.storage.columns import padded
-from services.storage.generations import has_status
+from services.storage.columns import pad_values
+from services.storage.generations import match_status
 from services.storage.models import GENERATIONS, Generation
 from services.storage.queue_models import QueueEntry
 from services.storage.schema import GenerationStatus
@@ -46,7 +46,7 @@ _STATES = select(
 ).select_from(GENERATIONS.outerjoin(QueueEntry.__table__))
 
 
-def changed_states(
+def list_changed_states(
     session: Session, *, since: datetime, also: Collection[str] = (), limit: int = 1000
 ) -> list[JobState]:
     """Tell of generations that were asked for or finished since then, or are at work in the queue.
@@ -69,7 +69,7 @@ def changed_states(
         found |= {row[0]: JobState(*row) for row in session.execute(query)}
     missing = [each for each in also if each not in found]
     if missing:
-        of_those = _STATES.where(_ROWS.id.in_(padded(missing)))
+        of_those = _STATES.where(_ROWS.id.in_(pad_values(missing)))
         found |= {row[0]: JobState(*row) for row in session.execute(of_those)}
     return list(found.values())
 
@@ -78,12 +78,12 @@ def get_generations(session: Session, generation_ids: Collection[str]) -> list[G
     """Give the generations with these ids, in that order; those that are gone are left out."""
     if not generation_ids:
         return []
-    query = select(Generation).where(Generation.id.in_(padded(generation_ids)))
+    query = select(Generation).where(Generation.id.in_(pad_values(generation_ids)))
     rows = {row.id: row for row in session.scalars(query)}
     return [rows[each] for each in generation_ids if each in rows]
 
 
-def unfinished_generations(
+def list_unfinished_generations(
     session: Session, *, owner: str | None = None, limit: int = 100
 ) -> list[Generation]:
     """Give generations that wait or are at work, the newest first.
@@ -95,7 +95,7 @@ def unfinished_generations(
     """
     found: list[Generation] = []
     for status in (GenerationStatus.PROCESSING, GenerationStatus.PENDING):
-        query = select(Generation).where(*has_status(status))
+        query = select(Generation).where(*match_status(status))
         if owner is not None:
             query = query.where(Generation.owner == owner)
         newest = query.order_by(Generation.created_at.desc()).limit(limit)

@@ -23,7 +23,7 @@ def as_utc(moment: datetime) -> datetime:
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def padded(values: Collection[str]) -> list[str]:
+def pad_values(values: Collection[str]) -> list[str]:
     """Repeat the last value up to a power of two, for `IN (...)`.
 
     Each number of values is a statement of its own, and connections keep those they prepared.

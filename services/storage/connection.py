@@ -26,7 +26,7 @@ from services.storage.sqlite import (
     CACHE_KIB,
     READ_ONLY_OPTION,
     create_sqlite_engine,
-    file_of,
+    get_sqlite_file,
     open_connections,
     prepare_file,
 )
@@ -62,7 +62,7 @@ def resolve_url(database_url: str | None = None) -> URL:
             "postgresql://user:password@host/database."
         ) from None
     if url.drivername in _SQLITE_DRIVERS:
-        file = file_of(url)
+        file = get_sqlite_file(url)
         if file is not None and url.query:
             raise InvalidDatabaseURLError(
                 "An SQLite URL takes no options behind a question mark; write sqlite:///path."
@@ -86,7 +86,7 @@ def database_file(database_url: str | None = None) -> Path | None:
         InvalidDatabaseURLError: as `resolve_url`.
     """
     url = resolve_url(database_url)
-    return file_of(url) if url.drivername in _SQLITE_DRIVERS else None
+    return get_sqlite_file(url) if url.drivername in _SQLITE_DRIVERS else None
 
 
 class Database:
@@ -101,7 +101,7 @@ class Database:
     ) -> None:
         self.url = url
         self.is_sqlite = url.drivername in _SQLITE_DRIVERS
-        self.file: Path | None = file_of(url) if self.is_sqlite else None
+        self.file: Path | None = get_sqlite_file(url) if self.is_sqlite else None
         if self.file is not None:
             prepare_file(self.file)
         self.engine: Engine
@@ -127,7 +127,7 @@ class Database:
                 self.url,
                 self._busy_timeout_seconds,
                 cache_kib=self._cache_kib,
-                begun_by_driver=True,
+                driver_begins=True,
             )
         return create_postgres_engine(
             self.url, self._busy_timeout_seconds, self._idle_timeout_seconds
@@ -152,7 +152,7 @@ class Database:
         bind = self._reader if read_only else self.engine
         session = Session(bind, expire_on_commit=False)
         try:
-            with self.translated(read_only=read_only):
+            with self.translate_errors(read_only=read_only):
                 yield session
                 session.commit()
         finally:
@@ -160,7 +160,7 @@ class Database:
             session.close()
 
     @contextmanager
-    def translated(self, *, read_only: bool = False) -> Iterator[None]:
+    def translate_errors(self, *, read_only: bool = False) -> Iterator[None]:
         """Turn what the driver says about the database's condition into a `StorageError`."""
         try:
             yield
@@ -189,7 +189,7 @@ class Database:
 _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
-def _let_go_before_fork() -> None:
+def _close_before_fork() -> None:
     """Close idle connections, so that a child has none of its parent's.
 
     SQLite notes in memory which locks it holds, and a child inherits the notes without the locks:
@@ -200,7 +200,7 @@ def _let_go_before_fork() -> None:
             database.close()
 
 
-os.register_at_fork(before=_let_go_before_fork)
+os.register_at_fork(before=_close_before_fork)
 
 
 def _is_write_refused(error: DBAPIError) -> bool:

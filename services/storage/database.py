@@ -28,7 +28,7 @@ from services.storage.overview import count_statuses
 from services.storage.schema import STATUSES
 from services.storage.search import search_backend
 from services.storage.sqlite import CACHE_KIB
-from services.storage.sqlite_driver import library_version, wal_is_safe
+from services.storage.sqlite_driver import get_library_version, wal_is_safe
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -42,7 +42,7 @@ class _Process:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class DatabaseStatus:
     """The open database, in short."""
 
     kind: str
@@ -92,7 +92,7 @@ def close_db() -> None:
         _Process.database = None
 
 
-def open_database() -> Database | None:
+def get_open_database() -> Database | None:
     """Give the open database, None when `init_db` has not been called."""
     return _Process.database
 
@@ -103,7 +103,7 @@ def is_open(database_url: str | None = None) -> bool:
     return database is not None and database.url == resolve_url(database_url)
 
 
-def current_database() -> Database:
+def get_database() -> Database:
     """Give the open database.
 
     Raises:
@@ -120,10 +120,10 @@ def get_engine() -> Engine:
     Raises:
         RuntimeError: `init_db` has not been called.
     """
-    return current_database().engine
+    return get_database().engine
 
 
-def open_queue_engine() -> Engine:
+def get_queue_engine() -> Engine:
     """Give an engine on the open database for the queue library, which begins its own transactions.
 
     It goes with the database: `close_db` closes it.
@@ -131,7 +131,7 @@ def open_queue_engine() -> Engine:
     Raises:
         RuntimeError: `init_db` has not been called.
     """
-    return current_database().queue_engine
+    return get_database().queue_engine
 
 
 def open_connections() -> None:
@@ -141,15 +141,15 @@ def open_connections() -> None:
         RuntimeError: `init_db` has not been called.
         StorageError: the database cannot be read.
     """
-    database = current_database()
-    with database.translated():
+    database = get_database()
+    with database.translate_errors():
         database.open_connections()
 
 
 @contextmanager
 def database_errors() -> Iterator[None]:
     """Turn what the driver says about the open database's condition into a `StorageError`."""
-    with current_database().translated():
+    with get_database().translate_errors():
         yield
 
 
@@ -165,7 +165,7 @@ def get_session(*, read_only: bool = False) -> Iterator[Session]:
         ReadOnlySessionError: a read-only session was asked to write.
         StorageError: the database is locked, full, damaged or away.
     """
-    with current_database().session(read_only=read_only) as session:
+    with get_database().session(read_only=read_only) as session:
         yield session
 
 
@@ -175,7 +175,7 @@ def reset_database() -> None:
     Raises:
         RuntimeError: `init_db` has not been called.
     """
-    with migration_transaction(current_database()) as connection:
+    with migration_transaction(get_database()) as connection:
         Base.metadata.drop_all(connection)
         create_schema(connection)
 
@@ -191,18 +191,18 @@ def get_database_stats(session: Session) -> dict[str, Any]:
     }
 
 
-def describe_standing() -> Standing:
+def read_database_status() -> DatabaseStatus:
     """Say which kind of database is open, and how it stands against this release.
 
     Raises:
         RuntimeError: `init_db` has not been called.
         StorageError: it does not answer.
     """
-    database = current_database()
+    database = get_database()
     with database.session(read_only=True) as session:
         found = examine(session.connection())
     kind = "sqlite" if database.is_sqlite else "postgresql"
-    return Standing(kind, found.revision, found.state is State.CURRENT)
+    return DatabaseStatus(kind, found.revision, found.state is State.CURRENT)
 
 
 def describe_database() -> dict[str, Any]:
@@ -210,7 +210,7 @@ def describe_database() -> dict[str, Any]:
 
     Keys: kind, name, revision, server_version, search; on SQLite journal_mode and wal_is_safe too.
     """
-    database = current_database()
+    database = get_database()
     facts: dict[str, Any] = {
         "kind": "sqlite" if database.is_sqlite else "postgresql",
         "name": database.name,
@@ -220,8 +220,8 @@ def describe_database() -> dict[str, Any]:
         facts["revision"] = examine(connection).revision
         facts["search"] = search_backend(session)
         if database.is_sqlite:
-            facts["server_version"] = ".".join(map(str, library_version()))
-            facts["wal_is_safe"] = wal_is_safe(library_version())
+            facts["server_version"] = ".".join(map(str, get_library_version()))
+            facts["wal_is_safe"] = wal_is_safe(get_library_version())
             facts["journal_mode"] = str(
                 connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
             ).lower()

@@ -9,7 +9,7 @@ from sqlalchemy import delete, select
 
 from services.storage.columns import utc_now
 from services.storage.models import AudioAnalysis, InstalledModel
-from services.storage.prompts import upsert
+from services.storage.prompts import build_upsert
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -44,7 +44,7 @@ def record_analysis(
     """
     values = {**asdict(measurements), "analysed_at": utc_now()}
     statement = (
-        upsert(session.get_bind().dialect.name, AudioAnalysis)
+        build_upsert(session.get_bind().dialect.name, AudioAnalysis)
         .values(generation_id=generation_id, **values)
         .on_conflict_do_update(index_elements=[AudioAnalysis.generation_id], set_=values)
         .returning(AudioAnalysis)
@@ -96,7 +96,7 @@ def record_model(
         "installed_at": utc_now(),
     }
     statement = (
-        upsert(session.get_bind().dialect.name, InstalledModel)
+        build_upsert(session.get_bind().dialect.name, InstalledModel)
         .values(name=name, **values)
         .on_conflict_do_update(index_elements=[InstalledModel.name], set_=values)
         .returning(InstalledModel)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _PROMPTS = "pg_get_serial_sequence('prompts', 'id')"
 
 
-def before_filling(target: Connection) -> None:
+def prepare_filling(target: Connection) -> None:
     """Take the text index away, which is quicker made once than kept up to date.
 
     On SQLite its triggers would also number the rows anew.
@@ -29,9 +29,9 @@ def before_filling(target: Connection) -> None:
         target.exec_driver_sql(f"DROP INDEX {POSTGRES_INDEX}")
 
 
-def after_filling(target: Connection, source: Connection) -> None:
+def finish_filling(target: Connection, source: Connection) -> None:
     """Make the text index, and let the next rows have the numbers they would have had."""
-    last = _last_prompt(source)
+    last = _find_last_prompt_id(source)
     if target.dialect.name == "sqlite":
         install_search_index(target)
         target.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = 'prompts'")
@@ -48,7 +48,7 @@ def after_filling(target: Connection, source: Connection) -> None:
         target.exec_driver_sql(f"ANALYZE {table}")
 
 
-def _last_prompt(source: Connection) -> int:
+def _find_last_prompt_id(source: Connection) -> int:
     """The highest number that a prompt ever had."""
     if source.dialect.name == "sqlite":
         statement = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'prompts'"

@@ -12,9 +12,9 @@ from sqlalchemy.orm import make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 
 from services.storage.models import GENERATIONS, Generation
-from services.storage.paging import Page, clamp_limit, decode_moment, encode_moment, page_of
-from services.storage.prompts import count_prompt, counting, counting_values
-from services.storage.schema import GenerationStatus, known_status
+from services.storage.paging import Page, clamp_limit, decode_moment, encode_moment, make_page
+from services.storage.prompts import build_count_statement, count_prompt, make_count_values
+from services.storage.schema import GenerationStatus, require_status
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.dml import ReturningInsert
 
 
-class Narrowed(TypedDict, total=False):
+class GenerationFilters(TypedDict, total=False):
     """Which generations, besides those of a status; every condition holds, None is none."""
 
     model_name: str | None
@@ -95,12 +95,12 @@ def _insert(session: Session, generation: Generation) -> None:
     """
     session.flush()
     connection = session.connection()
-    names = _column_names()
+    names = _map_columns()
     row = {column: getattr(generation, name) for name, column in names.items()}
     if connection.dialect.name == "postgresql":
         values = {f"new_{column}": value for column, value in row.items()}
-        values |= counting_values(generation.prompt)
-        generation.prompt_id = connection.execute(_counting_insert(), values).scalar_one()
+        values |= make_count_values(generation.prompt)
+        generation.prompt_id = connection.execute(_build_counting_insert(), values).scalar_one()
     else:
         generation.prompt_id = count_prompt(session, generation.prompt)
         connection.execute(insert(GENERATIONS), row | {"prompt_id": generation.prompt_id})
@@ -112,21 +112,19 @@ def _insert(session: Session, generation: Generation) -> None:
 
 
 @cache
-def _counting_insert() -> ReturningInsert[int]:
+def _build_counting_insert() -> ReturningInsert[int]:
     """Build PostgreSQL's one statement for both tables: it saves a round trip.
 
     Each column's value is named new_..., as both tables have an id.
     """
-    counted = counting("postgresql").cte("counted")
-    new: dict[str, Any] = {
-        column: bindparam(f"new_{column}") for column in _column_names().values()
-    }
+    counted = build_count_statement("postgresql").cte("counted")
+    new: dict[str, Any] = {column: bindparam(f"new_{column}") for column in _map_columns().values()}
     new["prompt_id"] = select(counted.c.id).scalar_subquery()
     return insert(GENERATIONS).values(new).returning(GENERATIONS.c.prompt_id)
 
 
 @cache
-def _column_names() -> dict[str, str]:
+def _map_columns() -> dict[str, str]:
     """Attribute -> column; asking for it configures the mappers, so not at import."""
     return {item.key: item.columns[0].name for item in Generation.__mapper__.column_attrs}
 
@@ -162,7 +160,7 @@ def get_all_generations(
     Raises:
         ValueError: there is no such status.
     """
-    found = _filtered(select(Generation), status=status).order_by(*_NEWEST_FIRST)
+    found = _filter_status(select(Generation), status=status).order_by(*_NEWEST_FIRST)
     return list(session.scalars(found.limit(limit).offset(offset)))
 
 
@@ -173,7 +171,7 @@ def get_generations_by_status(session: Session, status: str, limit: int = 100) -
 
 def get_pending_generations(session: Session, limit: int = 100) -> list[Generation]:
     """Give the generations that wait, the one that waits longest first."""
-    found = _filtered(select(Generation), status=GenerationStatus.PENDING)
+    found = _filter_status(select(Generation), status=GenerationStatus.PENDING)
     return list(session.scalars(found.order_by(Generation.created_at, Generation.id).limit(limit)))
 
 
@@ -184,7 +182,7 @@ def list_generations(
     limit: int = 100,
     offset: int = 0,
     cursor: str | None = None,
-    **narrowed: Unpack[Narrowed],
+    **narrowed: Unpack[GenerationFilters],
 ) -> Page[Generation]:
     """Give one page of generations, newest first, each row once however many are inserted.
 
@@ -201,7 +199,9 @@ def list_generations(
         InvalidCursorError: the cursor is not one of these.
     """
     limit = clamp_limit(limit)
-    found = _filtered(select(Generation), status=status).where(*_conditions(session, narrowed))
+    found = _filter_status(select(Generation), status=status).where(
+        *_build_conditions(session, narrowed)
+    )
     if cursor is not None:
         moment, last_id = decode_moment(cursor)
         found = found.where(
@@ -213,17 +213,17 @@ def list_generations(
         )
     found = found.order_by(*_NEWEST_FIRST).limit(limit + 1)
     rows = session.scalars(found.offset(offset) if offset else found).all()
-    return page_of(rows, limit, lambda row: encode_moment(row.created_at, row.id))
+    return make_page(rows, limit, lambda row: encode_moment(row.created_at, row.id))
 
 
 def count_generations(
-    session: Session, status: str | None = None, **narrowed: Unpack[Narrowed]
+    session: Session, status: str | None = None, **narrowed: Unpack[GenerationFilters]
 ) -> int:
     """Count generations, all or those that `list_generations` gives; raises as that."""
     counted = select(func.count()).select_from(Generation)
     if status is not None:
-        counted = counted.where(Generation.status == known_status(status))
-    counted = counted.where(*_conditions(session, narrowed))
+        counted = counted.where(Generation.status == require_status(status))
+    counted = counted.where(*_build_conditions(session, narrowed))
     return session.execute(counted).scalar_one()
 
 
@@ -237,11 +237,11 @@ def update_generation_status(
     Raises:
         ValueError: there is no such status.
     """
-    status = known_status(status)
-    generation = _locked(session, generation_id)
+    status = require_status(status)
+    generation = lock_generation(session, generation_id)
     if generation is None:
         return None
-    generation.move_to(status, error_message)
+    generation.set_status(status, error_message)
     session.flush()
     return generation
 
@@ -257,7 +257,7 @@ def complete_generation(
 
     Whoever works beside other workers uses `publish_generation`, which checks the attempt.
     """
-    generation = _locked(session, generation_id)
+    generation = lock_generation(session, generation_id)
     if generation is None:
         return None
     generation.mark_completed(generation_time)
@@ -275,25 +275,25 @@ def delete_generation(session: Session, generation_id: str) -> bool:
     return deleted.scalar_one_or_none() is not None
 
 
-def _locked(session: Session, generation_id: str) -> Generation | None:
+def lock_generation(session: Session, generation_id: str) -> Generation | None:
     """Read a row afresh and keep others from changing it until the transaction ends."""
     return session.get(Generation, generation_id, with_for_update=True, populate_existing=True)
 
 
-def _filtered(query: Select[Any], *, status: str | None = None) -> Select[Any]:
-    return query if status is None else query.where(*has_status(known_status(status)))
+def _filter_status(query: Select[Any], *, status: str | None = None) -> Select[Any]:
+    return query if status is None else query.where(*match_status(require_status(status)))
 
 
-def _conditions(session: Session, narrowed: Narrowed) -> list[ColumnElement[bool]]:
-    conditions = created_between(narrowed)
+def _build_conditions(session: Session, narrowed: GenerationFilters) -> list[ColumnElement[bool]]:
+    conditions = match_creation_time(narrowed)
     if (owner := narrowed.get("owner")) is not None:
         conditions.append(Generation.owner == owner)
     if (model_name := narrowed.get("model_name")) is not None:
-        conditions += _is_from(model_name, session.get_bind().dialect.name)
+        conditions += _match_model(model_name, session.get_bind().dialect.name)
     return conditions
 
 
-def created_between(narrowed: Narrowed) -> list[ColumnElement[bool]]:
+def match_creation_time(narrowed: GenerationFilters) -> list[ColumnElement[bool]]:
     """Give the conditions for the moment of the request."""
     conditions: list[ColumnElement[bool]] = []
     if (after := narrowed.get("created_after")) is not None:
@@ -303,7 +303,7 @@ def created_between(narrowed: Narrowed) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def _is_from(model_name: str, dialect: str) -> list[ColumnElement[bool]]:
+def _match_model(model_name: str, dialect: str) -> list[ColumnElement[bool]]:
     """Give the conditions for an engine in the form that leads PostgreSQL to its index."""
     conditions = [Generation.model_name == model_name]
     if dialect == "postgresql":
@@ -311,7 +311,7 @@ def _is_from(model_name: str, dialect: str) -> list[ColumnElement[bool]]:
     return conditions
 
 
-def has_status(status: str) -> tuple[ColumnElement[bool], ...]:
+def match_status(status: str) -> tuple[ColumnElement[bool], ...]:
     """Give the conditions for a status in the form that leads SQLite to the right index.
 
     Most rows are completed: they are read along the index of times, not gathered by status and

@@ -22,7 +22,7 @@ def find_idempotency_key(session: Session, owner: str, key: str) -> IdempotencyK
     """Give what a key was used for within the last day; what is older is forgotten here.
 
     Args:
-        session: an open session that may write, after `take_turn`: of two requests at once with
+        session: an open session that may write, after `lock_queue_order`: of two requests at once with
             one key the second then finds what the first made.
         owner: whose key it is.
         key: as the client sent it.
@@ -31,7 +31,7 @@ def find_idempotency_key(session: Session, owner: str, key: str) -> IdempotencyK
     return session.get(IdempotencyKey, (owner, key))
 
 
-def remember_request(
+def record_request(
     session: Session, owner: str, key: str, *, fingerprint: str, job_ids: Sequence[str]
 ) -> None:
     """Note what a request with a key made, in the transaction that makes it.

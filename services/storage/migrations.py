@@ -24,7 +24,7 @@ from services.storage.search_index import (
     repair_search_index,
 )
 from services.storage.sqlite import MIGRATING_OPTION
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 if TYPE_CHECKING:
     from sqlite3 import Connection as DriverConnection
@@ -79,14 +79,14 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class SchemaStatus:
     """The state of a database and the revision it carries."""
 
     state: State
     revision: str | None
 
 
-def examine(connection: Connection) -> Standing:
+def examine(connection: Connection) -> SchemaStatus:
     """Find out how the database stands, in three small queries."""
     dialect = connection.dialect.name
     tables = set(connection.exec_driver_sql(_TABLES[dialect]).scalars())
@@ -94,16 +94,16 @@ def examine(connection: Connection) -> Standing:
     if "alembic_version" in tables:
         revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     if revision is not None and revision not in KNOWN_REVISIONS:
-        return Standing(State.NEWER, revision)
+        return SchemaStatus(State.NEWER, revision)
     if not tables & {"generations", "prompts"}:
-        return Standing(State.EMPTY, revision)
+        return SchemaStatus(State.EMPTY, revision)
     if not connection.exec_driver_sql(_HAS_CURRENT_COLUMNS[dialect]).scalar_one():
-        return Standing(State.UNVERSIONED, revision)
+        return SchemaStatus(State.UNVERSIONED, revision)
     state = State.CURRENT if revision == HEAD_REVISION else State.OLDER
-    return Standing(state, revision)
+    return SchemaStatus(state, revision)
 
 
-def standing_of(database: Database) -> Standing:
+def read_schema_status(database: Database) -> SchemaStatus:
     """Find out how a database stands without writing to it."""
     with database.session(read_only=True) as session:
         return examine(session.connection())
@@ -118,7 +118,7 @@ def prepare_database(database: Database) -> None:
         DatabaseTooNewError: a later release wrote it.
         MigrationError: it could not be changed, and was not.
     """
-    standing = standing_of(database)
+    standing = read_schema_status(database)
     if standing.state is State.CURRENT:
         return
     if standing.state is State.NEWER:
@@ -166,9 +166,9 @@ def save_before_upgrade(database: Database) -> Path | None:
         with closing(snapshot.connect_to_file(database.file)) as source:
             if not _holds_rows(source):
                 return None
-            copy = snapshot.dated(database.file, f"before-{HEAD_REVISION}")
+            copy = snapshot.name_dated_copy(database.file, f"before-{HEAD_REVISION}")
             snapshot.write_snapshot(source, copy)
-    except library().Error as error:
+    except load_library().Error as error:
         raise MigrationError(
             f"{database.name} could not be copied before its upgrade, and is as it was: {error}"
         ) from error
@@ -225,7 +225,9 @@ def _migrate(
     from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(scripts or scripts_folder()).replace("%", "%%"))
+    config.set_main_option(
+        "script_location", str(scripts or find_scripts_folder()).replace("%", "%%")
+    )
     config.set_main_option("path_separator", "os")
     try:
         with migration_transaction(database) as connection:
@@ -270,7 +272,7 @@ def _finish_sqlite(connection: Connection) -> None:
         )
 
 
-def scripts_folder() -> Path:
+def find_scripts_folder() -> Path:
     """Find the migration scripts: beside the package in a checkout, inside it when installed."""
     package = Path(__file__).parent
     for folder in (package / "alembic", package.parents[1] / "alembic"):
@@ -279,7 +281,7 @@ def scripts_folder() -> Path:
     raise MigrationError("The migration scripts are missing; install dgx-music again.")
 
 
-def alembic_options() -> dict[str, Any]:
+def get_alembic_options() -> dict[str, Any]:
     """Give what `alembic.context.configure` needs to know of our tables."""
     return {
         "target_metadata": Base.metadata,

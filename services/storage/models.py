@@ -46,11 +46,11 @@ class Base(DeclarativeBase):
     )
 
 
-def _iso(moment: datetime | None) -> str | None:
+def _format_time(moment: datetime | None) -> str | None:
     return None if moment is None else as_utc(moment).isoformat()
 
 
-def _moment(given: datetime | None, default: datetime | None = None) -> datetime:
+def _normalize_time(given: datetime | None, default: datetime | None = None) -> datetime:
     return default or utc_now() if given is None else as_utc(given)
 
 
@@ -124,7 +124,7 @@ class Generation(Base):
         if self.id is None:
             self.id = str(uuid.uuid4())
         self.status = str(self.status or GenerationStatus.PENDING)
-        self.created_at = _moment(values.get("created_at"))
+        self.created_at = _normalize_time(values.get("created_at"))
         if self.attempts is None:
             self.attempts = 0
         if metadata is not None:
@@ -182,26 +182,26 @@ class Generation(Base):
 
     def mark_pending(self) -> None:
         """Put it back among those that wait."""
-        self.move_to(GenerationStatus.PENDING, self.error_message)
+        self.set_status(GenerationStatus.PENDING, self.error_message)
 
     def mark_processing(self) -> None:
         """Say that a worker is making it."""
-        self.move_to(GenerationStatus.PROCESSING, self.error_message)
+        self.set_status(GenerationStatus.PROCESSING, self.error_message)
 
     def mark_completed(self, seconds: float) -> None:
         """Say that its file is there and took `seconds` to make."""
-        self.move_to(GenerationStatus.COMPLETED, None)
+        self.set_status(GenerationStatus.COMPLETED, None)
         self.generation_time_seconds = seconds
 
     def mark_failed(self, message: str) -> None:
         """Say that it could not be made, and why."""
-        self.move_to(GenerationStatus.FAILED, message)
+        self.set_status(GenerationStatus.FAILED, message)
 
     def mark_cancelled(self) -> None:
         """Say that somebody stopped it."""
-        self.move_to(GenerationStatus.CANCELLED, self.error_message)
+        self.set_status(GenerationStatus.CANCELLED, self.error_message)
 
-    def move_to(self, status: str, error_message: str | None) -> None:
+    def set_status(self, status: str, error_message: str | None) -> None:
         """Set the status; a finished one sets `completed_at`, any other clears it."""
         self.status = str(status)
         self.completed_at = utc_now() if self.is_finished else None
@@ -222,8 +222,8 @@ class Generation(Base):
             "file_sha256": self.file_sha256,
             "status": str(self.status),
             "attempts": self.attempts,
-            "created_at": _iso(self.created_at),
-            "completed_at": _iso(self.completed_at),
+            "created_at": _format_time(self.created_at),
+            "completed_at": _format_time(self.completed_at),
             "generation_time_seconds": self.generation_time_seconds,
             "error_message": self.error_message,
             "metadata": self.get_metadata(),
@@ -250,8 +250,8 @@ class Prompt(Base):
         super().__init__(**values)
         if self.used_count is None:
             self.used_count = 1
-        self.first_used_at = _moment(values.get("first_used_at"))
-        self.last_used_at = _moment(values.get("last_used_at"), self.first_used_at)
+        self.first_used_at = _normalize_time(values.get("first_used_at"))
+        self.last_used_at = _normalize_time(values.get("last_used_at"), self.first_used_at)
 
     def __repr__(self) -> str:
         return f"<Prompt {self.id} used {self.used_count} times>"
@@ -267,8 +267,8 @@ class Prompt(Base):
             "id": self.id,
             "text": self.text,
             "used_count": self.used_count,
-            "first_used_at": _iso(self.first_used_at),
-            "last_used_at": _iso(self.last_used_at),
+            "first_used_at": _format_time(self.first_used_at),
+            "last_used_at": _format_time(self.last_used_at),
         }
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 _PROC = Path("/proc")
 
 
-def other_openers(file: Path) -> list[tuple[int, str]]:
+def find_other_openers(file: Path) -> list[tuple[int, str]]:
     """Give process id and name of every other process that has the file open.
 
     Those of other users or containers cannot be seen, and none on a system without /proc.

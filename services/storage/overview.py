@@ -12,7 +12,7 @@ from sqlalchemy import Double, case, func, literal_column, or_, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from services.storage.generations import has_status
+from services.storage.generations import match_status
 from services.storage.models import Generation
 from services.storage.queue_models import QueueEntry
 from services.storage.schema import FINISHED_STATUSES, GenerationStatus
@@ -45,7 +45,7 @@ def _postgres_between(element: Any, compiler: SQLCompiler, **options: Any) -> st
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingJobs:
     """What waits for the workers of one engine."""
 
     model: str
@@ -54,21 +54,21 @@ class Waiting:
 
 
 @dataclass(slots=True)
-class Spread:
+class Histogram:
     """How often a time fell between two bounds, and the sum of all."""
 
     counts: list[int]
     """One more than there are bounds: the last is of what lies above them all."""
     seconds: float = 0.0
 
-    def add(self, other: Spread) -> None:
+    def add(self, other: Histogram) -> None:
         """Count what the other has too."""
         self.counts = [mine + more for mine, more in zip(self.counts, other.counts, strict=True)]
         self.seconds += other.seconds
 
 
 @dataclass(slots=True)
-class Totals:
+class JobTotals:
     """Finished jobs, counted; times are of completed ones."""
 
     bounds: tuple[float, ...]
@@ -77,16 +77,16 @@ class Totals:
     """(engine, status) -> how many."""
     audio_seconds: Counter[str] = field(default_factory=Counter)
     """Engine -> seconds of music."""
-    queued: Spread = field(init=False)
+    queued: Histogram = field(init=False)
     """From the request until the attempt that made it began."""
-    worked: Spread = field(init=False)
+    worked: Histogram = field(init=False)
     """That attempt."""
 
     def __post_init__(self) -> None:
-        self.queued = Spread([0] * (len(self.bounds) + 1))
-        self.worked = Spread([0] * (len(self.bounds) + 1))
+        self.queued = Histogram([0] * (len(self.bounds) + 1))
+        self.worked = Histogram([0] * (len(self.bounds) + 1))
 
-    def add(self, other: Totals) -> None:
+    def add(self, other: JobTotals) -> None:
         """Count what the other has too."""
         self.jobs.update(other.jobs)
         self.audio_seconds.update(other.audio_seconds)
@@ -108,7 +108,7 @@ def count_finished(
     *,
     since: datetime | None = None,
     before: datetime | None = None,
-) -> Totals:
+) -> JobTotals:
     """Count the jobs that finished within a time; without a beginning every row is read.
 
     Args:
@@ -144,23 +144,23 @@ def count_finished(
     # A query of its own, so that both databases see that they group by what they show.
     classed = select(
         each,
-        _class_of(each.c.worked, bounds).label("worked_class"),
-        _class_of(each.c.queued, bounds).label("queued_class"),
+        _pick_bucket(each.c.worked, bounds).label("worked_class"),
+        _pick_bucket(each.c.queued, bounds).label("queued_class"),
     ).subquery()
     keys = [classed.c[name] for name in ("model_name", "status", "worked_class", "queued_class")]
     sums = [func.sum(classed.c[name]) for name in ("duration_seconds", "worked", "queued")]
     rows = session.execute(select(*keys, func.count(), *sums).group_by(*keys))
-    return _totals(rows.all(), bounds)
+    return _add_up(rows.all(), bounds)
 
 
-def _class_of(seconds: Any, bounds: Sequence[float]) -> Any:
+def _pick_bucket(seconds: Any, bounds: Sequence[float]) -> Any:
     """The number of the first bound that is not below; -1 of a job that was not completed."""
     steps = [(seconds <= bound, number) for number, bound in enumerate(bounds)]
     return case((seconds.is_(None), -1), *steps, else_=len(bounds))
 
 
-def _totals(rows: Sequence[Any], bounds: Sequence[float]) -> Totals:
-    totals = Totals(tuple(bounds))
+def _add_up(rows: Sequence[Any], bounds: Sequence[float]) -> JobTotals:
+    totals = JobTotals(tuple(bounds))
     for model, status, worked, queued, jobs, audio, worked_seconds, queued_seconds in rows:
         totals.jobs[model, status] += jobs
         if status == _COMPLETED:
@@ -175,7 +175,7 @@ def _totals(rows: Sequence[Any], bounds: Sequence[float]) -> Totals:
     return totals
 
 
-def list_waiting(session: Session) -> list[Waiting]:
+def list_waiting(session: Session) -> list[WaitingJobs]:
     """Give what waits, by engine; jobs that are tried again wait from their request on."""
     # The empty text keeps SQLite from walking the index of the engines, in which all rows are.
     model: Any = literal_column("generations.model_name || ''")
@@ -186,7 +186,7 @@ def list_waiting(session: Session) -> list[Waiting]:
         .group_by(model)
         .order_by(model)
     )
-    return [Waiting(model, jobs, oldest) for model, jobs, oldest in session.execute(found)]
+    return [WaitingJobs(model, jobs, oldest) for model, jobs, oldest in session.execute(found)]
 
 
 def average_work_seconds(session: Session, *, sample: int = 100) -> float | None:
@@ -198,7 +198,7 @@ def average_work_seconds(session: Session, *, sample: int = 100) -> float | None
     """
     last = (
         select(Generation.generation_time_seconds.label("seconds"))
-        .where(*has_status(_COMPLETED), Generation.generation_time_seconds.is_not(None))
+        .where(*match_status(_COMPLETED), Generation.generation_time_seconds.is_not(None))
         .order_by(Generation.completed_at.desc())
         .limit(sample)
         .subquery()

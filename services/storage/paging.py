@@ -30,7 +30,7 @@ class Page(Generic[Row]):
     next_cursor: str | None
 
 
-def page_of(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], str]) -> Page[Row]:
+def make_page(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], str]) -> Page[Row]:
     """Make a page from up to `limit` + 1 rows."""
     if len(rows) <= limit:
         return Page(rows, None)

@@ -51,7 +51,7 @@ def restore(url: URL, source: Path) -> None:
     )
 
 
-def revision_of(source: Path) -> str | None:
+def read_revision(source: Path) -> str | None:
     """Read the revision in an archive; None when it has none. Raises as `dump`."""
     listed = _run("pg_restore", "--data-only", "--table=alembic_version", "--file=-", str(source))
     found = _VERSION_ROW.search(listed)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, select, tuple_, update
 
-from services.storage.columns import padded, utc_now
-from services.storage.generations import has_status
+from services.storage.columns import pad_values, utc_now
+from services.storage.generations import match_status
 from services.storage.models import Generation
 from services.storage.queue_models import QueueEntry
-from services.storage.queue_order import Priority, next_place, next_rank
+from services.storage.queue_order import Priority, compute_place, compute_rank
 from services.storage.schema import GenerationStatus
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _ORDER_LOCK = 0x0D68_4D75_7369_64
 
 
-def take_turn(session: Session) -> None:
+def lock_queue_order(session: Session) -> None:
     """Keep other submitters waiting until this transaction ends; its first statement.
 
     So that no two get one place, and two batches with the same prompts do not wait for each other.
@@ -37,12 +37,12 @@ def add_queue_entry(
     """Put a pending generation at its place among those that wait.
 
     Args:
-        session: an open session that may write, after `take_turn`.
+        session: an open session that may write, after `lock_queue_order`.
         generation: its row is in this transaction or before it.
         client: whose share of the workers it takes.
         priority: its class.
     """
-    rank = next_rank(*_ranks(session, client, priority))
+    rank = compute_rank(*_read_ranks(session, client, priority))
     of_rank = select(func.max(QueueEntry.place)).where(
         QueueEntry.priority == priority.order, QueueEntry.rank == rank
     )
@@ -51,7 +51,7 @@ def add_queue_entry(
         client=client,
         priority=priority.order,
         rank=rank,
-        place=next_place(priority, rank, session.execute(of_rank).scalar()),
+        place=compute_place(priority, rank, session.execute(of_rank).scalar()),
         duration_seconds=generation.duration_seconds,
         attempt=1,
         crashes=0,
@@ -64,7 +64,7 @@ def add_queue_entry(
     return entry
 
 
-def _ranks(
+def _read_ranks(
     session: Session, client: str, priority: Priority
 ) -> tuple[int | None, int | None, int | None]:
     """The client's last rank, the highest at work, the lowest that waits."""
@@ -79,17 +79,17 @@ def _ranks(
 
 
 def get_queue_entry(
-    session: Session, generation_id: str, *, to_change: bool = False
+    session: Session, generation_id: str, *, for_update: bool = False
 ) -> QueueEntry | None:
     """Give the entry of a generation; None when it is finished, or never was in the queue."""
     return session.get(
-        QueueEntry, generation_id, with_for_update=to_change or None, populate_existing=to_change
+        QueueEntry, generation_id, with_for_update=for_update or None, populate_existing=for_update
     )
 
 
 def get_queue_entries(session: Session, generation_ids: Sequence[str]) -> dict[str, QueueEntry]:
     """Give the entries of several generations, by id; those without one are left out."""
-    found = select(QueueEntry).where(QueueEntry.generation_id.in_(padded(generation_ids)))
+    found = select(QueueEntry).where(QueueEntry.generation_id.in_(pad_values(generation_ids)))
     return {entry.generation_id: entry for entry in session.scalars(found)}
 
 
@@ -120,7 +120,7 @@ def record_progress(
     )
 
 
-def jobs_ahead(session: Session, place: int) -> tuple[int, float]:
+def count_jobs_ahead(session: Session, place: int) -> tuple[int, float]:
     """Count the jobs that wait and start before a place, and the seconds of music in them."""
     ahead = select(func.count(), func.coalesce(func.sum(QueueEntry.duration_seconds), 0.0)).where(
         QueueEntry.worker_id.is_(None), QueueEntry.place < place
@@ -144,7 +144,9 @@ def count_waiting_up_to(session: Session, most: int) -> int:
     return session.execute(select(func.count()).select_from(some.subquery())).scalar_one()
 
 
-def render_speed(session: Session, model_name: str, *, sample: int = 20) -> float | None:
+def average_real_time_factor(
+    session: Session, model_name: str, *, sample: int = 20
+) -> float | None:
     """Measure how many seconds of work a second of music takes; None when nothing is finished.
 
     Args:
@@ -155,7 +157,7 @@ def render_speed(session: Session, model_name: str, *, sample: int = 20) -> floa
     last: Any = (
         select(Generation.generation_time_seconds, Generation.duration_seconds)
         .where(
-            *has_status(GenerationStatus.COMPLETED),
+            *match_status(GenerationStatus.COMPLETED),
             Generation.model_name == model_name,
             Generation.generation_time_seconds.is_not(None),
         )
@@ -169,11 +171,11 @@ def render_speed(session: Session, model_name: str, *, sample: int = 20) -> floa
     return work / music if music else None
 
 
-def attempts_still_held(session: Session, tokens: Sequence[str]) -> set[str]:
+def find_current_tokens(session: Session, tokens: Sequence[str]) -> set[str]:
     """Give those of the tokens under which a row is processing now."""
     held = select(Generation.attempt_token).where(
         Generation.status == GenerationStatus.PROCESSING.value,
-        Generation.attempt_token.in_(padded(tokens)),
+        Generation.attempt_token.in_(pad_values(tokens)),
     )
     return {str(token) for token in session.scalars(held)}
 

@@ -35,7 +35,7 @@ def _postgres_seconds(_element: object, _compiler: SQLCompiler, **_options: Any)
     return "extract(epoch from clock_timestamp())::double precision"
 
 
-_PARTLY = {
+_PARTIAL_INDEXES = {
     "idx_queue_entries_started": sql("worker_id IS NOT NULL"),
     "idx_queue_entries_waiting": sql("worker_id IS NULL"),
 }
@@ -66,7 +66,7 @@ class QueueEntry(Base):
     __table_args__ = (
         CheckConstraint("priority BETWEEN 0 AND 2", name="priority"),
         *(
-            Index(name, *columns, sqlite_where=_PARTLY[name])
+            Index(name, *columns, sqlite_where=_PARTIAL_INDEXES[name])
             for name, columns in (
                 ("idx_queue_entries_started", ("priority", "rank")),
                 ("idx_queue_entries_waiting", ("place", "duration_seconds")),

@@ -32,7 +32,7 @@ class Priority(StrEnum):
         return list(Priority).index(self)
 
 
-def next_rank(own_last: int | None, started: int | None, waiting: int | None) -> int:
+def compute_rank(own_last: int | None, started: int | None, waiting: int | None) -> int:
     """Rank a new job among those of its class.
 
     "Now" is the highest rank at work, not the lowest that waits: with the latter, three clients
@@ -52,12 +52,12 @@ def next_rank(own_last: int | None, started: int | None, waiting: int | None) ->
     return min(max(now, own_last or 0) + 1, HIGHEST_RANK)
 
 
-def next_place(priority: Priority, rank: int, last_of_rank: int | None) -> int:
+def compute_place(priority: Priority, rank: int, last_of_rank: int | None) -> int:
     """Number a job for the queue: lower starts earlier.
 
     Args:
         priority: its class.
-        rank: from `next_rank`.
+        rank: from `compute_rank`.
         last_of_rank: the highest number given out in that class and rank.
     """
     first = priority.order * CLASS_SPAN + rank * TIES

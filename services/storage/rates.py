@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import case, delete, func, select
 
 from services.storage.client_models import RateCounter
-from services.storage.prompts import upsert
+from services.storage.prompts import build_upsert
 from services.storage.queue_models import database_seconds
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class RateWindow:
         """What the hits of the window before still count for."""
         return self.earlier * self.left / self.seconds
 
-    def room(self, limit: int, amount: int = 1) -> int:
+    def compute_threshold(self, limit: int, amount: int = 1) -> int:
         """The most hits that the present window may have for so many more to be within the limit.
 
         That is, the largest h with floor(carried + h) + amount <= limit; below 0 for none.
@@ -90,11 +90,11 @@ def count_hit(session: Session, name: str, seconds: int, limit: int, amount: int
         False where the limit is reached; then nothing is counted.
     """
     window = read_rate(session, name, seconds)
-    room = window.room(limit, amount)
+    room = window.compute_threshold(limit, amount)
     if window.hits > room:
         return False
     counters = RateCounter.__table__
-    new = upsert(session.get_bind().dialect.name, counters).values(
+    new = build_upsert(session.get_bind().dialect.name, counters).values(
         name=_row_name(name, window.index),
         hits=amount,
         expires_at=(window.index + 2) * float(seconds),
@@ -107,18 +107,18 @@ def count_hit(session: Session, name: str, seconds: int, limit: int, amount: int
     ).returning(counters.c.hits)
     hits = session.execute(counted).scalar_one_or_none()
     if hits == amount:
-        forget_expired_rates(session, window.now)
+        remove_expired_rates(session, window.now)
     return hits is not None
 
 
-def forget_rate(session: Session, name: str, seconds: int) -> None:
+def reset_rate(session: Session, name: str, seconds: int) -> None:
     """Begin to count anew."""
     now = session.execute(select(database_seconds())).scalar_one()
     names = [_row_name(name, floor(now / seconds) - back) for back in (0, 1)]
     session.execute(delete(RateCounter).where(RateCounter.name.in_(names)))
 
 
-def forget_expired_rates(session: Session, now: float) -> None:
+def remove_expired_rates(session: Session, now: float) -> None:
     """Remove the counters that no longer count; those that another process removes are left out."""
     # In one order, and past what is locked: two that tidy up at once do not wait for each other.
     old = (

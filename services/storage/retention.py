@@ -20,7 +20,7 @@ _ROWS_A_STATEMENT = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Expired:
+class ExpiredGeneration:
     """A generation that is, or would be, deleted."""
 
     id: str
@@ -33,7 +33,7 @@ class Expired:
 class Cleanup:
     """What a clean-up found, oldest first, and whether the rows are deleted."""
 
-    expired: tuple[Expired, ...]
+    expired: tuple[ExpiredGeneration, ...]
     deleted: bool
 
     @property
@@ -80,7 +80,9 @@ def cleanup_generations(
         .where(finished_at < utc_now() - timedelta(days=older_than_days))
         .order_by(finished_at, Generation.id)
     )
-    expired = tuple(Expired(row_id, path, size or 0, at) for row_id, path, size, at in found)
+    expired = tuple(
+        ExpiredGeneration(row_id, path, size or 0, at) for row_id, path, size, at in found
+    )
     if not dry_run:
         for start in range(0, len(expired), _ROWS_A_STATEMENT):
             chosen = [row.id for row in expired[start : start + _ROWS_A_STATEMENT]]

@@ -43,7 +43,7 @@ def validate_status(status: str) -> bool:
     return status in STATUSES
 
 
-def known_status(status: str) -> str:
+def require_status(status: str) -> str:
     """Give `status` back as a plain string.
 
     Raises:

@@ -15,13 +15,13 @@ from sqlalchemy import and_, bindparam, column, func, literal_column, select, ta
 from sqlalchemy import text as sql
 
 from services.storage.errors import InvalidSearchError
-from services.storage.generations import Narrowed, created_between
+from services.storage.generations import GenerationFilters, match_creation_time
 from services.storage.models import GENERATIONS, Generation
-from services.storage.paging import Page, clamp_limit, decode_number, encode_number, page_of
-from services.storage.schema import known_status
+from services.storage.paging import Page, clamp_limit, decode_number, encode_number, make_page
+from services.storage.schema import require_status
 from services.storage.search_index import POSTGRES_COLUMN, SEARCH_TABLE
-from services.storage.sqlite_driver import library
-from services.storage.words import beginning, split_marked_words, split_words
+from services.storage.sqlite_driver import load_library
+from services.storage.words import split_marked_words, split_words, strip_plural
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -45,7 +45,7 @@ def search_generations(
     limit: int = 100,
     offset: int = 0,
     cursor: str | None = None,
-    **narrowed: Unpack[Narrowed],
+    **narrowed: Unpack[GenerationFilters],
 ) -> Page[Generation]:
     """Give one page of generations whose prompt has every word of `text`, newest first.
 
@@ -66,18 +66,18 @@ def search_generations(
         InvalidSearchError: the text is longer than 10,000 characters.
     """
     _refuse_long(text)
-    conditions = _conditions(status, narrowed)
+    conditions = _build_conditions(status, narrowed)
     place = None if cursor is None else decode_number(cursor)
     if not split_words(text):
         return Page([], None)
     limit = clamp_limit(limit)
-    number, found = _matching(session, text)
+    number, found = _select_matches(session, text)
     if place is not None:
         found = found.where(number < place)
     found = found.where(*conditions).order_by(number.desc()).limit(limit + 1)
     found = found.offset(offset) if offset else found
     rows = session.execute(found.add_columns(number)).all()
-    page = page_of(rows, limit, lambda row: encode_number(row[1]))
+    page = make_page(rows, limit, lambda row: encode_number(row[1]))
     return Page([row[0] for row in page.items], page.next_cursor)
 
 
@@ -86,19 +86,19 @@ def count_matches(
     text: str,
     *,
     status: str | None = None,
-    **narrowed: Unpack[Narrowed],
+    **narrowed: Unpack[GenerationFilters],
 ) -> int:
     """Count what `search_generations` finds; raises as that."""
     _refuse_long(text)
-    conditions = _conditions(status, narrowed)
+    conditions = _build_conditions(status, narrowed)
     if not split_words(text):
         return 0
-    _, found = _matching(session, text)
+    _, found = _select_matches(session, text)
     numbers = found.where(*conditions).with_only_columns(Generation.id).subquery()
     return session.execute(select(func.count()).select_from(numbers)).scalar_one()
 
 
-def matching_prompts(session: Session, text: str) -> Any:
+def select_matching_prompts(session: Session, text: str) -> Any:
     """Give the ids of the prompts of which `search_generations` finds rows, as a subquery.
 
     None where the text has no word; raises as that.
@@ -106,7 +106,7 @@ def matching_prompts(session: Session, text: str) -> Any:
     _refuse_long(text)
     if not split_words(text):
         return None
-    _, found = _matching(session, text)
+    _, found = _select_matches(session, text)
     return found.with_only_columns(Generation.prompt_id).where(Generation.prompt_id.is_not(None))
 
 
@@ -124,11 +124,11 @@ def search_backend(session: Session) -> str:
     return "fts5" if indexed else "like"
 
 
-def _matching(session: Session, text: str) -> tuple[ColumnElement[int], Any]:
+def _select_matches(session: Session, text: str) -> tuple[ColumnElement[int], Any]:
     """Give the column that numbers the rows, and the rows that have every word."""
     backend = search_backend(session)
     # FTS5 has its own mind about accents (й is no и to it): it folds both sides itself.
-    split = _fts5_words if backend == "fts5" else split_words
+    split = _split_fts5_words if backend == "fts5" else split_words
     words = list(dict.fromkeys(split(text)))[:MOST_WORDS]
     if backend == "tsvector":
         wanted = func.plainto_tsquery(literal_column("'dgx_music'::regconfig"), " ".join(words))
@@ -141,36 +141,36 @@ def _matching(session: Session, text: str) -> tuple[ColumnElement[int], Any]:
         return number, select(Generation).where(matches, number == _SEARCH_ID)
     folded = func.dgx_music_fold(Generation.prompt)
     return literal_column("generations.rowid"), select(Generation).where(
-        and_(*(folded.contains(f" {beginning(word)}", autoescape=True) for word in words))
+        and_(*(folded.contains(f" {strip_plural(word)}", autoescape=True) for word in words))
     )
 
 
-def _fts5_words(text: str) -> list[str]:
+def _split_fts5_words(text: str) -> list[str]:
     """Cut text into words of one token each: the index keeps no places, so it knows no phrases."""
     return [
         part
         for word in split_marked_words(text)
-        for part in "".join(" " if _parts_words(c) else c for c in word).split()
+        for part in "".join(" " if _separates_words(c) else c for c in word).split()
     ]
 
 
 @lru_cache(maxsize=4096)
-def _parts_words(character: str) -> bool:
+def _separates_words(character: str) -> bool:
     """Say whether FTS5, which has its own tables, cuts a word at this character."""
     if character.isascii() or ucd_3_2_0.category(character)[0] in "LN":
         return False
-    with closing(library().connect(":memory:")) as connection:
+    with closing(load_library().connect(":memory:")) as connection:
         connection.execute("CREATE VIRTUAL TABLE cut USING fts5(word, tokenize = 'unicode61')")
         connection.execute("INSERT INTO cut VALUES (?)", (f"a{character}b",))
         connection.execute("CREATE VIRTUAL TABLE tokens USING fts5vocab(cut, 'instance')")
         return bool(connection.execute("SELECT count(*) > 1 FROM tokens").fetchone()[0])
 
 
-def _conditions(status: str | None, narrowed: Narrowed) -> list[ColumnElement[bool]]:
+def _build_conditions(status: str | None, narrowed: GenerationFilters) -> list[ColumnElement[bool]]:
     # The unary plus keeps SQLite from walking the index of the filter instead of the text index.
-    conditions = created_between(narrowed)
+    conditions = match_creation_time(narrowed)
     if status is not None:
-        conditions.append(literal_column("generations.status || ''") == known_status(status))
+        conditions.append(literal_column("generations.status || ''") == require_status(status))
     if (model_name := narrowed.get("model_name")) is not None:
         conditions.append(literal_column("generations.model_name || ''") == model_name)
     if (owner := narrowed.get("owner")) is not None:

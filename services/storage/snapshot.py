@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from services.storage.columns import utc_now
 from services.storage.errors import BackupError, NotADatabaseError, OverwriteRefusedError
 from services.storage.sqlite import DATABASE_FILE_MODE
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _HEADER = b"SQLite format 3\x00"
 
 
-def dated(path: Path, reason: str, moment: datetime | None = None) -> Path:
+def name_dated_copy(path: Path, reason: str, moment: datetime | None = None) -> Path:
     """Name a copy beside `path`: generations.before-002.20261120T101500123456Z.db."""
     stamp = (moment or utc_now()).strftime("%Y%m%dT%H%M%S%fZ")
     return path.with_name(f"{path.stem}.{reason}.{stamp}{path.suffix}")
@@ -66,7 +66,7 @@ def publish(destination: Path, write: Callable[[Path], None], *, force: bool) ->
         sync_file(part)
         part.replace(destination)
         sync_file(destination.parent)
-    except (OSError, library().Error) as error:
+    except (OSError, load_library().Error) as error:
         raise BackupError(f"The backup {destination} could not be written: {error}.") from error
     finally:
         part.unlink(missing_ok=True)
@@ -100,7 +100,7 @@ def require_sqlite_file(path: Path) -> None:
 def connect_to_file(path: Path, *, read_only: bool = False) -> DriverConnection:
     """Open a database file that must exist, in autocommit mode."""
     mode = "ro" if read_only else "rw"
-    connection: DriverConnection = library().connect(
+    connection: DriverConnection = load_library().connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=30.0
     )
     return connection
@@ -113,16 +113,16 @@ def find_damage(path: Path) -> list[str]:
     """
     try:
         with closing(connect_to_file(path, read_only=True)) as connection:
-            return damage_of(connection)
-    except library().DatabaseError as error:
+            return find_damage_in(connection)
+    except load_library().DatabaseError as error:
         return [str(error)]
 
 
-def damage_of(connection: DriverConnection) -> list[str]:
+def find_damage_in(connection: DriverConnection) -> list[str]:
     """Check as `find_damage` does, on an open connection."""
     try:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check").fetchall()]
-    except library().DatabaseError as error:
+    except load_library().DatabaseError as error:
         return [str(error)]
     return [problem for problem in found if problem != "ok"] + [
         f"row {row} of {table} refers to a missing row of {parent}"

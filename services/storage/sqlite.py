@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.pool import QueuePool
 
 from services.storage.errors import DatabasePermissionError, DatabaseReadOnlyError
-from services.storage.sqlite_driver import journal_mode, library, library_version
+from services.storage.sqlite_driver import choose_journal_mode, get_library_version, load_library
 from services.storage.words import fold
 
 if TYPE_CHECKING:
@@ -32,12 +32,12 @@ JOURNAL_SIZE_LIMIT = 16 * 1024 * 1024
 """Bytes; a log that one large transaction made longer is cut back to this afterwards. Twice what
 it has between two checkpoints (wal_autocheckpoint, 1000 pages), so that it is rarely cut."""
 
-CONNECTIONS = 15
+MAX_CONNECTIONS = 15
 """At most, and as many stay open as were ever needed at once: a new one has to be set up and to
 prepare its statements, and those that come and go leave memory in pieces. The one used last is
 taken first."""
 
-STATEMENTS = 24
+CACHED_STATEMENTS = 24
 """That a connection keeps prepared, about 10 KB each; of the 128 that are usual most are rare, and
 a process would grow for hours until every connection has met them all."""
 
@@ -49,7 +49,7 @@ _BUSY, _READ_ONLY = 5, 8
 _MODE_KEPT_BY_OTHERS = frozenset({_BUSY, _READ_ONLY})
 
 
-def file_of(url: URL) -> Path | None:
+def get_sqlite_file(url: URL) -> Path | None:
     """Give the file behind an SQLite URL; None for a database in memory or a `file:` URI."""
     name = url.database
     if not name or name == ":memory:" or name.startswith("file:"):
@@ -93,7 +93,7 @@ def create_sqlite_engine(
     busy_timeout_seconds: float,
     *,
     cache_kib: int = CACHE_KIB,
-    begun_by_driver: bool = False,
+    driver_begins: bool = False,
 ) -> Engine:
     """Open an SQLite database under the rules of docs/database.md.
 
@@ -103,21 +103,21 @@ def create_sqlite_engine(
         url: of the database.
         busy_timeout_seconds: how long to wait for another process to finish its write.
         cache_kib: pages that each connection keeps in memory.
-        begun_by_driver: let the driver begin a transaction, IMMEDIATE too, at the first statement
+        driver_begins: let the driver begin a transaction, IMMEDIATE too, at the first statement
             that writes, for a library that sends a BEGIN of its own now and then.
     """
     options: dict[str, Any] = {
-        "connect_args": {"timeout": busy_timeout_seconds, "cached_statements": STATEMENTS}
+        "connect_args": {"timeout": busy_timeout_seconds, "cached_statements": CACHED_STATEMENTS}
     }
-    options |= {"pool_size": CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
-    if file_of(url) is None and not (url.database or "").startswith("file:"):
+    options |= {"pool_size": MAX_CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
+    if get_sqlite_file(url) is None and not (url.database or "").startswith("file:"):
         options |= {"pool_size": 1}
         options["connect_args"]["check_same_thread"] = False
     engine = create_engine(
-        url, poolclass=QueuePool, module=library(), hide_parameters=True, **options
+        url, poolclass=QueuePool, module=load_library(), hide_parameters=True, **options
     )
     event.listen(engine, "connect", partial(_on_connect, cache_kib))
-    if begun_by_driver:
+    if driver_begins:
         event.listen(engine, "connect", _let_driver_begin)
         return engine
     event.listen(engine, "begin", _on_begin)
@@ -131,7 +131,7 @@ def open_connections(engine: Engine) -> None:
     A process that stays would else grow by one whenever more are needed at once than ever before.
     """
     with ExitStack() as stack:
-        for _ in range(CONNECTIONS):
+        for _ in range(MAX_CONNECTIONS):
             connection = stack.enter_context(closing(engine.raw_connection()))
             connection.cursor().execute("SELECT count(*) FROM sqlite_master").fetchall()
 
@@ -145,7 +145,7 @@ def _on_connect(cache_kib: int, connection: DriverConnection, _record: object) -
     # The triggers of the text index write to an FTS5 table, which needs a trusted schema.
     for statement in ("foreign_keys = ON", "synchronous = FULL", "trusted_schema = ON"):
         connection.execute(f"PRAGMA {statement}")
-    _choose_journal(connection, journal_mode(library_version()))
+    _choose_journal(connection, choose_journal_mode(get_library_version()))
 
 
 def _let_driver_begin(connection: DriverConnection, _record: object) -> None:
@@ -167,7 +167,7 @@ def _choose_journal(connection: DriverConnection, wanted: str) -> None:
         if changes_file:
             connection.execute("PRAGMA busy_timeout = 0")
         connection.execute(f"PRAGMA journal_mode = {wanted}")
-    except library().OperationalError as error:
+    except load_library().OperationalError as error:
         if error.sqlite_errorcode not in _MODE_KEPT_BY_OTHERS:
             raise
         if current == "WAL":

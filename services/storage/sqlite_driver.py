@@ -38,7 +38,7 @@ def wal_is_safe(version: Version) -> bool:
     return any(version[:2] == fixed[:2] and version >= fixed for fixed in _WAL_FIXED_IN)
 
 
-def journal_mode(version: Version) -> str:
+def choose_journal_mode(version: Version) -> str:
     """Name the journal for this SQLite: WAL where it is safe, else the fastest rollback journal.
 
     PERSIST keeps the journal file and overwrites its header, which saves two directory changes a
@@ -48,7 +48,7 @@ def journal_mode(version: Version) -> str:
 
 
 @cache
-def library() -> Any:
+def load_library() -> Any:
     """Give the DB-API module of this process; both have the same names as `sqlite3`.
 
     The bundled library where it is installed and has the fix, or is at least the newer one.
@@ -57,31 +57,31 @@ def library() -> Any:
         bundled = import_module(BUNDLED)
     except ImportError:
         return import_module(STANDARD)
-    if wal_is_safe(_version_of(bundled)):
+    if wal_is_safe(_read_version(bundled)):
         return bundled
-    return max(import_module(STANDARD), bundled, key=_version_of)
+    return max(import_module(STANDARD), bundled, key=_read_version)
 
 
-def library_version() -> Version:
+def get_library_version() -> Version:
     """Give the version of the SQLite library in use."""
-    return _version_of(library())
+    return _read_version(load_library())
 
 
 def describe_sqlite_library() -> dict[str, Any]:
     """Say which SQLite is in use: library, version, wal_is_safe, journal_mode, fts5."""
-    with closing(library().connect(":memory:")) as connection:
+    with closing(load_library().connect(":memory:")) as connection:
         modules = connection.execute("SELECT name FROM pragma_module_list WHERE name = 'fts5'")
         fts5 = modules.fetchone() is not None
-    version = library_version()
+    version = get_library_version()
     return {
-        "library": library().__name__.partition(".")[0],
+        "library": load_library().__name__.partition(".")[0],
         "version": ".".join(map(str, version)),
         "wal_is_safe": wal_is_safe(version),
-        "journal_mode": journal_mode(version).lower(),
+        "journal_mode": choose_journal_mode(version).lower(),
         "fts5": fts5,
     }
 
 
-def _version_of(module: Any) -> Version:
+def _read_version(module: Any) -> Version:
     major, minor, patch = module.sqlite_version_info[:3]
     return major, minor, patch

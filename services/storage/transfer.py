@@ -25,25 +25,25 @@ from services.storage.connection import (
     resolve_url,
 )
 from services.storage.errors import DatabaseReadOnlyError, TransferError, translate
-from services.storage.filling import after_filling, before_filling
+from services.storage.filling import finish_filling, prepare_filling
 from services.storage.migrations import (
-    Standing,
+    SchemaStatus,
     State,
     create_schema,
     examine,
     migration_transaction,
-    standing_of,
+    read_schema_status,
 )
-from services.storage.openers import other_openers
+from services.storage.openers import find_other_openers
 from services.storage.schema import HEAD_REVISION
 from services.storage.transfer_rows import (
     Row,
-    TableSum,
-    checked_rows,
-    moved_tables,
+    TableChecksum,
+    check_rows,
+    compute_checksum,
+    list_moved_tables,
+    name_row,
     read_rows,
-    row_name,
-    sum_up,
     write_rows,
 )
 
@@ -68,7 +68,7 @@ class Move:
     source: str
     """In words, as `target`."""
     target: str
-    tables: tuple[TableSum, ...]
+    tables: tuple[TableChecksum, ...]
     database_url: str
     """Of the target, without a password."""
     seconds: float
@@ -110,7 +110,7 @@ def move_database(
     """
     began = time.monotonic()
     source, target = _open_both(source_url, target_url, busy_timeout_seconds)
-    with closing(source), closing(target), _frozen(source) as reading:
+    with closing(source), closing(target), _freeze(source) as reading:
         with Session(reading) as session:
             refuse_in_use(session)
         _refuse_openers(source)
@@ -124,7 +124,7 @@ def move_database(
         source=source.name,
         target=target.name,
         tables=tuple(sums),
-        database_url=_without_password(target.url),
+        database_url=_strip_password(target.url),
         seconds=time.monotonic() - began,
         moved=not dry_run,
     )
@@ -151,36 +151,38 @@ def _is_same(source: Path, target: Path) -> bool:
 
 
 @contextmanager
-def _frozen(source: Database) -> Iterator[Connection]:
+def _freeze(source: Database) -> Iterator[Connection]:
     """Give a connection that sees one state of a current database, which nobody can change."""
-    standing = standing_of(source)
+    standing = read_schema_status(source)
     if standing.state is State.EMPTY:
         raise TransferError(f"{source.name} holds no tables of DGX Music.")
     if standing.state is not State.CURRENT:
-        raise TransferError(f"{source.name} {_other_revision(standing)}")
+        raise TransferError(f"{source.name} {_explain_revision(standing)}")
     level: dict[str, Any] = {} if source.is_sqlite else {"isolation_level": "REPEATABLE READ"}
-    with source.translated(), source.engine.connect() as plain:
+    with source.translate_errors(), source.engine.connect() as plain:
         connection = plain.execution_options(**level)
         # On SQLite this takes the write lock.
         with connection.begin() as transaction:
             if source.is_sqlite:
                 driver: Any = connection.connection.driver_connection
                 # Text that is none is to be found, and its row named, not to end the reading.
-                driver.text_factory = _text_of
+                driver.text_factory = _decode_text
             else:
-                _keep_waiting(connection)
+                _disable_idle_timeout(connection)
                 # Before the first query, which is the moment the transaction sees.
-                connection.exec_driver_sql(f"LOCK TABLE {_names()}, workers IN SHARE MODE")
+                connection.exec_driver_sql(
+                    f"LOCK TABLE {_list_table_names()}, workers IN SHARE MODE"
+                )
             yield connection
             transaction.rollback()
 
 
-def _text_of(stored: bytes) -> str:
+def _decode_text(stored: bytes) -> str:
     return stored.decode(errors="surrogateescape")
 
 
 def _refuse_openers(source: Database) -> None:
-    openers = [] if source.file is None else other_openers(source.file)
+    openers = [] if source.file is None else find_other_openers(source.file)
     if openers:
         named = ", ".join(f"{name} ({number})" for number, name in openers)
         raise TransferError(
@@ -189,7 +191,7 @@ def _refuse_openers(source: Database) -> None:
         )
 
 
-def _other_revision(standing: Standing) -> str:
+def _explain_revision(standing: SchemaStatus) -> str:
     if standing.state is State.NEWER:
         return (
             f"has revision {standing.revision}, this release knows up to {HEAD_REVISION}. "
@@ -201,11 +203,11 @@ def _other_revision(standing: Standing) -> str:
     )
 
 
-def _names() -> str:
-    return ", ".join(table.name for table in moved_tables())
+def _list_table_names() -> str:
+    return ", ".join(table.name for table in list_moved_tables())
 
 
-def _keep_waiting(connection: Connection) -> None:
+def _disable_idle_timeout(connection: Connection) -> None:
     """Let PostgreSQL bear that this side stands still while the other one is read."""
     connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
 
@@ -229,7 +231,7 @@ def _refuse_same_server_database(reading: Connection, target: Database) -> None:
 
 def _refuse_target(target: Database) -> None:
     """Refuse what cannot be filled, before anything takes long."""
-    with target.translated(), target.engine.connect() as connection:
+    with target.translate_errors(), target.engine.connect() as connection:
         if not target.is_sqlite:
             encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
             if encoding != "UTF8":
@@ -252,8 +254,8 @@ def _refuse_rows(target: Database, connection: Connection) -> bool:
             f"{target.name} has other tables named generations or prompts. Name another database."
         )
     if standing.state is not State.CURRENT:
-        raise TransferError(f"{target.name} {_other_revision(standing)}")
-    for table in moved_tables():
+        raise TransferError(f"{target.name} {_explain_revision(standing)}")
+    for table in list_moved_tables():
         found = connection.exec_driver_sql(f"SELECT 1 FROM {table.name} LIMIT 1")  # noqa: S608 - our own name
         if found.first() is not None:
             raise TransferError(
@@ -269,7 +271,7 @@ class _Transfer:
     def __init__(self, reading: Connection, target: Database, report: Report) -> None:
         self._reading = reading
         self._target = target
-        self._tables = moved_tables()
+        self._tables = list_moved_tables()
         self._report = report
         self._total = 3 * sum(
             reading.exec_driver_sql(f"SELECT count(*) FROM {table.name}").scalar_one()  # noqa: S608 - our own name
@@ -277,65 +279,71 @@ class _Transfer:
         )
         self._done = 0
 
-    def check(self) -> list[TableSum]:
+    def check(self) -> list[TableChecksum]:
         """Read every row and sum it up; raises TransferError at one that cannot be moved."""
-        return [self._sum(self._reading, table, "check") for table in self._tables]
+        return [self._compute_checksum(self._reading, table, "check") for table in self._tables]
 
-    def fill(self, sums: list[TableSum]) -> None:
+    def fill(self, sums: list[TableChecksum]) -> None:
         """Copy the rows in one transaction, which is committed if the copy has these sums."""
         with migration_transaction(self._target) as writing:
             if not self._target.is_sqlite:
-                _keep_waiting(writing)
+                _disable_idle_timeout(writing)
             if not _refuse_rows(self._target, writing):
                 create_schema(writing)
             if not self._target.is_sqlite:
                 # A program that is connected already would else add rows of its own.
-                writing.exec_driver_sql(f"LOCK TABLE {_names()} IN EXCLUSIVE MODE")
+                writing.exec_driver_sql(f"LOCK TABLE {_list_table_names()} IN EXCLUSIVE MODE")
                 _refuse_rows(self._target, writing)
             self._write(writing)
             for table, wanted in zip(self._tables, sums, strict=True):
-                _require_same(self._sum(writing, table, "verify"), wanted, self._target.name)
+                _require_same(
+                    self._compute_checksum(writing, table, "verify"), wanted, self._target.name
+                )
             self._report("commit", "", 1.0)
 
     def _write(self, writing: Connection) -> None:
-        before_filling(writing)
+        prepare_filling(writing)
         for table in self._tables:
             try:
-                write_rows(writing, table, self._checked(self._reading, table, "copy"))
+                write_rows(writing, table, self._read_checked_rows(self._reading, table, "copy"))
             except DBAPIError as error:
-                raise translate(error, self._target.name) or self._refused(table, error) from error
+                raise translate(error, self._target.name) or self._explain_refusal(
+                    table, error
+                ) from error
         try:
-            after_filling(writing, self._reading)
+            finish_filling(writing, self._reading)
         except DBAPIError as error:
-            raise translate(error, self._target.name) or _failed(self._target, error) from error
+            raise translate(error, self._target.name) or _explain_failure(
+                self._target, error
+            ) from error
 
-    def _sum(self, connection: Connection, table: Table, stage: str) -> TableSum:
-        return sum_up(table, self._checked(connection, table, stage))
+    def _compute_checksum(self, connection: Connection, table: Table, stage: str) -> TableChecksum:
+        return compute_checksum(table, self._read_checked_rows(connection, table, stage))
 
-    def _checked(self, connection: Connection, table: Table, stage: str) -> Iterator[Row]:
+    def _read_checked_rows(self, connection: Connection, table: Table, stage: str) -> Iterator[Row]:
         rows = read_rows(connection, table, by_key=stage != "copy")
-        checked = checked_rows(table, rows, self._target.engine.dialect)
+        checked = check_rows(table, rows, self._target.engine.dialect)
         for number, row in enumerate(checked):
             if number % _REPORTED == 0:
                 self._report(stage, table.name, self._done / max(1, self._total))
             yield row
             self._done += 1
 
-    def _refused(self, table: Table, error: DBAPIError) -> TransferError:
+    def _explain_refusal(self, table: Table, error: DBAPIError) -> TransferError:
         """Say which row the target refused, as far as it tells."""
         told: Any = getattr(error.orig, "diag", None)
         line = _COPY_LINE.search(getattr(told, "context", None) or "")
         if line is None:
-            return _failed(self._target, error)
+            return _explain_failure(self._target, error)
         rows = read_rows(self._reading, table, by_key=False)
         row = next(islice(rows, int(line[1]) - 1, None))
         return TransferError(
-            f"{self._target.name} refuses the row {row_name(table, row)} of {table.name}: "
+            f"{self._target.name} refuses the row {name_row(table, row)} of {table.name}: "
             f"{told.message_primary}. Correct or delete it in the source, then move again."
         )
 
 
-def _failed(target: Database, error: DBAPIError) -> TransferError:
+def _explain_failure(target: Database, error: DBAPIError) -> TransferError:
     told: Any = getattr(error.orig, "diag", None)
     # The details of other errors may show whole rows.
     detail = told.message_detail if told and told.sqlstate == _BROKEN_REFERENCE else None
@@ -343,7 +351,7 @@ def _failed(target: Database, error: DBAPIError) -> TransferError:
     return TransferError(f"{target.name} could not be filled and is as it was: {detail or reason}")
 
 
-def _require_same(found: TableSum, wanted: TableSum, name: str) -> None:
+def _require_same(found: TableChecksum, wanted: TableChecksum, name: str) -> None:
     if found.rows != wanted.rows:
         raise TransferError(
             f"{name} would have {found.rows} rows in {found.name}, the source has {wanted.rows}. "
@@ -357,7 +365,7 @@ def _require_same(found: TableSum, wanted: TableSum, name: str) -> None:
         )
 
 
-def _without_password(url: URL) -> str:
+def _strip_password(url: URL) -> str:
     kind = url.drivername.partition("+")[0]
     bare = url._replace(drivername=kind, password=None).difference_update_query(["password"])
     return bare.render_as_string(hide_password=False)

@@ -24,6 +24,6 @@ def fold(text: str | None) -> str:
     return f" {' '.join(split_words(text or ''))} "
 
 
-def beginning(word: str) -> str:
+def strip_plural(word: str) -> str:
     """Give what a word and its plural begin with."""
     return word[:-1] if word.endswith("s") and len(word) >= _SHORTEST_PLURAL else word

@@ -57,7 +57,7 @@ def register_worker(
     )
 
 
-def beat(session: Session, worker_id: str, *, draining: bool = False) -> bool:
+def record_heartbeat(session: Session, worker_id: str, *, draining: bool = False) -> bool:
     """Say that a worker lives; False when it was given up, and its jobs with it."""
     beaten = session.execute(
         update(WorkerRow)

@@ -98,7 +98,7 @@ class Claims:
     def _claim_row(self, session: Session, dispatch: Dispatch) -> tuple[Attempt | None, str | None]:
         """Return the new attempt, if one is due, and the file earlier attempts may have left."""
         row = storage.lock_generation(session, dispatch.generation_id)
-        entry = storage.get_queue_entry(session, dispatch.generation_id, to_change=True)
+        entry = storage.get_queue_entry(session, dispatch.generation_id, for_update=True)
         if row is None or entry is None or row.is_finished:
             storage.remove_queue_entry(session, dispatch.generation_id)
             return None, None
@@ -182,7 +182,7 @@ class Claims:
             if not _holds(session, attempt):
                 return
             row = storage.lock_generation(session, attempt.generation_id)
-            entry = storage.get_queue_entry(session, attempt.generation_id, to_change=True)
+            entry = storage.get_queue_entry(session, attempt.generation_id, for_update=True)
             if row is not None and entry is not None:
                 storage.release_generation(session, row.id, str(attempt.token), row.error_message)
                 row.attempts -= 1
@@ -223,7 +223,7 @@ class Claims:
         )
 
     def _enqueue_again(self, session: Session, attempt: Attempt, delay: float) -> None:
-        entry = storage.get_queue_entry(session, attempt.generation_id, to_change=True)
+        entry = storage.get_queue_entry(session, attempt.generation_id, for_update=True)
         if entry is None:
             return
         entry.attempt += 1

@@ -13,10 +13,10 @@ import pytest
 from services import storage
 from services.storage import postgres_tools, snapshot
 from services.storage.connection import Database
-from services.storage.database import current_database
+from services.storage.database import get_database
 from services.storage.migrations import set_revision
 from services.storage.sqlite import PAGE_SIZE
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 pytestmark = pytest.mark.integration
 
@@ -102,7 +102,7 @@ def test_what_is_no_backup_is_refused(database: Database, tmp_path: Path, conten
 
 def test_a_strange_database_is_no_backup(sqlite_database: Database, tmp_path: Path) -> None:
     file = tmp_path / "other.db"
-    with closing(library().connect(file)) as other:
+    with closing(load_library().connect(file)) as other:
         other.execute("CREATE TABLE songs (name TEXT)")
     with pytest.raises(storage.BackupError, match="not a backup"):
         storage.restore_database(file)
@@ -147,7 +147,7 @@ def test_backups_under_a_writer_are_whole(sqlite_database: Database, tmp_path: P
         writer.join()
     for least, file, most in files:
         assert snapshot.find_damage(file) == []
-        with closing(library().connect(file)) as copy:
+        with closing(load_library().connect(file)) as copy:
             rows = copy.execute("SELECT count(*), count(search_id) FROM generations").fetchone()
         assert rows[0] == rows[1]
         assert least <= rows[0] <= most
@@ -160,7 +160,7 @@ def test_a_process_that_has_the_database_open_sees_the_restored_rows(
     file = storage.backup_database(tmp_path / "one.db")
     add("lost")
     assert sqlite_database.file is not None
-    with closing(library().connect(sqlite_database.file)) as other:
+    with closing(load_library().connect(sqlite_database.file)) as other:
         assert other.execute("SELECT count(*) FROM generations").fetchone() == (2,)
         storage.restore_database(file, force=True)
         assert other.execute("SELECT prompt FROM generations").fetchall() == [("kept",)]
@@ -197,7 +197,7 @@ def test_a_restore_makes_the_database_where_there_is_none(
     storage.close_db()
     storage.restore_database(backup, database_url=f"sqlite:///{tmp_path}/new/place.db")
     assert prompts() == {"kept"}
-    opened = current_database().file
+    opened = get_database().file
     assert opened == tmp_path / "new" / "place.db"
 
 
@@ -233,7 +233,7 @@ def test_a_restore_waits_for_no_lock_for_ever(
 
     monkeypatch.setattr(snapshot, "connect_to_file", impatient)
     assert sqlite_database.file is not None
-    with closing(library().connect(sqlite_database.file, isolation_level=None)) as other:
+    with closing(load_library().connect(sqlite_database.file, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(storage.BackupError, match="locked"):
             storage.restore_database(backup, force=True)
@@ -313,7 +313,7 @@ def test_a_constraint_that_was_never_checked_is_told(postgres_database: Database
 def test_a_broken_reference_is_told(sqlite_database: Database) -> None:
     add("kept")
     assert sqlite_database.file is not None
-    with closing(library().connect(sqlite_database.file)) as careless:
+    with closing(load_library().connect(sqlite_database.file)) as careless:
         careless.execute("DELETE FROM prompts")
         careless.commit()
     assert "refers to a missing row of prompts" in storage.check_database().problems[0]
@@ -322,7 +322,7 @@ def test_a_broken_reference_is_told(sqlite_database: Database) -> None:
 @pytest.mark.parametrize("way", ["path", "link"])
 def test_a_backup_never_replaces_the_database_it_copies(sqlite_url, tmp_path, way):
     storage.init_db(sqlite_url)
-    file = current_database().file
+    file = get_database().file
     assert file is not None
     target = file
     if way == "link":

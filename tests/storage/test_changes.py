@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from services import storage
 from services.jobs.view import build_job, rank_job, rank_state
 from services.library.store.folder import FolderStore
-from services.storage.columns import padded
+from services.storage.columns import pad_values
 from services.storage.queue_order import Priority
 
 if TYPE_CHECKING:
@@ -56,8 +56,8 @@ def test_what_changed_lately_or_is_at_work_is_told(database: Database) -> None:
     names = {job_id: name for name, job_id in ids.items()}
     since = NOW - timedelta(minutes=1)
     with storage.get_session(read_only=True) as session:
-        lately = storage.changed_states(session, since=since)
-        more = storage.changed_states(session, since=since, also=[ids["sent again"], "none"])
+        lately = storage.list_changed_states(session, since=since)
+        more = storage.list_changed_states(session, since=since, also=[ids["sent again"], "none"])
     told = {"new", "old and at work", "just finished", "just failed"}
     assert {names[state.id] for state in lately} == told
     assert {names[state.id] for state in more} == told | {"sent again"}
@@ -67,7 +67,7 @@ def test_in_short_a_job_is_as_far_as_in_full(database: Database, tmp_path: Path)
     ids = list(some_of_every_kind().values())
     store = FolderStore(tmp_path)
     with storage.get_session(read_only=True) as session:
-        states = storage.changed_states(session, since=NOW + timedelta(hours=1), also=ids)
+        states = storage.list_changed_states(session, since=NOW + timedelta(hours=1), also=ids)
         entries = storage.get_queue_entries(session, ids)
         rows = storage.get_generations(session, ids)
     full = {row.id: rank_job(build_job(row, entries.get(row.id), store)) for row in rows}
@@ -85,7 +85,7 @@ def test_several_are_found_in_the_order_they_are_asked_for(database: Database) -
 
 @given(st.lists(st.text(max_size=3)))
 def test_padded_values_are_the_same_in_few_different_numbers(values: list[str]) -> None:
-    found = padded(values)
+    found = pad_values(values)
     assert set(found) == set(values)
     assert found[: len(values)] == values
     assert len(found).bit_count() <= 1

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event, text
 
 from services import storage
-from services.storage.sqlite import CONNECTIONS
+from services.storage.sqlite import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
     from services.storage.connection import Database
@@ -27,11 +27,11 @@ def read_at_once(sessions: int) -> None:
 def test_what_was_opened_for_a_crowd_serves_the_next_one(sqlite_database: Database) -> None:
     opened: list[object] = []
     event.listen(sqlite_database.engine, "connect", lambda one, _record: opened.append(one))
-    read_at_once(CONNECTIONS)
+    read_at_once(MAX_CONNECTIONS)
     before = len(opened)
-    read_at_once(CONNECTIONS)
+    read_at_once(MAX_CONNECTIONS)
     assert len(opened) == before
-    assert 0 < before <= CONNECTIONS
+    assert 0 < before <= MAX_CONNECTIONS
 
 
 def test_one_after_the_other_they_take_the_same_connection(sqlite_database: Database) -> None:

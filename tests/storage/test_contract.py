@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services import storage
 from services.storage import Generation, GenerationStatus, Prompt
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 if TYPE_CHECKING:
     from services.storage.connection import Database
@@ -431,7 +431,7 @@ def test_a_relative_database_stays_where_it_was_opened(
     monkeypatch.chdir(tmp_path / "elsewhere")
     with storage.get_session() as session:
         make(session)
-    with closing(library().connect(tmp_path / "here.db")) as connection:
+    with closing(load_library().connect(tmp_path / "here.db")) as connection:
         assert connection.execute("SELECT count(*) FROM generations").fetchone() == (1,)
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services import storage
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 pytestmark = pytest.mark.integration
 
@@ -54,7 +54,7 @@ def held() -> int:
 @pytest.fixture(scope="module")
 def old_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("old") / "old.db"
-    with closing(library().connect(file)) as connection:
+    with closing(load_library().connect(file)) as connection:
         connection.executescript(OLD)
     return file
 
@@ -65,7 +65,7 @@ def test_an_upgrade_that_is_killed_loses_no_row(old_file: Path, tmp_path: Path) 
         file = tmp_path / f"{moment:.3f}.db"
         shutil.copy(old_file, file)
         kill_after(moment * 3, lambda url=f"sqlite:///{file}": storage.init_db(url))
-        with closing(library().connect(file)) as connection:
+        with closing(load_library().connect(file)) as connection:
             columns = {row[1] for row in connection.execute("PRAGMA table_info(generations)")}
         unfinished += "search_id" not in columns
         storage.init_db(f"sqlite:///{file}")

@@ -16,7 +16,7 @@ from services import storage
 from services.storage.connection import Database
 from services.storage.migrations import set_revision
 from services.storage.sqlite import MIGRATING_OPTION, PAGE_SIZE
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +59,7 @@ def test_damage_found_later_is_told_too(sqlite_database: Database) -> None:
     file = sqlite_database.file
     assert file is not None
     storage.close_db()
-    with closing(library().connect(file)) as connection:
+    with closing(load_library().connect(file)) as connection:
         page = connection.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = 'generations'"
         ).fetchone()[0]
@@ -74,7 +74,7 @@ def test_damage_found_later_is_told_too(sqlite_database: Database) -> None:
 
 def test_a_locked_database_is_told_after_the_timeout(sqlite_url: str) -> None:
     storage.init_db(sqlite_url, busy_timeout_seconds=0.05)
-    with closing(library().connect(storage.get_engine().url.database or "")) as other:
+    with closing(load_library().connect(storage.get_engine().url.database or "")) as other:
         other.isolation_level = None
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(storage.DatabaseLockedError, match="try again"):
@@ -91,7 +91,7 @@ def test_a_database_locked_at_the_start_is_told(sqlite_url: str) -> None:
     storage.init_db(sqlite_url)
     file = storage.get_engine().url.database or ""
     storage.close_db()
-    with closing(library().connect(file, isolation_level=None)) as other:
+    with closing(load_library().connect(file, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(storage.DatabaseLockedError):
@@ -254,11 +254,11 @@ def test_a_connection_is_reset_before_it_is_used_again(sqlite_database: Database
 def test_wal_is_turned_on_where_it_is_safe(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.storage.sqlite.library_version", lambda: (3, 53, 0))
+    monkeypatch.setattr("services.storage.sqlite.get_library_version", lambda: (3, 53, 0))
     storage.init_db(sqlite_url)
     write_one()
     assert storage.describe_database()["journal_mode"] == "wal"
-    monkeypatch.setattr("services.storage.sqlite.library_version", lambda: (3, 45, 1))
+    monkeypatch.setattr("services.storage.sqlite.get_library_version", lambda: (3, 45, 1))
     storage.init_db(sqlite_url)
     assert storage.describe_database()["journal_mode"] == "wal", "another connection keeps it"
     storage.close_db()

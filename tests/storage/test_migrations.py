@@ -19,9 +19,15 @@ from sqlalchemy import inspect, text
 from services import storage
 from services.storage import migrations, snapshot
 from services.storage.connection import Database, resolve_url
-from services.storage.migrations import State, downgrade, prepare_database, standing_of, upgrade
+from services.storage.migrations import (
+    State,
+    downgrade,
+    prepare_database,
+    read_schema_status,
+    upgrade,
+)
 from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 pytestmark = pytest.mark.integration
 
@@ -196,7 +202,7 @@ def test_alembic_finds_no_difference_to_the_models(database: Database) -> None:
     from alembic import command
 
     config = Config()
-    config.set_main_option("script_location", str(migrations.scripts_folder()))
+    config.set_main_option("script_location", str(migrations.find_scripts_folder()))
     config.set_main_option("path_separator", "os")
     with migrations.migration_transaction(database) as connection:
         connection.exec_driver_sql("CREATE TABLE of_others (number INTEGER)")
@@ -224,7 +230,7 @@ def test_upgrade_and_downgrade_keep_every_row(
     before = contents(database)
     folder = scripts(SECOND)
     upgrade(database, "next", scripts=folder)
-    assert standing_of(database).revision == "next"
+    assert read_schema_status(database).revision == "next"
     assert contents(database) == before
     with database.engine.begin() as connection:
         moods = connection.exec_driver_sql("SELECT count(*) FROM generations WHERE mood = 'calm'")
@@ -248,7 +254,7 @@ def test_a_migration_that_fails_changes_nothing(
         upgrade(database, "next", scripts=scripts(BROKEN))
     assert contents(database) == before
     assert shape(database) == looks
-    assert standing_of(database).state is State.CURRENT
+    assert read_schema_status(database).state is State.CURRENT
 
 
 def test_a_migration_that_leaves_broken_references_changes_nothing(
@@ -267,16 +273,16 @@ def test_downgrading_to_base_takes_only_our_tables(database: Database) -> None:
     downgrade(database, "base")
     tables = set(inspect(database.engine).get_table_names())
     assert tables == {"alembic_version", "of_others"}
-    assert standing_of(database).state is State.EMPTY
+    assert read_schema_status(database).state is State.EMPTY
     prepare_database(database)
-    assert standing_of(database).state is State.CURRENT
+    assert read_schema_status(database).state is State.CURRENT
 
 
 def test_an_empty_database_of_an_older_revision_is_upgraded(bare_database: Database) -> None:
     with bare_database.engine.begin() as connection:
         migrations.set_revision(connection, None)
     upgrade(bare_database)
-    assert standing_of(bare_database).state is State.CURRENT
+    assert read_schema_status(bare_database).state is State.CURRENT
 
 
 UNREAD_COLUMNS = ("queue_entries.not_before", "workers.started_at")
@@ -336,7 +342,7 @@ def test_revision_004_keeps_everything_but_the_unread_columns(
     before = rows_of_every_table(bare_database)
     assert all(len(rows) == 1 for rows in before.values())
     prepare_database(bare_database)
-    assert standing_of(bare_database).state is State.CURRENT
+    assert read_schema_status(bare_database).state is State.CURRENT
     after = rows_of_every_table(bare_database)
     assert after == without(before, *UNREAD_COLUMNS)
     assert after != before
@@ -355,7 +361,7 @@ def test_an_unknown_revision_of_the_scripts_is_told(database: Database) -> None:
 @pytest.fixture
 def before_revisions(tmp_path: Path) -> Path:
     file = tmp_path / "old.db"
-    with closing(library().connect(file)) as connection:
+    with closing(load_library().connect(file)) as connection:
         connection.executescript(BEFORE_REVISIONS)
     return file
 
@@ -365,7 +371,7 @@ def test_a_database_from_before_revisions_is_taken_over(
     before_revisions: Path, sqlite_database: Database, stamped: bool
 ) -> None:
     if stamped:
-        with closing(library().connect(before_revisions)) as connection:
+        with closing(load_library().connect(before_revisions)) as connection:
             connection.executescript(
                 "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
                 "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num));"
@@ -385,22 +391,22 @@ def test_a_database_from_before_revisions_is_taken_over(
     assert (second.get_metadata(), second.generation_time_seconds) == ({"bpm": 90}, 22.3)
     assert prompt.used_count == 2
     assert storage.check_database().ok
-    from services.storage.database import current_database
+    from services.storage.database import get_database
 
-    assert shape(current_database()) == expected
+    assert shape(get_database()) == expected
 
 
 def test_a_database_is_copied_before_it_is_upgraded(before_revisions: Path) -> None:
     storage.init_db(f"sqlite:///{before_revisions}")
     (copy,) = before_revisions.parent.glob(f"old.before-{HEAD_REVISION}.*.db")
     assert copy.stat().st_mode & 0o777 == 0o600
-    with closing(library().connect(copy)) as connection:
+    with closing(load_library().connect(copy)) as connection:
         assert connection.execute("SELECT count(*) FROM generations").fetchone() == (2,)
     assert snapshot.find_damage(copy) == []
 
 
 def test_an_empty_database_is_upgraded_without_a_copy(before_revisions: Path) -> None:
-    with closing(library().connect(before_revisions)) as connection:
+    with closing(load_library().connect(before_revisions)) as connection:
         connection.execute("DELETE FROM generations")
         connection.execute("DELETE FROM prompts")
         connection.commit()
@@ -410,7 +416,7 @@ def test_an_empty_database_is_upgraded_without_a_copy(before_revisions: Path) ->
 
 @pytest.mark.parametrize("missing", ["prompts", "generations"])
 def test_one_of_the_two_tables_is_taken_over_too(before_revisions: Path, missing: str) -> None:
-    with closing(library().connect(before_revisions)) as connection:
+    with closing(load_library().connect(before_revisions)) as connection:
         connection.execute(f"DROP TABLE {missing}")
     storage.init_db(f"sqlite:///{before_revisions}")
     with storage.get_session(read_only=True) as session:
@@ -429,12 +435,12 @@ def test_an_upgrade_that_cannot_copy_first_does_not_start(before_revisions: Path
 
 
 def test_rows_that_the_new_tables_refuse_stop_the_upgrade(before_revisions: Path) -> None:
-    with closing(library().connect(before_revisions)) as connection:
+    with closing(load_library().connect(before_revisions)) as connection:
         connection.execute("UPDATE generations SET status = 'done' WHERE id = 'a'")
         connection.commit()
     with pytest.raises(storage.MigrationError, match="status"):
         storage.init_db(f"sqlite:///{before_revisions}")
-    with closing(library().connect(before_revisions)) as connection:
+    with closing(load_library().connect(before_revisions)) as connection:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         assert connection.execute("SELECT count(*) FROM generations").fetchone() == (2,)
     assert "audio_analysis" not in tables
@@ -446,7 +452,7 @@ def test_an_older_backup_is_upgraded_when_restored(before_revisions: Path, sqlit
     with storage.get_session(read_only=True) as session:
         assert storage.count_generations(session) == 2
     assert storage.check_database().ok
-    with closing(library().connect(before_revisions)) as connection:
+    with closing(load_library().connect(before_revisions)) as connection:
         names = {row[1] for row in connection.execute("PRAGMA table_info(generations)")}
     assert "search_id" not in names
 
@@ -516,12 +522,12 @@ def test_the_alembic_command_works_by_hand(sqlite_url: str) -> None:
 def test_the_scripts_are_found_beside_or_inside_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert migrations.scripts_folder() == PROJECT / "alembic"
+    assert migrations.find_scripts_folder() == PROJECT / "alembic"
     assert not (PROJECT / "alembic" / "__init__.py").exists()
     inside = tmp_path / "services" / "storage"
     monkeypatch.setattr(migrations, "__file__", str(inside / "migrations.py"))
     with pytest.raises(storage.MigrationError, match="install"):
-        migrations.scripts_folder()
+        migrations.find_scripts_folder()
     (inside / "alembic").mkdir(parents=True)
     (inside / "alembic" / "env.py").touch()
-    assert migrations.scripts_folder() == inside / "alembic"
+    assert migrations.find_scripts_folder() == inside / "alembic"

@@ -22,7 +22,7 @@ from services.storage import (
     validate_status,
 )
 from services.storage.columns import Digest, UtcDateTime, as_utc
-from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS, known_status
+from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS, require_status
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -60,9 +60,9 @@ def test_only_the_five_statuses_are_valid(text: str) -> None:
 
 
 def test_a_known_status_comes_back_as_a_plain_string() -> None:
-    assert type(known_status(GenerationStatus.FAILED)) is str
+    assert type(require_status(GenerationStatus.FAILED)) is str
     with pytest.raises(ValueError, match="'lost'"):
-        known_status("lost")
+        require_status("lost")
 
 
 def test_versions() -> None:

@@ -17,9 +17,9 @@ from services.storage.paging import (
     decode_number,
     encode_moment,
     encode_number,
-    page_of,
+    make_page,
 )
-from services.storage.words import beginning, fold, split_words
+from services.storage.words import fold, split_words, strip_plural
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\x00"), max_size=40)
 
@@ -81,7 +81,7 @@ def test_a_limit_is_brought_into_range(limit: int) -> None:
 
 @pytest.mark.parametrize(("rows", "cursor"), [(0, None), (2, None), (3, "1")])
 def test_a_page_has_a_cursor_only_when_there_is_more(rows: int, cursor: str | None) -> None:
-    page = page_of(list(range(rows)), 2, str)
+    page = make_page(list(range(rows)), 2, str)
     assert page.next_cursor == cursor
     assert list(page.items) == list(range(min(rows, 2)))
 
@@ -116,4 +116,4 @@ def test_folded_text_has_its_words_between_spaces() -> None:
 
 @pytest.mark.parametrize(("word", "start"), [("beats", "beat"), ("bas", "bas"), ("pad", "pad")])
 def test_a_plural_begins_as_its_singular(word: str, start: str) -> None:
-    assert beginning(word) == start
+    assert strip_plural(word) == start

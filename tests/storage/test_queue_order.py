@@ -13,8 +13,8 @@ from services.storage.queue_order import (
     HIGHEST_RANK,
     TIES,
     Priority,
-    next_place,
-    next_rank,
+    compute_place,
+    compute_rank,
 )
 
 DBOS_LARGEST = 2**31 - 1
@@ -42,13 +42,13 @@ class Queue:
 
     def submit(self, client: str) -> Job:
         unfinished = self.waiting + self.working
-        rank = next_rank(
+        rank = compute_rank(
             max((job.rank for job in unfinished if job.client == client), default=None),
             max((job.rank for job in self.working), default=None),
             min((job.rank for job in self.waiting), default=None),
         )
         last = max((job.place for job in unfinished if job.rank == rank), default=None)
-        place = next_place(Priority.NORMAL, rank, last)
+        place = compute_place(Priority.NORMAL, rank, last)
         self.time += 1
         job = Job(len(self.all), client, rank, place, self.time)
         self.waiting.append(job)
@@ -172,7 +172,7 @@ def test_ranks_begin_anew_when_the_queue_was_empty():
 )
 def test_numbers_stay_in_their_class_and_in_the_library_s_range(priority, rank, ties):
     first = priority.order * CLASS_SPAN + rank * TIES
-    place = next_place(priority, rank, None if ties is None else first + ties)
+    place = compute_place(priority, rank, None if ties is None else first + ties)
     assert 1 <= place <= DBOS_LARGEST
     assert priority.order * CLASS_SPAN <= place < (priority.order + 1) * CLASS_SPAN
     if rank < HIGHEST_RANK:
@@ -180,7 +180,7 @@ def test_numbers_stay_in_their_class_and_in_the_library_s_range(priority, rank, 
 
 
 def test_a_queue_that_is_never_empty_ends_in_plain_order():
-    rank = next_rank(HIGHEST_RANK, HIGHEST_RANK, HIGHEST_RANK)
+    rank = compute_rank(HIGHEST_RANK, HIGHEST_RANK, HIGHEST_RANK)
     assert rank == HIGHEST_RANK
-    first = next_place(Priority.LOW, rank, None)
-    assert next_place(Priority.LOW, rank, first) == first + 1
+    first = compute_place(Priority.LOW, rank, None)
+    assert compute_place(Priority.LOW, rank, first) == first + 1

@@ -19,7 +19,7 @@ from services.storage.connection import Database, resolve_url
 from services.storage.migrations import prepare_database
 from services.storage.search import LONGEST_SEARCH, MOST_WORDS
 from services.storage.search_index import remove_search_index
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 pytestmark = pytest.mark.integration
 
@@ -206,7 +206,7 @@ def test_new_rows_are_found_after_the_newest_was_deleted(database: Database) -> 
 def test_the_index_survives_a_vacuum(sqlite_database: Database) -> None:
     add(*(f"beat number{number}" for number in range(50)))
     assert sqlite_database.file is not None
-    with closing(library().connect(sqlite_database.file)) as connection:
+    with closing(load_library().connect(sqlite_database.file)) as connection:
         connection.execute("DELETE FROM generations WHERE prompt LIKE '%7'")
         connection.commit()
         connection.execute("VACUUM")

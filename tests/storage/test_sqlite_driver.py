@@ -15,7 +15,7 @@ import pytest
 
 from services import storage
 from services.storage import sqlite, sqlite_driver
-from services.storage.sqlite_driver import BUNDLED, library, library_version
+from services.storage.sqlite_driver import BUNDLED, get_library_version, load_library
 
 if TYPE_CHECKING:
     from services.storage.connection import Database
@@ -36,7 +36,7 @@ def count() -> int:
         return storage.count_generations(session)
 
 
-def file_of(database: Database) -> Path:
+def get_sqlite_file(database: Database) -> Path:
     assert database.file is not None
     return database.file
 
@@ -50,13 +50,13 @@ def test_the_bundled_library_is_used_and_has_the_fix() -> None:
     assert facts["library"] == "sqlcipher3"
     assert facts["wal_is_safe"]
     assert facts["fts5"]
-    assert library_version() >= (3, 53, 0)
+    assert get_library_version() >= (3, 53, 0)
 
 
 def test_pythons_own_library_is_used_where_no_other_is(standard_library: None) -> None:
     facts = storage.describe_sqlite_library()
     assert facts["library"] == "sqlite3"
-    assert facts["wal_is_safe"] == sqlite_driver.wal_is_safe(library_version())
+    assert facts["wal_is_safe"] == sqlite_driver.wal_is_safe(get_library_version())
 
 
 @pytest.mark.parametrize(
@@ -69,9 +69,9 @@ def test_of_two_libraries_the_newer_is_used(
     with monkeypatch.context() as patch:
         patch.setattr(sqlite_driver, "wal_is_safe", lambda _version: False)
         patch.setitem(sys.modules, BUNDLED, other)  # type: ignore[arg-type] - stands for a module
-        library.cache_clear()
-        assert library().__name__ == name
-    library.cache_clear()
+        load_library.cache_clear()
+        assert load_library().__name__ == name
+    load_library.cache_clear()
 
 
 def test_a_process_loads_one_library_only(sqlite_url: str) -> None:
@@ -95,7 +95,7 @@ def test_importing_the_storage_loads_no_library() -> None:
 
 def test_the_log_and_its_index_are_their_owners_alone(sqlite_database: Database) -> None:
     write()
-    file = file_of(sqlite_database)
+    file = get_sqlite_file(sqlite_database)
     assert beside(file) == {"", "-wal", "-shm"}
     assert {path.stat().st_mode & 0o777 for path in file.parent.iterdir()} == {0o600}
 
@@ -103,11 +103,11 @@ def test_the_log_and_its_index_are_their_owners_alone(sqlite_database: Database)
 def test_the_last_connection_takes_the_log_away(sqlite_database: Database) -> None:
     write()
     storage.close_db()
-    assert beside(file_of(sqlite_database)) == {""}
+    assert beside(get_sqlite_file(sqlite_database)) == {""}
 
 
 def test_a_log_that_one_transaction_made_long_is_cut_back(sqlite_database: Database) -> None:
-    log = Path(f"{file_of(sqlite_database)}-wal")
+    log = Path(f"{get_sqlite_file(sqlite_database)}-wal")
     write("x" * 3 * MEGABYTE, 8)
     assert log.stat().st_size > 1.2 * sqlite.JOURNAL_SIZE_LIMIT
     for _ in range(3):
@@ -130,7 +130,7 @@ def test_both_libraries_keep_one_file_in_turns(
         with monkeypatch.context() as patch:
             if hidden:
                 patch.setitem(sys.modules, BUNDLED, None)  # type: ignore[arg-type] - "not there"
-            library.cache_clear()
+            load_library.cache_clear()
             storage.init_db(sqlite_url)
             write()
             assert count() == number
@@ -138,7 +138,7 @@ def test_both_libraries_keep_one_file_in_turns(
             facts = storage.describe_database()
             assert facts["journal_mode"] == storage.describe_sqlite_library()["journal_mode"]
             storage.close_db()
-    library.cache_clear()
+    load_library.cache_clear()
 
 
 def test_an_old_library_leaves_the_log_to_those_who_keep_it(
@@ -146,9 +146,9 @@ def test_an_old_library_leaves_the_log_to_those_who_keep_it(
 ) -> None:
     storage.init_db(sqlite_url)
     file = storage.get_engine().url.database or ""
-    with closing(library().connect(file, isolation_level=None)) as keeper:
+    with closing(load_library().connect(file, isolation_level=None)) as keeper:
         keeper.execute("SELECT count(*) FROM generations").fetchone()
-        monkeypatch.setattr(sqlite, "library_version", lambda: (3, 45, 1))
+        monkeypatch.setattr(sqlite, "get_library_version", lambda: (3, 45, 1))
         storage.init_db(sqlite_url)
         write()
         assert storage.describe_database()["journal_mode"] == "wal"
@@ -164,7 +164,7 @@ def test_opening_again_does_not_touch_the_file_that_is_there(
         raise AssertionError
 
     monkeypatch.setattr("services.storage.sqlite.os.open", refuse)
-    sqlite.prepare_file(file_of(sqlite_database))
+    sqlite.prepare_file(get_sqlite_file(sqlite_database))
 
 
 def write_in_a_child(times: int) -> None:
@@ -201,7 +201,7 @@ def test_nothing_is_open_while_a_process_forks(sqlite_database: Database) -> Non
 
 
 def test_a_backup_with_other_pages_is_restored(sqlite_url: str, tmp_path: Path) -> None:
-    with closing(library().connect(tmp_path / "small.db", isolation_level=None)) as connection:
+    with closing(load_library().connect(tmp_path / "small.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA page_size = 1024")
         connection.execute("CREATE TABLE other (a)")
     storage.init_db(f"sqlite:///{tmp_path}/small.db")

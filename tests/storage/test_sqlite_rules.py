@@ -40,18 +40,18 @@ def parsed(version: str) -> tuple[int, int, int]:
 @pytest.mark.parametrize("version", WITH_THE_FIX)
 def test_wal_is_used_where_the_library_has_the_fix(version: str) -> None:
     assert sqlite_driver.wal_is_safe(parsed(version))
-    assert sqlite_driver.journal_mode(parsed(version)) == "WAL"
+    assert sqlite_driver.choose_journal_mode(parsed(version)) == "WAL"
 
 
 @pytest.mark.parametrize("version", WITHOUT_THE_FIX)
 def test_a_rollback_journal_is_used_elsewhere(version: str) -> None:
     assert not sqlite_driver.wal_is_safe(parsed(version))
-    assert sqlite_driver.journal_mode(parsed(version)) == "PERSIST"
+    assert sqlite_driver.choose_journal_mode(parsed(version)) == "PERSIST"
 
 
 def test_the_linked_library_is_described() -> None:
     facts = storage.describe_sqlite_library()
-    assert parsed(facts["version"]) == sqlite_driver.library_version()
+    assert parsed(facts["version"]) == sqlite_driver.get_library_version()
     assert facts["journal_mode"] == ("wal" if facts["wal_is_safe"] else "persist")
     assert isinstance(facts["fts5"], bool)
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from services import storage
 from services.storage import Generation, TransferError, move_database
 from services.storage.connection import Database, resolve_url
-from services.storage.database import current_database
-from services.storage.migrations import State, standing_of
+from services.storage.database import get_database
+from services.storage.migrations import State, read_schema_status
 
 if TYPE_CHECKING:
     from tests.conftest import Server
@@ -112,7 +112,7 @@ def make(prompt: str = "calm piano", **changes: Any) -> str:
 
 def raw(statement: str, *values: object) -> None:
     """Change the open database as another program might, whatever its constraints say."""
-    with current_database().engine.connect() as connection:
+    with get_database().engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
         for switch in ("ignore_check_constraints = ON", "foreign_keys = OFF"):
             driver.execute(f"PRAGMA {switch}")
@@ -129,7 +129,7 @@ def on_server(url: str, statement: str) -> Any:
 
 def state_of(url: str) -> State:
     with closing(Database(resolve_url(url))) as database:
-        return standing_of(database).state
+        return read_schema_status(database).state
 
 
 def listed(search: str | None = None) -> Iterator[str]:

@@ -15,7 +15,7 @@ from services.errors import SettingsError
 from services.jobs.dbos_queue import QueueManager
 from services.jobs.dispatch import Dispatch
 from services.storage import Priority
-from services.storage.migrations import alembic_options
+from services.storage.migrations import get_alembic_options
 
 if TYPE_CHECKING:
     from services.storage.connection import Database
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.integration
 
 def add(number: int, client: str = "", priority: str = "normal") -> storage.QueueEntry:
     with storage.get_session() as session:
-        storage.take_turn(session)
+        storage.lock_queue_order(session)
         row = storage.create_generation(
             session, f"beat {number}", "composer", 10.0, 8_000, 1, "x", generation_id=f"id-{number}"
         )
@@ -47,7 +47,7 @@ def test_entries_are_ordered_by_priority_then_share_then_time(database: Database
     places[6] = add(6, "d", "low").place
     assert sorted(places, key=places.__getitem__) == [5, 0, 3, 4, 1, 2, 6]
     with storage.get_session(read_only=True) as session:
-        assert storage.jobs_ahead(session, places[1]) == (4, 40.0)
+        assert storage.count_jobs_ahead(session, places[1]) == (4, 40.0)
         assert storage.count_waiting(session)[0] == 7
 
 
@@ -74,8 +74,8 @@ def test_the_age_of_a_heartbeat_is_on_the_clock_of_the_database(database: Databa
             2,
             False,
         )
-        assert storage.beat(session, "w", draining=True)
-        assert not storage.beat(session, "nobody")
+        assert storage.record_heartbeat(session, "w", draining=True)
+        assert not storage.record_heartbeat(session, "nobody")
         (state,) = storage.list_workers(session)
         assert 0.0 <= state.age < 10.0
         assert state.draining
@@ -175,7 +175,7 @@ def test_several_processes_can_prepare_the_queue_at_once(database_url: str) -> N
 
 
 def test_dbos_uses_our_sqlite_library_and_its_settings(sqlite_database: Database) -> None:
-    with storage.open_queue_engine().connect() as connection:
+    with storage.get_queue_engine().connect() as connection:
         driver = connection.connection.driver_connection
         assert type(driver).__module__ == sqlite_module(sqlite_database)
         facts = {
