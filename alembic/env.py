@@ -1,4 +1,4 @@
-"""What Alembic runs; the rules are those of services/storage/migrations.py."""
+"""Alembic's environment: it uses the transactions of services/storage/migrations.py."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def run(connection: Connection) -> None:
 
 def main() -> None:
     if context.is_offline_mode():
-        raise MigrationError("Scripts without a database are not supported; leave --sql out.")
+        raise MigrationError("--sql is not supported: the migrations need a database.")
     given = context.config.attributes.get("connection")
     if given is not None:
         run(given)

@@ -1,4 +1,4 @@
-"""The database: generations, prompts, search, backups. See docs/database.md."""
+"""The database: jobs, prompts, the queue, API keys, search and backups. See docs/database.md."""
 
 from __future__ import annotations
 
@@ -91,6 +91,7 @@ from services.storage.generations import (
     get_generations_by_status,
     get_pending_generations,
     list_generations,
+    lock_generation,
     update_generation_status,
 )
 from services.storage.idempotency import find_idempotency_key, record_request
@@ -124,7 +125,6 @@ from services.storage.queue import (
     get_queue_entries,
     get_queue_entry,
     list_queue_entries,
-    lock_generation,
     lock_queue_order,
     record_progress,
     remove_queue_entry,

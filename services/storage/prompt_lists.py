@@ -1,4 +1,4 @@
-"""Prompts by use, in pages: of everybody, or of one owner's generations."""
+"""Pages of prompts, most used first: of all generations or of one owner's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PromptUse:
-    """A prompt, and how often it was asked for."""
+    """A prompt and its number of uses, in all generations or in one owner's."""
 
     id: int
     text: str
@@ -35,20 +35,20 @@ def list_prompts(
     limit: int = 100,
     cursor: str | None = None,
 ) -> Page[PromptUse]:
-    """Give one page of prompts, most used first; of equals, the one used last.
+    """Return one page of prompts, most used first, and then most recently used first.
 
-    A prompt that is used between two pages may come twice, or not at all.
+    A prompt that is used between two pages can appear twice or not at all.
 
     Args:
         session: an open session.
-        search: only those with every word of it that generations in the database were made from.
-        owner: only those of its generations, and counted in these alone.
-        limit: rows a page, brought into 1..1000.
-        cursor: `next_cursor` of the page before; None for the first.
+        search: return only prompts of existing generations that have every word of this text.
+        owner: return only prompts of this owner's generations, with the uses in those.
+        limit: rows of a page, clamped to 1..1000.
+        cursor: `next_cursor` of the previous page; None for the first.
 
     Raises:
-        InvalidCursorError: the cursor is not one of these.
-        InvalidSearchError: the text searched for is longer than 10,000 characters.
+        InvalidCursorError: the cursor does not come from this list.
+        InvalidSearchError: the search text is longer than 10,000 characters.
     """
     limit = clamp_limit(limit)
     used: Any = Prompt.__table__ if owner is None else _count_uses_by(owner)

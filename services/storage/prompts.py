@@ -1,4 +1,4 @@
-"""Prompts and how often they are used."""
+"""Count, find and list prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Upsert(Protocol):
-    """What the two dialects' own INSERT has in common."""
+    """The common interface of both dialects' INSERT."""
 
     excluded: Any
 
@@ -32,7 +32,7 @@ class _Upsert(Protocol):
 
 
 def build_upsert(dialect: str, table: Any) -> _Upsert:
-    """Give the INSERT that knows ON CONFLICT for the kind of database."""
+    """Build an INSERT that supports ON CONFLICT in the dialect."""
     if dialect == "postgresql":
         from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
@@ -44,9 +44,10 @@ def build_upsert(dialect: str, table: Any) -> _Upsert:
 
 @cache
 def build_count_statement(dialect: str) -> ReturningInsert[Any]:
-    """Give the statement that counts a use of `make_count_values` and returns the prompt's id.
+    """Build the statement that counts a use and returns the prompt's id.
 
-    Built once: building it takes longer than running it.
+    Its parameters come from `make_count_values`. It is cached, because building it takes longer
+    than running it.
     """
     table = Prompt.__table__
     now = bindparam("now", type_=table.c.last_used_at.type)
@@ -60,12 +61,14 @@ def build_count_statement(dialect: str) -> ReturningInsert[Any]:
 
 
 def make_count_values(prompt_text: str) -> dict[str, Any]:
-    """Give what `counting` is executed with."""
     return {"prompt_text": prompt_text, "now": utc_now()}
 
 
 def count_prompt(session: Session, prompt_text: str) -> int:
-    """Count one use in one statement, so that no concurrent count is lost; give the prompt's id."""
+    """Count one use of a prompt and return its id.
+
+    This is a single statement, so no concurrent count is lost.
+    """
     session.flush()
     connection = session.connection()
     statement = build_count_statement(connection.dialect.name)
@@ -74,27 +77,25 @@ def count_prompt(session: Session, prompt_text: str) -> int:
 
 
 def track_prompt_usage(session: Session, prompt_text: str) -> Prompt:
-    """Count one use of a prompt, which is added when it is new."""
+    """Count one use of a prompt; a new prompt is added."""
     return session.get_one(Prompt, count_prompt(session, prompt_text), populate_existing=True)
 
 
 def get_prompt(session: Session, prompt_id: int) -> Prompt | None:
-    """Give the prompt with this id."""
     return session.get(Prompt, prompt_id)
 
 
 def get_prompt_by_text(session: Session, text: str) -> Prompt | None:
-    """Give the prompt with exactly this text."""
     return session.scalars(select(Prompt).where(Prompt.text == text)).one_or_none()
 
 
 def get_all_prompts(session: Session, limit: int = 100, offset: int = 0) -> list[Prompt]:
-    """Give prompts, most used first; of equals, the one used last."""
+    """Return prompts, most used first, and then most recently used first."""
     return list(_list_most_used(session, limit, offset))
 
 
 def get_most_used_prompts(session: Session, limit: int = 10) -> list[Prompt]:
-    """Give the prompts used most, in the order of `get_all_prompts`."""
+    """Return the first prompts in the order of `get_all_prompts`."""
     return list(_list_most_used(session, limit, 0))
 
 

@@ -1,7 +1,7 @@
-"""Full-text search over prompts, with the same meaning on both databases.
+"""Full-text search over prompts, with the same results on both databases.
 
-Every word of the query must be in the prompt, in any order; case, accents and endings do not
-matter ("beat" finds "Beats"). Whatever is no letter or digit only parts words.
+Every word of the query must be in the prompt, in any order. Case, accents and English endings do
+not matter ("beat" finds "Beats"). All characters except letters and digits separate words.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 LONGEST_SEARCH = 10_000
-"""Characters; more is refused."""
+"""Characters; a longer text is refused."""
 
 MOST_WORDS = 100
-"""Words of a query beyond these are not looked at."""
+"""Further words of a query are ignored."""
 
 _SEARCH_ID: ColumnElement[int] = GENERATIONS.c.search_id
 _FTS = table(SEARCH_TABLE, column("rowid"))
@@ -45,28 +45,28 @@ def search_generations(
     limit: int = 100,
     offset: int = 0,
     cursor: str | None = None,
-    **narrowed: Unpack[GenerationFilters],
+    **filters: Unpack[GenerationFilters],
 ) -> Page[Generation]:
-    """Give one page of generations whose prompt has every word of `text`, newest first.
+    """Return one page of generations whose prompt has every word of `text`, newest first.
 
     A text without a letter or digit finds nothing.
 
     Args:
         session: an open session.
-        text: what a person typed; no character in it has a meaning of its own.
-        status: only these.
-        limit: rows a page, brought into 1..1000.
-        offset: rows to leave out; the further, the slower. Cursors are not.
-        cursor: `next_cursor` of the page before; None for the first.
-        narrowed: further conditions.
+        text: the user's text; it has no operators or wildcards.
+        status: return only generations of this status.
+        limit: rows of a page, clamped to 1..1000.
+        offset: rows to skip; slow when large, unlike a cursor.
+        cursor: `next_cursor` of the previous page; None for the first.
+        filters: further conditions.
 
     Raises:
-        ValueError: there is no such status.
-        InvalidCursorError: the cursor is not one of these.
+        ValueError: the status is unknown.
+        InvalidCursorError: the cursor does not come from this list.
         InvalidSearchError: the text is longer than 10,000 characters.
     """
     _refuse_long(text)
-    conditions = _build_conditions(status, narrowed)
+    conditions = _build_conditions(status, filters)
     place = None if cursor is None else decode_number(cursor)
     if not split_words(text):
         return Page([], None)
@@ -86,11 +86,11 @@ def count_matches(
     text: str,
     *,
     status: str | None = None,
-    **narrowed: Unpack[GenerationFilters],
+    **filters: Unpack[GenerationFilters],
 ) -> int:
-    """Count what `search_generations` finds; raises as that."""
+    """Count the generations that `search_generations` would return; raises as that."""
     _refuse_long(text)
-    conditions = _build_conditions(status, narrowed)
+    conditions = _build_conditions(status, filters)
     if not split_words(text):
         return 0
     _, found = _select_matches(session, text)
@@ -99,9 +99,9 @@ def count_matches(
 
 
 def select_matching_prompts(session: Session, text: str) -> Any:
-    """Give the ids of the prompts of which `search_generations` finds rows, as a subquery.
+    """Build a subquery of the ids of the prompts of all generations that match.
 
-    None where the text has no word; raises as that.
+    Returns None for a text without words; raises as `search_generations`.
     """
     _refuse_long(text)
     if not split_words(text):
@@ -112,11 +112,11 @@ def select_matching_prompts(session: Session, text: str) -> Any:
 
 def _refuse_long(text: str) -> None:
     if len(text) > LONGEST_SEARCH:
-        raise InvalidSearchError(f"A search has at most {LONGEST_SEARCH} characters.")
+        raise InvalidSearchError(f"A search can have at most {LONGEST_SEARCH} characters.")
 
 
 def search_backend(session: Session) -> str:
-    """Name what answers searches here: "tsvector", "fts5", or "like" without a text index."""
+    """Return how this database searches: "tsvector", "fts5", or "like" without a text index."""
     if session.get_bind().dialect.name == "postgresql":
         return "tsvector"
     present = sql("SELECT count(*) FROM sqlite_master WHERE name = :name")
@@ -125,9 +125,9 @@ def search_backend(session: Session) -> str:
 
 
 def _select_matches(session: Session, text: str) -> tuple[ColumnElement[int], Any]:
-    """Give the column that numbers the rows, and the rows that have every word."""
+    """Build the column with the row's number, and the query for rows that have every word."""
     backend = search_backend(session)
-    # FTS5 has its own mind about accents (й is no и to it): it folds both sides itself.
+    # FTS5 folds accents by its own tables (it keeps й apart from и), so it gets unfolded words.
     split = _split_fts5_words if backend == "fts5" else split_words
     words = list(dict.fromkeys(split(text)))[:MOST_WORDS]
     if backend == "tsvector":
@@ -156,7 +156,7 @@ def _split_fts5_words(text: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def _separates_words(character: str) -> bool:
-    """Say whether FTS5, which has its own tables, cuts a word at this character."""
+    """Return whether FTS5, which has its own tables, splits a word at this character."""
     if character.isascii() or ucd_3_2_0.category(character)[0] in "LN":
         return False
     with closing(load_library().connect(":memory:")) as connection:
@@ -166,13 +166,13 @@ def _separates_words(character: str) -> bool:
         return bool(connection.execute("SELECT count(*) > 1 FROM tokens").fetchone()[0])
 
 
-def _build_conditions(status: str | None, narrowed: GenerationFilters) -> list[ColumnElement[bool]]:
-    # The unary plus keeps SQLite from walking the index of the filter instead of the text index.
-    conditions = match_creation_time(narrowed)
+def _build_conditions(status: str | None, filters: GenerationFilters) -> list[ColumnElement[bool]]:
+    # The empty text keeps SQLite from using the index of the filter instead of the text index.
+    conditions = match_creation_time(filters)
     if status is not None:
         conditions.append(literal_column("generations.status || ''") == require_status(status))
-    if (model_name := narrowed.get("model_name")) is not None:
+    if (model_name := filters.get("model_name")) is not None:
         conditions.append(literal_column("generations.model_name || ''") == model_name)
-    if (owner := narrowed.get("owner")) is not None:
+    if (owner := filters.get("owner")) is not None:
         conditions.append(literal_column("generations.owner || ''") == owner)
     return conditions

@@ -1,8 +1,8 @@
-"""Rows on their way between databases: read, checked, written and summed up.
+"""Read, check, write and checksum rows that move between databases.
 
-A table's sum is the SHA-256 over one line of JSON a row, in the order of the primary key: its
+The checksum of a table is the SHA-256 over one line of JSON for each row, sorted by primary key:
 columns in the order of the model, times in UTC to the microsecond, digests in hexadecimal, floats
-in the shortest form that reads back the same, text with everything but ASCII escaped.
+in the shortest form that reads back the same, text in ASCII with escapes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Dialect
 
 NOT_MOVED = frozenset({"workers", "rate_counters"})
-"""Tables that say what is going on at this moment, and are worth nothing elsewhere."""
+"""Tables that describe running processes and current rates, which do not move."""
 
 _FETCHED = 1000
 _SMALL, _LARGE = 2**31 - 1, 2**63 - 1
@@ -38,7 +38,7 @@ Check = Callable[[Any], Any]
 
 @dataclass(frozen=True, slots=True)
 class TableChecksum:
-    """What a table holds: how many rows, and the checksum over all of them."""
+    """The number of rows in a table, and the checksum over them."""
 
     name: str
     rows: int
@@ -46,22 +46,21 @@ class TableChecksum:
 
 
 class _UnfitError(ValueError):
-    """What is wrong with a value, to be said behind its column's name."""
+    """A value that cannot be moved; the message follows the name of its column."""
 
 
 def list_moved_tables() -> list[Table]:
-    """Give the tables whose rows are moved, each after those it refers to."""
+    """Return the tables whose rows are moved, each after those it refers to."""
     return [table for table in Base.metadata.sorted_tables if table.name not in NOT_MOVED]
 
 
 def read_rows(connection: Connection, table: Table, *, by_key: bool) -> Iterator[Row]:
-    """Give the rows as the driver has them, a thousand in memory at a time.
+    """Yield the rows with the driver's values, reading a thousand at a time.
 
     Args:
-        connection: in the transaction whose view of the rows is wanted.
-        table: one of ours.
-        by_key: in the order of the primary key, else in that of insertion where the database
-            keeps it.
+        connection: a connection in the transaction to read in.
+        table: one of our tables.
+        by_key: sort by primary key; otherwise by insertion, where the database keeps that order.
     """
     columns = ", ".join(_select_column(connection, column) for column in table.columns)
     order = _order_by_key(connection, table)
@@ -76,7 +75,7 @@ def read_rows(connection: Connection, table: Table, *, by_key: bool) -> Iterator
 
 
 def _select_column(connection: Connection, column: Column[Any]) -> str:
-    """Number rows that an SQLite without FTS5 left without a number, as opening the index does."""
+    """Return the column's SQL; rows that an SQLite without FTS5 left unnumbered get a number."""
     name = _quote(column)
     if column is not GENERATIONS.c.search_id:
         return name
@@ -102,15 +101,15 @@ def _quote(column: Column[Any]) -> str:
 
 
 def check_rows(table: Table, rows: Iterable[Row], target: Dialect) -> Iterator[Row]:
-    """Bring rows of any driver into one form: str, int, float, naive UTC datetime, bytes, None.
+    """Convert rows of any driver to str, int, float, naive UTC datetime, bytes and None.
 
     Args:
-        table: whose rows they are.
-        rows: as `read_rows` gives them.
-        target: of the database that is to keep them.
+        table: the table of the rows.
+        rows: rows from `read_rows`.
+        target: dialect of the database that will store them.
 
     Raises:
-        TransferError: a value is not of its column's kind, or the target cannot keep it.
+        TransferError: a value does not have its column's type, or the target cannot store it.
     """
     checks = [_choose_check(column, target) for column in table.columns]
     for row in rows:
@@ -137,7 +136,7 @@ def _explain_refusal(table: Table, row: Row, checks: list[Check]) -> TransferErr
 
 
 def name_row(table: Table, row: Row) -> str:
-    """Name a row by its primary key, for people."""
+    """Return the row's primary key as messages show it."""
     values = dict(zip(table.columns.keys(), row, strict=True))
     return ", ".join(f"{column.name}={values[column.name]!a}" for column in table.primary_key)
 
@@ -159,7 +158,7 @@ def _check_text(value: object) -> str:
     if not isinstance(value, str):
         raise _UnfitError("is not text")
     if "\0" in value:
-        raise _UnfitError("holds the character NUL, which PostgreSQL cannot keep")
+        raise _UnfitError("holds the character NUL, which PostgreSQL cannot store")
     if not value.isascii():
         try:
             value.encode()
@@ -187,14 +186,14 @@ def _check_integer(value: object, largest: int) -> int:
 def _check_real(value: object) -> float:
     if not isinstance(value, float | int):
         raise _UnfitError("is not a number")
-    # Of the two zeros only PostgreSQL keeps the negative one.
+    # SQLite does not store a negative zero.
     return float(value) + 0.0
 
 
 def _check_real_for_sqlite(value: object) -> float:
     number = _check_real(value)
     if number != number:  # noqa: PLR0124 - only NaN
-        raise _UnfitError("is NaN, which SQLite cannot keep")
+        raise _UnfitError("is NaN, which SQLite cannot store")
     return number
 
 
@@ -228,7 +227,7 @@ _LINE = json.JSONEncoder(default=_encode_json, separators=(",", ":"))
 
 
 def compute_checksum(table: Table, rows: Iterable[Row]) -> TableChecksum:
-    """Count rows, which are checked and in the order of the primary key, and sum them up."""
+    """Compute the checksum of checked rows that are sorted by primary key."""
     digest = hashlib.sha256()
     count = 0
     for row in rows:
@@ -238,10 +237,10 @@ def compute_checksum(table: Table, rows: Iterable[Row]) -> TableChecksum:
 
 
 def write_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
-    """Add checked rows to a table, without holding more than a few in memory.
+    """Insert checked rows into a table as they arrive, with few of them in memory.
 
     Raises:
-        DBAPIError: the database refuses one.
+        DBAPIError: the database refuses a row.
     """
     names = ", ".join(_quote(column) for column in table.columns)
     driver: Any = connection.connection.driver_connection

@@ -74,7 +74,7 @@ def test_everything_is_moved_and_the_next_command_finds_it(filled, postgres_url)
     ("to", "code", "said"),
     [
         ("", 2, "--to: Name a database"),
-        ("mysql://music@host/music", 2, "--to: A database of the kind 'mysql'"),
+        ("mysql://music@host/music", 2, "--to: Databases of the kind 'mysql'"),
         ("postgresql://nobody:s3cret@127.0.0.1:1/music", 6, "does not answer"),
         ("sqlite:///data/generations.db", 6, "is the source itself"),
     ],

@@ -1,4 +1,4 @@
-"""Processes killed in the middle of changing a database leave the old state or the new one."""
+"""A process killed during a change leaves the old state of the database or the new one."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def old_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_an_upgrade_that_is_killed_loses_no_row(old_file: Path, tmp_path: Path) -> None:
+def test_killed_upgrade_loses_no_row(old_file: Path, tmp_path: Path) -> None:
     unfinished = 0
     for moment in MOMENTS:
         file = tmp_path / f"{moment:.3f}.db"
@@ -75,7 +75,7 @@ def test_an_upgrade_that_is_killed_loses_no_row(old_file: Path, tmp_path: Path) 
     assert unfinished > 0
 
 
-def test_a_restore_that_is_killed_leaves_one_of_the_two(old_file: Path, tmp_path: Path) -> None:
+def test_killed_restore_leaves_the_old_or_the_new_database(old_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "generations.db"
     shutil.copy(old_file, file)
     url = f"sqlite:///{file}"

@@ -35,7 +35,7 @@ PROJECT = Path(__file__).parents[2]
 ROWS = 10_000
 
 SECOND = '''
-"""A migration that rebuilds the tables which others refer to."""
+"""A migration that rebuilds tables which other tables refer to."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -96,7 +96,7 @@ INSERT INTO generations VALUES ('b', 'new loop', 'musicgen-small', '1.0', 30.0, 
 
 @pytest.fixture
 def scripts(tmp_path: Path) -> Callable[[str], Path]:
-    """The scripts of the project and one more."""
+    """Copy the project's scripts and add one."""
 
     def make(second: str) -> Path:
         folder = tmp_path / "scripts"
@@ -145,12 +145,12 @@ def contents(database: Database) -> dict[str, list[Any]]:
 
 
 def clauses(statement: str) -> list[str]:
-    """The parts of a CREATE statement, whatever their order, brackets and spacing."""
+    """Return the parts of a CREATE statement, regardless of order, brackets and spaces."""
     return sorted(re.sub(r"[\s\"()]+", " ", part).strip() for part in statement.split(","))
 
 
 def shape(database: Database) -> Any:
-    """Everything the database says about its tables, however they were made."""
+    """Return the schema in a form that does not depend on how it was created."""
     if database.is_sqlite:
         with database.engine.connect() as connection:
             rows = connection.exec_driver_sql(
@@ -181,7 +181,7 @@ def shape(database: Database) -> Any:
     return found
 
 
-def test_a_new_database_and_a_migrated_one_are_the_same(
+def test_new_and_migrated_databases_have_the_same_schema(
     database: Database, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     url = (
@@ -210,7 +210,7 @@ def test_alembic_finds_no_difference_to_the_models(database: Database) -> None:
         command.check(config)
 
 
-def test_the_known_revisions_are_those_of_the_scripts() -> None:
+def test_known_revisions_are_those_of_the_scripts() -> None:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
@@ -245,7 +245,7 @@ def test_upgrade_and_downgrade_keep_every_row(
         assert storage.get_analysis(session, "id-0") is None
 
 
-def test_a_migration_that_fails_changes_nothing(
+def test_failed_migration_changes_nothing(
     database: Database, scripts: Callable[[str], Path]
 ) -> None:
     fill(50)
@@ -257,7 +257,7 @@ def test_a_migration_that_fails_changes_nothing(
     assert read_schema_status(database).state is State.CURRENT
 
 
-def test_a_migration_that_leaves_broken_references_changes_nothing(
+def test_migration_that_breaks_references_changes_nothing(
     sqlite_database: Database, scripts: Callable[[str], Path]
 ) -> None:
     fill(50)
@@ -267,7 +267,7 @@ def test_a_migration_that_leaves_broken_references_changes_nothing(
     assert contents(sqlite_database) == before
 
 
-def test_downgrading_to_base_takes_only_our_tables(database: Database) -> None:
+def test_downgrade_to_base_drops_only_our_tables(database: Database) -> None:
     with database.engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE of_others (number INTEGER)")
     downgrade(database, "base")
@@ -278,7 +278,7 @@ def test_downgrading_to_base_takes_only_our_tables(database: Database) -> None:
     assert read_schema_status(database).state is State.CURRENT
 
 
-def test_an_empty_database_of_an_older_revision_is_upgraded(bare_database: Database) -> None:
+def test_empty_versioned_database_is_upgraded(bare_database: Database) -> None:
     with bare_database.engine.begin() as connection:
         migrations.set_revision(connection, None)
     upgrade(bare_database)
@@ -353,7 +353,7 @@ def test_revision_004_keeps_everything_but_the_unread_columns(
     }
 
 
-def test_an_unknown_revision_of_the_scripts_is_told(database: Database) -> None:
+def test_unknown_target_revision_is_refused(database: Database) -> None:
     with pytest.raises(storage.MigrationError, match="777"):
         upgrade(database, "777")
 
@@ -367,7 +367,7 @@ def before_revisions(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("stamped", [False, True])
-def test_a_database_from_before_revisions_is_taken_over(
+def test_database_from_before_revisions_is_upgraded_with_its_rows(
     before_revisions: Path, sqlite_database: Database, stamped: bool
 ) -> None:
     if stamped:
@@ -396,7 +396,7 @@ def test_a_database_from_before_revisions_is_taken_over(
     assert shape(get_database()) == expected
 
 
-def test_a_database_is_copied_before_it_is_upgraded(before_revisions: Path) -> None:
+def test_database_is_copied_before_it_is_upgraded(before_revisions: Path) -> None:
     storage.init_db(f"sqlite:///{before_revisions}")
     (copy,) = before_revisions.parent.glob(f"old.before-{HEAD_REVISION}.*.db")
     assert copy.stat().st_mode & 0o777 == 0o600
@@ -405,7 +405,7 @@ def test_a_database_is_copied_before_it_is_upgraded(before_revisions: Path) -> N
     assert snapshot.find_damage(copy) == []
 
 
-def test_an_empty_database_is_upgraded_without_a_copy(before_revisions: Path) -> None:
+def test_empty_database_is_upgraded_without_a_copy(before_revisions: Path) -> None:
     with closing(load_library().connect(before_revisions)) as connection:
         connection.execute("DELETE FROM generations")
         connection.execute("DELETE FROM prompts")
@@ -415,7 +415,9 @@ def test_an_empty_database_is_upgraded_without_a_copy(before_revisions: Path) ->
 
 
 @pytest.mark.parametrize("missing", ["prompts", "generations"])
-def test_one_of_the_two_tables_is_taken_over_too(before_revisions: Path, missing: str) -> None:
+def test_database_with_only_one_of_the_old_tables_is_upgraded(
+    before_revisions: Path, missing: str
+) -> None:
     with closing(load_library().connect(before_revisions)) as connection:
         connection.execute(f"DROP TABLE {missing}")
     storage.init_db(f"sqlite:///{before_revisions}")
@@ -427,14 +429,14 @@ def test_one_of_the_two_tables_is_taken_over_too(before_revisions: Path, missing
     assert len(list(before_revisions.parent.glob("old.before-*"))) == 1
 
 
-def test_an_upgrade_that_cannot_copy_first_does_not_start(before_revisions: Path) -> None:
+def test_upgrade_does_not_start_when_the_copy_fails(before_revisions: Path) -> None:
     database = Database(resolve_url(f"sqlite:///{before_revisions}"))
     before_revisions.write_bytes(b"no database")
     with pytest.raises(storage.MigrationError, match="copied"):
         migrations.save_before_upgrade(database)
 
 
-def test_rows_that_the_new_tables_refuse_stop_the_upgrade(before_revisions: Path) -> None:
+def test_upgrade_stops_at_rows_that_the_new_tables_refuse(before_revisions: Path) -> None:
     with closing(load_library().connect(before_revisions)) as connection:
         connection.execute("UPDATE generations SET status = 'done' WHERE id = 'a'")
         connection.commit()
@@ -446,7 +448,7 @@ def test_rows_that_the_new_tables_refuse_stop_the_upgrade(before_revisions: Path
     assert "audio_analysis" not in tables
 
 
-def test_an_older_backup_is_upgraded_when_restored(before_revisions: Path, sqlite_url: str) -> None:
+def test_older_backup_is_upgraded_when_restored(before_revisions: Path, sqlite_url: str) -> None:
     storage.init_db(sqlite_url)
     storage.restore_database(before_revisions)
     with storage.get_session(read_only=True) as session:
@@ -457,7 +459,7 @@ def test_an_older_backup_is_upgraded_when_restored(before_revisions: Path, sqlit
     assert "search_id" not in names
 
 
-def test_strange_tables_of_the_same_name_are_left_alone(postgres_url: str) -> None:
+def test_tables_of_another_program_on_postgresql_are_kept(postgres_url: str) -> None:
     database = Database(resolve_url(postgres_url))
     with database.engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE generations (father TEXT)")
@@ -468,7 +470,7 @@ def test_strange_tables_of_the_same_name_are_left_alone(postgres_url: str) -> No
     database.close()
 
 
-def test_many_starters_at_once_make_one_database(database_url: str) -> None:
+def test_threads_that_open_at_once_create_one_database(database_url: str) -> None:
     failures: list[BaseException] = []
 
     def start() -> None:
@@ -490,7 +492,7 @@ def test_many_starters_at_once_make_one_database(database_url: str) -> None:
     assert storage.check_database().ok
 
 
-def test_two_starters_upgrade_once(before_revisions: Path) -> None:
+def test_processes_that_open_at_once_upgrade_once(before_revisions: Path) -> None:
     program = (
         f"from services import storage; storage.init_db('sqlite:///{before_revisions}'); "
         "print(storage.check_database().ok)"
@@ -509,7 +511,7 @@ def alembic(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_the_alembic_command_works_by_hand(sqlite_url: str) -> None:
+def test_alembic_command_line_works(sqlite_url: str) -> None:
     assert alembic(sqlite_url, "upgrade", "head").returncode == 0
     assert alembic(sqlite_url, "current").stdout.strip() == f"{HEAD_REVISION} (head)"
     storage.init_db(sqlite_url)
@@ -519,14 +521,14 @@ def test_the_alembic_command_works_by_hand(sqlite_url: str) -> None:
     assert "--sql" in offline.stderr
 
 
-def test_the_scripts_are_found_beside_or_inside_the_package(
+def test_scripts_are_found_beside_or_inside_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert migrations.find_scripts_folder() == PROJECT / "alembic"
     assert not (PROJECT / "alembic" / "__init__.py").exists()
     inside = tmp_path / "services" / "storage"
     monkeypatch.setattr(migrations, "__file__", str(inside / "migrations.py"))
-    with pytest.raises(storage.MigrationError, match="install"):
+    with pytest.raises(storage.MigrationError, match="Install"):
         migrations.find_scripts_folder()
     (inside / "alembic").mkdir(parents=True)
     (inside / "alembic" / "env.py").touch()

@@ -134,7 +134,7 @@ def test_the_tables_of_dbos_do_not_disturb_checks_and_backups(
     dispatches = enqueue(queue, 1)
     assert storage.check_database() == storage.CheckResult(storage.HEAD_REVISION, ())
     with database.engine.connect() as connection:
-        options = alembic_options()
+        options = get_alembic_options()
         metadata = options.pop("target_metadata")
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []

@@ -65,7 +65,7 @@ def test_key_is_revoked_by_id_or_unique_name(sqlite_database):
     third, secret = new_key("lead")
     assert revoke(secret).id == third
     for unknown in ("nobody", "", second[:3], "%", "_" * 12):
-        with pytest.raises(storage.UnknownApiKeyError, match="no key"):
+        with pytest.raises(storage.UnknownApiKeyError, match="No key"):
             revoke(unknown)
 
 
