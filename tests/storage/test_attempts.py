@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from services import storage
 from services.storage import Generation
@@ -249,3 +251,59 @@ def test_sessions_that_complete_at_once_keep_all_metadata(postgres_database: Dat
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(complete, names))
     assert sorted(read(generation_id).get_metadata()) == names
+
+
+def test_publishing_can_rename_the_file(database: Database) -> None:
+    generation_id = add()
+    claim(generation_id, "one")
+    with storage.get_session() as session:
+        storage.publish_generation(session, generation_id, "one", **DONE, file_path="b-2.wav")
+    assert read(generation_id).file_path == "b-2.wav"
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["claim", "take over", "publish", "fail", "release", "cancel"]),
+        st.sampled_from(["one", "two", "three"]),
+    ),
+    max_size=12,
+)
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
+)
+@given(STEPS)
+def test_any_sequence_of_steps_leaves_a_consistent_row(
+    sqlite_database: Database, steps: list[tuple[str, str]]
+) -> None:
+    generation_id = add()
+    holder, finished, attempts = None, None, 0
+    for step, token in steps:
+        with storage.get_session() as session:
+            if step == "claim":
+                done = storage.claim_generation(session, generation_id, token)
+                assert done == (holder is None and finished is None)
+            elif step == "take over":
+                done = storage.claim_generation(session, generation_id, "new", taking_over=token)
+                assert done == (finished is None and holder in {None, token})
+            elif step == "publish":
+                done = storage.publish_generation(session, generation_id, token, **DONE)
+                assert done == (holder == token)
+            elif step == "fail":
+                done = storage.fail_generation(session, generation_id, token, "no memory")
+                assert done == (holder == token)
+            elif step == "release":
+                done = storage.release_generation(session, generation_id, token)
+                assert done == (holder == token)
+            else:
+                done = storage.cancel_generation(session, generation_id)
+                assert done == (finished is None)
+        if done:
+            attempts += step in {"claim", "take over"}
+            holder = {"claim": token, "take over": "new"}.get(step)
+            finished = {"publish": "completed", "fail": "failed", "cancel": "cancelled"}.get(step)
+    row = read(generation_id)
+    status = finished or ("pending" if holder is None else "processing")
+    assert (row.status, row.attempt_token, row.attempts) == (status, holder, attempts)
+    assert (row.completed_at is not None) == row.is_finished

@@ -92,3 +92,32 @@ def test_padding_keeps_the_values_and_gives_a_power_of_two(values: list[str]) ->
     assert found[: len(values)] == values
     assert len(found).bit_count() <= 1
     assert len(found) < 2 * max(1, len(values))
+
+
+def test_unfinished_jobs_are_running_ones_and_then_pending_ones(database: Database) -> None:
+    older = add("pending", created=AGO)
+    newer = add("pending")
+    running = add("processing", created=AGO, worker="w")
+    add("completed", finished=NOW)
+    with storage.get_session(read_only=True) as session:
+        found = storage.list_unfinished_generations(session)
+        shortened = storage.list_unfinished_generations(session, limit=2)
+    assert [row.id for row in found] == [running, newer, older]
+    assert [row.id for row in shortened] == [running, newer]
+
+
+def test_unfinished_jobs_can_be_those_of_one_owner(database: Database) -> None:
+    mine, _ = add("pending"), add("pending")
+    with storage.get_session() as session:
+        session.get_one(storage.Generation, mine).owner = "key"
+    with storage.get_session(read_only=True) as session:
+        found = storage.list_unfinished_generations(session, owner="key")
+        assert storage.list_unfinished_generations(session, owner="other") == []
+    assert [row.id for row in found] == [mine]
+
+
+def test_limit_keeps_the_oldest_changes(sqlite_database: Database) -> None:
+    ids = [add("pending", created=NOW + timedelta(seconds=number)) for number in range(4)]
+    with storage.get_session(read_only=True) as session:
+        found = storage.list_changed_states(session, since=AGO, limit=2)
+    assert [state.id for state in found] == ids[:2]

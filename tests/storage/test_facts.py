@@ -154,3 +154,26 @@ def test_cleanup_deletes_more_rows_than_one_statement_takes(sqlite_database: Dat
         found = storage.cleanup_generations(session, dry_run=False)
         assert storage.count_generations(session) == 0
     assert len(found.expired) == 1201
+
+
+def test_age_of_zero_days_expires_everything_finished(aged: None) -> None:
+    with storage.get_session() as session:
+        found = storage.cleanup_generations(session, older_than_days=0)
+    assert {row.id for row in found.expired} == remaining() - {
+        "pending-1",
+        "pending-40",
+        "pending-50",
+    }
+
+
+def test_cleanup_deletes_measurements_and_keeps_prompts(database: Database) -> None:
+    with storage.get_session() as session:
+        made = storage.create_generation(session, "kept prompt", "m", 1.0, 8000, 1, "a.wav")
+        made.status, made.created_at = "failed", NOW - timedelta(days=90)
+        session.flush()
+        storage.record_analysis(session, made.id, Measurements(bpm=90.0))
+    with storage.get_session() as session:
+        storage.cleanup_generations(session, dry_run=False)
+        assert storage.get_analysis(session, made.id) is None
+        assert storage.get_prompt_by_text(session, "kept prompt") is not None
+        assert storage.cleanup_generations(session).expired == ()

@@ -240,3 +240,25 @@ def test_digest_is_stored_as_raw_bytes() -> None:
 def test_digest_that_is_not_hexadecimal_is_refused() -> None:
     with pytest.raises(ValueError, match="hexadecimal"):
         Digest().process_bind_param("not a digest", sqlite.dialect())
+
+
+@given(st.lists(st.tuples(st.sampled_from(STATUSES), st.none() | st.text(max_size=5)), min_size=1))
+def test_completion_time_is_set_exactly_in_finished_statuses(
+    changes: list[tuple[str, str | None]],
+) -> None:
+    made = generation()
+    for status, message in changes:
+        made.set_status(status, message)
+        assert (made.completed_at is not None) == made.is_finished
+        assert (made.status, made.error_message) == (status, message)
+
+
+def test_metadata_text_keeps_other_scripts_readable() -> None:
+    made = generation(metadata={"title": "Вальс"})
+    assert made.metadata_json == '{"title":"Вальс"}'
+
+
+def test_merging_into_unreadable_metadata_replaces_it() -> None:
+    made = generation(metadata_json="[1]")
+    made.merge_metadata({"a": 1})
+    assert made.get_metadata() == {"a": 1}

@@ -427,3 +427,101 @@ def test_word_that_fts5_splits_is_found(sqlite_database: Database, prompt: str) 
     with storage.get_session(read_only=True) as session:
         found = storage.search_generations(session, prompt).items
     assert [row.prompt for row in found] == [prompt]
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["calm beat", "loud beats", "calm piano", "beat beat"]),
+        st.sampled_from(storage.STATUSES),
+        st.sampled_from(["composer", "musicgen-small"]),
+        st.sampled_from([None, "a", "b"]),
+        st.integers(0, 5),
+    ),
+    max_size=12,
+)
+FILTERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": st.none() | st.sampled_from(storage.STATUSES),
+        "model_name": st.sampled_from([None, "composer", "other"]),
+        "owner": st.sampled_from([None, "a", "nobody"]),
+        "created_after": st.none() | st.integers(0, 5).map(lambda day: START + timedelta(day)),
+        "created_before": st.none() | st.integers(0, 5).map(lambda day: START + timedelta(day)),
+    },
+)
+
+
+def matches(item: Generation, filters: dict[str, Any]) -> bool:
+    return (
+        filters.get("status") in {None, item.status}
+        and filters.get("model_name") in {None, item.model_name}
+        and filters.get("owner") in {None, item.owner}
+        and item.created_at >= (filters.get("created_after") or START)
+        and item.created_at < (filters.get("created_before") or START + timedelta(99))
+    )
+
+
+@SHARED
+@given(ROWS, FILTERS, st.integers(1, 5))
+def test_lists_searches_and_counts_agree_under_every_filter(
+    sqlite_database: Database, rows: list[Any], filters: dict[str, Any], limit: int
+) -> None:
+    with storage.get_session() as session:
+        session.query(Generation).delete()
+        session.add_all(
+            row(prompt, status=status, model_name=model, owner=owner, id=f"{number:03}",
+                created_at=START + timedelta(days=day))
+            for number, (prompt, status, model, owner, day) in enumerate(rows)
+        )  # fmt: skip
+        session.flush()
+        everything = storage.get_all_generations(session)
+        expected = {item.id for item in everything if matches(item, filters)}
+        listed = collect(storage.list_generations, session, limit=limit, **filters)
+        found = collect(storage.search_generations, session, "beat", limit=limit, **filters)
+        assert sorted(listed) == sorted(expected)
+        assert storage.count_generations(session, **filters) == len(expected)
+        beats = {item.id for item in everything if "beat" in item.prompt}
+        assert sorted(found) == sorted(expected & beats)
+        assert storage.count_matches(session, "beat", **filters) == len(found)
+
+
+def collect(function: Any, *arguments: Any, **options: Any) -> list[str]:
+    """The ids of all pages."""
+    ids: list[str] = []
+    cursor = None
+    while True:
+        page = function(*arguments, cursor=cursor, **options)
+        ids += [item.id for item in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            return ids
+
+
+def test_filters_and_counts_agree_on_every_database(database: Database) -> None:
+    add("calm beat", owner="a", status="failed")
+    add("calm beat", owner="b")
+    add("calm piano", owner="a", model_name="musicgen-small")
+
+    def count(text: str, **filters: Any) -> int:
+        with storage.get_session(read_only=True) as session:
+            return storage.count_matches(session, text, **filters)
+
+    assert [count("calm"), count("calm", owner="a"), count("beat", owner="a")] == [3, 2, 1]
+    assert count("calm", model_name="composer", status="pending") == 1
+    assert count("?!") == 0
+    with storage.get_session(read_only=True) as session:
+        assert storage.count_generations(session, owner="a", status="failed") == 1
+        page = storage.list_generations(session, owner="a")
+        assert [item.prompt for item in page.items] == ["calm piano", "calm beat"]
+    with pytest.raises(ValueError, match="'lost'"):
+        count("calm", status="lost")
+    with pytest.raises(storage.InvalidSearchError):
+        count("x" * (LONGEST_SEARCH + 1))
+
+
+def test_offset_skips_rows_of_lists_and_searches(database: Database) -> None:
+    add("beat 1", "beat 2", "beat 3")
+    assert found("beat", offset=1) == ["beat 2", "beat 1"]
+    assert found("beat", offset=9) == []
+    with storage.get_session(read_only=True) as session:
+        assert len(storage.list_generations(session, offset=2).items) == 1
