@@ -1,4 +1,4 @@
-"""What Alembic runs; the rules are those of services/storage/migrations.py."""
+"""Alembic's environment: it uses the transactions of services/storage/migrations.py."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 from alembic import context
 from services.storage.connection import Database, resolve_url
 from services.storage.errors import MigrationError
-from services.storage.migrations import alembic_options, migration_transaction
+from services.storage.migrations import get_alembic_options, migration_transaction
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 
 def run(connection: Connection) -> None:
-    context.configure(connection=connection, **alembic_options())
+    context.configure(connection=connection, **get_alembic_options())
     context.run_migrations()
 
 
 def main() -> None:
     if context.is_offline_mode():
-        raise MigrationError("Scripts without a database are not supported; leave --sql out.")
+        raise MigrationError("--sql is not supported: the migrations need a database.")
     given = context.config.attributes.get("connection")
     if given is not None:
         run(given)

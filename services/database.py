@@ -1,4 +1,4 @@
-"""The storage, opened under the settings, with its errors in the one tree of errors."""
+"""Open the storage with the settings, and translate its errors into those of `services.errors`."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from services.errors import (
 if TYPE_CHECKING:
     from services.config import Settings
 
-LASTING_CACHE_KIB = 512
-"""A server or a worker has a dozen connections. Every write of another empties their caches, and
-what counts rows fills them again as far as they go: memory that would grow with the rows."""
+LONG_LIVED_CACHE_KIB = 512
+"""Page cache of each connection. A server or worker has many connections, and queries that count
+rows would fill larger caches: memory that grows with the number of rows."""
 
-SHORTEST_IDLE_SECONDS = 3.0
-"""A busy machine may keep a process waiting for so long within a transaction."""
+MIN_IDLE_SECONDS = 3.0
+"""A process on a busy machine can be idle for this long inside a transaction."""
 
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Bring what the storage says into the one tree of errors."""
+    """Translate errors of the storage into those of `services.errors`."""
     try:
         yield
     except storage.InvalidCursorError as error:
@@ -42,17 +42,17 @@ def storage_errors() -> Iterator[None]:
         raise StorageError(str(error)) from error
 
 
-def open_database(settings: Settings, *, for_long: bool = False) -> None:
-    """Open the database of the settings; make it where there is none, upgrade an old one.
+def open_database(settings: Settings, *, long_lived: bool = False) -> None:
+    """Open the database of the settings, creating or upgrading it where needed.
 
-    One that is open already stays so, with everything that uses it.
+    If it is open already, nothing changes.
 
     Args:
-        settings: of the process.
-        for_long: the process stays, with many connections: each keeps less in memory.
+        settings: settings of this process.
+        long_lived: open all connections now, each with a smaller cache.
 
     Raises:
-        StorageError: it cannot be used.
+        StorageError: the database cannot be used.
     """
     with storage_errors():
         if storage.is_open(settings.database_url):
@@ -60,9 +60,9 @@ def open_database(settings: Settings, *, for_long: bool = False) -> None:
         storage.init_db(
             settings.database_url,
             busy_timeout_seconds=settings.database_timeout_seconds,
-            # A worker that freezes within a transaction has let go when it is taken for dead.
-            cache_kib=LASTING_CACHE_KIB if for_long else storage.CACHE_KIB,
-            idle_timeout_seconds=max(SHORTEST_IDLE_SECONDS, settings.worker_ttl_seconds / 2),
+            cache_kib=LONG_LIVED_CACHE_KIB if long_lived else storage.CACHE_KIB,
+            # The locks of a frozen worker are released before it is taken for dead.
+            idle_timeout_seconds=max(MIN_IDLE_SECONDS, settings.worker_ttl_seconds / 2),
         )
-        if for_long:
+        if long_lived:
             storage.open_connections()

@@ -23,7 +23,7 @@ from services import storage
 from services.jobs.dbos_queue import QueueManager
 from services.storage import sqlite_driver
 from services.storage.connection import Database, resolve_url
-from services.storage.database import current_database
+from services.storage.database import get_database
 
 # Two workers share two cores: threads of theirs would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -237,7 +237,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool]
 
     def template(queue: bool) -> Path:
         # Each library makes the search index that it can.
-        file = folder / f"{sqlite_driver.library().__name__}-{queue}.db"
+        file = folder / f"{sqlite_driver.load_library().__name__}-{queue}.db"
         if not file.exists():
             make_tables(f"sqlite:///{file}", queue=queue)
         return file
@@ -312,10 +312,10 @@ def standard_library(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Without the bundled SQLite, as where its package is not installed."""
     with monkeypatch.context() as patch:
         patch.setitem(sys.modules, sqlite_driver.BUNDLED, None)
-        sqlite_driver.library.cache_clear()
+        sqlite_driver.load_library.cache_clear()
         yield
         storage.close_db()
-    sqlite_driver.library.cache_clear()
+    sqlite_driver.load_library.cache_clear()
 
 
 @pytest.fixture(params=KINDS)
@@ -353,7 +353,7 @@ def database(request: pytest.FixtureRequest, database_kind: str) -> Database:
 def sqlite_database(sqlite_url: str, sqlite_template: Callable[[bool], Path]) -> Database:
     copy_template(sqlite_template(False), sqlite_url)
     storage.init_db(sqlite_url)
-    return current_database()
+    return get_database()
 
 
 @pytest.fixture
@@ -361,7 +361,7 @@ def postgres_database(
     new_postgres: Callable[..., str], postgres_template: Callable[[bool], str]
 ) -> Database:
     storage.init_db(new_postgres(postgres_template(False)))
-    return current_database()
+    return get_database()
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Initial schema: generations, prompts, audio_analysis, models, and the text index.
 
-A database of SQLite whose two tables were made before revisions were kept (with fewer columns) is
-taken over with its rows.
+An SQLite database from before there were revisions (two tables with fewer columns) keeps its rows.
 """
 
 from __future__ import annotations
@@ -71,7 +70,7 @@ POSTGRES_MODEL_INDEX = (
     "(hashtext(model_name), created_at) WITH (fillfactor = 100)"
 )
 
-TAKEN_OVER = {
+COLUMNS_BEFORE_001 = {
     "prompts": "id, text, used_count, first_used_at, last_used_at",
     "generations": "id, prompt, model_name, model_version, duration_seconds, sample_rate, "
     "channels, file_path, file_size_bytes, status, created_at, completed_at, "
@@ -80,13 +79,13 @@ TAKEN_OVER = {
 
 
 def upgrade() -> None:
-    existing = set_aside()
+    existing = rename_old_tables()
     create_prompts()
     create_generations()
     create_audio_analysis()
     create_models()
     for table in existing:
-        columns = TAKEN_OVER[table]
+        columns = COLUMNS_BEFORE_001[table]
         old_rows = f"SELECT {columns} FROM {table}_before_001"  # noqa: S608 - names from above
         op.execute(f"INSERT INTO {table} ({columns}) {old_rows}")
         op.execute(f"DROP TABLE {table}_before_001")
@@ -98,9 +97,9 @@ def upgrade() -> None:
     create_search()
 
 
-def set_aside() -> list[str]:
+def rename_old_tables() -> list[str]:
     inspector = sa.inspect(op.get_bind())
-    existing = [table for table in TAKEN_OVER if inspector.has_table(table)]
+    existing = [table for table in COLUMNS_BEFORE_001 if inspector.has_table(table)]
     for table in existing:
         for index in inspector.get_indexes(table):
             op.execute(f'DROP INDEX IF EXISTS "{index["name"]}"')

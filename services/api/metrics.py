@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from services.api.state import ApiState
     from services.machine.gpu import GpuReport
-    from services.storage import Spread, Totals
+    from services.storage import Histogram, JobTotals
     from services.worker.worker import Worker
 
 LIMIT_SECONDS = 6.0
@@ -179,7 +179,7 @@ def _collect_jobs(figures: JobFigures) -> Iterator[Metric]:
     )
 
 
-def _collect_finished(totals: Totals) -> Iterator[Metric]:
+def _collect_finished(totals: JobTotals) -> Iterator[Metric]:
     jobs = CounterMetricFamily(
         "dgx_music_jobs", "Finished jobs, by outcome.", labels=["model", "outcome"]
     )
@@ -213,7 +213,7 @@ def _make_gauge(name: str, text: str, label: str, values: dict[str, float]) -> M
     return family
 
 
-def _make_histogram(name: str, text: str, totals: Totals, spread: Spread) -> Metric:
+def _make_histogram(name: str, text: str, totals: JobTotals, spread: Histogram) -> Metric:
     family = HistogramMetricFamily(name, text)
     bounds = [*(str(float(bound)) for bound in totals.bounds), "+Inf"]
     below = 0

@@ -50,7 +50,7 @@ def make_state(settings: Settings, registry: Registry, worker: Worker | None = N
     Raises:
         StorageError: the database cannot be used.
     """
-    open_database(settings, for_long=True)
+    open_database(settings, long_lived=True)
     service = MusicService(settings, registry)
     _ = service.queue  # The queue loads slowly; the first request should not wait for it.
     return ApiState(

@@ -62,7 +62,7 @@ class ApiState:
 
 def _find_keys_in_use(key_ids: list[str]) -> dict[str, bool]:
     with storage_errors(), storage.get_session(read_only=True) as session:
-        return dict.fromkeys(storage.keys_in_use(session, key_ids), True)
+        return dict.fromkeys(storage.find_active_keys(session, key_ids), True)
 
 
 # These are asynchronous because FastAPI runs a plain dependency in a thread, at each request.

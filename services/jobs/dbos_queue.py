@@ -175,7 +175,7 @@ class QueueManager:
 
     @cached_property
     def _engine(self) -> Engine:
-        return storage.open_queue_engine()
+        return storage.get_queue_engine()
 
     @cached_property
     def _client(self) -> DBOSClient:
@@ -236,7 +236,7 @@ class QueueListener:
         def generate(generation_id: str, attempt: int) -> None:
             run(Dispatch(generation_id, attempt))
 
-        engine = storage.open_queue_engine()
+        engine = storage.get_queue_engine()
         # By default DBOS gives a workflow up after some crashes, even if the one beside it caused
         # them. `Claims` counts the crashes of each job instead.
         DBOS.workflow(name=_WORKFLOW, max_recovery_attempts=None)(generate)

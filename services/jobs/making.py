@@ -131,7 +131,7 @@ def _take_from_queue(service: MusicService, job_id: str) -> Order | None:
     """Remove a job from a queue that no worker serves; None when it has finished meanwhile."""
     with storage_errors(), storage.get_session() as session:
         row = storage.lock_generation(session, job_id)
-        entry = storage.get_queue_entry(session, job_id, to_change=True)
+        entry = storage.get_queue_entry(session, job_id, for_update=True)
         if row is None or entry is None or row.is_finished:
             return None
         if row.attempt_token is not None:

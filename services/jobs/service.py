@@ -159,7 +159,7 @@ class MusicService:
         queue = self.queue
         with storage_errors(), storage.get_session() as session:
             made = []
-            storage.take_turn(session)
+            storage.lock_queue_order(session)
             if repeatable and (before := find_repeated(session, owner, repeatable)):
                 entries = storage.get_queue_entries(session, [row.id for row in before])
                 return [build_job(row, entries.get(row.id), self.store) for row in before]
@@ -171,7 +171,7 @@ class MusicService:
                 queue.enqueue(session, dispatch, model=row.model_name, place=entry.place)
                 made.append((row, entry))
             if repeatable:
-                storage.remember_request(
+                storage.record_request(
                     session,
                     owner or "",
                     repeatable.key,
@@ -192,7 +192,7 @@ class MusicService:
         job_id = self.get(id_or_prefix).job_id
         with storage_errors(), storage.get_session() as session:
             row = storage.lock_generation(session, job_id)
-            entry = storage.get_queue_entry(session, job_id, to_change=True)
+            entry = storage.get_queue_entry(session, job_id, for_update=True)
             if row is None or not storage.cancel_generation(session, job_id):
                 status = "gone" if row is None else row.status
                 raise JobFinishedError(f"The generation {job_id} is {status} already.")
@@ -267,14 +267,14 @@ class MusicService:
             The states of all of them, and the selected jobs.
         """
         with storage_errors(), storage.get_session(read_only=True) as session:
-            states = storage.changed_states(session, since=since, also=also)
+            states = storage.list_changed_states(session, since=since, also=also)
             news = [state.id for state in states if is_news(state)]
             return states, self._build(session, storage.get_generations(session, news))
 
     def list_unfinished(self, owner: str | None = None) -> list[Job]:
         """Return the jobs that wait or run, newest first, at most 100."""
         with storage_errors(), storage.get_session(read_only=True) as session:
-            return self._build(session, storage.unfinished_generations(session, owner=owner))
+            return self._build(session, storage.list_unfinished_generations(session, owner=owner))
 
     def _build(self, session: Session, rows: Sequence[storage.Generation]) -> list[Job]:
         unfinished = [row.id for row in rows if not row.is_finished]
@@ -355,7 +355,7 @@ class MusicService:
             raise InvalidRequestError(
                 f"There is no status {status!r}; it is one of {', '.join(STATUSES)}."
             )
-        which: storage.Narrowed = {
+        which: storage.GenerationFilters = {
             "model_name": model,
             "owner": owner,
             "created_after": created_after,

@@ -81,8 +81,8 @@ def add_estimates(session: Session, job: Job, entry: storage.QueueEntry, setting
     jobs on the workers that are alive.
     """
     waits = job.status == storage.GenerationStatus.PENDING
-    ahead, music_ahead = storage.jobs_ahead(session, entry.place) if waits else (0, 0.0)
-    speed = storage.render_speed(session, job.model)
+    ahead, music_ahead = storage.count_jobs_ahead(session, entry.place) if waits else (0, 0.0)
+    speed = storage.average_real_time_factor(session, job.model)
     seconds = None
     if speed is not None:
         living = living_in(session, settings.worker_ttl_seconds)

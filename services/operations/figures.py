@@ -35,7 +35,7 @@ FINISHED_MAX_AGE_SECONDS = 60.0
 class JobFigures:
     """Figures of all jobs in the database."""
 
-    totals: storage.Totals | None
+    totals: storage.JobTotals | None
     """Finished jobs; None during the first count."""
     statuses: dict[str, float]
     """Status -> number of jobs."""
@@ -58,11 +58,11 @@ class FinishedJobs:
         self._now = now
         self._lock = threading.Lock()
         self._first = Probe("finished jobs", self._count_first)
-        self._settled: storage.Totals | None = None
+        self._settled: storage.JobTotals | None = None
         """Jobs that finished before `_settled_until`; they are not counted again."""
         self._settled_until = now() - RECOUNTED
 
-    def count(self, patience: float = FIRST_SECONDS) -> storage.Totals | None:
+    def count(self, patience: float = FIRST_SECONDS) -> storage.JobTotals | None:
         """Count the jobs that have finished.
 
         Args:
@@ -118,7 +118,7 @@ def make_figures_reader(settings: Settings) -> Callable[[], JobFigures]:
             workers["draining" if one.draining else "taking"] += 1
         with storage.get_session(read_only=True) as session:
             models = [] if totals is None else list(totals.audio_seconds)
-            speeds = {model: storage.render_speed(session, model) for model in models}
+            speeds = {model: storage.average_real_time_factor(session, model) for model in models}
             _, oldest = storage.count_waiting(session)
             counts = storage.count_statuses(session, only=storage.UNFINISHED_STATUSES)
         age = 0.0 if oldest is None else (storage.utc_now() - oldest).total_seconds()

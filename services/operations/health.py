@@ -206,7 +206,7 @@ def check_database() -> DatabaseCheck:
     """Check that the open database answers and is at the revision of this release."""
     began = time.monotonic()
     try:
-        standing = storage.describe_standing()
+        standing = storage.read_database_status()
     except storage.StorageError:
         return _fail_database()
     latency = round(time.monotonic() - began, 6)

@@ -1,21 +1,21 @@
-"""The database: generations, prompts, search, backups. See docs/database.md."""
+"""The database: jobs, prompts, the queue, API keys, search and backups. See docs/database.md."""
 
 from __future__ import annotations
 
 from services.storage.api_keys import (
-    any_api_keys,
     create_api_key,
+    find_active_keys,
     find_api_key,
-    keys_in_use,
+    has_api_keys,
     list_api_keys,
     revoke_api_key,
     touch_api_key,
 )
 from services.storage.attempts import (
-    attempts_at_work,
     cancel_generation,
     claim_generation,
     fail_generation,
+    list_running_attempts,
     publish_generation,
     release_generation,
 )
@@ -27,26 +27,26 @@ from services.storage.backup import (
 )
 from services.storage.changes import (
     JobState,
-    changed_states,
     get_generations,
-    unfinished_generations,
+    list_changed_states,
+    list_unfinished_generations,
 )
 from services.storage.client_models import ApiKey, IdempotencyKey, RateCounter
 from services.storage.columns import utc_now
 from services.storage.connection import database_file
 from services.storage.database import (
-    Standing,
+    DatabaseStatus,
     close_db,
     database_errors,
     describe_database,
-    describe_standing,
     get_database_stats,
     get_engine,
+    get_queue_engine,
     get_session,
     init_db,
     is_open,
     open_connections,
-    open_queue_engine,
+    read_database_status,
     reset_database,
 )
 from services.storage.errors import (
@@ -80,7 +80,7 @@ from services.storage.facts import (
     record_model,
 )
 from services.storage.generations import (
-    Narrowed,
+    GenerationFilters,
     complete_generation,
     count_generations,
     create_generation,
@@ -91,14 +91,15 @@ from services.storage.generations import (
     get_generations_by_status,
     get_pending_generations,
     list_generations,
+    lock_generation,
     update_generation_status,
 )
-from services.storage.idempotency import find_idempotency_key, remember_request
+from services.storage.idempotency import find_idempotency_key, record_request
 from services.storage.models import AudioAnalysis, Base, Generation, InstalledModel, Prompt
 from services.storage.overview import (
-    Spread,
-    Totals,
-    Waiting,
+    Histogram,
+    JobTotals,
+    WaitingJobs,
     average_work_seconds,
     count_finished,
     count_statuses,
@@ -116,23 +117,22 @@ from services.storage.prompts import (
 )
 from services.storage.queue import (
     add_queue_entry,
-    attempts_still_held,
+    average_real_time_factor,
+    count_jobs_ahead,
     count_waiting,
     count_waiting_up_to,
+    find_current_tokens,
     get_queue_entries,
     get_queue_entry,
-    jobs_ahead,
     list_queue_entries,
-    lock_generation,
+    lock_queue_order,
     record_progress,
     remove_queue_entry,
-    render_speed,
-    take_turn,
 )
 from services.storage.queue_models import QueueEntry
 from services.storage.queue_order import Priority
-from services.storage.rates import RateWindow, count_hit, forget_rate, read_rate
-from services.storage.retention import Cleanup, Expired, cleanup_generations
+from services.storage.rates import RateWindow, count_hit, read_rate, reset_rate
+from services.storage.retention import Cleanup, ExpiredGeneration, cleanup_generations
 from services.storage.schema import (
     FINISHED_STATUSES,
     HEAD_REVISION,
@@ -142,15 +142,15 @@ from services.storage.schema import (
     get_schema_version,
     validate_status,
 )
-from services.storage.search import count_matches, search_backend, search_generations
+from services.storage.search import count_matches, search_generations
 from services.storage.sqlite import CACHE_KIB
 from services.storage.sqlite_driver import describe_sqlite_library
 from services.storage.transfer import Move, move_database
-from services.storage.transfer_rows import TableSum
+from services.storage.transfer_rows import TableChecksum
 from services.storage.workers import (
     WorkerState,
-    beat,
     list_workers,
+    record_heartbeat,
     register_worker,
     remove_workers,
 )
@@ -173,22 +173,25 @@ __all__ = [
     "DatabaseNotInitialisedError",
     "DatabasePermissionError",
     "DatabaseReadOnlyError",
+    "DatabaseStatus",
     "DatabaseTooNewError",
     "DatabaseUnreachableError",
-    "Expired",
+    "ExpiredGeneration",
     "Generation",
+    "GenerationFilters",
     "GenerationStatus",
+    "Histogram",
     "IdempotencyKey",
     "InstalledModel",
     "InvalidCursorError",
     "InvalidDatabaseURLError",
     "InvalidSearchError",
     "JobState",
+    "JobTotals",
     "Measurements",
     "MigrationError",
     "MissingDriverError",
     "Move",
-    "Narrowed",
     "NotADatabaseError",
     "OverwriteRefusedError",
     "Page",
@@ -199,24 +202,17 @@ __all__ = [
     "RateCounter",
     "RateWindow",
     "ReadOnlySessionError",
-    "Spread",
-    "Standing",
     "StorageError",
-    "TableSum",
-    "Totals",
+    "TableChecksum",
     "TransferError",
     "UnknownApiKeyError",
-    "Waiting",
+    "WaitingJobs",
     "WorkerState",
     "add_queue_entry",
-    "any_api_keys",
-    "attempts_at_work",
-    "attempts_still_held",
+    "average_real_time_factor",
     "average_work_seconds",
     "backup_database",
-    "beat",
     "cancel_generation",
-    "changed_states",
     "check_database",
     "claim_generation",
     "cleanup_generations",
@@ -225,6 +221,7 @@ __all__ = [
     "count_finished",
     "count_generations",
     "count_hit",
+    "count_jobs_ahead",
     "count_matches",
     "count_statuses",
     "count_waiting",
@@ -236,13 +233,13 @@ __all__ = [
     "delete_generation",
     "describe_database",
     "describe_sqlite_library",
-    "describe_standing",
     "fail_generation",
+    "find_active_keys",
     "find_api_key",
+    "find_current_tokens",
     "find_generations_by_prefix",
     "find_idempotency_key",
     "forget_model",
-    "forget_rate",
     "get_all_generations",
     "get_all_prompts",
     "get_analysis",
@@ -256,45 +253,47 @@ __all__ = [
     "get_pending_generations",
     "get_prompt",
     "get_prompt_by_text",
+    "get_queue_engine",
     "get_queue_entries",
     "get_queue_entry",
     "get_schema_version",
     "get_session",
+    "has_api_keys",
     "init_db",
     "is_open",
-    "jobs_ahead",
-    "keys_in_use",
     "list_api_keys",
+    "list_changed_states",
     "list_generations",
     "list_prompts",
     "list_queue_entries",
+    "list_running_attempts",
+    "list_unfinished_generations",
     "list_waiting",
     "list_workers",
     "lock_generation",
+    "lock_queue_order",
     "move_database",
     "open_connections",
-    "open_queue_engine",
     "publish_generation",
+    "read_database_status",
     "read_rate",
     "record_analysis",
+    "record_heartbeat",
     "record_model",
     "record_progress",
+    "record_request",
     "register_worker",
     "release_generation",
-    "remember_request",
     "remove_queue_entry",
     "remove_workers",
-    "render_speed",
     "reset_database",
+    "reset_rate",
     "restore_database",
     "revoke_api_key",
-    "search_backend",
     "search_generations",
     "sum_file_bytes",
-    "take_turn",
     "touch_api_key",
     "track_prompt_usage",
-    "unfinished_generations",
     "update_generation_status",
     "utc_now",
     "validate_status",

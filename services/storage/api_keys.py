@@ -1,4 +1,4 @@
-"""Keys of the API's clients: made, found, listed, revoked. Of a key only its digest is kept."""
+"""API keys: create, find, list and revoke. The database keeps only a digest of each key."""
 
 from __future__ import annotations
 
@@ -11,50 +11,50 @@ from typing import TYPE_CHECKING
 from sqlalchemy import or_, select, update
 
 from services.storage.client_models import ApiKey
-from services.storage.columns import padded, utc_now
+from services.storage.columns import pad_values, utc_now
 from services.storage.errors import UnknownApiKeyError
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 KEY_PREFIX = "dgxm_"
-"""What every key begins with, so that people and scanners know one where they see it."""
+"""The start of every key, by which users and secret scanners recognise one."""
 
 NAME_LENGTH = 100
 USE_NOTED_SECONDS = 60.0
-"""How exact `last_used_at` is: a busy key does not write to the database at every request."""
+"""Resolution of `last_used_at`: a busy key does not write to the database on each request."""
 
 _KEY_BYTES = 32
 _ID_BYTES = 6
 _SHORTEST_ID_PREFIX = 4
 
 
-def digest_of(secret: str) -> str:
-    """Give the SHA-256 of a key, hexadecimal; any text has one, also what no header can hold."""
+def hash_key(secret: str) -> str:
+    """Return the SHA-256 of a key in hexadecimal, for any text, lone surrogates included."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def create_api_key(session: Session, name: str) -> tuple[ApiKey, str]:
-    """Make a key of 256 random bits.
+    """Create a key of 256 random bits.
 
     Args:
-        session: an open session that may write.
-        name: whose it is, in words.
+        session: a session that can write.
+        name: a label for its user, 1 to 100 printable characters.
 
     Returns:
-        The row, and the key itself, which cannot be had again.
+        The row, and the key itself, which is not stored and cannot be read again.
 
     Raises:
-        ValueError: the name is blank, too long, or has characters that cannot be shown.
+        ValueError: the name is blank, too long, or has characters that are not printable.
     """
     name = name.strip()
     if not name or len(name) > NAME_LENGTH or not name.isprintable():
-        raise ValueError(f"The name of a key is 1 to {NAME_LENGTH} characters that can be shown.")
+        raise ValueError(f"The name of a key must have 1 to {NAME_LENGTH} printable characters.")
     secret = KEY_PREFIX + secrets.token_urlsafe(_KEY_BYTES)
     row = ApiKey(
         id=secrets.token_hex(_ID_BYTES),
         name=name,
-        key_sha256=digest_of(secret),
+        key_sha256=hash_key(secret),
         created_at=utc_now(),
     )
     session.add(row)
@@ -63,53 +63,56 @@ def create_api_key(session: Session, name: str) -> tuple[ApiKey, str]:
 
 
 def find_api_key(session: Session, secret: str) -> ApiKey | None:
-    """Give the row of a key; None when there is none, or it was revoked."""
-    digest = digest_of(secret)
+    """Return the row of a key, or None when it is unknown or revoked."""
+    digest = hash_key(secret)
     row = session.scalars(select(ApiKey).where(ApiKey.key_sha256 == digest)).one_or_none()
     if row is None or not secrets.compare_digest(row.key_sha256, digest):
         return None
     return None if row.revoked_at is not None else row
 
 
-def keys_in_use(session: Session, key_ids: Collection[str]) -> set[str]:
-    """Give those of the ids whose keys were not revoked."""
-    found = select(ApiKey.id).where(ApiKey.id.in_(padded(key_ids)), ApiKey.revoked_at.is_(None))
+def find_active_keys(session: Session, key_ids: Collection[str]) -> set[str]:
+    """Return those of the ids whose keys exist and are not revoked."""
+    found = select(ApiKey.id).where(ApiKey.id.in_(pad_values(key_ids)), ApiKey.revoked_at.is_(None))
     return set(session.scalars(found))
 
 
 def list_api_keys(session: Session) -> list[ApiKey]:
-    """Give all keys, also the revoked ones, oldest first."""
+    """Return all keys, revoked ones included, oldest first."""
     return list(session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.id)))
 
 
-def any_api_keys(session: Session) -> bool:
-    """Whether a key was ever made: a server that had keys stays closed when all are revoked."""
+def has_api_keys(session: Session) -> bool:
+    """Return whether a key was ever created; revoked ones count.
+
+    A server that had keys must not become open to everybody when the last one is revoked.
+    """
     return session.execute(select(ApiKey.id).limit(1)).first() is not None
 
 
 def revoke_api_key(session: Session, text: str) -> ApiKey:
-    """Let a key open nothing any more; what was made with it stays, and stays its owner's.
+    """Revoke a key. Its jobs stay, and keep their owner.
 
     Args:
-        session: an open session that may write.
-        text: the id, its first characters (4 or more), the name of one key that is in use, or the
-            key itself, as where one was found in a wrong place.
+        session: a session that can write.
+        text: the id, at least the first 4 characters of it, the name of a key, or the key itself
+            (one that leaked, for example).
 
     Raises:
-        UnknownApiKeyError: no key, or more than one, is meant.
+        UnknownApiKeyError: the text matches no key, or more than one.
     """
-    row = _the_one_meant(list_api_keys(session), text.strip())
+    row = _find_one(list_api_keys(session), text.strip())
     if row.revoked_at is None:
         row.revoked_at = utc_now()
         session.flush()
     return row
 
 
-def _the_one_meant(rows: list[ApiKey], text: str) -> ApiKey:
+def _find_one(rows: list[ApiKey], text: str) -> ApiKey:
     named = [row for row in rows if row.name == text]
-    # An id is exact; a name is exact too, but an old key's name may have been given again.
+    # In order of certainty. A revoked key's name may be in use again: the active key wins.
     for found in (
-        [row for row in rows if row.id == text or row.key_sha256 == digest_of(text)],
+        [row for row in rows if row.id == text or row.key_sha256 == hash_key(text)],
         [row for row in named if row.revoked_at is None] or named,
         [
             row
@@ -119,17 +122,16 @@ def _the_one_meant(rows: list[ApiKey], text: str) -> ApiKey:
     ):
         if len(found) > 1:
             ids = ", ".join(row.id for row in found)
-            raise UnknownApiKeyError(f"More than one key is called {text!r}: say which of {ids}.")
+            raise UnknownApiKeyError(f"{text!r} matches more than one key. Use one of: {ids}.")
         if found:
             return found[0]
-    shown = "of this text" if text.startswith(KEY_PREFIX) else repr(text)
-    raise UnknownApiKeyError(
-        f"There is no key {shown}. `dgx-music keys list` shows their ids and names."
-    )
+    # A key that was typed here must not appear in a terminal's history or a log.
+    shown = "matches this text" if text.startswith(KEY_PREFIX) else f"matches {text!r}"
+    raise UnknownApiKeyError(f"No key {shown}. `dgx-music keys list` shows the ids and names.")
 
 
 def touch_api_key(session: Session, key_id: str) -> None:
-    """Note that a key was used, at most once a minute."""
+    """Set `last_used_at` to now, at most once a minute."""
     now = utc_now()
     long_ago = now - timedelta(seconds=USE_NOTED_SECONDS)
     session.execute(

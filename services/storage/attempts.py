@@ -1,7 +1,7 @@
-"""Attempts: every step is a compare-and-set, so that a worker that lost its job changes nothing.
+"""Attempts: each step is a compare-and-set, so a worker that lost its job changes nothing.
 
-A worker draws a fresh token for each attempt. It claims with it, and whatever it says later counts
-only while the row still carries that token.
+A worker draws a new token for each attempt and claims the row with it. Its later steps take effect
+only while the row still holds that token.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ if TYPE_CHECKING:
 def claim_generation(
     session: Session, generation_id: str, token: str, *, taking_over: str | None = None
 ) -> bool:
-    """Start an attempt at a pending generation; False when there is nothing to claim.
+    """Start an attempt at a pending job.
 
     Args:
-        session: an open session that may write.
-        generation_id: which.
-        token: of the new attempt, never used before.
-        taking_over: the token of an attempt whose worker is known to be gone; a row that is
-            processing under it may be claimed too.
+        session: a session that can write.
+        generation_id: id of the job.
+        token: token of the new attempt, never used before.
+        taking_over: token of an attempt whose worker is dead; a row that is processing under it
+            can be claimed too.
+
+    Returns:
+        False, and no change, when the row cannot be claimed or does not exist.
     """
     may_start = Generation.status == GenerationStatus.PENDING.value
     if taking_over is not None:
@@ -63,20 +66,23 @@ def publish_generation(
     file_path: str | None = None,
     model_version: str | None = None,
 ) -> bool:
-    """Say that the attempt's file is there; False, and no change, when the attempt lost its job.
+    """Complete the job with the attempt's take.
 
     Args:
-        session: an open session that may write.
-        generation_id: which.
-        token: of the attempt.
-        generation_time: seconds it took.
-        file_size_bytes: of the delivered file.
-        file_sha256: of the delivered file, as hexadecimal.
-        metadata: added to what is there.
-        file_path: of the delivered file, where it is not the one the row has.
-        model_version: of what made it, where it is not the one the row has.
+        session: a session that can write.
+        generation_id: id of the job.
+        token: token of the attempt.
+        generation_time: duration of the attempt in seconds.
+        file_size_bytes: size of the take's file.
+        file_sha256: its SHA-256 in hexadecimal.
+        metadata: merged into the row's metadata.
+        file_path: name of the file, relative to the store; None keeps the row's.
+        model_version: version that rendered it; None keeps the row's.
+
+    Returns:
+        False, and no change, when the attempt no longer holds the job.
     """
-    generation = _held(session, generation_id, token)
+    generation = _lock_held(session, generation_id, token)
     if generation is None:
         return False
     generation.mark_completed(generation_time)
@@ -93,8 +99,8 @@ def publish_generation(
 
 
 def fail_generation(session: Session, generation_id: str, token: str, message: str) -> bool:
-    """Say that the generation cannot be made; as `publish_generation`."""
-    generation = _held(session, generation_id, token)
+    """Fail the job; `message` is for the user. Returns as `publish_generation`."""
+    generation = _lock_held(session, generation_id, token)
     if generation is None:
         return False
     generation.mark_failed(message)
@@ -106,8 +112,8 @@ def fail_generation(session: Session, generation_id: str, token: str, message: s
 def release_generation(
     session: Session, generation_id: str, token: str, message: str | None = None
 ) -> bool:
-    """Give the generation back to those that wait, for another attempt; as `publish_generation`."""
-    generation = _held(session, generation_id, token)
+    """Set the job back to pending for another attempt. Returns as `publish_generation`."""
+    generation = _lock_held(session, generation_id, token)
     if generation is None:
         return False
     generation.mark_pending()
@@ -118,9 +124,11 @@ def release_generation(
 
 
 def cancel_generation(session: Session, generation_id: str) -> bool:
-    """Stop a generation that is not finished; False when it is, or is unknown."""
+    """Cancel a job; return False when it is finished or unknown."""
     generation = session.scalars(
-        _fresh().where(Generation.id == generation_id, Generation.status.in_(UNFINISHED_STATUSES))
+        _select_for_update().where(
+            Generation.id == generation_id, Generation.status.in_(UNFINISHED_STATUSES)
+        )
     ).one_or_none()
     if generation is None:
         return False
@@ -130,8 +138,8 @@ def cancel_generation(session: Session, generation_id: str) -> bool:
     return True
 
 
-def attempts_at_work(session: Session) -> dict[str, str]:
-    """Give the token of every attempt that is not over, by the id of its generation."""
+def list_running_attempts(session: Session) -> dict[str, str]:
+    """Return the token of every running attempt, by the id of its job."""
     held = select(Generation.id, Generation.attempt_token).where(
         Generation.status == GenerationStatus.PROCESSING.value,
         Generation.attempt_token.is_not(None),
@@ -139,9 +147,9 @@ def attempts_at_work(session: Session) -> dict[str, str]:
     return {row.id: str(row.attempt_token) for row in session.execute(held)}
 
 
-def _held(session: Session, generation_id: str, token: str) -> Generation | None:
+def _lock_held(session: Session, generation_id: str, token: str) -> Generation | None:
     return session.scalars(
-        _fresh().where(
+        _select_for_update().where(
             Generation.id == generation_id,
             Generation.status == GenerationStatus.PROCESSING.value,
             Generation.attempt_token == token,
@@ -149,5 +157,5 @@ def _held(session: Session, generation_id: str, token: str) -> Generation | None
     ).one_or_none()
 
 
-def _fresh() -> Any:
+def _select_for_update() -> Any:
     return select(Generation).with_for_update().execution_options(populate_existing=True)

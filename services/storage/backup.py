@@ -1,4 +1,4 @@
-"""Backups: taking, checking and restoring them."""
+"""Back up, check and restore the database."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from sqlalchemy.exc import DBAPIError
 
 from services.storage import postgres_tools, snapshot
 from services.storage.connection import Database, resolve_url
-from services.storage.database import close_db, current_database, init_db, open_database
+from services.storage.database import close_db, get_database, get_open_database, init_db
 from services.storage.errors import (
     BackupError,
     DatabaseCorruptError,
     DatabaseTooNewError,
     OverwriteRefusedError,
 )
-from services.storage.migrations import State, examine, standing_of, upgrade
+from services.storage.migrations import State, examine, read_schema_status, upgrade
 from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS
 from services.storage.search_index import SEARCH_TABLE
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 if TYPE_CHECKING:
     from sqlite3 import Connection as DriverConnection
@@ -34,37 +34,36 @@ _BUSY, _LOCKED = 5, 6
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """What a check of the database found; `problems` is empty when all is well."""
+    """The result of `check_database`; a sound database has no `problems`."""
 
     revision: str | None
     problems: tuple[str, ...]
 
     @property
     def ok(self) -> bool:
-        """Nothing is wrong."""
         return not self.problems
 
 
 def backup_database(destination: str | Path, *, force: bool = False) -> Path:
-    """Write a whole, checked copy of the open database while others use it.
+    """Write a complete, checked copy of the open database while other processes use it.
 
-    SQLite: a database file, in order and without free pages, mode 0600. PostgreSQL: a pg_dump
-    archive in the custom format, of the whole database.
+    The file has mode 0600. SQLite: a compacted database file. PostgreSQL: a pg_dump archive of the
+    whole database in the custom format.
 
     Raises:
-        OverwriteRefusedError: the destination exists and `force` is not given.
-        BackupError: it could not be made, or would replace the database or no plain file.
+        OverwriteRefusedError: the destination exists and `force` is False.
+        BackupError: the backup failed, or the destination is the database or not a plain file.
     """
-    database = current_database()
+    database = get_database()
     path = Path(destination)
     if database.file is not None and path.exists() and path.samefile(database.file):
-        raise BackupError(f"{path} is the database itself; give the backup another name.")
+        raise BackupError(f"{path} is the database itself. Choose another name for the backup.")
     if not database.is_sqlite:
         postgres_tools.dump(database.url, path, force=force)
         return path
-    with database.translated(), closing(database.engine.raw_connection()) as pooled:
+    with database.translate_errors(), closing(database.engine.raw_connection()) as pooled:
         connection = pooled.driver_connection
-        if not isinstance(connection, library().Connection):
+        if not isinstance(connection, load_library().Connection):
             raise BackupError("The connection to the database was lost.")
         snapshot.write_snapshot(connection, path, force=force)
     return path
@@ -73,56 +72,55 @@ def backup_database(destination: str | Path, *, force: bool = False) -> Path:
 def restore_database(
     source: str | Path, *, force: bool = False, database_url: str | None = None
 ) -> Path | None:
-    """Put a backup in the place of the database, whole or not at all, and open it.
+    """Replace the database by a backup, completely or not at all, and open it.
 
-    The backup is checked, and upgraded when it is older. What it replaces is kept beside the
-    database (PostgreSQL: beside the backup) under a dated name. Works on a database that is too
-    damaged to be opened, which is then only moved away. Processes that have an SQLite database
-    open go on with the restored rows.
+    The backup is checked, and upgraded when it is older. The replaced database is kept under a
+    dated name beside the database (PostgreSQL: beside the backup); one that is too damaged to be
+    opened is moved there. Processes that have an SQLite database open see the restored rows.
 
     Args:
-        source: what `backup_database` wrote.
-        force: replace a database that holds rows, or is damaged.
-        database_url: None is the open database, else what `init_db` would open.
+        source: a file that `backup_database` wrote.
+        force: replace a database that holds rows or is damaged.
+        database_url: None means the open database, or else the one that `init_db` would open.
 
     Returns:
-        Where the replaced database is, None when it held nothing.
+        The path of the replaced database, or None when it held nothing.
 
     Raises:
-        BackupError: the source is missing, damaged, or no backup of ours.
-        NotADatabaseError: the source is no database at all.
-        DatabaseTooNewError: a later release wrote it.
-        OverwriteRefusedError: the database holds rows and `force` is not given.
+        BackupError: the source is missing, damaged, or not a backup of DGX Music.
+        NotADatabaseError: the source is not a database.
+        DatabaseTooNewError: a later release wrote the source.
+        OverwriteRefusedError: the database holds rows and `force` is False.
     """
     path = Path(source)
-    opened = open_database()
+    opened = get_open_database()
     url = opened.url if opened is not None and database_url is None else resolve_url(database_url)
     if url.drivername.startswith("postgresql"):
         kept = _restore_postgres(Database(url), path, force=force)
     else:
         target = Database(url).file
         if target is None:
-            raise BackupError("A database in memory cannot be restored into.")
+            raise BackupError("A backup cannot be restored into a database in memory.")
         kept = _restore_sqlite(target, path, force=force)
     init_db(url.render_as_string(hide_password=False))
     return kept
 
 
 def check_database() -> CheckResult:
-    """Check structure, references, revision and the text index of the open database.
+    """Check structure, references, revision and text index of the open database.
 
     Raises:
-        StorageError: it cannot be checked, as it is locked or away.
+        StorageError: the check could not run: the database is locked or unreachable.
     """
-    database = current_database()
+    database = get_database()
     problems: list[str] = []
     revision = None
     try:
-        # Never committed: the check of the text index is worded as a write, but changes nothing.
-        with database.translated(), database.engine.connect() as connection:
-            standing = examine(connection)
-            revision = standing.revision
-            if standing.state is not State.CURRENT:
+        # Never committed: FTS5's integrity check is an INSERT that changes nothing.
+        with database.translate_errors(), database.engine.connect() as connection:
+            status = examine(connection)
+            revision = status.revision
+            if status.state is not State.CURRENT:
                 problems.append(f"the revision is {revision}, this release has {HEAD_REVISION}")
             problems += _structure_problems(connection)
             problems += _search_problems(connection)
@@ -134,7 +132,7 @@ def check_database() -> CheckResult:
 def _structure_problems(connection: Connection) -> list[str]:
     if connection.dialect.name == "sqlite":
         raw = connection.connection.driver_connection
-        return snapshot.damage_of(raw) if isinstance(raw, library().Connection) else []
+        return snapshot.find_damage_in(raw) if isinstance(raw, load_library().Connection) else []
     invalid = connection.exec_driver_sql(
         "SELECT conrelid::regclass || ': ' || conname FROM pg_constraint "
         "WHERE NOT convalidated AND connamespace = current_schema()::regnamespace"
@@ -143,7 +141,7 @@ def _structure_problems(connection: Connection) -> list[str]:
         "SELECT indexrelid::regclass::text FROM pg_index JOIN pg_class ON oid = indexrelid "
         "WHERE NOT indisvalid AND relnamespace = current_schema()::regnamespace"
     ).scalars()
-    return [f"the constraint {name} was never checked" for name in invalid] + [
+    return [f"the constraint {name} was never validated" for name in invalid] + [
         f"the index {name} is not valid" for name in broken
     ]
 
@@ -179,7 +177,7 @@ def _restore_sqlite(target: Path, source: Path, *, force: bool) -> Path | None:
 
 
 def _prepare_restore(source: Path, ready: Path) -> None:
-    """Copy the backup beside the database, check it, and bring it up to date there."""
+    """Copy the backup beside the database, check the copy, and upgrade it."""
     snapshot.require_sqlite_file(source)
     damage = snapshot.find_damage(source)
     if damage:
@@ -189,15 +187,15 @@ def _prepare_restore(source: Path, ready: Path) -> None:
         snapshot.write_snapshot(connection, ready)
     copy = Database(resolve_url(f"sqlite:///{ready}"))
     try:
-        standing = standing_of(copy)
-        if standing.state is State.NEWER:
+        status = read_schema_status(copy)
+        if status.state is State.NEWER:
             raise DatabaseTooNewError(
-                f"The backup {source} has revision {standing.revision}, this release knows up to "
+                f"The backup {source} has revision {status.revision}, this release knows up to "
                 f"{HEAD_REVISION}. Restore it with the release that wrote it."
             )
-        if standing.state is State.EMPTY:
-            raise BackupError(f"{source} is a database, but not a backup of DGX Music.")
-        if standing.state is not State.CURRENT:
+        if status.state is State.EMPTY:
+            raise BackupError(f"{source} is a database, but it is not a backup of DGX Music.")
+        if status.state is not State.CURRENT:
             upgrade(copy)
     finally:
         copy.close()
@@ -206,25 +204,25 @@ def _prepare_restore(source: Path, ready: Path) -> None:
 def _put_in_place(ready: Path, target: Path, *, force: bool) -> Path | None:
     with closing(snapshot.connect_to_file(target)) as current:
         try:
-            held = _holds_rows(current)
+            held = _count_rows(current)
             if held and not force:
                 raise OverwriteRefusedError(
-                    f"The database {target} holds {held} generations; force to replace them."
+                    f"The database {target} holds {held} generations. Use --force to replace them."
                 )
-            kept = snapshot.dated(target, "replaced") if held else None
+            kept = snapshot.name_dated_copy(target, "replaced") if held else None
             if kept is not None:
                 snapshot.write_snapshot(current, kept)
             with closing(snapshot.connect_to_file(ready, read_only=True)) as copy:
                 if _page_size(copy) != _page_size(current):
-                    # In WAL mode pages keep their size.
+                    # SQLite cannot change the page size of a database in WAL mode.
                     close_db()
                     current.execute("PRAGMA journal_mode = DELETE")
-                # One transaction of SQLite's own: other processes and a crash see all or nothing.
+                # SQLite does this in one transaction, so a crash leaves the old rows or the new.
                 copy.backup(current, progress=_stop_when_locked)
             return kept
-        except library().OperationalError as error:
+        except load_library().OperationalError as error:
             raise BackupError(f"The database {target} could not be replaced: {error}.") from error
-        except (library().DatabaseError, BackupError) as error:
+        except (load_library().DatabaseError, BackupError) as error:
             if isinstance(error, OverwriteRefusedError):
                 raise
     return _replace_damaged(ready, target, force=force)
@@ -235,12 +233,12 @@ def _page_size(connection: DriverConnection) -> int:
 
 
 def _stop_when_locked(status: int, _remaining: int, _total: int) -> None:
-    # Each step has waited for the busy time-out already; the driver would try again for ever.
+    # Each step has already waited for the busy timeout; the driver would retry for ever.
     if status in {_BUSY, _LOCKED}:
-        raise library().OperationalError("database is locked")
+        raise load_library().OperationalError("database is locked")
 
 
-def _holds_rows(connection: DriverConnection) -> int:
+def _count_rows(connection: DriverConnection) -> int:
     named = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'generations'"
     if not connection.execute(named).fetchone()[0]:
         return 0
@@ -250,10 +248,10 @@ def _holds_rows(connection: DriverConnection) -> int:
 def _replace_damaged(ready: Path, target: Path, *, force: bool) -> Path:
     if not force:
         raise OverwriteRefusedError(
-            f"The database {target} is damaged; force to move it away and restore the backup."
+            f"The database {target} is damaged. Use --force to move it away and restore the backup."
         )
     close_db()
-    kept = snapshot.dated(target, "damaged")
+    kept = snapshot.name_dated_copy(target, "damaged")
     for end in _SIDE_FILES:
         side = target.with_name(target.name + end)
         if side.exists():
@@ -266,21 +264,21 @@ def _replace_damaged(ready: Path, target: Path, *, force: bool) -> Path:
 
 def _restore_postgres(database: Database, source: Path, *, force: bool) -> Path | None:
     try:
-        revision = postgres_tools.revision_of(source)
+        revision = postgres_tools.read_revision(source)
         if revision is None:
-            raise BackupError(f"{source} is an archive, but not a backup of DGX Music.")
+            raise BackupError(f"{source} is an archive, but it is not a backup of DGX Music.")
         if revision not in KNOWN_REVISIONS:
             raise DatabaseTooNewError(
                 f"The backup {source} has revision {revision}, this release knows up to "
                 f"{HEAD_REVISION}. Restore it with the release that wrote it."
             )
         kept = None
-        if _count_postgres(database):
+        if _count_postgres_rows(database):
             if not force:
                 raise OverwriteRefusedError(
-                    f"{database.name} holds generations; force to replace them."
+                    f"{database.name} holds generations. Use --force to replace them."
                 )
-            kept = snapshot.dated(source, "replaced")
+            kept = snapshot.name_dated_copy(source, "replaced")
             postgres_tools.dump(database.url, kept, force=False)
     finally:
         database.close()
@@ -288,8 +286,8 @@ def _restore_postgres(database: Database, source: Path, *, force: bool) -> Path 
     return kept
 
 
-def _count_postgres(database: Database) -> int:
-    if standing_of(database).state is State.EMPTY:
+def _count_postgres_rows(database: Database) -> int:
+    if read_schema_status(database).state is State.EMPTY:
         return 0
     with database.session(read_only=True) as session:
         counted = session.connection().exec_driver_sql("SELECT count(*) FROM generations")

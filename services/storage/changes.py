@@ -1,4 +1,4 @@
-"""What changed lately, for those who show it to people."""
+"""Jobs by what changed: for event streams and lists of unfinished jobs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import select
 
-from services.storage.columns import padded
-from services.storage.generations import has_status
+from services.storage.columns import pad_values
+from services.storage.generations import match_status
 from services.storage.models import GENERATIONS, Generation
 from services.storage.queue_models import QueueEntry
 from services.storage.schema import GenerationStatus
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """How far a generation is, without what it is about."""
+    """The state of a job, without its request."""
 
     id: str
     status: str
@@ -30,8 +30,9 @@ class JobState:
     created_at: datetime
     completed_at: datetime | None
     step: str | None
-    """Of the queue's entry; None where there is none."""
+    """From the queue entry; None without one."""
     progress: float | None
+    """0..1, from the queue entry."""
 
 
 _ROWS, _ENTRIES = GENERATIONS.c, cast("Table", QueueEntry.__table__).c
@@ -46,16 +47,16 @@ _STATES = select(
 ).select_from(GENERATIONS.outerjoin(QueueEntry.__table__))
 
 
-def changed_states(
+def list_changed_states(
     session: Session, *, since: datetime, also: Collection[str] = (), limit: int = 1000
 ) -> list[JobState]:
-    """Tell of generations that were asked for or finished since then, or are at work in the queue.
+    """Return the state of jobs that were created or finished since a moment, or are running.
 
     Args:
         session: an open session.
-        since: compared with the clocks of those who wrote the rows.
-        also: ids of others to tell of.
-        limit: of each kind, the oldest first.
+        since: compared with times that the writing processes took from their own clocks.
+        also: ids of further jobs to return.
+        limit: largest number of created and of finished jobs, oldest first.
     """
     found: dict[str, JobState] = {}
     asked_for = _STATES.where(_ROWS.created_at >= since)
@@ -69,33 +70,27 @@ def changed_states(
         found |= {row[0]: JobState(*row) for row in session.execute(query)}
     missing = [each for each in also if each not in found]
     if missing:
-        of_those = _STATES.where(_ROWS.id.in_(padded(missing)))
+        of_those = _STATES.where(_ROWS.id.in_(pad_values(missing)))
         found |= {row[0]: JobState(*row) for row in session.execute(of_those)}
     return list(found.values())
 
 
 def get_generations(session: Session, generation_ids: Collection[str]) -> list[Generation]:
-    """Give the generations with these ids, in that order; those that are gone are left out."""
+    """Return the jobs with these ids in the given order; ids without a row are left out."""
     if not generation_ids:
         return []
-    query = select(Generation).where(Generation.id.in_(padded(generation_ids)))
+    query = select(Generation).where(Generation.id.in_(pad_values(generation_ids)))
     rows = {row.id: row for row in session.scalars(query)}
     return [rows[each] for each in generation_ids if each in rows]
 
 
-def unfinished_generations(
+def list_unfinished_generations(
     session: Session, *, owner: str | None = None, limit: int = 100
 ) -> list[Generation]:
-    """Give generations that wait or are at work, the newest first.
-
-    Args:
-        session: an open session.
-        owner: only of this one.
-        limit: at most so many.
-    """
+    """Return running jobs and then pending ones, each newest first; of one owner if given."""
     found: list[Generation] = []
     for status in (GenerationStatus.PROCESSING, GenerationStatus.PENDING):
-        query = select(Generation).where(*has_status(status))
+        query = select(Generation).where(*match_status(status))
         if owner is not None:
             query = query.where(Generation.owner == owner)
         newest = query.order_by(Generation.created_at.desc()).limit(limit)

@@ -1,4 +1,4 @@
-"""The tables of the API's clients: their keys, the requests they may repeat, and their rates."""
+"""Tables for API clients: keys, idempotent requests and rate counters."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from services.storage.models import Base
 
 
 class ApiKey(Base):
-    """A key that a client of the API sends; of the key itself only a digest is kept."""
+    """An API key, of which only the digest is stored."""
 
     __tablename__ = "api_keys"
 
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
-    """The owner of what is made with the key; no secret."""
+    """The owner of the jobs created with the key; not secret."""
     name: Mapped[str] = mapped_column(Text)
     key_sha256: Mapped[str] = mapped_column(Digest)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
@@ -28,24 +28,24 @@ class ApiKey(Base):
 
 
 class IdempotencyKey(Base):
-    """What a request with an Idempotency-Key made, so that its repetition makes nothing more."""
+    """The jobs that a request with an Idempotency-Key created, to answer its repetitions."""
 
     __tablename__ = "idempotency_keys"
 
     owner: Mapped[str] = mapped_column(Text, primary_key=True)
-    """The key's id; empty for requests without one."""
+    """Id of the API key; empty for requests without one."""
     key: Mapped[str] = mapped_column(Text, primary_key=True)
     fingerprint: Mapped[str] = mapped_column(Digest)
-    """SHA-256 of the route and the request, to tell another request with the same key."""
+    """SHA-256 of route and request: a different request with the same key is an error."""
     job_ids: Mapped[str] = mapped_column(Text)
-    """JSON list."""
+    """A JSON list."""
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
     __table_args__ = (Index("idx_idempotency_keys_created_at", "created_at"),)
 
 
 class RateCounter(Base):
-    """Requests within a window of time, counted together by all processes of the database."""
+    """Hits within one window of time, counted by all processes that share the database."""
 
     __tablename__ = "rate_counters"
 

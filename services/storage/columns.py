@@ -1,4 +1,4 @@
-"""Column types that behave alike on SQLite and PostgreSQL."""
+"""Column types that behave the same on SQLite and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -14,19 +14,18 @@ if TYPE_CHECKING:
 
 
 def utc_now() -> datetime:
-    """Give the present moment, aware, in UTC."""
     return datetime.now(UTC)
 
 
 def as_utc(moment: datetime) -> datetime:
-    """Give `moment` in UTC; one without a zone is taken as UTC already."""
+    """Convert a moment to UTC; one without a zone is taken to be UTC."""
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
-def padded(values: Collection[str]) -> list[str]:
-    """Repeat the last value up to a power of two, for `IN (...)`.
+def pad_values(values: Collection[str]) -> list[str]:
+    """Repeat the last value until the length is a power of two, for `IN (...)`.
 
-    Each number of values is a statement of its own, and connections keep those they prepared.
+    Each length is a different SQL statement, and a connection keeps every statement it prepared.
     """
     given = list(values)
     size = 1 << max(0, len(given) - 1).bit_length()
@@ -34,43 +33,40 @@ def padded(values: Collection[str]) -> list[str]:
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """A moment: aware UTC in Python, TIMESTAMP without zone in UTC in the database.
+    """A moment: aware UTC in Python, a TIMESTAMP without zone in UTC in the database.
 
-    SQLite keeps it as the text "YYYY-MM-DD HH:MM:SS.ffffff", which sorts as the moments do.
+    SQLite stores the text "YYYY-MM-DD HH:MM:SS.ffffff", whose order is the order of the moments.
     """
 
     impl = TIMESTAMP
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
-        """Drop the zone after moving the moment to UTC."""
         return None if value is None else as_utc(value).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, _dialect: Dialect) -> datetime | None:
-        """Say that what the database keeps is UTC."""
         return None if value is None else value.replace(tzinfo=UTC)
 
 
 class Digest(TypeDecorator[str]):
-    """A digest: hexadecimal text in Python, half as many raw bytes in the database."""
+    """A digest: lower-case hexadecimal text in Python, raw bytes in the database."""
 
     impl = LargeBinary
     cache_ok = True
 
     def process_bind_param(self, value: str | None, _dialect: Dialect) -> bytes | None:
-        """Pack the text; ValueError when it is not hexadecimal."""
+        """Raise ValueError for text that is not hexadecimal."""
         return None if value is None else bytes.fromhex(value)
 
     def process_result_value(self, value: bytes | None, _dialect: Dialect) -> str | None:
-        """Unpack the bytes, in small letters."""
         return None if value is None else value.hex()
 
 
 Identifier = Text().with_variant(Text(collation="C"), "postgresql")
-"""Text compared byte by byte on both, so that a range over a prefix uses the index."""
+"""Text compared byte by byte on both databases, so a search by prefix can use the index."""
 
 Real: TypeEngine[float] = REAL().with_variant(DOUBLE_PRECISION(), "postgresql")
-"""64-bit floating point: SQLite's REAL is, PostgreSQL's is not."""
+"""64-bit floating point. PostgreSQL's REAL has 32 bits, SQLite's has 64."""
 
 Count = Integer().with_variant(BigInteger(), "postgresql")
-"""64-bit integer: SQLite's INTEGER is, PostgreSQL's is not."""
+"""64-bit integer. PostgreSQL's INTEGER has 32 bits, SQLite's has up to 64."""

@@ -1,4 +1,4 @@
-"""Which database, and how it is opened."""
+"""Choose a database by its URL, and open engines and sessions on it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from services.storage.sqlite import (
     CACHE_KIB,
     READ_ONLY_OPTION,
     create_sqlite_engine,
-    file_of,
+    get_sqlite_file,
     open_connections,
     prepare_file,
 )
@@ -45,52 +45,52 @@ _SQLITE_READONLY = 8
 
 
 def resolve_url(database_url: str | None = None) -> URL:
-    """Give the database to use: the argument, else DATABASE_URL, else the default.
+    """Return the URL to use: the argument, else DATABASE_URL, else the default.
 
-    Relative SQLite paths are taken from the working folder of this moment.
+    A relative SQLite path becomes absolute, from the current working folder.
 
     Raises:
-        InvalidDatabaseURLError: it is no URL, or names a database that is not supported.
+        InvalidDatabaseURLError: the text is not a URL, or its database is not supported.
     """
     chosen = database_url or os.environ.get("DATABASE_URL") or DEFAULT_DATABASE_URL
     try:
         url = make_url(chosen)
     except (ArgumentError, ValueError):
-        # The text itself stays out of the message: it may hold a password.
+        # The message does not quote the text: it may hold a password.
         raise InvalidDatabaseURLError(
-            "The database URL cannot be read. Write it as sqlite:///path/to/file.db or "
+            "The database URL is not valid. Write it as sqlite:///path/to/file.db or "
             "postgresql://user:password@host/database."
         ) from None
     if url.drivername in _SQLITE_DRIVERS:
-        file = file_of(url)
+        file = get_sqlite_file(url)
         if file is not None and url.query:
             raise InvalidDatabaseURLError(
-                "An SQLite URL takes no options behind a question mark; write sqlite:///path."
+                "An SQLite URL takes no options after a question mark. Write sqlite:///path."
             )
         return url if file is None else url.set(database=str(file.expanduser().absolute()))
     if url.drivername in _POSTGRES_DRIVERS:
         if "@" in (url.host or ""):
-            # Half a password would be taken for the host, and shown as one.
+            # An unescaped @ puts a part of the password into the host, which messages show.
             raise InvalidDatabaseURLError("Write an @ in the password of the database URL as %40.")
         return url.set(drivername="postgresql+psycopg")
     raise InvalidDatabaseURLError(
-        f"A database of the kind {url.drivername!r} is not supported; "
-        "use sqlite:/// or postgresql://."
+        f"Databases of the kind {url.drivername!r} are not supported. "
+        "Use sqlite:/// or postgresql://."
     )
 
 
 def database_file(database_url: str | None = None) -> Path | None:
-    """Give the SQLite file that `init_db` would open; None where there is no such file.
+    """Return the SQLite file that `init_db` would open; None for PostgreSQL or memory.
 
     Raises:
         InvalidDatabaseURLError: as `resolve_url`.
     """
     url = resolve_url(database_url)
-    return file_of(url) if url.drivername in _SQLITE_DRIVERS else None
+    return get_sqlite_file(url) if url.drivername in _SQLITE_DRIVERS else None
 
 
 class Database:
-    """An open database: its address, its connections, and sessions on it."""
+    """A database with its connections; sessions come from here."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class Database:
     ) -> None:
         self.url = url
         self.is_sqlite = url.drivername in _SQLITE_DRIVERS
-        self.file: Path | None = file_of(url) if self.is_sqlite else None
+        self.file: Path | None = get_sqlite_file(url) if self.is_sqlite else None
         if self.file is not None:
             prepare_file(self.file)
         self.engine: Engine
@@ -121,65 +121,65 @@ class Database:
 
     @cached_property
     def queue_engine(self) -> Engine:
-        """Connections for the queue library, which says itself when a transaction begins."""
+        """Connections for the queue library, which begins its own transactions."""
         if self.is_sqlite:
             return create_sqlite_engine(
                 self.url,
                 self._busy_timeout_seconds,
                 cache_kib=self._cache_kib,
-                begun_by_driver=True,
+                driver_begins=True,
             )
         return create_postgres_engine(
             self.url, self._busy_timeout_seconds, self._idle_timeout_seconds
         )
 
     def open_connections(self) -> None:
-        """Open at once what an SQLite database may have open; PostgreSQL's come when needed."""
+        """Open all connections to an SQLite file; PostgreSQL's are opened when needed."""
         if self.file is not None:
             for engine in (self.engine, self.queue_engine):
                 open_connections(engine)
 
     @property
     def name(self) -> str:
-        """The database in words for people, never with a password."""
+        """The database as messages show it, without a password."""
         if self.is_sqlite:
             return str(self.file or self.url.database or "in memory")
         return f"the PostgreSQL database {self.url.database!r} at {self.url.host or 'this machine'}"
 
     @contextmanager
     def session(self, *, read_only: bool = False) -> Iterator[Session]:
-        """Give a session; see `services.storage.get_session`."""
+        """Open a session; see `services.storage.get_session`."""
         bind = self._reader if read_only else self.engine
         session = Session(bind, expire_on_commit=False)
         try:
-            with self.translated(read_only=read_only):
+            with self.translate_errors(read_only=read_only):
                 yield session
                 session.commit()
         finally:
-            # Closing forgets the objects before it rolls back, so that what they held stays.
+            # close() detaches the objects before it rolls back, so they keep their values.
             session.close()
 
     @contextmanager
-    def translated(self, *, read_only: bool = False) -> Iterator[None]:
-        """Turn what the driver says about the database's condition into a `StorageError`."""
+    def translate_errors(self, *, read_only: bool = False) -> Iterator[None]:
+        """Replace errors of the driver about the database's condition by a `StorageError`."""
         try:
             yield
         except DBAPIError as error:
             if read_only and _is_write_refused(error):
                 raise ReadOnlySessionError(
-                    "This session only reads; open one with get_session() to write."
+                    "This session is read-only. Open one with get_session() to write."
                 ) from error
-            told = translate(error, self.name)
-            if told is None:
+            translated = translate(error, self.name)
+            if translated is None:
                 raise
-            raise told from error
+            raise translated from error
         except NoConnectionError as error:
             raise DatabaseLockedError(
-                f"All connections of this process to {self.name} are in use; try again."
+                f"All connections of this process to {self.name} are in use. Try again."
             ) from error
 
     def close(self) -> None:
-        """Close every connection that is not in use."""
+        """Close every idle connection; those in use close when they are returned."""
         self.engine.dispose()
         self._reader.dispose()
         if "queue_engine" in self.__dict__:
@@ -189,18 +189,18 @@ class Database:
 _OPEN: weakref.WeakSet[Database] = weakref.WeakSet()
 
 
-def _let_go_before_fork() -> None:
-    """Close idle connections, so that a child has none of its parent's.
+def _close_before_fork() -> None:
+    """Close idle connections so that a child process does not inherit them.
 
-    SQLite notes in memory which locks it holds, and a child inherits the notes without the locks:
-    in WAL mode its parent would then delete the log that the child writes to.
+    SQLite records in memory which locks it holds. A child would inherit this record without the
+    locks, and in WAL mode its parent could then delete the log that the child writes to.
     """
     for database in list(_OPEN):
         if database.file is not None or not database.is_sqlite:
             database.close()
 
 
-os.register_at_fork(before=_let_go_before_fork)
+os.register_at_fork(before=_close_before_fork)
 
 
 def _is_write_refused(error: DBAPIError) -> bool:

@@ -1,4 +1,4 @@
-"""The database of this process: opened once by `init_db`, used by everything else."""
+"""The open database of this process: `init_db`, sessions on it, and its description."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from services.storage.overview import count_statuses
 from services.storage.schema import STATUSES
 from services.storage.search import search_backend
 from services.storage.sqlite import CACHE_KIB
-from services.storage.sqlite_driver import library_version, wal_is_safe
+from services.storage.sqlite_driver import get_library_version, wal_is_safe
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
@@ -36,20 +36,18 @@ if TYPE_CHECKING:
 
 
 class _Process:
-    """What `init_db` opened."""
-
     database: Database | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The open database, in short."""
+class DatabaseStatus:
+    """Kind and revision of the open database."""
 
     kind: str
-    """sqlite or postgresql."""
+    """`sqlite` or `postgresql`."""
     revision: str | None
     is_current: bool
-    """Whether it is at the revision of this release."""
+    """True at the revision of this release."""
 
 
 def init_db(
@@ -59,19 +57,19 @@ def init_db(
     idle_timeout_seconds: float = IDLE_TIMEOUT_SECONDS,
     cache_kib: int = CACHE_KIB,
 ) -> None:
-    """Open the database, create what is missing, and upgrade what is old.
+    """Open the database; create or upgrade its tables where needed.
 
-    Called again, it closes the database that was open and opens the one now named.
+    Once the new database is open, the one that was open before is closed.
 
     Args:
-        database_url: None takes DATABASE_URL, else sqlite:///data/generations.db.
-        busy_timeout_seconds: how long to wait for another process to finish its write.
-        idle_timeout_seconds: after how long without a statement PostgreSQL undoes a transaction
-            of this process, which else keeps its locks for as long as the process is stopped.
-        cache_kib: what each connection to an SQLite file keeps of it in memory.
+        database_url: None means DATABASE_URL, else sqlite:///data/generations.db.
+        busy_timeout_seconds: longest wait for another process's write.
+        idle_timeout_seconds: time without a statement after which PostgreSQL rolls back an open
+            transaction of this process. A frozen process would otherwise hold its locks for ever.
+        cache_kib: page cache of each connection to an SQLite file.
 
     Raises:
-        StorageError: one subclass for each thing that can be wrong (services/storage/errors.py).
+        StorageError: the database cannot be used; one subclass for each cause (errors.py).
     """
     database = Database(
         resolve_url(database_url), busy_timeout_seconds, idle_timeout_seconds, cache_kib
@@ -86,102 +84,107 @@ def init_db(
 
 
 def close_db() -> None:
-    """Close the database; nothing happens when none is open."""
+    """Close the database, if one is open."""
     if _Process.database is not None:
         _Process.database.close()
         _Process.database = None
 
 
-def open_database() -> Database | None:
-    """Give the open database, None when `init_db` has not been called."""
+def get_open_database() -> Database | None:
+    """Return the open database, or None."""
     return _Process.database
 
 
 def is_open(database_url: str | None = None) -> bool:
-    """Whether `init_db` opened this database, and it was not closed since."""
+    """Return whether the database of this URL is the open one."""
     database = _Process.database
     return database is not None and database.url == resolve_url(database_url)
 
 
-def current_database() -> Database:
-    """Give the open database.
+def get_database() -> Database:
+    """Return the open database.
 
     Raises:
         RuntimeError: `init_db` has not been called.
     """
     if _Process.database is None:
-        raise DatabaseNotInitialisedError("The database is not open; call init_db() first.")
+        raise DatabaseNotInitialisedError("The database is not open. Call init_db() first.")
     return _Process.database
 
 
 def get_engine() -> Engine:
-    """Give the engine of the open database; every transaction it begins may write.
+    """Return the engine of the open database; every transaction it begins can write.
 
     Raises:
         RuntimeError: `init_db` has not been called.
     """
-    return current_database().engine
+    return get_database().engine
 
 
-def open_queue_engine() -> Engine:
-    """Give an engine on the open database for the queue library, which begins its own transactions.
+def get_queue_engine() -> Engine:
+    """Return the engine for the queue library, which begins its own transactions.
 
-    It goes with the database: `close_db` closes it.
+    `close_db` closes it with the database.
 
     Raises:
         RuntimeError: `init_db` has not been called.
     """
-    return current_database().queue_engine
+    return get_database().queue_engine
 
 
 def open_connections() -> None:
-    """Open all connections that this process may need, for one that stays.
+    """Open all connections that a long-lived process can need.
 
     Raises:
         RuntimeError: `init_db` has not been called.
         StorageError: the database cannot be read.
     """
-    database = current_database()
-    with database.translated():
+    database = get_database()
+    with database.translate_errors():
         database.open_connections()
 
 
 @contextmanager
 def database_errors() -> Iterator[None]:
-    """Turn what the driver says about the open database's condition into a `StorageError`."""
-    with current_database().translated():
+    """Replace errors of the driver about the database's condition by a `StorageError`."""
+    with get_database().translate_errors():
         yield
 
 
 @contextmanager
 def get_session(*, read_only: bool = False) -> Iterator[Session]:
-    """Give a session: commit on success, roll back on error, always close.
+    """Open a session: commit on success, roll back on error, always close.
 
-    Objects read in it stay readable after it. On SQLite the first statement takes the write lock,
-    and waits for it; a read-only session takes none.
+    Objects stay readable after it. On SQLite the first statement waits for the write lock and
+    takes it; a read-only session takes none.
 
     Raises:
         RuntimeError: `init_db` has not been called.
-        ReadOnlySessionError: a read-only session was asked to write.
-        StorageError: the database is locked, full, damaged or away.
+        ReadOnlySessionError: a read-only session tried to write.
+        StorageError: the database is locked, full, damaged or unreachable.
     """
-    with current_database().session(read_only=read_only) as session:
+    with get_database().session(read_only=read_only) as session:
         yield session
 
 
 def reset_database() -> None:
-    """Drop our tables with all their rows, and make them anew; other tables stay.
+    """Drop the tables of DGX Music with all their rows and create them again, empty.
+
+    Tables of other programs stay.
 
     Raises:
         RuntimeError: `init_db` has not been called.
     """
-    with migration_transaction(current_database()) as connection:
+    with migration_transaction(get_database()) as connection:
         Base.metadata.drop_all(connection)
         create_schema(connection)
 
 
 def get_database_stats(session: Session) -> dict[str, Any]:
-    """Count the generations, in all and by status, and the prompts."""
+    """Count all generations, those of each status, and prompts.
+
+    Keys: total_generations, `<status>_generations` of the five statuses, total_prompts.
+    """
     by_status = count_statuses(session)
     prompts = session.execute(select(func.count()).select_from(Prompt)).scalar_one()
     return {
@@ -191,26 +194,26 @@ def get_database_stats(session: Session) -> dict[str, Any]:
     }
 
 
-def describe_standing() -> Standing:
-    """Say which kind of database is open, and how it stands against this release.
+def read_database_status() -> DatabaseStatus:
+    """Read the revision of the open database.
 
     Raises:
         RuntimeError: `init_db` has not been called.
-        StorageError: it does not answer.
+        StorageError: the database does not answer.
     """
-    database = current_database()
+    database = get_database()
     with database.session(read_only=True) as session:
         found = examine(session.connection())
     kind = "sqlite" if database.is_sqlite else "postgresql"
-    return Standing(kind, found.revision, found.state is State.CURRENT)
+    return DatabaseStatus(kind, found.revision, found.state is State.CURRENT)
 
 
 def describe_database() -> dict[str, Any]:
-    """Say how the open database is kept, for `dgx-music doctor`.
+    """Describe the open database for `dgx-music doctor`.
 
-    Keys: kind, name, revision, server_version, search; on SQLite journal_mode and wal_is_safe too.
+    Keys: kind, name, revision, server_version, search; for SQLite also journal_mode, wal_is_safe.
     """
-    database = current_database()
+    database = get_database()
     facts: dict[str, Any] = {
         "kind": "sqlite" if database.is_sqlite else "postgresql",
         "name": database.name,
@@ -220,8 +223,8 @@ def describe_database() -> dict[str, Any]:
         facts["revision"] = examine(connection).revision
         facts["search"] = search_backend(session)
         if database.is_sqlite:
-            facts["server_version"] = ".".join(map(str, library_version()))
-            facts["wal_is_safe"] = wal_is_safe(library_version())
+            facts["server_version"] = ".".join(map(str, get_library_version()))
+            facts["wal_is_safe"] = wal_is_safe(get_library_version())
             facts["journal_mode"] = str(
                 connection.exec_driver_sql("PRAGMA journal_mode").scalar_one()
             ).lower()

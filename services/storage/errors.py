@@ -1,7 +1,4 @@
-"""Everything the database can say no with, as one tree.
-
-The message of each error is for a person: what is wrong, and what to do.
-"""
+"""The errors of the storage, one tree. Each message says what is wrong and what to do."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class StorageError(Exception):
-    """The database cannot be used as it is."""
+    """The database cannot be used."""
 
 
 class DatabaseNotInitialisedError(StorageError, RuntimeError):
@@ -20,7 +17,7 @@ class DatabaseNotInitialisedError(StorageError, RuntimeError):
 
 
 class InvalidDatabaseURLError(StorageError, ValueError):
-    """The database URL cannot be read, or names a database that is not supported."""
+    """The database URL is not valid, or its database is not supported."""
 
 
 class MissingDriverError(StorageError):
@@ -28,7 +25,7 @@ class MissingDriverError(StorageError):
 
 
 class NotADatabaseError(StorageError):
-    """The file holds something else than an SQLite database."""
+    """The file is not an SQLite database."""
 
 
 class DatabaseCorruptError(StorageError):
@@ -36,19 +33,19 @@ class DatabaseCorruptError(StorageError):
 
 
 class DatabaseReadOnlyError(StorageError):
-    """The database can be read but not written."""
+    """The database can be read but not written to."""
 
 
 class DatabasePermissionError(StorageError):
-    """The system does not let this user open the database."""
+    """This user is not allowed to open the database."""
 
 
 class DatabaseLockedError(StorageError):
-    """Another process kept the database busy for longer than the time-out."""
+    """Another process held the database locked for longer than the timeout."""
 
 
 class DatabaseFullError(StorageError):
-    """The disk, or a size limit, refused the write; nothing was changed."""
+    """The disk is full, a size limit is reached, or the write failed; nothing was changed."""
 
 
 class DatabaseUnreachableError(StorageError):
@@ -60,27 +57,27 @@ class DatabaseTooNewError(StorageError):
 
 
 class MigrationError(StorageError):
-    """The database could not be brought to the current revision; nothing was changed."""
+    """The database could not be migrated to the current revision; nothing was changed."""
 
 
 class ReadOnlySessionError(StorageError):
-    """A session opened with `read_only=True` was asked to write."""
+    """A session opened with `read_only=True` tried to write."""
 
 
 class BackupError(StorageError):
-    """A backup could not be made, or is not usable."""
+    """A backup could not be written, or is not usable."""
 
 
 class OverwriteRefusedError(BackupError):
-    """Something is already there and `force` was not given."""
+    """The destination exists and `force` was not given."""
 
 
 class TransferError(StorageError):
-    """The rows could not be moved to another database, which is as it was."""
+    """The rows could not be moved; both databases are unchanged."""
 
 
 class InvalidCursorError(StorageError, ValueError):
-    """The cursor was not given out by this query."""
+    """The cursor does not come from this list."""
 
 
 class InvalidSearchError(StorageError, ValueError):
@@ -88,21 +85,22 @@ class InvalidSearchError(StorageError, ValueError):
 
 
 class UnknownApiKeyError(StorageError, LookupError):
-    """No key, or more than one, is meant."""
+    """The text matches no key, or more than one."""
 
 
 _SQLITE_PRIMARY_CODE = 0xFF
 
 _SQLITE_ERRORS: dict[int, tuple[type[StorageError], str]] = {
-    5: (DatabaseLockedError, "Another process is using the database {name}; try again."),
-    6: (DatabaseLockedError, "Another connection is using the database {name}; try again."),
+    5: (DatabaseLockedError, "Another process is using the database {name}. Try again."),
+    6: (DatabaseLockedError, "Another connection is using the database {name}. Try again."),
     8: (
         DatabaseReadOnlyError,
-        "The database {name} cannot be written. Check the rights of the file and its folder.",
+        "The database {name} cannot be written. "
+        "Check the permissions of the file and of its folder.",
     ),
     10: (
         DatabaseFullError,
-        "The database {name} could not be written or read. Check the free space and the disk.",
+        "Reading or writing the database {name} failed. Check the free space and the disk.",
     ),
     11: (
         DatabaseCorruptError,
@@ -111,9 +109,9 @@ _SQLITE_ERRORS: dict[int, tuple[type[StorageError], str]] = {
     13: (DatabaseFullError, "There is no space left for the database {name}. Free some space."),
     14: (
         DatabasePermissionError,
-        "The database {name} cannot be opened. Check that its folder exists and is yours.",
+        "The database {name} cannot be opened. Check that its folder exists and belongs to you.",
     ),
-    23: (DatabasePermissionError, "The database {name} may not be accessed by this user."),
+    23: (DatabasePermissionError, "This user is not allowed to access the database {name}."),
     26: (
         NotADatabaseError,
         "{name} is not an SQLite database. Move it away, or set DATABASE_URL to another file.",
@@ -123,26 +121,29 @@ _SQLITE_ERRORS: dict[int, tuple[type[StorageError], str]] = {
 _POSTGRES_ERRORS: dict[str, tuple[type[StorageError], str]] = {
     "08": (DatabaseUnreachableError, "The connection to {name} was lost."),
     "28": (DatabasePermissionError, "{name} refuses this user or password."),
-    "3D": (DatabaseUnreachableError, "{name} does not exist; create it with 'createdb'."),
-    "40": (DatabaseLockedError, "Another process changed {name} at the same moment; try again."),
-    "53": (DatabaseFullError, "{name} has no space, memory or connections left."),
-    "57": (DatabaseUnreachableError, "{name} is shutting down or starting up."),
-    "42501": (DatabasePermissionError, "This user may not do that in {name}."),
-    "25P03": (DatabaseUnreachableError, "{name} ended a transaction that stood still too long."),
+    "3D": (DatabaseUnreachableError, "{name} does not exist. Create it with 'createdb'."),
+    "40": (DatabaseLockedError, "Another process changed {name} at the same time. Try again."),
+    "53": (DatabaseFullError, "{name} has no disk space, memory or connections left."),
+    "57": (DatabaseUnreachableError, "{name} is shutting down or starting up. Try again."),
+    "42501": (
+        DatabasePermissionError,
+        "This user does not have the permission for that in {name}.",
+    ),
+    "25P03": (DatabaseUnreachableError, "{name} ended a transaction that was idle for too long."),
     "25006": (DatabaseReadOnlyError, "{name} is read-only."),
-    "55P03": (DatabaseLockedError, "Another process is using {name}; try again."),
+    "55P03": (DatabaseLockedError, "Another process is using {name}. Try again."),
 }
 
 
 def translate(error: DBAPIError, name: str) -> StorageError | None:
-    """Give the error of this tree that says the same as `error`.
+    """Translate an error of SQLAlchemy into one of this tree.
 
     Args:
-        error: what SQLAlchemy raised.
-        name: the database in words, without a password.
+        error: the error that SQLAlchemy raised.
+        name: the database as messages show it, without a password.
 
     Returns:
-        None for what is no matter of the database's condition, as a broken constraint.
+        None for an error that is not about the database's condition, such as a broken constraint.
     """
     code = getattr(error.orig, "sqlite_errorcode", None)
     if code is not None:
@@ -161,6 +162,6 @@ def _postgres_error(error: DBAPIError) -> tuple[type[StorageError], str] | None:
         return _POSTGRES_ERRORS.get(state) or _POSTGRES_ERRORS.get(state[:2])
     if type(error.orig).__name__ in {"OperationalError", "ConnectionTimeout"}:
         reason = " ".join(str(error.orig).split()) or "no reason given"
-        told = reason.replace("{", "{{").replace("}", "}}")
-        return DatabaseUnreachableError, "{name} does not answer: " + told
+        escaped = reason.replace("{", "{{").replace("}", "}}")
+        return DatabaseUnreachableError, "{name} does not answer: " + escaped
     return None

@@ -1,4 +1,4 @@
-"""What is known of finished files and of installed models."""
+"""Measurements of finished takes, and the models installed on this machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sqlalchemy import delete, select
 
 from services.storage.columns import utc_now
 from services.storage.models import AudioAnalysis, InstalledModel
-from services.storage.prompts import upsert
+from services.storage.prompts import build_upsert
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurements:
-    """What was measured on a file; None is "not measured"."""
+    """Measurements of a take; None means "not measured"."""
 
     bpm: float | None = None
     bpm_confidence: float | None = None
@@ -29,7 +29,7 @@ class Measurements:
     true_peak_dbtp: float | None = None
     loudness_range_lu: float | None = None
     peak_amplitude: float | None = None
-    """Of full scale, 1.0."""
+    """1.0 is full scale."""
     rms_energy: float | None = None
     dynamic_range_db: float | None = None
 
@@ -37,14 +37,14 @@ class Measurements:
 def record_analysis(
     session: Session, generation_id: str, measurements: Measurements
 ) -> AudioAnalysis:
-    """Keep what was measured; measured again, the new figures replace the old.
+    """Store the measurements of a take; they replace earlier ones.
 
     Raises:
-        sqlalchemy.exc.IntegrityError: there is no such generation.
+        sqlalchemy.exc.IntegrityError: the generation does not exist.
     """
     values = {**asdict(measurements), "analysed_at": utc_now()}
     statement = (
-        upsert(session.get_bind().dialect.name, AudioAnalysis)
+        build_upsert(session.get_bind().dialect.name, AudioAnalysis)
         .values(generation_id=generation_id, **values)
         .on_conflict_do_update(index_elements=[AudioAnalysis.generation_id], set_=values)
         .returning(AudioAnalysis)
@@ -56,7 +56,6 @@ def record_analysis(
 
 
 def get_analysis(session: Session, generation_id: str) -> AudioAnalysis | None:
-    """Give what was measured on a generation's file."""
     return session.get(AudioAnalysis, generation_id)
 
 
@@ -72,18 +71,18 @@ def record_model(
     size_bytes: int,
     path: str,
 ) -> InstalledModel:
-    """Note that a model is installed; installed again, the new facts replace the old.
+    """Store an installed model; the new facts replace earlier ones of this name.
 
     Args:
-        session: an open session that may write.
-        name: of the model.
-        revision: the exact version of its files.
-        licence: SPDX identifier of the licence of the weights.
+        session: a session that can write.
+        name: name of the model.
+        revision: exact version of its files.
+        licence: SPDX identifier of the weights' licence.
         sample_rate: Hz.
         channels: 1 or 2.
-        longest_seconds: the longest piece it makes.
-        size_bytes: on disk.
-        path: relative to the models folder.
+        longest_seconds: longest duration it renders.
+        size_bytes: size on disk.
+        path: folder of its files, relative to the models folder.
     """
     values = {
         "revision": revision,
@@ -96,7 +95,7 @@ def record_model(
         "installed_at": utc_now(),
     }
     statement = (
-        upsert(session.get_bind().dialect.name, InstalledModel)
+        build_upsert(session.get_bind().dialect.name, InstalledModel)
         .values(name=name, **values)
         .on_conflict_do_update(index_elements=[InstalledModel.name], set_=values)
         .returning(InstalledModel)
@@ -108,12 +107,12 @@ def record_model(
 
 
 def get_models(session: Session) -> list[InstalledModel]:
-    """Give the installed models by name."""
+    """Return the installed models, sorted by name."""
     return list(session.scalars(select(InstalledModel).order_by(InstalledModel.name)))
 
 
 def forget_model(session: Session, name: str) -> bool:
-    """Drop the note of a model, not its files; False for an unknown one."""
+    """Delete a model's row, not its files; return False for an unknown name."""
     deleted = session.execute(
         delete(InstalledModel).where(InstalledModel.name == name).returning(InstalledModel.name)
     )

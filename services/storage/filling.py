@@ -1,4 +1,4 @@
-"""What an empty database needs around a large copy: the text index, and numbers that go on."""
+"""Text index and sequences around a copy of many rows into an empty database."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 _PROMPTS = "pg_get_serial_sequence('prompts', 'id')"
 
 
-def before_filling(target: Connection) -> None:
-    """Take the text index away, which is quicker made once than kept up to date.
+def prepare_filling(target: Connection) -> None:
+    """Remove the text index; `finish_filling` builds it, which is faster than updating it by row.
 
-    On SQLite its triggers would also number the rows anew.
+    On SQLite its triggers would also renumber the rows.
     """
     if target.dialect.name == "sqlite":
         remove_search_index(target)
@@ -29,9 +29,9 @@ def before_filling(target: Connection) -> None:
         target.exec_driver_sql(f"DROP INDEX {POSTGRES_INDEX}")
 
 
-def after_filling(target: Connection, source: Connection) -> None:
-    """Make the text index, and let the next rows have the numbers they would have had."""
-    last = _last_prompt(source)
+def finish_filling(target: Connection, source: Connection) -> None:
+    """Build the text index, and continue the sequences where those of the source ended."""
+    last = _find_last_prompt_id(source)
     if target.dialect.name == "sqlite":
         install_search_index(target)
         target.exec_driver_sql("DELETE FROM sqlite_sequence WHERE name = 'prompts'")
@@ -40,16 +40,16 @@ def after_filling(target: Connection, source: Connection) -> None:
     target.exec_driver_sql(POSTGRES_INSTALL[-1])
     found = target.exec_driver_sql("SELECT coalesce(max(search_id), 0) FROM generations")
     prompts = target.exec_driver_sql(f"SELECT {_PROMPTS}").scalar_one()
-    # Not setval, which stays when the transaction is undone.
+    # setval would not be rolled back with the transaction.
     for sequence, number in (("generations_search_id_seq", found.scalar_one()), (prompts, last)):
         target.exec_driver_sql(f"ALTER SEQUENCE {sequence} RESTART WITH {number + 1}")
-    # Until its statistics are there PostgreSQL plans as for a handful of rows.
+    # Without statistics PostgreSQL plans queries for a handful of rows.
     for table in Base.metadata.tables:
         target.exec_driver_sql(f"ANALYZE {table}")
 
 
-def _last_prompt(source: Connection) -> int:
-    """The highest number that a prompt ever had."""
+def _find_last_prompt_id(source: Connection) -> int:
+    """Return the highest id that any prompt has had; 0 for none."""
     if source.dialect.name == "sqlite":
         statement = "SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'prompts'"
     else:

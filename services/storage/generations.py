@@ -1,4 +1,4 @@
-"""Generations: making, finding and changing their rows."""
+"""Create, find and change rows of `generations`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sqlalchemy.orm import make_transient_to_detached
 from sqlalchemy.orm.attributes import set_committed_value
 
 from services.storage.models import GENERATIONS, Generation
-from services.storage.paging import Page, clamp_limit, decode_moment, encode_moment, page_of
-from services.storage.prompts import count_prompt, counting, counting_values
-from services.storage.schema import GenerationStatus, known_status
+from services.storage.paging import Page, clamp_limit, decode_moment, encode_moment, make_page
+from services.storage.prompts import build_count_statement, count_prompt, make_count_values
+from services.storage.schema import GenerationStatus, require_status
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -23,17 +23,15 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.dml import ReturningInsert
 
 
-class Narrowed(TypedDict, total=False):
-    """Which generations, besides those of a status; every condition holds, None is none."""
+class GenerationFilters(TypedDict, total=False):
+    """Conditions on generations besides the status. All must hold; None sets no condition."""
 
     model_name: str | None
-    """From this engine."""
     owner: str | None
-    """Of this one."""
     created_after: datetime | None
-    """Asked for at this moment or later."""
+    """Created at this moment or later."""
     created_before: datetime | None
-    """Asked for earlier than this moment."""
+    """Created before this moment."""
 
 
 _NEWEST_FIRST = (Generation.created_at.desc(), Generation.id.desc())
@@ -54,20 +52,20 @@ def create_generation(
     generation_id: str | None = None,
     owner: str | None = None,
 ) -> Generation:
-    """Add a pending generation, and count its prompt.
+    """Add a pending generation and count its prompt.
 
     Args:
-        session: an open session that may write.
-        prompt: the person's sentence.
-        model_name: the engine.
-        duration_seconds: seconds asked for, above 0.
+        session: a session that can write.
+        prompt: the user's sentence.
+        model_name: name of the model that the request asks for.
+        duration_seconds: requested duration, above 0.
         sample_rate: Hz, above 0.
         channels: 1 or 2.
-        file_path: where the file will be, relative to the output folder.
-        model_version: the engine's version or checkpoint.
-        metadata: anything that has a JSON form.
+        file_path: future name of the file, relative to the output folder.
+        model_version: version or checkpoint of the model.
+        metadata: values that have a JSON form.
         generation_id: None draws a UUID4.
-        owner: whose it is, the id of an API key; None: of everybody who may use the database.
+        owner: id of the API key that owns it; None makes it visible to every user.
 
     Raises:
         sqlalchemy.exc.IntegrityError: the database refuses a value.
@@ -89,59 +87,56 @@ def create_generation(
 
 
 def _insert(session: Session, generation: Generation) -> None:
-    """Write a new row and its prompt's count at once; make the object one of the session's.
+    """Insert a new row, count its prompt, and attach the object to the session.
 
-    Without the unit of work that a flush sets up: a fifth of an insert's time.
+    This avoids SQLAlchemy's unit of work, which is a fifth of an insert's time.
     """
     session.flush()
     connection = session.connection()
-    names = _column_names()
+    names = _map_columns()
     row = {column: getattr(generation, name) for name, column in names.items()}
     if connection.dialect.name == "postgresql":
         values = {f"new_{column}": value for column, value in row.items()}
-        values |= counting_values(generation.prompt)
-        generation.prompt_id = connection.execute(_counting_insert(), values).scalar_one()
+        values |= make_count_values(generation.prompt)
+        generation.prompt_id = connection.execute(_build_counting_insert(), values).scalar_one()
     else:
         generation.prompt_id = count_prompt(session, generation.prompt)
         connection.execute(insert(GENERATIONS), row | {"prompt_id": generation.prompt_id})
     for name in inspect(generation).unloaded:
-        # What was never set would be read from the database, which is closed by then.
+        # SQLAlchemy would read an attribute that was never set after the session is closed.
         set_committed_value(generation, name, None)
     make_transient_to_detached(generation)
     session.add(generation)
 
 
 @cache
-def _counting_insert() -> ReturningInsert[int]:
-    """Build PostgreSQL's one statement for both tables: it saves a round trip.
+def _build_counting_insert() -> ReturningInsert[int]:
+    """Build the statement that writes both tables on PostgreSQL, to save a round trip.
 
-    Each column's value is named new_..., as both tables have an id.
+    The parameters are named new_<column>, because both tables have an id.
     """
-    counted = counting("postgresql").cte("counted")
-    new: dict[str, Any] = {
-        column: bindparam(f"new_{column}") for column in _column_names().values()
-    }
+    counted = build_count_statement("postgresql").cte("counted")
+    new: dict[str, Any] = {column: bindparam(f"new_{column}") for column in _map_columns().values()}
     new["prompt_id"] = select(counted.c.id).scalar_subquery()
     return insert(GENERATIONS).values(new).returning(GENERATIONS.c.prompt_id)
 
 
 @cache
-def _column_names() -> dict[str, str]:
-    """Attribute -> column; asking for it configures the mappers, so not at import."""
+def _map_columns() -> dict[str, str]:
+    """Return attribute -> column. This configures the mappers, so it must not run at import."""
     return {item.key: item.columns[0].name for item in Generation.__mapper__.column_attrs}
 
 
 def get_generation(session: Session, generation_id: str) -> Generation | None:
-    """Give the generation with this id."""
     return session.get(Generation, generation_id)
 
 
 def find_generations_by_prefix(
     session: Session, id_prefix: str, limit: int = 2
 ) -> list[Generation]:
-    """Give generations whose id starts with `id_prefix`, by id; none for an empty prefix.
+    """Return generations whose id starts with `id_prefix`, by id; none for an empty prefix.
 
-    Two rows are enough to know that a prefix is ambiguous.
+    The default limit of 2 is enough to detect an ambiguous prefix.
     """
     if not id_prefix:
         return []
@@ -157,23 +152,23 @@ def find_generations_by_prefix(
 def get_all_generations(
     session: Session, limit: int = 100, offset: int = 0, status: str | None = None
 ) -> list[Generation]:
-    """Give generations, newest first.
+    """Return generations, newest first.
 
     Raises:
-        ValueError: there is no such status.
+        ValueError: the status is unknown.
     """
-    found = _filtered(select(Generation), status=status).order_by(*_NEWEST_FIRST)
+    found = _filter_status(select(Generation), status=status).order_by(*_NEWEST_FIRST)
     return list(session.scalars(found.limit(limit).offset(offset)))
 
 
 def get_generations_by_status(session: Session, status: str, limit: int = 100) -> list[Generation]:
-    """Give the generations that stand so, newest first; raises as `get_all_generations`."""
+    """Return generations of a status, newest first; raises as `get_all_generations`."""
     return get_all_generations(session, limit=limit, status=status)
 
 
 def get_pending_generations(session: Session, limit: int = 100) -> list[Generation]:
-    """Give the generations that wait, the one that waits longest first."""
-    found = _filtered(select(Generation), status=GenerationStatus.PENDING)
+    """Return pending generations, oldest first."""
+    found = _filter_status(select(Generation), status=GenerationStatus.PENDING)
     return list(session.scalars(found.order_by(Generation.created_at, Generation.id).limit(limit)))
 
 
@@ -184,24 +179,28 @@ def list_generations(
     limit: int = 100,
     offset: int = 0,
     cursor: str | None = None,
-    **narrowed: Unpack[Narrowed],
+    **filters: Unpack[GenerationFilters],
 ) -> Page[Generation]:
-    """Give one page of generations, newest first, each row once however many are inserted.
+    """Return one page of generations, newest first.
+
+    Successive pages hold each row once, even when rows are inserted between them.
 
     Args:
         session: an open session.
-        status: only these.
-        limit: rows a page, brought into 1..1000.
-        offset: rows to leave out; the further, the slower. Cursors are not.
-        cursor: `next_cursor` of the page before; None for the first.
-        narrowed: further conditions.
+        status: return only generations of this status.
+        limit: rows of a page, clamped to 1..1000.
+        offset: rows to skip; slow when large, unlike a cursor.
+        cursor: `next_cursor` of the previous page; None for the first.
+        filters: further conditions.
 
     Raises:
-        ValueError: there is no such status.
-        InvalidCursorError: the cursor is not one of these.
+        ValueError: the status is unknown.
+        InvalidCursorError: the cursor does not come from this list.
     """
     limit = clamp_limit(limit)
-    found = _filtered(select(Generation), status=status).where(*_conditions(session, narrowed))
+    found = _filter_status(select(Generation), status=status).where(
+        *_build_conditions(session, filters)
+    )
     if cursor is not None:
         moment, last_id = decode_moment(cursor)
         found = found.where(
@@ -213,35 +212,35 @@ def list_generations(
         )
     found = found.order_by(*_NEWEST_FIRST).limit(limit + 1)
     rows = session.scalars(found.offset(offset) if offset else found).all()
-    return page_of(rows, limit, lambda row: encode_moment(row.created_at, row.id))
+    return make_page(rows, limit, lambda row: encode_moment(row.created_at, row.id))
 
 
 def count_generations(
-    session: Session, status: str | None = None, **narrowed: Unpack[Narrowed]
+    session: Session, status: str | None = None, **filters: Unpack[GenerationFilters]
 ) -> int:
-    """Count generations, all or those that `list_generations` gives; raises as that."""
+    """Count the generations that `list_generations` would return; raises as that."""
     counted = select(func.count()).select_from(Generation)
     if status is not None:
-        counted = counted.where(Generation.status == known_status(status))
-    counted = counted.where(*_conditions(session, narrowed))
+        counted = counted.where(Generation.status == require_status(status))
+    counted = counted.where(*_build_conditions(session, filters))
     return session.execute(counted).scalar_one()
 
 
 def update_generation_status(
     session: Session, generation_id: str, status: str, error_message: str | None = None
 ) -> Generation | None:
-    """Set where a generation stands; None for an unknown id.
+    """Set the status; return None for an unknown id.
 
     A finished status sets `completed_at`, any other clears it.
 
     Raises:
-        ValueError: there is no such status.
+        ValueError: the status is unknown.
     """
-    status = known_status(status)
-    generation = _locked(session, generation_id)
+    status = require_status(status)
+    generation = lock_generation(session, generation_id)
     if generation is None:
         return None
-    generation.move_to(status, error_message)
+    generation.set_status(status, error_message)
     session.flush()
     return generation
 
@@ -253,11 +252,11 @@ def complete_generation(
     file_size_bytes: int,
     metadata: Mapping[str, Any] | None = None,
 ) -> Generation | None:
-    """Say that the file is there, and add to the metadata; None for an unknown id.
+    """Set the status to completed and merge the metadata; return None for an unknown id.
 
-    Whoever works beside other workers uses `publish_generation`, which checks the attempt.
+    Workers use `publish_generation` instead, which checks the attempt token.
     """
-    generation = _locked(session, generation_id)
+    generation = lock_generation(session, generation_id)
     if generation is None:
         return None
     generation.mark_completed(generation_time)
@@ -268,54 +267,54 @@ def complete_generation(
 
 
 def delete_generation(session: Session, generation_id: str) -> bool:
-    """Delete a row and its analysis, not its file; False for an unknown id."""
+    """Delete a row and its analysis, not its file; return False for an unknown id."""
     deleted = session.execute(
         delete(Generation).where(Generation.id == generation_id).returning(Generation.id)
     )
     return deleted.scalar_one_or_none() is not None
 
 
-def _locked(session: Session, generation_id: str) -> Generation | None:
-    """Read a row afresh and keep others from changing it until the transaction ends."""
+def lock_generation(session: Session, generation_id: str) -> Generation | None:
+    """Read a row again and lock it until the transaction ends."""
     return session.get(Generation, generation_id, with_for_update=True, populate_existing=True)
 
 
-def _filtered(query: Select[Any], *, status: str | None = None) -> Select[Any]:
-    return query if status is None else query.where(*has_status(known_status(status)))
+def _filter_status(query: Select[Any], *, status: str | None = None) -> Select[Any]:
+    return query if status is None else query.where(*match_status(require_status(status)))
 
 
-def _conditions(session: Session, narrowed: Narrowed) -> list[ColumnElement[bool]]:
-    conditions = created_between(narrowed)
-    if (owner := narrowed.get("owner")) is not None:
+def _build_conditions(session: Session, filters: GenerationFilters) -> list[ColumnElement[bool]]:
+    conditions = match_creation_time(filters)
+    if (owner := filters.get("owner")) is not None:
         conditions.append(Generation.owner == owner)
-    if (model_name := narrowed.get("model_name")) is not None:
-        conditions += _is_from(model_name, session.get_bind().dialect.name)
+    if (model_name := filters.get("model_name")) is not None:
+        conditions += _match_model(model_name, session.get_bind().dialect.name)
     return conditions
 
 
-def created_between(narrowed: Narrowed) -> list[ColumnElement[bool]]:
-    """Give the conditions for the moment of the request."""
+def match_creation_time(filters: GenerationFilters) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = []
-    if (after := narrowed.get("created_after")) is not None:
+    if (after := filters.get("created_after")) is not None:
         conditions.append(Generation.created_at >= after)
-    if (before := narrowed.get("created_before")) is not None:
+    if (before := filters.get("created_before")) is not None:
         conditions.append(Generation.created_at < before)
     return conditions
 
 
-def _is_from(model_name: str, dialect: str) -> list[ColumnElement[bool]]:
-    """Give the conditions for an engine in the form that leads PostgreSQL to its index."""
+def _match_model(model_name: str, dialect: str) -> list[ColumnElement[bool]]:
+    """Build the condition on the model in the form that PostgreSQL's index has."""
     conditions = [Generation.model_name == model_name]
     if dialect == "postgresql":
         conditions.append(func.hashtext(Generation.model_name) == func.hashtext(model_name))
     return conditions
 
 
-def has_status(status: str) -> tuple[ColumnElement[bool], ...]:
-    """Give the conditions for a status in the form that leads SQLite to the right index.
+def match_status(status: str) -> tuple[ColumnElement[bool], ...]:
+    """Build the condition on the status in the form that makes SQLite use the right index.
 
-    Most rows are completed: they are read along the index of times, not gathered by status and
-    then sorted. The others have an index of their own, whose condition the query must repeat.
+    Most rows are completed: reading them along the index of times is faster than collecting them
+    by status and sorting. The other statuses have a partial index, whose condition the query must
+    repeat.
     """
     if status == GenerationStatus.COMPLETED:
         return (literal_column("generations.status || ''") == status,)

@@ -1,4 +1,4 @@
-"""Requests that may be sent again: what a client's Idempotency-Key made, kept for a day."""
+"""Idempotency keys: the jobs that a client's Idempotency-Key created, kept for a day."""
 
 from __future__ import annotations
 
@@ -19,29 +19,26 @@ KEPT_FOR = timedelta(hours=24)
 
 
 def find_idempotency_key(session: Session, owner: str, key: str) -> IdempotencyKey | None:
-    """Give what a key was used for within the last day; what is older is forgotten here.
+    """Return the row of an owner's key that is at most a day old, and delete all older rows.
 
-    Args:
-        session: an open session that may write, after `take_turn`: of two requests at once with
-            one key the second then finds what the first made.
-        owner: whose key it is.
-        key: as the client sent it.
+    The session must have called `lock_queue_order`: of two simultaneous requests with one key the
+    second then finds the row of the first. `owner` is empty without an API key.
     """
     session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < utc_now() - KEPT_FOR))
     return session.get(IdempotencyKey, (owner, key))
 
 
-def remember_request(
+def record_request(
     session: Session, owner: str, key: str, *, fingerprint: str, job_ids: Sequence[str]
 ) -> None:
-    """Note what a request with a key made, in the transaction that makes it.
+    """Store the jobs that a request created, in the transaction that creates them.
 
     Args:
         session: as for `find_idempotency_key`.
-        owner: whose key it is.
-        key: as the client sent it.
-        fingerprint: SHA-256 of the request, hexadecimal.
-        job_ids: what it made, in the order of the requests.
+        owner: id of the API key; empty without one.
+        key: the Idempotency-Key as the client sent it.
+        fingerprint: SHA-256 of route and request, hexadecimal.
+        job_ids: ids in the order of the request.
     """
     session.merge(
         IdempotencyKey(

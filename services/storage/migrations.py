@@ -1,6 +1,6 @@
-"""Bringing a database to the current revision, whole or not at all.
+"""Migrate a database to the current revision, completely or not at all.
 
-Alembic is imported only where something has to be changed: it costs a fifth of a second.
+Alembic is imported only when a migration runs: importing it takes a fifth of a second.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from services.storage.search_index import (
     repair_search_index,
 )
 from services.storage.sqlite import MIGRATING_OPTION
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 if TYPE_CHECKING:
     from sqlite3 import Connection as DriverConnection
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
     from services.storage.connection import Database
 
-# One number that every process of this project asks PostgreSQL to lock while it migrates.
+# The advisory lock that a process of this project holds on PostgreSQL while it migrates.
 _ADVISORY_LOCK = 0x0D68_4D75_7369_63
 
-# SQLite does not tell Alembic that two of these descend, and the third has other columns on each
-# database; a test compares their text instead.
+# Alembic cannot compare these: SQLite does not report that two of them descend, and the third has
+# different columns on each database. A test compares their text instead.
 _INDEXES_BY_TEXT = frozenset(
     {
         "idx_generations_created_at",
@@ -67,87 +67,85 @@ _HAS_CURRENT_COLUMNS = {
 
 
 class State(Enum):
-    """How a database stands against this release."""
+    """The schema of a database, compared with that of this release."""
 
     EMPTY = auto()
-    """None of our tables."""
+    """Without tables of DGX Music."""
     UNVERSIONED = auto()
-    """Our two tables as they were before revisions were kept, with fewer columns."""
+    """With the two tables from before there were revisions, which have fewer columns."""
     OLDER = auto()
     CURRENT = auto()
     NEWER = auto()
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """The state of a database and the revision it carries."""
-
+class SchemaStatus:
     state: State
     revision: str | None
 
 
-def examine(connection: Connection) -> Standing:
-    """Find out how the database stands, in three small queries."""
+def examine(connection: Connection) -> SchemaStatus:
+    """Read revision and state of a database in three small queries."""
     dialect = connection.dialect.name
     tables = set(connection.exec_driver_sql(_TABLES[dialect]).scalars())
     revision = None
     if "alembic_version" in tables:
         revision = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
     if revision is not None and revision not in KNOWN_REVISIONS:
-        return Standing(State.NEWER, revision)
+        return SchemaStatus(State.NEWER, revision)
     if not tables & {"generations", "prompts"}:
-        return Standing(State.EMPTY, revision)
+        return SchemaStatus(State.EMPTY, revision)
     if not connection.exec_driver_sql(_HAS_CURRENT_COLUMNS[dialect]).scalar_one():
-        return Standing(State.UNVERSIONED, revision)
+        return SchemaStatus(State.UNVERSIONED, revision)
     state = State.CURRENT if revision == HEAD_REVISION else State.OLDER
-    return Standing(state, revision)
+    return SchemaStatus(state, revision)
 
 
-def standing_of(database: Database) -> Standing:
-    """Find out how a database stands without writing to it."""
+def read_schema_status(database: Database) -> SchemaStatus:
+    """Read revision and state of a database in a read-only session."""
     with database.session(read_only=True) as session:
         return examine(session.connection())
 
 
 def prepare_database(database: Database) -> None:
-    """Create what is missing and upgrade what is old; a current database is left alone.
+    """Create the tables of an empty database, and upgrade an older one.
 
     An older SQLite database that holds rows is copied beside itself first.
 
     Raises:
-        DatabaseTooNewError: a later release wrote it.
-        MigrationError: it could not be changed, and was not.
+        DatabaseTooNewError: a later release wrote the database.
+        MigrationError: the migration failed; the database is unchanged.
     """
-    standing = standing_of(database)
-    if standing.state is State.CURRENT:
+    status = read_schema_status(database)
+    if status.state is State.CURRENT:
         return
-    if standing.state is State.NEWER:
+    if status.state is State.NEWER:
         raise DatabaseTooNewError(
-            f"The database {database.name} has revision {standing.revision}, this release knows "
+            f"The database {database.name} has revision {status.revision}, this release knows "
             f"up to {HEAD_REVISION}. Use the release that wrote it, or a later one."
         )
-    if standing.state is State.EMPTY:
+    if status.state is State.EMPTY:
         with migration_transaction(database) as connection:
             if examine(connection).state is State.EMPTY:
                 create_schema(connection)
         return
-    if standing.state is State.UNVERSIONED and not database.is_sqlite:
+    if status.state is State.UNVERSIONED and not database.is_sqlite:
         raise MigrationError(
             f"{database.name} has other tables named generations or prompts. "
-            "Use a database or a search_path of its own."
+            "Use a separate database or search_path."
         )
     save_before_upgrade(database)
     upgrade(database)
 
 
 def create_schema(connection: Connection) -> None:
-    """Make every table, index and trigger at once, and note the revision."""
+    """Create every table, index and trigger, and record the revision."""
     Base.metadata.create_all(connection)
     set_revision(connection, HEAD_REVISION)
 
 
 def set_revision(connection: Connection, revision: str | None) -> None:
-    """Note the revision, or none."""
+    """Record a revision; None records that there is none."""
     connection.exec_driver_sql(_VERSION_TABLE)
     connection.exec_driver_sql("DELETE FROM alembic_version")
     if revision is not None:
@@ -159,18 +157,18 @@ def set_revision(connection: Connection, revision: str | None) -> None:
 
 
 def save_before_upgrade(database: Database) -> Path | None:
-    """Copy an SQLite file that holds rows beside itself; give the copy's path."""
+    """Copy an SQLite file beside itself; return the copy's path, or None if it holds no rows."""
     if database.file is None:
         return None
     try:
         with closing(snapshot.connect_to_file(database.file)) as source:
             if not _holds_rows(source):
                 return None
-            copy = snapshot.dated(database.file, f"before-{HEAD_REVISION}")
+            copy = snapshot.name_dated_copy(database.file, f"before-{HEAD_REVISION}")
             snapshot.write_snapshot(source, copy)
-    except library().Error as error:
+    except load_library().Error as error:
         raise MigrationError(
-            f"{database.name} could not be copied before its upgrade, and is as it was: {error}"
+            f"{database.name} could not be copied before its upgrade, and is unchanged: {error}"
         ) from error
     return copy
 
@@ -186,15 +184,17 @@ def _holds_rows(connection: DriverConnection) -> bool:
 
 
 def upgrade(database: Database, revision: str = "head", *, scripts: Path | None = None) -> None:
-    """Run the scripts up to `revision`; a second starter waits, then finds nothing to do.
+    """Run the migration scripts up to `revision`.
+
+    A second process that upgrades at the same time waits, and then has nothing to do.
 
     Args:
-        database: what to change.
+        database: the database to upgrade.
         revision: an Alembic revision.
-        scripts: the folder of the scripts; None is this project's.
+        scripts: folder of the scripts; None means this project's.
 
     Raises:
-        MigrationError: a script failed; the database is as it was.
+        MigrationError: a script failed; the database is unchanged.
     """
 
     def run(config: Config, connection: Connection) -> None:
@@ -208,7 +208,7 @@ def upgrade(database: Database, revision: str = "head", *, scripts: Path | None 
 
 
 def downgrade(database: Database, revision: str, *, scripts: Path | None = None) -> None:
-    """Run the scripts down to `revision`, "base" for none of our tables; as `upgrade`."""
+    """Run the scripts down to `revision`; "base" drops all our tables. Raises as `upgrade`."""
 
     def run(config: Config, _connection: Connection) -> None:
         from alembic import command
@@ -225,7 +225,9 @@ def _migrate(
     from alembic.util import CommandError
 
     config = Config()
-    config.set_main_option("script_location", str(scripts or scripts_folder()).replace("%", "%%"))
+    config.set_main_option(
+        "script_location", str(scripts or find_scripts_folder()).replace("%", "%%")
+    )
     config.set_main_option("path_separator", "os")
     try:
         with migration_transaction(database) as connection:
@@ -237,9 +239,9 @@ def _migrate(
 
 @contextmanager
 def migration_transaction(database: Database) -> Iterator[Connection]:
-    """Give a connection whose one transaction keeps every other migrating process waiting.
+    """Open a transaction for which every other migrating process waits.
 
-    On SQLite foreign keys are off in it, and checked before it commits.
+    On SQLite foreign keys are off in it and checked before it commits.
     """
     engine = database.engine.execution_options(**{MIGRATING_OPTION: True})
     try:
@@ -250,10 +252,10 @@ def migration_transaction(database: Database) -> Iterator[Connection]:
             if database.is_sqlite:
                 _finish_sqlite(connection)
     except SQLAlchemyError as error:
-        told = translate(error, database.name) if isinstance(error, DBAPIError) else None
+        translated = translate(error, database.name) if isinstance(error, DBAPIError) else None
         reason = getattr(error, "orig", error)
-        raise told or MigrationError(
-            f"{database.name} could not be migrated and is as it was: {reason}. If its tables are "
+        raise translated or MigrationError(
+            f"{database.name} could not be migrated and is unchanged: {reason}. If its tables are "
             "not those of DGX Music, set DATABASE_URL to another database."
         ) from error
 
@@ -265,22 +267,22 @@ def _finish_sqlite(connection: Connection) -> None:
     if broken:
         table, row, parent = broken[0][:3]
         raise MigrationError(
-            f"The migration would leave row {row} of {table} without its row of {parent}; "
-            "nothing was changed."
+            f"The migration would leave row {row} of {table} without its row of {parent}. "
+            "Nothing was changed."
         )
 
 
-def scripts_folder() -> Path:
-    """Find the migration scripts: beside the package in a checkout, inside it when installed."""
+def find_scripts_folder() -> Path:
+    """Return the folder of the scripts: in the package when installed, else in the checkout."""
     package = Path(__file__).parent
     for folder in (package / "alembic", package.parents[1] / "alembic"):
         if (folder / "env.py").is_file():
             return folder
-    raise MigrationError("The migration scripts are missing; install dgx-music again.")
+    raise MigrationError("The migration scripts are missing. Install dgx-music again.")
 
 
-def alembic_options() -> dict[str, Any]:
-    """Give what `alembic.context.configure` needs to know of our tables."""
+def get_alembic_options() -> dict[str, Any]:
+    """Return the arguments of `alembic.context.configure` for our tables."""
     return {
         "target_metadata": Base.metadata,
         "render_as_batch": True,

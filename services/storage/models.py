@@ -1,4 +1,4 @@
-"""The tables as classes. docs/database.md says what each column is for."""
+"""Tables as classes. docs/database.md describes each column."""
 
 from __future__ import annotations
 
@@ -35,8 +35,6 @@ OWNED = sql("owner IS NOT NULL")
 
 
 class Base(DeclarativeBase):
-    """The root of the tables."""
-
     metadata = MetaData(
         naming_convention={
             "ck": "ck_%(table_name)s_%(constraint_name)s",
@@ -46,28 +44,28 @@ class Base(DeclarativeBase):
     )
 
 
-def _iso(moment: datetime | None) -> str | None:
+def _format_time(moment: datetime | None) -> str | None:
     return None if moment is None else as_utc(moment).isoformat()
 
 
-def _moment(given: datetime | None, default: datetime | None = None) -> datetime:
+def _normalize_time(given: datetime | None, default: datetime | None = None) -> datetime:
     return default or utc_now() if given is None else as_utc(given)
 
 
 def dump_metadata(metadata: Mapping[str, Any]) -> str:
-    """Write metadata as JSON text.
+    """Encode metadata as JSON text.
 
     Raises:
-        TypeError: something in it has no JSON form.
-        ValueError: a number in it is not finite.
+        TypeError: a value has no JSON form.
+        ValueError: a number is not finite.
     """
     return json.dumps(metadata, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 class Generation(Base):
-    """One piece of music, from the request to the file.
+    """A job, from its request to its take.
 
-    Usable without a database: `id`, `status` and `created_at` are there from the start.
+    It can be used without a database: the constructor sets `id`, `status` and `created_at`.
     """
 
     __tablename__ = "generations"
@@ -94,7 +92,7 @@ class Generation(Base):
     owner: Mapped[str | None] = mapped_column(Text)
 
     __table_args__ = (
-        # The database numbers the rows for the full-text index; objects have no use for it.
+        # The database numbers the rows for the text index; objects do not have the number.
         Column("search_id", Count, nullable=True),
         CheckConstraint(f"status IN {STATUSES}", name="status"),
         CheckConstraint("channels BETWEEN 1 AND 2", name="channels"),
@@ -105,8 +103,8 @@ class Generation(Base):
         Index("idx_generations_model_name", "model_name"),
         Index("idx_generations_completed_at", sql("completed_at DESC")),
         Index("idx_generations_search_id", "search_id", unique=True),
-        # Filtered lists, newest first. Completed rows are most rows: for those the index over
-        # all rows serves, and this one stays small.
+        # Filtered lists, newest first. Most rows are completed and are read along the index of
+        # times; the index of the other statuses stays small.
         Index("idx_generations_model_created", "model_name", "created_at").ddl_if("sqlite"),
         Index(
             "idx_generations_not_completed",
@@ -124,7 +122,7 @@ class Generation(Base):
         if self.id is None:
             self.id = str(uuid.uuid4())
         self.status = str(self.status or GenerationStatus.PENDING)
-        self.created_at = _moment(values.get("created_at"))
+        self.created_at = _normalize_time(values.get("created_at"))
         if self.attempts is None:
             self.attempts = 0
         if metadata is not None:
@@ -135,36 +133,31 @@ class Generation(Base):
 
     @property
     def is_pending(self) -> bool:
-        """It waits for a worker."""
         return self.status == GenerationStatus.PENDING
 
     @property
     def is_processing(self) -> bool:
-        """A worker is making it."""
         return self.status == GenerationStatus.PROCESSING
 
     @property
     def is_complete(self) -> bool:
-        """Its file is there."""
         return self.status == GenerationStatus.COMPLETED
 
     @property
     def is_failed(self) -> bool:
-        """It could not be made; `error_message` says why."""
         return self.status == GenerationStatus.FAILED
 
     @property
     def is_cancelled(self) -> bool:
-        """Somebody stopped it."""
         return self.status == GenerationStatus.CANCELLED
 
     @property
     def is_finished(self) -> bool:
-        """Nothing more will happen to it."""
+        """Completed, failed or cancelled."""
         return self.status in FINISHED_STATUSES
 
     def get_metadata(self) -> dict[str, Any]:
-        """Read the metadata; empty when there is none, or it is no JSON object."""
+        """Return the metadata; empty when there is none or it is not a JSON object."""
         try:
             metadata = json.loads(self.metadata_json or "{}")
         except ValueError:
@@ -172,43 +165,39 @@ class Generation(Base):
         return metadata if isinstance(metadata, dict) else {}
 
     def set_metadata(self, metadata: Mapping[str, Any]) -> None:
-        """Replace the metadata; raises as `dump_metadata` does."""
+        """Replace the metadata; raises as `dump_metadata`."""
         self.metadata_json = dump_metadata(metadata)
 
     def merge_metadata(self, metadata: Mapping[str, Any] | None) -> None:
-        """Add to the metadata; of two values with one name the new one stays."""
+        """Add values to the metadata; a new value replaces one of the same name."""
         if metadata:
             self.set_metadata({**self.get_metadata(), **metadata})
 
     def mark_pending(self) -> None:
-        """Put it back among those that wait."""
-        self.move_to(GenerationStatus.PENDING, self.error_message)
+        self.set_status(GenerationStatus.PENDING, self.error_message)
 
     def mark_processing(self) -> None:
-        """Say that a worker is making it."""
-        self.move_to(GenerationStatus.PROCESSING, self.error_message)
+        self.set_status(GenerationStatus.PROCESSING, self.error_message)
 
     def mark_completed(self, seconds: float) -> None:
-        """Say that its file is there and took `seconds` to make."""
-        self.move_to(GenerationStatus.COMPLETED, None)
+        """Set the status to completed and `generation_time_seconds` to `seconds`."""
+        self.set_status(GenerationStatus.COMPLETED, None)
         self.generation_time_seconds = seconds
 
     def mark_failed(self, message: str) -> None:
-        """Say that it could not be made, and why."""
-        self.move_to(GenerationStatus.FAILED, message)
+        self.set_status(GenerationStatus.FAILED, message)
 
     def mark_cancelled(self) -> None:
-        """Say that somebody stopped it."""
-        self.move_to(GenerationStatus.CANCELLED, self.error_message)
+        self.set_status(GenerationStatus.CANCELLED, self.error_message)
 
-    def move_to(self, status: str, error_message: str | None) -> None:
-        """Set the status; a finished one sets `completed_at`, any other clears it."""
+    def set_status(self, status: str, error_message: str | None) -> None:
+        """Set status and message; a finished status sets `completed_at`, any other clears it."""
         self.status = str(status)
         self.completed_at = utc_now() if self.is_finished else None
         self.error_message = error_message
 
     def to_dict(self) -> dict[str, Any]:
-        """Give everything a reader may see, ready for JSON, times as ISO 8601."""
+        """Return the public columns with values for JSON; times are in ISO 8601."""
         return {
             "id": self.id,
             "prompt": self.prompt,
@@ -222,8 +211,8 @@ class Generation(Base):
             "file_sha256": self.file_sha256,
             "status": str(self.status),
             "attempts": self.attempts,
-            "created_at": _iso(self.created_at),
-            "completed_at": _iso(self.completed_at),
+            "created_at": _format_time(self.created_at),
+            "completed_at": _format_time(self.completed_at),
             "generation_time_seconds": self.generation_time_seconds,
             "error_message": self.error_message,
             "metadata": self.get_metadata(),
@@ -231,7 +220,7 @@ class Generation(Base):
 
 
 class Prompt(Base):
-    """A prompt and how often it was used."""
+    """A prompt and its number of uses."""
 
     __tablename__ = "prompts"
 
@@ -250,30 +239,29 @@ class Prompt(Base):
         super().__init__(**values)
         if self.used_count is None:
             self.used_count = 1
-        self.first_used_at = _moment(values.get("first_used_at"))
-        self.last_used_at = _moment(values.get("last_used_at"), self.first_used_at)
+        self.first_used_at = _normalize_time(values.get("first_used_at"))
+        self.last_used_at = _normalize_time(values.get("last_used_at"), self.first_used_at)
 
     def __repr__(self) -> str:
         return f"<Prompt {self.id} used {self.used_count} times>"
 
     def increment_usage(self) -> None:
-        """Count one more use, now."""
         self.used_count += 1
         self.last_used_at = utc_now()
 
     def to_dict(self) -> dict[str, Any]:
-        """Give every column, ready for JSON, times as ISO 8601."""
+        """Return every column with values for JSON; times are in ISO 8601."""
         return {
             "id": self.id,
             "text": self.text,
             "used_count": self.used_count,
-            "first_used_at": _iso(self.first_used_at),
-            "last_used_at": _iso(self.last_used_at),
+            "first_used_at": _format_time(self.first_used_at),
+            "last_used_at": _format_time(self.last_used_at),
         }
 
 
 class AudioAnalysis(Base):
-    """What was measured on the finished file; it goes with its generation."""
+    """Measurements of a finished take; deleted with its generation."""
 
     __tablename__ = "audio_analysis"
 
@@ -294,7 +282,7 @@ class AudioAnalysis(Base):
 
 
 class InstalledModel(Base):
-    """A model whose files are on this machine."""
+    """A model that is installed on this machine."""
 
     __tablename__ = "models"
 
@@ -316,10 +304,10 @@ class InstalledModel(Base):
 
 
 GENERATIONS = cast("Table", Generation.__table__)
-"""The table behind `Generation`, with the columns that objects do not have."""
+"""The table of `Generation`, with the column that objects do not have."""
 
-# PostgreSQL leaves the pages of an index that grows in several places half empty unless its
-# entries are as short as two numbers; with the names themselves it would take twice the space.
+# An index that grows in several places at once leaves its pages half empty on PostgreSQL, unless
+# its entries are as short as two numbers. With the names themselves it would be twice as large.
 _POSTGRES_MODEL_INDEX = (
     "CREATE INDEX idx_generations_model_created ON generations "
     "(hashtext(model_name), created_at) WITH (fillfactor = 100)"
@@ -327,7 +315,7 @@ _POSTGRES_MODEL_INDEX = (
 
 
 def _before_create(metadata: MetaData, connection: Connection, **_options: object) -> None:
-    # Said in the models, it would import the whole PostgreSQL dialect into every process.
+    # `postgresql_where` in the models would import the PostgreSQL dialect into every process.
     if connection.dialect.name == "postgresql":
         for index in (index for table in metadata.tables.values() for index in table.indexes):
             condition = index.kwargs.get("sqlite_where")

@@ -1,4 +1,4 @@
-"""Which processes of this machine have a file open."""
+"""Find the processes of this machine that have a file open."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 _PROC = Path("/proc")
 
 
-def other_openers(file: Path) -> list[tuple[int, str]]:
-    """Give process id and name of every other process that has the file open.
+def find_other_openers(file: Path) -> list[tuple[int, str]]:
+    """Return process id and name of every other process that has the file open, by id.
 
-    Those of other users or containers cannot be seen, and none on a system without /proc.
+    Processes of other users or containers are not visible. Without /proc nothing is found.
     """
     wanted = file.stat()
     found = []
@@ -25,7 +25,7 @@ def other_openers(file: Path) -> list[tuple[int, str]]:
 
 
 def _has_open(descriptors: Path, wanted: os.stat_result) -> bool:
-    # A process may end, or close a file, while it is looked at.
+    # The process may end, or close the file, during the check.
     with suppress(OSError):
         for descriptor in descriptors.iterdir():
             with suppress(OSError):

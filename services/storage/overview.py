@@ -1,4 +1,4 @@
-"""What an operator watches: how many jobs there are, how long they took, what waits for whom."""
+"""Figures for operators: number of jobs, times they took, jobs that wait for each model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sqlalchemy import Double, case, func, literal_column, or_, select
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
-from services.storage.generations import has_status
+from services.storage.generations import match_status
 from services.storage.models import Generation
 from services.storage.queue_models import QueueEntry
 from services.storage.schema import FINISHED_STATUSES, GenerationStatus
@@ -45,49 +45,48 @@ def _postgres_between(element: Any, compiler: SQLCompiler, **options: Any) -> st
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
-    """What waits for the workers of one engine."""
+class WaitingJobs:
+    """The jobs that wait for workers with one model."""
 
     model: str
     jobs: int
     oldest: datetime
+    """When the oldest of them was queued."""
 
 
 @dataclass(slots=True)
-class Spread:
-    """How often a time fell between two bounds, and the sum of all."""
+class Histogram:
+    """The number of durations between each two bounds, and their sum."""
 
     counts: list[int]
-    """One more than there are bounds: the last is of what lies above them all."""
+    """One more than the bounds: the last counts durations above all of them."""
     seconds: float = 0.0
 
-    def add(self, other: Spread) -> None:
-        """Count what the other has too."""
+    def add(self, other: Histogram) -> None:
         self.counts = [mine + more for mine, more in zip(self.counts, other.counts, strict=True)]
         self.seconds += other.seconds
 
 
 @dataclass(slots=True)
-class Totals:
-    """Finished jobs, counted; times are of completed ones."""
+class JobTotals:
+    """Figures of finished jobs; durations count completed jobs only."""
 
     bounds: tuple[float, ...]
-    """Upper bounds of the spreads, seconds, rising."""
+    """Upper bounds of the histograms in seconds, ascending."""
     jobs: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """(engine, status) -> how many."""
+    """(model, status) -> number of jobs."""
     audio_seconds: Counter[str] = field(default_factory=Counter)
-    """Engine -> seconds of music."""
-    queued: Spread = field(init=False)
-    """From the request until the attempt that made it began."""
-    worked: Spread = field(init=False)
-    """That attempt."""
+    """Model -> seconds of music."""
+    queued: Histogram = field(init=False)
+    """From the request to the start of the successful attempt."""
+    worked: Histogram = field(init=False)
+    """Duration of the successful attempt."""
 
     def __post_init__(self) -> None:
-        self.queued = Spread([0] * (len(self.bounds) + 1))
-        self.worked = Spread([0] * (len(self.bounds) + 1))
+        self.queued = Histogram([0] * (len(self.bounds) + 1))
+        self.worked = Histogram([0] * (len(self.bounds) + 1))
 
-    def add(self, other: Totals) -> None:
-        """Count what the other has too."""
+    def add(self, other: JobTotals) -> None:
         self.jobs.update(other.jobs)
         self.audio_seconds.update(other.audio_seconds)
         self.queued.add(other.queued)
@@ -95,7 +94,10 @@ class Totals:
 
 
 def count_statuses(session: Session, *, only: Collection[str] | None = None) -> dict[str, int]:
-    """Count the generations by status, all or some; those that have none are left out."""
+    """Return status -> number of generations, of all statuses or `only` some.
+
+    A status without generations is left out.
+    """
     counted = select(Generation.status, func.count()).group_by(Generation.status)
     if only is not None:
         counted = counted.where(Generation.status.in_(only))
@@ -108,16 +110,17 @@ def count_finished(
     *,
     since: datetime | None = None,
     before: datetime | None = None,
-) -> Totals:
-    """Count the jobs that finished within a time; without a beginning every row is read.
+) -> JobTotals:
+    """Sum up the jobs that finished in a period.
 
     Args:
         session: an open session.
-        bounds: of the spreads, seconds, rising.
-        since: the first moment; None also takes rows that do not say when they finished.
-        before: the first moment that is not meant.
+        bounds: upper bounds of the histograms in seconds, ascending.
+        since: start of the period, included. None reads every row, also those without a
+            `completed_at`.
+        before: end of the period, excluded.
     """
-    # The empty text keeps SQLite from walking the index of the status, in which most rows are.
+    # The empty text keeps SQLite from using the index of the status, where most rows match.
     conditions: list[ColumnElement[bool]] = [
         literal_column("generations.status || ''").in_(FINISHED_STATUSES)
     ]
@@ -141,26 +144,26 @@ def count_finished(
         .where(*conditions)
         .subquery()
     )
-    # A query of its own, so that both databases see that they group by what they show.
+    # A subquery lets both databases see that the selected expressions are those they group by.
     classed = select(
         each,
-        _class_of(each.c.worked, bounds).label("worked_class"),
-        _class_of(each.c.queued, bounds).label("queued_class"),
+        _pick_bucket(each.c.worked, bounds).label("worked_class"),
+        _pick_bucket(each.c.queued, bounds).label("queued_class"),
     ).subquery()
     keys = [classed.c[name] for name in ("model_name", "status", "worked_class", "queued_class")]
     sums = [func.sum(classed.c[name]) for name in ("duration_seconds", "worked", "queued")]
     rows = session.execute(select(*keys, func.count(), *sums).group_by(*keys))
-    return _totals(rows.all(), bounds)
+    return _add_up(rows.all(), bounds)
 
 
-def _class_of(seconds: Any, bounds: Sequence[float]) -> Any:
-    """The number of the first bound that is not below; -1 of a job that was not completed."""
+def _pick_bucket(seconds: Any, bounds: Sequence[float]) -> Any:
+    """Build the index of the first bound that is not below; -1 for a job without the duration."""
     steps = [(seconds <= bound, number) for number, bound in enumerate(bounds)]
     return case((seconds.is_(None), -1), *steps, else_=len(bounds))
 
 
-def _totals(rows: Sequence[Any], bounds: Sequence[float]) -> Totals:
-    totals = Totals(tuple(bounds))
+def _add_up(rows: Sequence[Any], bounds: Sequence[float]) -> JobTotals:
+    totals = JobTotals(tuple(bounds))
     for model, status, worked, queued, jobs, audio, worked_seconds, queued_seconds in rows:
         totals.jobs[model, status] += jobs
         if status == _COMPLETED:
@@ -170,14 +173,14 @@ def _totals(rows: Sequence[Any], bounds: Sequence[float]) -> Totals:
             totals.worked.seconds += worked_seconds
         if queued >= 0:
             totals.queued.counts[queued] += jobs
-            # Two machines' clocks may differ by more than a short wait.
+            # Negative where the clocks of two machines differ by more than a short wait.
             totals.queued.seconds += max(0.0, queued_seconds)
     return totals
 
 
-def list_waiting(session: Session) -> list[Waiting]:
-    """Give what waits, by engine; jobs that are tried again wait from their request on."""
-    # The empty text keeps SQLite from walking the index of the engines, in which all rows are.
+def list_waiting(session: Session) -> list[WaitingJobs]:
+    """Return the waiting jobs, sorted by model; a job in retry waits since its request."""
+    # The empty text keeps SQLite from using the index of the models, which holds all rows.
     model: Any = literal_column("generations.model_name || ''")
     found = (
         select(model, func.count(), func.min(QueueEntry.created_at))
@@ -186,19 +189,14 @@ def list_waiting(session: Session) -> list[Waiting]:
         .group_by(model)
         .order_by(model)
     )
-    return [Waiting(model, jobs, oldest) for model, jobs, oldest in session.execute(found)]
+    return [WaitingJobs(model, jobs, oldest) for model, jobs, oldest in session.execute(found)]
 
 
 def average_work_seconds(session: Session, *, sample: int = 100) -> float | None:
-    """Average what the last completed jobs took; None when there is none.
-
-    Args:
-        session: an open session.
-        sample: how many to look at.
-    """
+    """Return the mean duration of the last `sample` completed jobs in seconds; None for none."""
     last = (
         select(Generation.generation_time_seconds.label("seconds"))
-        .where(*has_status(_COMPLETED), Generation.generation_time_seconds.is_not(None))
+        .where(*match_status(_COMPLETED), Generation.generation_time_seconds.is_not(None))
         .order_by(Generation.completed_at.desc())
         .limit(sample)
         .subquery()
@@ -208,5 +206,5 @@ def average_work_seconds(session: Session, *, sample: int = 100) -> float | None
 
 
 def sum_file_bytes(session: Session) -> int:
-    """Sum the sizes of all finished files; reads every row."""
+    """Return the total size of all takes in bytes; reads every row."""
     return int(session.execute(select(func.sum(Generation.file_size_bytes))).scalar_one() or 0)

@@ -1,4 +1,7 @@
-"""Pages that stay right while rows are inserted: each starts after the last row before it."""
+"""Keyset pages and their cursors: a page starts after the last row of the previous one.
+
+Rows inserted between two pages neither repeat nor hide a row.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from services.storage.errors import InvalidCursorError
 Row = TypeVar("Row")
 
 MAX_LIMIT = 1000
-"""No page holds more rows than this, whatever is asked for."""
+"""Largest number of rows of a page."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LONGEST_CURSOR = 500
@@ -24,14 +27,14 @@ _ROW_NUMBER_LIMIT = 2**63
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[Row]):
-    """Some rows, and the cursor of the page after them; None when this is the last."""
+    """Rows, and the cursor of the next page; None on the last page."""
 
     items: Sequence[Row]
     next_cursor: str | None
 
 
-def page_of(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], str]) -> Page[Row]:
-    """Make a page from up to `limit` + 1 rows."""
+def make_page(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], str]) -> Page[Row]:
+    """Make a page from up to `limit` + 1 rows; the extra one shows that a page follows."""
     if len(rows) <= limit:
         return Page(rows, None)
     shown = rows[:limit]
@@ -39,20 +42,20 @@ def page_of(rows: Sequence[Row], limit: int, cursor_of: Callable[[Row], str]) ->
 
 
 def clamp_limit(limit: int) -> int:
-    """Bring the number of rows asked for into 1..MAX_LIMIT."""
+    """Clamp a number of rows to 1..MAX_LIMIT."""
     return max(1, min(limit, MAX_LIMIT))
 
 
 def encode_moment(moment: datetime, row_id: str) -> str:
-    """Write the place of a row ordered by time, then id."""
+    """Encode the position of a row in a list sorted by time, then id."""
     return _encode("t", str((as_utc(moment) - _EPOCH) // timedelta(microseconds=1)), row_id)
 
 
 def decode_moment(cursor: str) -> tuple[datetime, str]:
-    """Read what `encode_moment` wrote.
+    """Decode a cursor of `encode_moment`.
 
     Raises:
-        InvalidCursorError: it did not write this.
+        InvalidCursorError: the text is not such a cursor.
     """
     microseconds, row_id = _decode("t", cursor)
     try:
@@ -62,12 +65,12 @@ def decode_moment(cursor: str) -> tuple[datetime, str]:
 
 
 def encode_number(number: int) -> str:
-    """Write the place of a row ordered by number."""
+    """Encode the position of a row in a list sorted by number."""
     return _encode("n", str(number), "")
 
 
 def decode_number(cursor: str) -> int:
-    """Read what `encode_number` wrote; raises as `decode_moment`."""
+    """Decode a cursor of `encode_number`; raises as `decode_moment`."""
     number, _ = _decode("n", cursor)
     try:
         value = int(number)
@@ -79,13 +82,13 @@ def decode_number(cursor: str) -> int:
 
 
 def encode_use(count: int, moment: datetime, number: int) -> str:
-    """Write the place of a row ordered by uses, then the time of the last one, then number."""
+    """Encode the position of a row in a list sorted by uses, time of the last use, and number."""
     microseconds = (as_utc(moment) - _EPOCH) // timedelta(microseconds=1)
     return _encode("u", f"{count}.{microseconds}", str(number))
 
 
 def decode_use(cursor: str) -> tuple[int, datetime, int]:
-    """Read what `encode_use` wrote; raises as `decode_moment`."""
+    """Decode a cursor of `encode_use`; raises as `decode_moment`."""
     place, number = _decode("u", cursor)
     count, _, microseconds = place.partition(".")
     try:
@@ -119,6 +122,4 @@ def _decode(kind: str, cursor: str) -> tuple[str, str]:
 
 
 def _invalid() -> InvalidCursorError:
-    return InvalidCursorError(
-        "This cursor was not given out by this list; start again without one."
-    )
+    return InvalidCursorError("This cursor is not from this list. Start again without a cursor.")

@@ -1,4 +1,4 @@
-"""How PostgreSQL is opened."""
+"""Engines for PostgreSQL."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def create_postgres_engine(
     *,
     read_only: bool = False,
 ) -> Engine:
-    """Open a PostgreSQL database through psycopg 3.
+    """Create an engine on psycopg 3.
 
-    A read-only engine has connections of its own, on which every statement is a transaction that
-    may not write: a read then costs one round trip, not one each for its begin and its end too.
+    A read-only engine is in autocommit mode: each statement is a read-only transaction, so a read
+    takes one round trip instead of three.
 
     Raises:
         MissingDriverError: psycopg is not installed.
     """
     if find_spec("psycopg") is None:
         raise MissingDriverError(
-            "PostgreSQL needs the package psycopg; install it with pip install 'psycopg[binary]'."
+            "PostgreSQL needs the package psycopg. Install it with: pip install 'psycopg[binary]'"
         )
     connect_args: dict[str, object] = {}
     if "connect_timeout" not in url.query:
@@ -61,10 +61,10 @@ def _on_connect_to_read(connection: Any, _record: object) -> None:
 
 
 def _on_checkout(connection: Any, _record: object, _proxy: object) -> None:
-    """Take another connection where the server has hung up on this one.
+    """Replace a connection that the server has closed.
 
-    A server that stops says so on the idle connections it had; asking the system whether there is
-    anything to read costs no round trip, as a ping would.
+    A server that stops writes to its idle connections. Polling the socket for data takes no round
+    trip, unlike a ping.
     """
     idle = select.poll()
     idle.register(_driver(connection).fileno(), select.POLLIN)

@@ -1,4 +1,4 @@
-"""pg_dump and pg_restore, where they are installed."""
+"""Run pg_dump and pg_restore."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def dump(url: URL, destination: Path, *, force: bool) -> None:
     """Write an archive of the whole database in pg_dump's custom format, mode 0600.
 
     Raises:
-        OverwriteRefusedError: the destination exists and `force` is not given.
-        BackupError: pg_dump is missing, or failed.
+        OverwriteRefusedError: the destination exists and `force` is False.
+        BackupError: pg_dump is not installed, or failed.
     """
 
     def write(part: Path) -> None:
@@ -37,7 +37,7 @@ def dump(url: URL, destination: Path, *, force: bool) -> None:
 
 
 def restore(url: URL, source: Path) -> None:
-    """Replace what the archive names by what it holds, in one transaction; raises as `dump`."""
+    """Replace the objects that the archive holds, in one transaction; raises as `dump`."""
     _run(
         "pg_restore",
         "--clean",
@@ -51,18 +51,18 @@ def restore(url: URL, source: Path) -> None:
     )
 
 
-def revision_of(source: Path) -> str | None:
-    """Read the revision in an archive; None when it has none. Raises as `dump`."""
+def read_revision(source: Path) -> str | None:
+    """Return the revision in an archive, or None without one. Raises as `dump`."""
     listed = _run("pg_restore", "--data-only", "--table=alembic_version", "--file=-", str(source))
     found = _VERSION_ROW.search(listed)
     return found.group(1) if found else None
 
 
 def find_tool(name: str) -> str:
-    """Find a PostgreSQL program: the newest that Debian's packages installed, else on the path.
+    """Return the path of a PostgreSQL program: Debian's newest version, else the one on PATH.
 
     Raises:
-        BackupError: it is not installed.
+        BackupError: the program is not installed.
     """
     servers = sorted(
         _DEBIAN_SERVERS.glob("[0-9]*/bin"), key=lambda folder: int(folder.parent.name), reverse=True
@@ -72,12 +72,12 @@ def find_tool(name: str) -> str:
             return str(folder / name)
     found = shutil.which(name)
     if found is None:
-        raise BackupError(f"{name} is not installed; install the PostgreSQL client programs.")
+        raise BackupError(f"{name} is not installed. Install the PostgreSQL client programs.")
     return found
 
 
 def _run(name: str, *arguments: str, url: URL | None = None) -> str:
-    # Address and password go through the environment, which other users cannot read.
+    # Other users can read arguments but not the environment, which holds the password.
     done = subprocess.run(  # noqa: S603 - the program is PostgreSQL's own, without a shell
         [find_tool(name), *arguments],
         env=os.environ | _environment(url),
@@ -86,7 +86,7 @@ def _run(name: str, *arguments: str, url: URL | None = None) -> str:
         check=False,
     )
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or [f"it ended with {done.returncode}"]
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
         raise BackupError(f"{name} failed: {lines[-1]}")
     return done.stdout
 

@@ -1,4 +1,4 @@
-"""Prompts by use, in pages: of everybody, or of one owner's generations."""
+"""Pages of prompts, most used first: of all generations or of one owner's."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import and_, false, func, or_, select
 
 from services.storage.models import Generation, Prompt
-from services.storage.paging import Page, clamp_limit, decode_use, encode_use, page_of
-from services.storage.search import matching_prompts
+from services.storage.paging import Page, clamp_limit, decode_use, encode_use, make_page
+from services.storage.search import select_matching_prompts
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PromptUse:
-    """A prompt, and how often it was asked for."""
+    """A prompt and its number of uses, in all generations or in one owner's."""
 
     id: int
     text: str
@@ -35,23 +35,23 @@ def list_prompts(
     limit: int = 100,
     cursor: str | None = None,
 ) -> Page[PromptUse]:
-    """Give one page of prompts, most used first; of equals, the one used last.
+    """Return one page of prompts, most used first, and then most recently used first.
 
-    A prompt that is used between two pages may come twice, or not at all.
+    A prompt that is used between two pages can appear twice or not at all.
 
     Args:
         session: an open session.
-        search: only those with every word of it that generations in the database were made from.
-        owner: only those of its generations, and counted in these alone.
-        limit: rows a page, brought into 1..1000.
-        cursor: `next_cursor` of the page before; None for the first.
+        search: return only prompts of existing generations that have every word of this text.
+        owner: return only prompts of this owner's generations, with the uses in those.
+        limit: rows of a page, clamped to 1..1000.
+        cursor: `next_cursor` of the previous page; None for the first.
 
     Raises:
-        InvalidCursorError: the cursor is not one of these.
-        InvalidSearchError: the text searched for is longer than 10,000 characters.
+        InvalidCursorError: the cursor does not come from this list.
+        InvalidSearchError: the search text is longer than 10,000 characters.
     """
     limit = clamp_limit(limit)
-    used: Any = Prompt.__table__ if owner is None else _used_by(owner)
+    used: Any = Prompt.__table__ if owner is None else _count_uses_by(owner)
     columns = used.c
     found = select(
         columns.id, Prompt.text, columns.used_count, columns.first_used_at, columns.last_used_at
@@ -59,18 +59,18 @@ def list_prompts(
     if owner is not None:
         found = found.join(used, columns.id == Prompt.id)
     if search is not None:
-        wanted = matching_prompts(session, search)
+        wanted = select_matching_prompts(session, search)
         found = found.where(columns.id.in_(wanted) if wanted is not None else false())
     if cursor is not None:
-        found = found.where(_after(columns, *decode_use(cursor)))
+        found = found.where(_start_after(columns, *decode_use(cursor)))
     found = found.order_by(
         columns.used_count.desc(), columns.last_used_at.desc(), columns.id.desc()
     )
     rows = [PromptUse(*row) for row in session.execute(found.limit(limit + 1))]
-    return page_of(rows, limit, lambda row: encode_use(row.used_count, row.last_used_at, row.id))
+    return make_page(rows, limit, lambda row: encode_use(row.used_count, row.last_used_at, row.id))
 
 
-def _used_by(owner: str) -> Any:
+def _count_uses_by(owner: str) -> Any:
     return (
         select(
             Generation.prompt_id.label("id"),
@@ -84,7 +84,7 @@ def _used_by(owner: str) -> Any:
     )
 
 
-def _after(columns: Any, count: int, moment: datetime, number: int) -> Any:
+def _start_after(columns: Any, count: int, moment: datetime, number: int) -> Any:
     return or_(
         columns.used_count < count,
         and_(columns.used_count == count, columns.last_used_at < moment),

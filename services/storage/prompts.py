@@ -1,4 +1,4 @@
-"""Prompts and how often they are used."""
+"""Count, find and list prompts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class _Upsert(Protocol):
-    """What the two dialects' own INSERT has in common."""
+    """The common interface of both dialects' INSERT."""
 
     excluded: Any
 
@@ -31,8 +31,8 @@ class _Upsert(Protocol):
     def returning(self, *columns: Any) -> ReturningInsert[Any]: ...
 
 
-def upsert(dialect: str, table: Any) -> _Upsert:
-    """Give the INSERT that knows ON CONFLICT for the kind of database."""
+def build_upsert(dialect: str, table: Any) -> _Upsert:
+    """Build an INSERT that supports ON CONFLICT in the dialect."""
     if dialect == "postgresql":
         from sqlalchemy.dialects.postgresql import insert as postgres_insert
 
@@ -43,14 +43,15 @@ def upsert(dialect: str, table: Any) -> _Upsert:
 
 
 @cache
-def counting(dialect: str) -> ReturningInsert[Any]:
-    """Give the statement that counts a use of `counting_values` and returns the prompt's id.
+def build_count_statement(dialect: str) -> ReturningInsert[Any]:
+    """Build the statement that counts a use and returns the prompt's id.
 
-    Built once: building it takes longer than running it.
+    Its parameters come from `make_count_values`. It is cached, because building it takes longer
+    than running it.
     """
     table = Prompt.__table__
     now = bindparam("now", type_=table.c.last_used_at.type)
-    new = upsert(dialect, table).values(
+    new = build_upsert(dialect, table).values(
         text=bindparam("prompt_text"), used_count=1, first_used_at=now, last_used_at=now
     )
     return new.on_conflict_do_update(
@@ -59,45 +60,45 @@ def counting(dialect: str) -> ReturningInsert[Any]:
     ).returning(table.c.id)
 
 
-def counting_values(prompt_text: str) -> dict[str, Any]:
-    """Give what `counting` is executed with."""
+def make_count_values(prompt_text: str) -> dict[str, Any]:
     return {"prompt_text": prompt_text, "now": utc_now()}
 
 
 def count_prompt(session: Session, prompt_text: str) -> int:
-    """Count one use in one statement, so that no concurrent count is lost; give the prompt's id."""
+    """Count one use of a prompt and return its id.
+
+    This is a single statement, so no concurrent count is lost.
+    """
     session.flush()
     connection = session.connection()
-    statement = counting(connection.dialect.name)
-    counted: int = connection.execute(statement, counting_values(prompt_text)).scalar_one()
+    statement = build_count_statement(connection.dialect.name)
+    counted: int = connection.execute(statement, make_count_values(prompt_text)).scalar_one()
     return counted
 
 
 def track_prompt_usage(session: Session, prompt_text: str) -> Prompt:
-    """Count one use of a prompt, which is added when it is new."""
+    """Count one use of a prompt; a new prompt is added."""
     return session.get_one(Prompt, count_prompt(session, prompt_text), populate_existing=True)
 
 
 def get_prompt(session: Session, prompt_id: int) -> Prompt | None:
-    """Give the prompt with this id."""
     return session.get(Prompt, prompt_id)
 
 
 def get_prompt_by_text(session: Session, text: str) -> Prompt | None:
-    """Give the prompt with exactly this text."""
     return session.scalars(select(Prompt).where(Prompt.text == text)).one_or_none()
 
 
 def get_all_prompts(session: Session, limit: int = 100, offset: int = 0) -> list[Prompt]:
-    """Give prompts, most used first; of equals, the one used last."""
-    return list(_most_used(session, limit, offset))
+    """Return prompts, most used first, and then most recently used first."""
+    return list(_list_most_used(session, limit, offset))
 
 
 def get_most_used_prompts(session: Session, limit: int = 10) -> list[Prompt]:
-    """Give the prompts used most, in the order of `get_all_prompts`."""
-    return list(_most_used(session, limit, 0))
+    """Return the first prompts in the order of `get_all_prompts`."""
+    return list(_list_most_used(session, limit, 0))
 
 
-def _most_used(session: Session, limit: int, offset: int) -> Sequence[Prompt]:
+def _list_most_used(session: Session, limit: int, offset: int) -> Sequence[Prompt]:
     order = (Prompt.used_count.desc(), Prompt.last_used_at.desc(), Prompt.id.desc())
     return session.scalars(select(Prompt).order_by(*order).limit(limit).offset(offset)).all()

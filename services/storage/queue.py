@@ -1,4 +1,4 @@
-"""The queue's rows: adding, finding and ordering what waits."""
+"""Add, find and remove queue entries, and count the jobs that wait."""
 
 from __future__ import annotations
 
@@ -8,24 +8,25 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import delete, func, select, tuple_, update
 
-from services.storage.columns import padded, utc_now
-from services.storage.generations import has_status
+from services.storage.columns import pad_values, utc_now
+from services.storage.generations import match_status
 from services.storage.models import Generation
 from services.storage.queue_models import QueueEntry
-from services.storage.queue_order import Priority, next_place, next_rank
+from services.storage.queue_order import Priority, compute_place, compute_rank
 from services.storage.schema import GenerationStatus
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-# One number that submitters ask PostgreSQL to lock. SQLite's writers take turns anyway.
+# The advisory lock of submitters on PostgreSQL. SQLite allows only one writer anyway.
 _ORDER_LOCK = 0x0D68_4D75_7369_64
 
 
-def take_turn(session: Session) -> None:
-    """Keep other submitters waiting until this transaction ends; its first statement.
+def lock_queue_order(session: Session) -> None:
+    """Make other submitters wait until this transaction ends. Must be its first statement.
 
-    So that no two get one place, and two batches with the same prompts do not wait for each other.
+    Otherwise two jobs could get the same place, and two batches with the same prompts could
+    deadlock.
     """
     if session.get_bind().dialect.name == "postgresql":
         session.connection().exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ORDER_LOCK})")
@@ -34,15 +35,15 @@ def take_turn(session: Session) -> None:
 def add_queue_entry(
     session: Session, generation: Generation, *, client: str, priority: Priority
 ) -> QueueEntry:
-    """Put a pending generation at its place among those that wait.
+    """Add a pending job to the queue at its place.
 
     Args:
-        session: an open session that may write, after `take_turn`.
-        generation: its row is in this transaction or before it.
-        client: whose share of the workers it takes.
-        priority: its class.
+        session: a session that can write, after `lock_queue_order`.
+        generation: the job, whose row exists.
+        client: the client whose share of the workers the job uses.
+        priority: class of the job.
     """
-    rank = next_rank(*_ranks(session, client, priority))
+    rank = compute_rank(*_read_ranks(session, client, priority))
     of_rank = select(func.max(QueueEntry.place)).where(
         QueueEntry.priority == priority.order, QueueEntry.rank == rank
     )
@@ -51,7 +52,7 @@ def add_queue_entry(
         client=client,
         priority=priority.order,
         rank=rank,
-        place=next_place(priority, rank, session.execute(of_rank).scalar()),
+        place=compute_place(priority, rank, session.execute(of_rank).scalar()),
         duration_seconds=generation.duration_seconds,
         attempt=1,
         crashes=0,
@@ -64,10 +65,10 @@ def add_queue_entry(
     return entry
 
 
-def _ranks(
+def _read_ranks(
     session: Session, client: str, priority: Priority
 ) -> tuple[int | None, int | None, int | None]:
-    """The client's last rank, the highest at work, the lowest that waits."""
+    """Return the client's highest rank, the highest running rank and the lowest waiting rank."""
     of_class = QueueEntry.priority == priority.order
     own = select(func.max(QueueEntry.rank)).where(of_class, QueueEntry.client == client)
     started = select(func.max(QueueEntry.rank)).where(of_class, QueueEntry.worker_id.is_not(None))
@@ -79,24 +80,27 @@ def _ranks(
 
 
 def get_queue_entry(
-    session: Session, generation_id: str, *, to_change: bool = False
+    session: Session, generation_id: str, *, for_update: bool = False
 ) -> QueueEntry | None:
-    """Give the entry of a generation; None when it is finished, or never was in the queue."""
+    """Return the entry of a job; None when it is finished or was never queued.
+
+    `for_update` reads it again and locks it until the transaction ends.
+    """
     return session.get(
-        QueueEntry, generation_id, with_for_update=to_change or None, populate_existing=to_change
+        QueueEntry, generation_id, with_for_update=for_update or None, populate_existing=for_update
     )
 
 
 def get_queue_entries(session: Session, generation_ids: Sequence[str]) -> dict[str, QueueEntry]:
-    """Give the entries of several generations, by id; those without one are left out."""
-    found = select(QueueEntry).where(QueueEntry.generation_id.in_(padded(generation_ids)))
+    """Return id -> entry for jobs; ids without an entry are left out."""
+    found = select(QueueEntry).where(QueueEntry.generation_id.in_(pad_values(generation_ids)))
     return {entry.generation_id: entry for entry in session.scalars(found)}
 
 
 def list_queue_entries(
     session: Session, *, after: QueueEntry | None = None, limit: int = 500
 ) -> list[QueueEntry]:
-    """Give entries in the order in which they start, from the one behind `after`."""
+    """Return entries in the order in which they start, beginning behind `after`."""
     order = (QueueEntry.place, QueueEntry.generation_id)
     found = select(QueueEntry)
     if after is not None:
@@ -105,14 +109,14 @@ def list_queue_entries(
 
 
 def remove_queue_entry(session: Session, generation_id: str) -> None:
-    """Take a generation out of the queue; nothing happens when it is in none."""
+    """Remove a job from the queue, if it is there."""
     session.execute(delete(QueueEntry).where(QueueEntry.generation_id == generation_id))
 
 
 def record_progress(
     session: Session, generation_id: str, worker_id: str, *, step: str, progress: float
 ) -> None:
-    """Note how far a job is, if that worker still has it."""
+    """Store step and progress (0..1) of a job, if this worker still holds it."""
     session.execute(
         update(QueueEntry)
         .where(QueueEntry.generation_id == generation_id, QueueEntry.worker_id == worker_id)
@@ -120,8 +124,8 @@ def record_progress(
     )
 
 
-def jobs_ahead(session: Session, place: int) -> tuple[int, float]:
-    """Count the jobs that wait and start before a place, and the seconds of music in them."""
+def count_jobs_ahead(session: Session, place: int) -> tuple[int, float]:
+    """Return the number of jobs that wait before a place, and their total seconds of music."""
     ahead = select(func.count(), func.coalesce(func.sum(QueueEntry.duration_seconds), 0.0)).where(
         QueueEntry.worker_id.is_(None), QueueEntry.place < place
     )
@@ -130,7 +134,7 @@ def jobs_ahead(session: Session, place: int) -> tuple[int, float]:
 
 
 def count_waiting(session: Session) -> tuple[int, datetime | None]:
-    """Count the jobs that wait, and say since when the oldest of them does."""
+    """Return the number of waiting jobs, and when the oldest was queued; None without one."""
     waiting = select(func.count(), func.min(QueueEntry.created_at)).where(
         QueueEntry.worker_id.is_(None)
     )
@@ -139,23 +143,22 @@ def count_waiting(session: Session) -> tuple[int, datetime | None]:
 
 
 def count_waiting_up_to(session: Session, most: int) -> int:
-    """Count the jobs that wait, but no further than `most`."""
+    """Return the number of waiting jobs, or `most` where there are more."""
     some = select(QueueEntry.generation_id).where(QueueEntry.worker_id.is_(None)).limit(most)
     return session.execute(select(func.count()).select_from(some.subquery())).scalar_one()
 
 
-def render_speed(session: Session, model_name: str, *, sample: int = 20) -> float | None:
-    """Measure how many seconds of work a second of music takes; None when nothing is finished.
+def average_real_time_factor(
+    session: Session, model_name: str, *, sample: int = 20
+) -> float | None:
+    """Return the seconds of work for a second of music, over a model's newest completed jobs.
 
-    Args:
-        session: an open session.
-        model_name: the engine.
-        sample: how many of its last finished jobs to look at.
+    None without a completed job.
     """
     last: Any = (
         select(Generation.generation_time_seconds, Generation.duration_seconds)
         .where(
-            *has_status(GenerationStatus.COMPLETED),
+            *match_status(GenerationStatus.COMPLETED),
             Generation.model_name == model_name,
             Generation.generation_time_seconds.is_not(None),
         )
@@ -169,15 +172,10 @@ def render_speed(session: Session, model_name: str, *, sample: int = 20) -> floa
     return work / music if music else None
 
 
-def attempts_still_held(session: Session, tokens: Sequence[str]) -> set[str]:
-    """Give those of the tokens under which a row is processing now."""
+def find_current_tokens(session: Session, tokens: Sequence[str]) -> set[str]:
+    """Return those of the tokens under which a row is processing."""
     held = select(Generation.attempt_token).where(
         Generation.status == GenerationStatus.PROCESSING.value,
-        Generation.attempt_token.in_(padded(tokens)),
+        Generation.attempt_token.in_(pad_values(tokens)),
     )
     return {str(token) for token in session.scalars(held)}
-
-
-def lock_generation(session: Session, generation_id: str) -> Generation | None:
-    """Read a row afresh and keep others from changing it until the transaction ends."""
-    return session.get(Generation, generation_id, with_for_update=True, populate_existing=True)

@@ -1,4 +1,4 @@
-"""The tables of the queue: what waits and runs, and who runs it."""
+"""Tables of the queue: entries of unfinished jobs, and workers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,13 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from services.storage.columns import Identifier, Real, UtcDateTime
 from services.storage.models import Base
-from services.storage.queue_order import Priority
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.compiler import SQLCompiler
 
 
 class database_seconds(FunctionElement[float]):  # noqa: N801 - written as a function in queries
-    """Seconds since 1970 on the database's clock: the one clock that all workers share."""
+    """Seconds since 1970 on the database's clock, which all workers share."""
 
     type = Double()
     inherit_cache = True
@@ -36,16 +35,16 @@ def _postgres_seconds(_element: object, _compiler: SQLCompiler, **_options: Any)
     return "extract(epoch from clock_timestamp())::double precision"
 
 
-_PARTLY = {
+_PARTIAL_INDEXES = {
     "idx_queue_entries_started": sql("worker_id IS NOT NULL"),
     "idx_queue_entries_waiting": sql("worker_id IS NULL"),
 }
-"""Indexes over some of the rows: of ten thousand that wait, the few at work are found at once, and
-what waits before a place is counted within the index."""
+"""Partial indexes: they find the few running jobs among thousands that wait, and count the jobs
+before a place without reading the table."""
 
 
 class QueueEntry(Base):
-    """What the queue knows of an unfinished generation; it goes when that is finished."""
+    """The queue's part of an unfinished job; deleted when the job is finished."""
 
     __tablename__ = "queue_entries"
 
@@ -62,13 +61,12 @@ class QueueEntry(Base):
     worker_id: Mapped[str | None] = mapped_column(Text)
     step: Mapped[str] = mapped_column(Text, server_default=sql("'queued'"))
     progress: Mapped[float] = mapped_column(Real, server_default=sql("0"))
-    not_before: Mapped[datetime | None] = mapped_column(UtcDateTime)
     created_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
     __table_args__ = (
         CheckConstraint("priority BETWEEN 0 AND 2", name="priority"),
         *(
-            Index(name, *columns, sqlite_where=_PARTLY[name])
+            Index(name, *columns, sqlite_where=_PARTIAL_INDEXES[name])
             for name, columns in (
                 ("idx_queue_entries_started", ("priority", "rank")),
                 ("idx_queue_entries_waiting", ("place", "duration_seconds")),
@@ -78,27 +76,22 @@ class QueueEntry(Base):
         Index("idx_queue_entries_client", "client", "priority", "rank"),
     )
 
-    @property
-    def priority_class(self) -> Priority:
-        """The class behind the number."""
-        return list(Priority)[self.priority]
-
 
 class WorkerRow(Base):
-    """A process that runs jobs; without a fresh beat it counts as gone."""
+    """A worker process; it counts as dead when its last heartbeat is too old."""
 
     __tablename__ = "workers"
 
     id: Mapped[str] = mapped_column(Identifier, primary_key=True)
     slot: Mapped[str] = mapped_column(Text)
-    """The lock file it holds, the same for every process that ever held it."""
+    """The lock file it holds; a later worker may hold the same one."""
     process: Mapped[str] = mapped_column(Text)
-    """Tells on the same machine whether the process still lives."""
+    """Identity of the process, to check on the same machine whether it is alive."""
     host: Mapped[str] = mapped_column(Text)
     pid: Mapped[int] = mapped_column(Integer)
     models: Mapped[str] = mapped_column(Text)
     """Names, joined by commas."""
     concurrency: Mapped[int] = mapped_column(Integer)
     draining: Mapped[int] = mapped_column(Integer, server_default=sql("0"))
-    started_at: Mapped[float] = mapped_column(Real)
     beat_at: Mapped[float] = mapped_column(Real)
+    """The last heartbeat, in seconds since 1970 on the database's clock."""

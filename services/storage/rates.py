@@ -1,7 +1,7 @@
-"""How often something was done of late, counted together by all processes of a database.
+"""Rate counters that all processes of a database share.
 
-A sliding window of two counters: the hits of the present window of time, and of the one before it
-in proportion to how much of it still lies within the last `seconds`.
+A sliding window of two counters: the hits of the current window, and the hits of the previous one
+in proportion to the part of it that lies within the last `seconds`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import case, delete, func, select
 
 from services.storage.client_models import RateCounter
-from services.storage.prompts import upsert
+from services.storage.prompts import build_upsert
 from services.storage.queue_models import database_seconds
 
 if TYPE_CHECKING:
@@ -22,48 +22,43 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateWindow:
-    """The two counters at one moment of the database's clock."""
+    """The two counters at a moment on the database's clock."""
 
     name: str
     seconds: int
     now: float
     """Seconds since 1970."""
     earlier: int
-    """Hits in the window before the present one."""
+    """Hits in the previous window."""
     hits: int
-    """Hits in the present window."""
+    """Hits in the current window."""
 
     @property
     def index(self) -> int:
-        """Which window of time it is."""
+        """Number of the current window since 1970."""
         return floor(self.now / self.seconds)
 
     @property
     def left(self) -> float:
-        """Seconds to the end of the present window."""
+        """Seconds until the current window ends."""
         return (self.index + 1) * self.seconds - self.now
 
     @property
     def carried(self) -> float:
-        """What the hits of the window before still count for."""
+        """The share of the previous window's hits that still counts."""
         return self.earlier * self.left / self.seconds
 
-    def room(self, limit: int, amount: int = 1) -> int:
-        """The most hits that the present window may have for so many more to be within the limit.
+    def compute_threshold(self, limit: int, amount: int = 1) -> int:
+        """Return the most hits the current window can hold before `amount` more exceed the limit.
 
-        That is, the largest h with floor(carried + h) + amount <= limit; below 0 for none.
+        This is the largest h with floor(carried + h) + amount <= limit. It is negative when the
+        previous window alone exceeds the limit.
         """
         return ceil(limit - amount + 1 - self.carried) - 1
 
 
 def read_rate(session: Session, name: str, seconds: int) -> RateWindow:
-    """Read the counters of a name.
-
-    Args:
-        session: an open session.
-        name: what is counted, and of whom.
-        seconds: length of the window.
-    """
+    """Read the counters of a name, with windows of `seconds`."""
     now = session.execute(select(database_seconds())).scalar_one()
     present = _row_name(name, floor(now / seconds))
     before = _row_name(name, floor(now / seconds) - 1)
@@ -77,29 +72,24 @@ def read_rate(session: Session, name: str, seconds: int) -> RateWindow:
 
 
 def count_hit(session: Session, name: str, seconds: int, limit: int, amount: int = 1) -> bool:
-    """Count hits if they are within the limit; of several processes at once none goes past it.
+    """Count `amount` hits if they stay within `limit` hits in `seconds`.
 
-    Args:
-        session: an open session that may write.
-        name: what is counted, and of whom.
-        seconds: length of the window.
-        limit: hits within it.
-        amount: hits to count.
+    Concurrent calls do not exceed the limit together.
 
     Returns:
-        False where the limit is reached; then nothing is counted.
+        False, and nothing is counted, when the limit is reached.
     """
     window = read_rate(session, name, seconds)
-    room = window.room(limit, amount)
+    room = window.compute_threshold(limit, amount)
     if window.hits > room:
         return False
     counters = RateCounter.__table__
-    new = upsert(session.get_bind().dialect.name, counters).values(
+    new = build_upsert(session.get_bind().dialect.name, counters).values(
         name=_row_name(name, window.index),
         hits=amount,
         expires_at=(window.index + 2) * float(seconds),
     )
-    # The limit is part of the statement: what others counted since the row was read is seen here.
+    # The statement checks the limit again: others may have counted since the row was read.
     counted = new.on_conflict_do_update(
         index_elements=[counters.c.name],
         set_={"hits": counters.c.hits + amount},
@@ -107,20 +97,20 @@ def count_hit(session: Session, name: str, seconds: int, limit: int, amount: int
     ).returning(counters.c.hits)
     hits = session.execute(counted).scalar_one_or_none()
     if hits == amount:
-        forget_expired_rates(session, window.now)
+        remove_expired_rates(session, window.now)
     return hits is not None
 
 
-def forget_rate(session: Session, name: str, seconds: int) -> None:
-    """Begin to count anew."""
+def reset_rate(session: Session, name: str, seconds: int) -> None:
+    """Set the counters of a name to zero."""
     now = session.execute(select(database_seconds())).scalar_one()
     names = [_row_name(name, floor(now / seconds) - back) for back in (0, 1)]
     session.execute(delete(RateCounter).where(RateCounter.name.in_(names)))
 
 
-def forget_expired_rates(session: Session, now: float) -> None:
-    """Remove the counters that no longer count; those that another process removes are left out."""
-    # In one order, and past what is locked: two that tidy up at once do not wait for each other.
+def remove_expired_rates(session: Session, now: float) -> None:
+    """Delete counters of windows that are over."""
+    # Sorted, and skipping locked rows, so that two processes that do this do not deadlock.
     old = (
         select(RateCounter.name)
         .where(RateCounter.expires_at < now)

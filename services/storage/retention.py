@@ -1,4 +1,4 @@
-"""Which finished generations are old enough to go. Files are the caller's to delete."""
+"""Find and delete the rows of old finished generations. The caller deletes the files."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ _ROWS_A_STATEMENT = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Expired:
-    """A generation that is, or would be, deleted."""
+class ExpiredGeneration:
+    """A generation that was deleted, or would be."""
 
     id: str
     file_path: str
@@ -31,19 +31,19 @@ class Expired:
 
 @dataclass(frozen=True, slots=True)
 class Cleanup:
-    """What a clean-up found, oldest first, and whether the rows are deleted."""
+    """The expired generations, oldest first, and whether their rows were deleted."""
 
-    expired: tuple[Expired, ...]
+    expired: tuple[ExpiredGeneration, ...]
     deleted: bool
 
     @property
     def file_paths(self) -> tuple[str, ...]:
-        """The files that now belong to no row, relative to the output folder."""
+        """The files of these generations, relative to the output folder."""
         return tuple(row.file_path for row in self.expired)
 
     @property
     def total_bytes(self) -> int:
-        """What the files take together."""
+        """Total size of the files."""
         return sum(row.file_size_bytes for row in self.expired)
 
 
@@ -54,22 +54,23 @@ def cleanup_generations(
     statuses: Iterable[str] = FINISHED_STATUSES,
     dry_run: bool = True,
 ) -> Cleanup:
-    """Find finished generations of long ago and, unless it is a dry run, delete their rows.
+    """Find old finished generations and delete their rows, unless this is a dry run.
 
     Args:
-        session: an open session; one that may write unless it is a dry run.
-        older_than_days: age since they finished, 0 or more.
-        statuses: which of the finished ones.
-        dry_run: only say what would go.
+        session: an open session; it must be able to write unless this is a dry run.
+        older_than_days: least age in days since they finished, 0 or more.
+        statuses: the finished statuses to include.
+        dry_run: delete nothing.
 
     Raises:
-        ValueError: a negative age, or a status that is not a finished one.
+        ValueError: the age is negative, or a status is not a finished one.
     """
     wanted = tuple(statuses)
     unfinished = [status for status in wanted if status not in FINISHED_STATUSES]
     if unfinished or older_than_days < 0:
         raise ValueError(
-            f"Only {', '.join(FINISHED_STATUSES)} generations of an age of 0 days or more can go."
+            f"Only {', '.join(FINISHED_STATUSES)} generations can be deleted, "
+            "and their age must be 0 days or more."
         )
     finished_at = func.coalesce(
         Generation.completed_at, Generation.created_at, type_=Generation.created_at.type
@@ -80,7 +81,9 @@ def cleanup_generations(
         .where(finished_at < utc_now() - timedelta(days=older_than_days))
         .order_by(finished_at, Generation.id)
     )
-    expired = tuple(Expired(row_id, path, size or 0, at) for row_id, path, size, at in found)
+    expired = tuple(
+        ExpiredGeneration(row_id, path, size or 0, at) for row_id, path, size, at in found
+    )
     if not dry_run:
         for start in range(0, len(expired), _ROWS_A_STATEMENT):
             chosen = [row.id for row in expired[start : start + _ROWS_A_STATEMENT]]

@@ -1,20 +1,20 @@
-"""The vocabulary of the database: statuses and versions, free of any library."""
+"""Statuses and schema versions. This module imports nothing, so everything can import it."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 
-SCHEMA_VERSION = "1.2.0"
-"""The version of the tables that revision `HEAD_REVISION` makes."""
+SCHEMA_VERSION = "1.3.0"
+"""Version of the tables at `HEAD_REVISION`."""
 
-KNOWN_REVISIONS = ("001", "002", "003")
-"""Alembic revisions this release can open, oldest first."""
+KNOWN_REVISIONS = ("001", "002", "003", "004")
+"""Alembic revisions that this release can open, oldest first."""
 
 HEAD_REVISION = KNOWN_REVISIONS[-1]
 
 
 class GenerationStatus(StrEnum):
-    """Where a generation stands; each equals its string."""
+    """The statuses of a job; each compares equal to its string."""
 
     PENDING = "pending"
     PROCESSING = "processing"
@@ -30,7 +30,7 @@ FINISHED_STATUSES: tuple[str, ...] = (
     GenerationStatus.FAILED.value,
     GenerationStatus.CANCELLED.value,
 )
-"""Statuses that nothing leaves."""
+"""A job in one of these statuses never changes its status again."""
 
 UNFINISHED_STATUSES: tuple[str, ...] = (
     GenerationStatus.PENDING.value,
@@ -39,21 +39,21 @@ UNFINISHED_STATUSES: tuple[str, ...] = (
 
 
 def validate_status(status: str) -> bool:
-    """Say whether `status` is one of the five."""
+    """Return whether `status` is one of the five."""
     return status in STATUSES
 
 
-def known_status(status: str) -> str:
-    """Give `status` back as a plain string.
+def require_status(status: str) -> str:
+    """Return `status` as a plain string.
 
     Raises:
         ValueError: it is not one of the five.
     """
     if not validate_status(status):
-        raise ValueError(f"Unknown status {status!r}; it is one of {', '.join(STATUSES)}.")
+        raise ValueError(f"Unknown status {status!r}. Use one of: {', '.join(STATUSES)}.")
     return str(status)
 
 
 def get_schema_version() -> str:
-    """Give the version of the tables, as in docs/database.md."""
+    """Return the version of the tables, as docs/database.md gives it."""
     return SCHEMA_VERSION

@@ -1,7 +1,7 @@
-"""Full-text search over prompts, with the same meaning on both databases.
+"""Full-text search over prompts, with the same results on both databases.
 
-Every word of the query must be in the prompt, in any order; case, accents and endings do not
-matter ("beat" finds "Beats"). Whatever is no letter or digit only parts words.
+Every word of the query must be in the prompt, in any order. Case, accents and English endings do
+not matter ("beat" finds "Beats"). All characters except letters and digits separate words.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from sqlalchemy import and_, bindparam, column, func, literal_column, select, ta
 from sqlalchemy import text as sql
 
 from services.storage.errors import InvalidSearchError
-from services.storage.generations import Narrowed, created_between
+from services.storage.generations import GenerationFilters, match_creation_time
 from services.storage.models import GENERATIONS, Generation
-from services.storage.paging import Page, clamp_limit, decode_number, encode_number, page_of
-from services.storage.schema import known_status
+from services.storage.paging import Page, clamp_limit, decode_number, encode_number, make_page
+from services.storage.schema import require_status
 from services.storage.search_index import POSTGRES_COLUMN, SEARCH_TABLE
-from services.storage.sqlite_driver import library
-from services.storage.words import beginning, split_marked_words, split_words
+from services.storage.sqlite_driver import load_library
+from services.storage.words import split_marked_words, split_words, strip_plural
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
     from sqlalchemy.orm import Session
 
 LONGEST_SEARCH = 10_000
-"""Characters; more is refused."""
+"""Characters; a longer text is refused."""
 
 MOST_WORDS = 100
-"""Words of a query beyond these are not looked at."""
+"""Further words of a query are ignored."""
 
 _SEARCH_ID: ColumnElement[int] = GENERATIONS.c.search_id
 _FTS = table(SEARCH_TABLE, column("rowid"))
@@ -45,39 +45,39 @@ def search_generations(
     limit: int = 100,
     offset: int = 0,
     cursor: str | None = None,
-    **narrowed: Unpack[Narrowed],
+    **filters: Unpack[GenerationFilters],
 ) -> Page[Generation]:
-    """Give one page of generations whose prompt has every word of `text`, newest first.
+    """Return one page of generations whose prompt has every word of `text`, newest first.
 
     A text without a letter or digit finds nothing.
 
     Args:
         session: an open session.
-        text: what a person typed; no character in it has a meaning of its own.
-        status: only these.
-        limit: rows a page, brought into 1..1000.
-        offset: rows to leave out; the further, the slower. Cursors are not.
-        cursor: `next_cursor` of the page before; None for the first.
-        narrowed: further conditions.
+        text: the user's text; it has no operators or wildcards.
+        status: return only generations of this status.
+        limit: rows of a page, clamped to 1..1000.
+        offset: rows to skip; slow when large, unlike a cursor.
+        cursor: `next_cursor` of the previous page; None for the first.
+        filters: further conditions.
 
     Raises:
-        ValueError: there is no such status.
-        InvalidCursorError: the cursor is not one of these.
+        ValueError: the status is unknown.
+        InvalidCursorError: the cursor does not come from this list.
         InvalidSearchError: the text is longer than 10,000 characters.
     """
     _refuse_long(text)
-    conditions = _conditions(status, narrowed)
+    conditions = _build_conditions(status, filters)
     place = None if cursor is None else decode_number(cursor)
     if not split_words(text):
         return Page([], None)
     limit = clamp_limit(limit)
-    number, found = _matching(session, text)
+    number, found = _select_matches(session, text)
     if place is not None:
         found = found.where(number < place)
     found = found.where(*conditions).order_by(number.desc()).limit(limit + 1)
     found = found.offset(offset) if offset else found
     rows = session.execute(found.add_columns(number)).all()
-    page = page_of(rows, limit, lambda row: encode_number(row[1]))
+    page = make_page(rows, limit, lambda row: encode_number(row[1]))
     return Page([row[0] for row in page.items], page.next_cursor)
 
 
@@ -86,37 +86,37 @@ def count_matches(
     text: str,
     *,
     status: str | None = None,
-    **narrowed: Unpack[Narrowed],
+    **filters: Unpack[GenerationFilters],
 ) -> int:
-    """Count what `search_generations` finds; raises as that."""
+    """Count the generations that `search_generations` would return; raises as that."""
     _refuse_long(text)
-    conditions = _conditions(status, narrowed)
+    conditions = _build_conditions(status, filters)
     if not split_words(text):
         return 0
-    _, found = _matching(session, text)
+    _, found = _select_matches(session, text)
     numbers = found.where(*conditions).with_only_columns(Generation.id).subquery()
     return session.execute(select(func.count()).select_from(numbers)).scalar_one()
 
 
-def matching_prompts(session: Session, text: str) -> Any:
-    """Give the ids of the prompts of which `search_generations` finds rows, as a subquery.
+def select_matching_prompts(session: Session, text: str) -> Any:
+    """Build a subquery of the ids of the prompts of all generations that match.
 
-    None where the text has no word; raises as that.
+    Returns None for a text without words; raises as `search_generations`.
     """
     _refuse_long(text)
     if not split_words(text):
         return None
-    _, found = _matching(session, text)
+    _, found = _select_matches(session, text)
     return found.with_only_columns(Generation.prompt_id).where(Generation.prompt_id.is_not(None))
 
 
 def _refuse_long(text: str) -> None:
     if len(text) > LONGEST_SEARCH:
-        raise InvalidSearchError(f"A search has at most {LONGEST_SEARCH} characters.")
+        raise InvalidSearchError(f"A search can have at most {LONGEST_SEARCH} characters.")
 
 
 def search_backend(session: Session) -> str:
-    """Name what answers searches here: "tsvector", "fts5", or "like" without a text index."""
+    """Return how this database searches: "tsvector", "fts5", or "like" without a text index."""
     if session.get_bind().dialect.name == "postgresql":
         return "tsvector"
     present = sql("SELECT count(*) FROM sqlite_master WHERE name = :name")
@@ -124,11 +124,11 @@ def search_backend(session: Session) -> str:
     return "fts5" if indexed else "like"
 
 
-def _matching(session: Session, text: str) -> tuple[ColumnElement[int], Any]:
-    """Give the column that numbers the rows, and the rows that have every word."""
+def _select_matches(session: Session, text: str) -> tuple[ColumnElement[int], Any]:
+    """Build the column with the row's number, and the query for rows that have every word."""
     backend = search_backend(session)
-    # FTS5 has its own mind about accents (й is no и to it): it folds both sides itself.
-    split = _fts5_words if backend == "fts5" else split_words
+    # FTS5 folds accents by its own tables (it keeps й apart from и), so it gets unfolded words.
+    split = _split_fts5_words if backend == "fts5" else split_words
     words = list(dict.fromkeys(split(text)))[:MOST_WORDS]
     if backend == "tsvector":
         wanted = func.plainto_tsquery(literal_column("'dgx_music'::regconfig"), " ".join(words))
@@ -141,38 +141,38 @@ def _matching(session: Session, text: str) -> tuple[ColumnElement[int], Any]:
         return number, select(Generation).where(matches, number == _SEARCH_ID)
     folded = func.dgx_music_fold(Generation.prompt)
     return literal_column("generations.rowid"), select(Generation).where(
-        and_(*(folded.contains(f" {beginning(word)}", autoescape=True) for word in words))
+        and_(*(folded.contains(f" {strip_plural(word)}", autoescape=True) for word in words))
     )
 
 
-def _fts5_words(text: str) -> list[str]:
+def _split_fts5_words(text: str) -> list[str]:
     """Cut text into words of one token each: the index keeps no places, so it knows no phrases."""
     return [
         part
         for word in split_marked_words(text)
-        for part in "".join(" " if _parts_words(c) else c for c in word).split()
+        for part in "".join(" " if _separates_words(c) else c for c in word).split()
     ]
 
 
 @lru_cache(maxsize=4096)
-def _parts_words(character: str) -> bool:
-    """Say whether FTS5, which has its own tables, cuts a word at this character."""
+def _separates_words(character: str) -> bool:
+    """Return whether FTS5, which has its own tables, splits a word at this character."""
     if character.isascii() or ucd_3_2_0.category(character)[0] in "LN":
         return False
-    with closing(library().connect(":memory:")) as connection:
+    with closing(load_library().connect(":memory:")) as connection:
         connection.execute("CREATE VIRTUAL TABLE cut USING fts5(word, tokenize = 'unicode61')")
         connection.execute("INSERT INTO cut VALUES (?)", (f"a{character}b",))
         connection.execute("CREATE VIRTUAL TABLE tokens USING fts5vocab(cut, 'instance')")
         return bool(connection.execute("SELECT count(*) > 1 FROM tokens").fetchone()[0])
 
 
-def _conditions(status: str | None, narrowed: Narrowed) -> list[ColumnElement[bool]]:
-    # The unary plus keeps SQLite from walking the index of the filter instead of the text index.
-    conditions = created_between(narrowed)
+def _build_conditions(status: str | None, filters: GenerationFilters) -> list[ColumnElement[bool]]:
+    # The empty text keeps SQLite from using the index of the filter instead of the text index.
+    conditions = match_creation_time(filters)
     if status is not None:
-        conditions.append(literal_column("generations.status || ''") == known_status(status))
-    if (model_name := narrowed.get("model_name")) is not None:
+        conditions.append(literal_column("generations.status || ''") == require_status(status))
+    if (model_name := filters.get("model_name")) is not None:
         conditions.append(literal_column("generations.model_name || ''") == model_name)
-    if (owner := narrowed.get("owner")) is not None:
+    if (owner := filters.get("owner")) is not None:
         conditions.append(literal_column("generations.owner || ''") == owner)
     return conditions

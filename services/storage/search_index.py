@@ -1,15 +1,15 @@
-"""The full-text index over prompts: what it is made of on each database.
+"""The full-text index over prompts on each database.
 
-SQLite: an FTS5 table over `generations`, kept up to date by triggers, so that rows written by any
-means are found. Its row numbers are `generations.search_id`, given out in the order of insertion;
-FTS5 walks them backwards lazily, which keeps "newest first" quick for words in half of all rows.
-They are a column because SQLite may change the implicit rowid of a table in VACUUM.
+SQLite: an FTS5 table over `generations`. Triggers update it, so rows that other programs write are
+found too. Its row numbers are `generations.search_id`, in the order of insertion; FTS5 reads them
+backwards lazily, which keeps "newest first" fast for words in half of all rows. They need a column,
+because VACUUM can change the implicit rowid of a table.
 
-PostgreSQL: a generated `tsvector` column under a GIN index, and `search_id` from a sequence. New
-rows wait in a list that every search reads through; it is kept to 64 kB, some hundred rows.
+PostgreSQL: a generated `tsvector` column with a GIN index, and `search_id` from a sequence. New
+rows wait in a pending list that each search reads; its limit is 64 kB, about a hundred rows.
 
-Both cut text into words at everything that is no letter or digit, ignore case and accents, and
-reduce words by the Porter algorithm of 1980 (FTS5's `porter`, Snowball's `porter`).
+Both split text at every character that is not a letter or digit, ignore case and accents, and
+stem words by the Porter algorithm of 1980 (FTS5's `porter`, Snowball's `porter`).
 """
 
 from __future__ import annotations
@@ -60,8 +60,8 @@ SQLITE_TRIGGER_NAMES = (
     "generations_search_delete",
 )
 
-# The expression folds case and accents, then puts a space for every character that is no letter
-# or digit, so that the parser meets nothing but plain words: no addresses, paths, signs, fractions.
+# The expression folds case and accents and replaces every character that is not a letter or digit
+# by a space. PostgreSQL's parser would otherwise find addresses, paths, signs and fractions.
 POSTGRES_INSTALL = (
     "CREATE TEXT SEARCH DICTIONARY dgx_music_stem (TEMPLATE = snowball, LANGUAGE = porter)",
     'CREATE TEXT SEARCH CONFIGURATION dgx_music (PARSER = pg_catalog."default")',
@@ -93,7 +93,7 @@ POSTGRES_REMOVE = (
 
 
 def fts5_available(connection: Connection) -> bool:
-    """Say whether this SQLite was built with FTS5."""
+    """Return whether this SQLite was built with FTS5."""
     return bool(
         connection.exec_driver_sql(
             "SELECT count(*) FROM pragma_module_list WHERE name = 'fts5'"
@@ -102,9 +102,9 @@ def fts5_available(connection: Connection) -> bool:
 
 
 def install_search_index(connection: Connection) -> None:
-    """Make the index for the rows that are there and those to come.
+    """Create the index over present and future rows.
 
-    On an SQLite without FTS5 nothing is made, and search falls back on comparing text.
+    On an SQLite without FTS5 there is no index, and search compares text instead.
     """
     if connection.dialect.name == "postgresql":
         for statement in POSTGRES_INSTALL:
@@ -114,7 +114,7 @@ def install_search_index(connection: Connection) -> None:
 
 
 def repair_search_index(connection: Connection) -> None:
-    """Put back what rebuilding the table `generations` took away, on SQLite its triggers."""
+    """Restore the triggers that rebuilding the table `generations` removes on SQLite."""
     if connection.dialect.name != "sqlite" or not fts5_available(connection):
         return
     present = connection.exec_driver_sql(
@@ -127,7 +127,7 @@ def repair_search_index(connection: Connection) -> None:
 
 
 def remove_search_index(connection: Connection) -> None:
-    """Take the index away; the rows stay."""
+    """Remove the index; the rows stay."""
     if connection.dialect.name == "postgresql":
         for statement in POSTGRES_REMOVE:
             connection.exec_driver_sql(statement)

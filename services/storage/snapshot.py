@@ -1,6 +1,6 @@
-"""Whole, checked copies of an SQLite database while others write to it.
+"""Complete, checked copies of an SQLite database while other processes write to it.
 
-A plain file copy is not one: under a writer it is stale or damaged (docs/database.md).
+A plain copy of the file would be stale or damaged under a writer (docs/database.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from services.storage.columns import utc_now
 from services.storage.errors import BackupError, NotADatabaseError, OverwriteRefusedError
 from services.storage.sqlite import DATABASE_FILE_MODE
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 _HEADER = b"SQLite format 3\x00"
 
 
-def dated(path: Path, reason: str, moment: datetime | None = None) -> Path:
-    """Name a copy beside `path`: generations.before-002.20261120T101500123456Z.db."""
+def name_dated_copy(path: Path, reason: str, moment: datetime | None = None) -> Path:
+    """Return the path of a copy beside `path`: generations.before-002.20261120T101500123456Z.db."""
     stamp = (moment or utc_now()).strftime("%Y%m%dT%H%M%S%fZ")
     return path.with_name(f"{path.stem}.{reason}.{stamp}{path.suffix}")
 
 
 def write_snapshot(source: DriverConnection, destination: Path, *, force: bool = False) -> None:
-    """Copy the database behind `source` to `destination`, whole or not at all, mode 0600.
+    """Copy the database of a connection to a file of mode 0600, completely or not at all.
 
     Raises:
-        OverwriteRefusedError: `destination` exists and `force` is not given.
-        BackupError: it cannot be written, or the copy is not sound.
+        OverwriteRefusedError: `destination` exists and `force` is False.
+        BackupError: the copy cannot be written, or is damaged.
     """
 
     def vacuum_into(part: Path) -> None:
@@ -42,38 +42,38 @@ def write_snapshot(source: DriverConnection, destination: Path, *, force: bool =
             cursor.execute("VACUUM INTO ?", (str(part),))
         problems = find_damage(part)
         if problems:
-            raise BackupError(f"The copy of the database is not sound: {problems[0]}.")
+            raise BackupError(f"The copy of the database is damaged: {problems[0]}.")
 
     publish(destination, vacuum_into, force=force)
 
 
 def publish(destination: Path, write: Callable[[Path], None], *, force: bool) -> None:
-    """Let `write` fill an empty file, then put it in place durably; raises as `write_snapshot`."""
+    """Let `write` fill a temporary file, sync it, and rename it; raises as `write_snapshot`."""
     if destination.exists() and not force:
         raise OverwriteRefusedError(
-            f"{destination} exists; give another name, or force to replace it."
+            f"{destination} exists. Choose another name, or use --force to replace it."
         )
     if destination.exists() and not destination.is_file():
-        raise BackupError(f"{destination} is a folder or a device; name a file.")
+        raise BackupError(f"{destination} is a folder or a device. Choose the name of a file.")
     part = destination.with_name(f".backup.{os.getpid()}.part")
     try:
         destination.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BackupError(f"The folder of {destination} cannot be made: {error}.") from error
+        raise BackupError(f"The folder of {destination} cannot be created: {error}.") from error
     try:
         os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_TRUNC, DATABASE_FILE_MODE))
         write(part)
         sync_file(part)
         part.replace(destination)
         sync_file(destination.parent)
-    except (OSError, library().Error) as error:
+    except (OSError, load_library().Error) as error:
         raise BackupError(f"The backup {destination} could not be written: {error}.") from error
     finally:
         part.unlink(missing_ok=True)
 
 
 def sync_file(path: Path) -> None:
-    """Wait until a file's content, or a folder's names, are on the disk."""
+    """Wait until the content of a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -82,11 +82,11 @@ def sync_file(path: Path) -> None:
 
 
 def require_sqlite_file(path: Path) -> None:
-    """Look at the first bytes.
+    """Check the header of a file.
 
     Raises:
-        BackupError: there is no such file, or it cannot be read.
-        NotADatabaseError: it is something else.
+        BackupError: the file does not exist or cannot be read.
+        NotADatabaseError: the file is not an SQLite database.
     """
     try:
         with path.open("rb") as file:
@@ -98,31 +98,31 @@ def require_sqlite_file(path: Path) -> None:
 
 
 def connect_to_file(path: Path, *, read_only: bool = False) -> DriverConnection:
-    """Open a database file that must exist, in autocommit mode."""
+    """Open an existing database file in autocommit mode."""
     mode = "ro" if read_only else "rw"
-    connection: DriverConnection = library().connect(
+    connection: DriverConnection = load_library().connect(
         f"{path.absolute().as_uri()}?mode={mode}", uri=True, isolation_level=None, timeout=30.0
     )
     return connection
 
 
 def find_damage(path: Path) -> list[str]:
-    """Check the structure and the references of a database file; empty when all is well.
+    """Return the problems in the structure and the references of a database file.
 
-    SQLite keeps no checksums: it finds what breaks its structure, not every changed byte.
+    SQLite keeps no checksums, so a changed byte that leaves the structure intact is not found.
     """
     try:
         with closing(connect_to_file(path, read_only=True)) as connection:
-            return damage_of(connection)
-    except library().DatabaseError as error:
+            return find_damage_in(connection)
+    except load_library().DatabaseError as error:
         return [str(error)]
 
 
-def damage_of(connection: DriverConnection) -> list[str]:
-    """Check as `find_damage` does, on an open connection."""
+def find_damage_in(connection: DriverConnection) -> list[str]:
+    """Return the problems as `find_damage`, on an open connection."""
     try:
         found = [str(row[0]) for row in connection.execute("PRAGMA integrity_check").fetchall()]
-    except library().DatabaseError as error:
+    except load_library().DatabaseError as error:
         return [str(error)]
     return [problem for problem in found if problem != "ok"] + [
         f"row {row} of {table} refers to a missing row of {parent}"

@@ -1,4 +1,4 @@
-"""How SQLite is opened: journal, durability, transactions, and the rights of the file."""
+"""Engines for SQLite: journal, durability, transactions, and the permissions of the file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sqlalchemy import create_engine, event
 from sqlalchemy.pool import QueuePool
 
 from services.storage.errors import DatabasePermissionError, DatabaseReadOnlyError
-from services.storage.sqlite_driver import journal_mode, library, library_version
+from services.storage.sqlite_driver import choose_journal_mode, get_library_version, load_library
 from services.storage.words import fold
 
 if TYPE_CHECKING:
@@ -23,23 +23,22 @@ if TYPE_CHECKING:
 
 DATABASE_FILE_MODE = 0o600
 CACHE_KIB = 32_768
-"""Pages a connection keeps; the 2 MB of SQLite's own default go at the first look-up by id."""
+"""Page cache of a connection. The first look-up by id fills the 2 MB of SQLite's default."""
 
 PAGE_SIZE = 8192
-"""Bytes, of new files. A row takes 600: of SQLite's own 4096 it would leave an eighth empty."""
+"""Bytes, for new files. A row takes 600 bytes: SQLite's default of 4096 wastes an eighth."""
 
 JOURNAL_SIZE_LIMIT = 16 * 1024 * 1024
-"""Bytes; a log that one large transaction made longer is cut back to this afterwards. Twice what
-it has between two checkpoints (wal_autocheckpoint, 1000 pages), so that it is rarely cut."""
+"""Bytes, to which a log is truncated after a large transaction. This is twice its size between two
+checkpoints (wal_autocheckpoint, 1000 pages), so truncation is rare."""
 
-CONNECTIONS = 15
-"""At most, and as many stay open as were ever needed at once: a new one has to be set up and to
-prepare its statements, and those that come and go leave memory in pieces. The one used last is
-taken first."""
+MAX_CONNECTIONS = 15
+"""Connections stay open once opened: a new one has to be set up and to prepare its statements, and
+opening and closing them fragments memory. The pool hands out the most recently used one first."""
 
-STATEMENTS = 24
-"""That a connection keeps prepared, about 10 KB each; of the 128 that are usual most are rare, and
-a process would grow for hours until every connection has met them all."""
+CACHED_STATEMENTS = 24
+"""Prepared statements that a connection keeps, about 10 KB each. With the driver's default of 128 a
+process grows for hours, until each connection has prepared even the rare statements."""
 
 READ_ONLY_OPTION = "dgx_music_read_only"
 MIGRATING_OPTION = "dgx_music_migrating"
@@ -49,8 +48,8 @@ _BUSY, _READ_ONLY = 5, 8
 _MODE_KEPT_BY_OTHERS = frozenset({_BUSY, _READ_ONLY})
 
 
-def file_of(url: URL) -> Path | None:
-    """Give the file behind an SQLite URL; None for a database in memory or a `file:` URI."""
+def get_sqlite_file(url: URL) -> Path | None:
+    """Return the file of an SQLite URL; None for a database in memory or a `file:` URI."""
     name = url.database
     if not name or name == ":memory:" or name.startswith("file:"):
         return None
@@ -58,13 +57,13 @@ def file_of(url: URL) -> Path | None:
 
 
 def prepare_file(path: Path) -> None:
-    """Make the folder and an empty file that only its owner may read, where there is none.
+    """Create the folder and an empty file of mode 0600, unless they exist.
 
-    A file that is there is not opened: closing it would drop this process's locks on it.
+    An existing file is not opened: closing it would drop this process's locks on it.
 
     Raises:
-        DatabasePermissionError: the system does not allow it, or the path is no file.
-        DatabaseReadOnlyError: the file is there and cannot be written.
+        DatabasePermissionError: this user cannot create or read the file, or it is a folder.
+        DatabaseReadOnlyError: the file exists and this user cannot write to it.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,16 +74,17 @@ def prepare_file(path: Path) -> None:
     except OSError as error:
         raise DatabasePermissionError(
             f"The database {path} cannot be opened ({error.strerror}). "
-            "Check that its folder exists and is yours, or set DATABASE_URL to another file."
+            "Check that its folder exists and belongs to you, or set DATABASE_URL to another file."
         ) from error
     if not os.access(path, os.R_OK, effective_ids=True):
         raise DatabasePermissionError(
             f"The database {path} cannot be read by this user. "
-            "Check the rights of the file, or set DATABASE_URL to another file."
+            "Check the permissions of the file, or set DATABASE_URL to another file."
         )
     if not os.access(path, os.W_OK, effective_ids=True):
         raise DatabaseReadOnlyError(
-            f"The database {path} cannot be written. Check the rights of the file and its folder."
+            f"The database {path} cannot be written. "
+            "Check the permissions of the file and of its folder."
         )
 
 
@@ -93,31 +93,31 @@ def create_sqlite_engine(
     busy_timeout_seconds: float,
     *,
     cache_kib: int = CACHE_KIB,
-    begun_by_driver: bool = False,
+    driver_begins: bool = False,
 ) -> Engine:
-    """Open an SQLite database under the rules of docs/database.md.
+    """Create an engine that follows the rules of docs/database.md.
 
-    A database in memory lives in one connection, which its users take in turns.
+    A database in memory has one connection, which threads use in turn.
 
     Args:
-        url: of the database.
-        busy_timeout_seconds: how long to wait for another process to finish its write.
-        cache_kib: pages that each connection keeps in memory.
-        begun_by_driver: let the driver begin a transaction, IMMEDIATE too, at the first statement
-            that writes, for a library that sends a BEGIN of its own now and then.
+        url: URL of the database.
+        busy_timeout_seconds: longest wait for another process's write.
+        cache_kib: page cache of each connection.
+        driver_begins: the driver, not this engine, begins a transaction (IMMEDIATE too) at the
+            first statement that writes; for a library that sometimes sends its own BEGIN.
     """
     options: dict[str, Any] = {
-        "connect_args": {"timeout": busy_timeout_seconds, "cached_statements": STATEMENTS}
+        "connect_args": {"timeout": busy_timeout_seconds, "cached_statements": CACHED_STATEMENTS}
     }
-    options |= {"pool_size": CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
-    if file_of(url) is None and not (url.database or "").startswith("file:"):
+    options |= {"pool_size": MAX_CONNECTIONS, "max_overflow": 0, "pool_use_lifo": True}
+    if get_sqlite_file(url) is None and not (url.database or "").startswith("file:"):
         options |= {"pool_size": 1}
         options["connect_args"]["check_same_thread"] = False
     engine = create_engine(
-        url, poolclass=QueuePool, module=library(), hide_parameters=True, **options
+        url, poolclass=QueuePool, module=load_library(), hide_parameters=True, **options
     )
     event.listen(engine, "connect", partial(_on_connect, cache_kib))
-    if begun_by_driver:
+    if driver_begins:
         event.listen(engine, "connect", _let_driver_begin)
         return engine
     event.listen(engine, "begin", _on_begin)
@@ -126,12 +126,12 @@ def create_sqlite_engine(
 
 
 def open_connections(engine: Engine) -> None:
-    """Open all connections that there may be, each with the schema read.
+    """Open all connections of the pool and let each read the schema.
 
-    A process that stays would else grow by one whenever more are needed at once than ever before.
+    Otherwise the memory of a long-lived process grows with each new peak of concurrent use.
     """
     with ExitStack() as stack:
-        for _ in range(CONNECTIONS):
+        for _ in range(MAX_CONNECTIONS):
             connection = stack.enter_context(closing(engine.raw_connection()))
             connection.cursor().execute("SELECT count(*) FROM sqlite_master").fetchall()
 
@@ -142,10 +142,10 @@ def _on_connect(cache_kib: int, connection: DriverConnection, _record: object) -
     connection.execute(f"PRAGMA page_size = {PAGE_SIZE}")
     connection.execute(f"PRAGMA cache_size = -{cache_kib}")
     connection.execute(f"PRAGMA journal_size_limit = {JOURNAL_SIZE_LIMIT}")
-    # The triggers of the text index write to an FTS5 table, which needs a trusted schema.
+    # The triggers of the text index write to an FTS5 table, which requires a trusted schema.
     for statement in ("foreign_keys = ON", "synchronous = FULL", "trusted_schema = ON"):
         connection.execute(f"PRAGMA {statement}")
-    _choose_journal(connection, journal_mode(library_version()))
+    _choose_journal(connection, choose_journal_mode(get_library_version()))
 
 
 def _let_driver_begin(connection: DriverConnection, _record: object) -> None:
@@ -153,10 +153,10 @@ def _let_driver_begin(connection: DriverConnection, _record: object) -> None:
 
 
 def _choose_journal(connection: DriverConnection, wanted: str) -> None:
-    """Set the journal mode, unless others keep the file in the mode it has.
+    """Set the journal mode, unless other connections keep the file in its present mode.
 
-    PERSIST is a matter of the connection, but WAL stands in the file: entering or leaving it needs
-    the database for oneself, and until then every connection has to go along.
+    PERSIST is a property of the connection, but WAL is one of the file. Entering or leaving WAL
+    needs exclusive access; without it the connection uses the present mode.
     """
     current = connection.execute("PRAGMA journal_mode").fetchone()[0].upper()
     if current in {wanted, "MEMORY"}:
@@ -167,11 +167,11 @@ def _choose_journal(connection: DriverConnection, wanted: str) -> None:
         if changes_file:
             connection.execute("PRAGMA busy_timeout = 0")
         connection.execute(f"PRAGMA journal_mode = {wanted}")
-    except library().OperationalError as error:
+    except load_library().OperationalError as error:
         if error.sqlite_errorcode not in _MODE_KEPT_BY_OTHERS:
             raise
         if current == "WAL":
-            # A library without the fix leaves checkpoints to those who keep the file in this mode.
+            # A library without the WAL fix leaves checkpoints to the other connections.
             connection.execute("PRAGMA wal_autocheckpoint = 0")
     finally:
         connection.execute(f"PRAGMA busy_timeout = {timeout}")
@@ -185,11 +185,11 @@ def _on_begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN")
         return
     if options.get(MIGRATING_OPTION):
-        # Rebuilding a parent table would otherwise delete its children through ON DELETE CASCADE.
+        # With foreign keys on, rebuilding a parent table would delete its children (CASCADE).
         connection.info[_ON_CHECKIN] = "PRAGMA foreign_keys = ON"
         connection.exec_driver_sql("PRAGMA foreign_keys = OFF")
-    # A transaction that starts as a reader and then writes fails at once when another one has
-    # written meanwhile, whatever the time-out; one that starts as a writer waits its turn.
+    # A transaction that reads and then writes fails at once, whatever the timeout, if another one
+    # has written in between. One that begins as a writer waits for its turn.
     connection.exec_driver_sql("BEGIN IMMEDIATE")
 
 

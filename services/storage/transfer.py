@@ -1,7 +1,7 @@
-"""Moving every row to another database: one snapshot, one transaction, then compared.
+"""Move all rows to another database: read one snapshot, write one transaction, compare checksums.
 
-From any kind to any kind, though meant for SQLite to PostgreSQL. The queue library's own tables
-stay: what waits is dispatched anew at the target. docs/database.md says how to go about it.
+The purpose is a move from SQLite to PostgreSQL, but any pair works. Tables of the queue library are
+not moved: waiting jobs are dispatched again at the target. docs/database.md gives the steps.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from services.storage.connection import (
     resolve_url,
 )
 from services.storage.errors import DatabaseReadOnlyError, TransferError, translate
-from services.storage.filling import after_filling, before_filling
+from services.storage.filling import finish_filling, prepare_filling
 from services.storage.migrations import (
-    Standing,
+    SchemaStatus,
     State,
     create_schema,
     examine,
     migration_transaction,
-    standing_of,
+    read_schema_status,
 )
-from services.storage.openers import other_openers
+from services.storage.openers import find_other_openers
 from services.storage.schema import HEAD_REVISION
 from services.storage.transfer_rows import (
     Row,
-    TableSum,
-    checked_rows,
-    moved_tables,
+    TableChecksum,
+    check_rows,
+    compute_checksum,
+    list_moved_tables,
+    name_row,
     read_rows,
-    row_name,
-    sum_up,
     write_rows,
 )
 
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import URL, Connection
 
 Report = Callable[[str, str, float], None]
-"""Called with a stage (check, copy, verify, commit), a table, and how much of all is done, 0..1."""
+"""Called with a stage (check, copy, verify, commit), a table, and the progress of all, 0..1."""
 
 _REPORTED = 1000
 _COPY_LINE = re.compile(r"COPY \w+, \D*(\d+)")
@@ -63,21 +63,21 @@ _BROKEN_REFERENCE = "23503"
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """What was moved, or would be, and how to open where it is now."""
+    """The result of a move or of a dry run."""
 
     source: str
-    """In words, as `target`."""
+    """The database as messages show it; so is `target`."""
     target: str
-    tables: tuple[TableSum, ...]
+    tables: tuple[TableChecksum, ...]
     database_url: str
-    """Of the target, without a password."""
+    """URL of the target, without a password."""
     seconds: float
     moved: bool
-    """False where it was only tried."""
+    """False after a dry run."""
 
     @property
     def rows(self) -> int:
-        """Of all tables."""
+        """Number of rows in all tables."""
         return sum(table.rows for table in self.tables)
 
 
@@ -90,27 +90,26 @@ def move_database(
     dry_run: bool = False,
     busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS,
 ) -> Move:
-    """Copy every row to a database that holds none, and compare; the source stays as it is.
+    """Copy every row to a database without rows, and compare. The source is not changed.
 
-    While it runs nobody else can write to the source, so that nothing is accepted there that the
-    target would lack. The target has everything or nothing, whatever is killed.
+    The source is locked against writes meanwhile, so the target misses nothing. The target gets
+    all rows or none, even if the process is killed.
 
     Args:
-        target_url: empty, or with our tables and nothing in them.
-        source_url: None takes DATABASE_URL, else the default.
-        refuse_in_use: called with a session on the snapshot; raises where somebody is at work.
-        report: hears how far it is.
-        dry_run: read and check every row of the source, and look at the target, but move nothing.
-        busy_timeout_seconds: how long to wait for another process to finish its write.
+        target_url: a database without our tables, or with empty ones.
+        source_url: None means DATABASE_URL, else the default.
+        refuse_in_use: called with a session on the snapshot; raises if the source is in use.
+        report: called with the progress.
+        dry_run: check the target and every row of the source, but copy nothing.
+        busy_timeout_seconds: longest wait for another process's write.
 
     Raises:
-        TransferError: what the source holds cannot be moved, the target holds rows, or the copy
-            differs.
-        StorageError: one of the two cannot be used.
+        TransferError: a row cannot be moved, the target holds rows, or the copy differs.
+        StorageError: one of the databases cannot be used.
     """
     began = time.monotonic()
     source, target = _open_both(source_url, target_url, busy_timeout_seconds)
-    with closing(source), closing(target), _frozen(source) as reading:
+    with closing(source), closing(target), _freeze(source) as reading:
         with Session(reading) as session:
             refuse_in_use(session)
         _refuse_openers(source)
@@ -124,7 +123,7 @@ def move_database(
         source=source.name,
         target=target.name,
         tables=tuple(sums),
-        database_url=_without_password(target.url),
+        database_url=_strip_password(target.url),
         seconds=time.monotonic() - began,
         moved=not dry_run,
     )
@@ -137,7 +136,7 @@ def _open_both(
     if of_source is not None and not of_source.is_file():
         raise TransferError(f"There is no database {of_source} to move.")
     if of_source is not None and of_target is not None and _is_same(of_source, of_target):
-        raise TransferError(f"{of_target} is the source itself; name another database.")
+        raise TransferError(f"{of_target} is the source itself. Choose another database.")
     source = Database(resolve_url(source_url), busy_timeout_seconds)
     try:
         return source, Database(resolve_url(target_url), busy_timeout_seconds)
@@ -151,67 +150,69 @@ def _is_same(source: Path, target: Path) -> bool:
 
 
 @contextmanager
-def _frozen(source: Database) -> Iterator[Connection]:
-    """Give a connection that sees one state of a current database, which nobody can change."""
-    standing = standing_of(source)
-    if standing.state is State.EMPTY:
-        raise TransferError(f"{source.name} holds no tables of DGX Music.")
-    if standing.state is not State.CURRENT:
-        raise TransferError(f"{source.name} {_other_revision(standing)}")
+def _freeze(source: Database) -> Iterator[Connection]:
+    """Open a connection to a current database, and lock the database against changes."""
+    status = read_schema_status(source)
+    if status.state is State.EMPTY:
+        raise TransferError(f"{source.name} has no tables of DGX Music.")
+    if status.state is not State.CURRENT:
+        raise TransferError(f"{source.name} {_explain_revision(status)}")
     level: dict[str, Any] = {} if source.is_sqlite else {"isolation_level": "REPEATABLE READ"}
-    with source.translated(), source.engine.connect() as plain:
+    with source.translate_errors(), source.engine.connect() as plain:
         connection = plain.execution_options(**level)
         # On SQLite this takes the write lock.
         with connection.begin() as transaction:
             if source.is_sqlite:
                 driver: Any = connection.connection.driver_connection
-                # Text that is none is to be found, and its row named, not to end the reading.
-                driver.text_factory = _text_of
+                # Invalid text must not end the reading: a check finds it and names its row.
+                driver.text_factory = _decode_text
             else:
-                _keep_waiting(connection)
-                # Before the first query, which is the moment the transaction sees.
-                connection.exec_driver_sql(f"LOCK TABLE {_names()}, workers IN SHARE MODE")
+                _disable_idle_timeout(connection)
+                # The first query fixes the snapshot, so the lock must come before it.
+                connection.exec_driver_sql(
+                    f"LOCK TABLE {_list_table_names()}, workers IN SHARE MODE"
+                )
             yield connection
             transaction.rollback()
 
 
-def _text_of(stored: bytes) -> str:
+def _decode_text(stored: bytes) -> str:
     return stored.decode(errors="surrogateescape")
 
 
 def _refuse_openers(source: Database) -> None:
-    openers = [] if source.file is None else other_openers(source.file)
+    openers = [] if source.file is None else find_other_openers(source.file)
     if openers:
         named = ", ".join(f"{name} ({number})" for number, name in openers)
         raise TransferError(
-            f"{source.name} is open in other processes, and what they write afterwards would be "
-            f"left behind. Stop them first: {named}."
+            f"{source.name} is open in other processes, and what they write later would not be "
+            f"moved. Stop them first: {named}."
         )
 
 
-def _other_revision(standing: Standing) -> str:
-    if standing.state is State.NEWER:
+def _explain_revision(status: SchemaStatus) -> str:
+    if status.state is State.NEWER:
         return (
-            f"has revision {standing.revision}, this release knows up to {HEAD_REVISION}. "
+            f"has revision {status.revision}, this release knows up to {HEAD_REVISION}. "
             "Use the release that wrote it, or a later one."
         )
     return (
-        f"has revision {standing.revision}, this release has {HEAD_REVISION}. "
+        f"has revision {status.revision}, this release has {HEAD_REVISION}. "
         "Set DATABASE_URL to it and run 'dgx-music db migrate' first."
     )
 
 
-def _names() -> str:
-    return ", ".join(table.name for table in moved_tables())
+def _list_table_names() -> str:
+    return ", ".join(table.name for table in list_moved_tables())
 
 
-def _keep_waiting(connection: Connection) -> None:
-    """Let PostgreSQL bear that this side stands still while the other one is read."""
+def _disable_idle_timeout(connection: Connection) -> None:
+    """Let this side of the move be idle while the other one is read."""
     connection.exec_driver_sql("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 
 def _refuse_same_server_database(reading: Connection, target: Database) -> None:
-    """Tell by a lock that the target sees if it is the same: addresses have many spellings."""
+    """Refuse a target that sees a lock of the source; one database can have several addresses."""
     if reading.dialect.name != "postgresql" or target.is_sqlite:
         return
     high, low = secrets.randbits(31), secrets.randbits(31)
@@ -224,18 +225,18 @@ def _refuse_same_server_database(reading: Connection, target: Database) -> None:
             "(SELECT oid FROM pg_database WHERE datname = current_database())"
         )
         if schema in seen.scalars().all():
-            raise TransferError(f"{target.name} is the source itself; name another database.")
+            raise TransferError(f"{target.name} is the source itself. Choose another database.")
 
 
 def _refuse_target(target: Database) -> None:
-    """Refuse what cannot be filled, before anything takes long."""
-    with target.translated(), target.engine.connect() as connection:
+    """Refuse a target that cannot be filled, before the checks that take long."""
+    with target.translate_errors(), target.engine.connect() as connection:
         if not target.is_sqlite:
             encoding = connection.exec_driver_sql("SHOW server_encoding").scalar_one()
             if encoding != "UTF8":
                 raise TransferError(
-                    f"{target.name} keeps text as {encoding}. "
-                    "Make one with 'createdb --encoding=UTF8 --template=template0 NAME'."
+                    f"{target.name} stores text as {encoding}. "
+                    "Create one with 'createdb --encoding=UTF8 --template=template0 NAME'."
                 )
             if connection.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
                 raise DatabaseReadOnlyError(f"{target.name} is read-only.")
@@ -243,33 +244,33 @@ def _refuse_target(target: Database) -> None:
 
 
 def _refuse_rows(target: Database, connection: Connection) -> bool:
-    """Refuse a target with rows or other tables; say whether ours are there."""
-    standing = examine(connection)
-    if standing.state is State.EMPTY:
+    """Refuse a target with rows or tables of another program; return whether it has our tables."""
+    status = examine(connection)
+    if status.state is State.EMPTY:
         return False
-    if standing.state is State.UNVERSIONED:
+    if status.state is State.UNVERSIONED:
         raise TransferError(
-            f"{target.name} has other tables named generations or prompts. Name another database."
+            f"{target.name} has other tables named generations or prompts. Choose another database."
         )
-    if standing.state is not State.CURRENT:
-        raise TransferError(f"{target.name} {_other_revision(standing)}")
-    for table in moved_tables():
+    if status.state is not State.CURRENT:
+        raise TransferError(f"{target.name} {_explain_revision(status)}")
+    for table in list_moved_tables():
         found = connection.exec_driver_sql(f"SELECT 1 FROM {table.name} LIMIT 1")  # noqa: S608 - our own name
         if found.first() is not None:
             raise TransferError(
-                f"{target.name} holds rows already, in {table.name}. Name an empty database; "
-                "nothing is ever added to what is there."
+                f"{target.name} already holds rows in {table.name}. Choose an empty database: "
+                "a move does not merge."
             )
     return True
 
 
 class _Transfer:
-    """The rows of a snapshot on their way to an empty database."""
+    """A copy of the rows of a snapshot into an empty database."""
 
     def __init__(self, reading: Connection, target: Database, report: Report) -> None:
         self._reading = reading
         self._target = target
-        self._tables = moved_tables()
+        self._tables = list_moved_tables()
         self._report = report
         self._total = 3 * sum(
             reading.exec_driver_sql(f"SELECT count(*) FROM {table.name}").scalar_one()  # noqa: S608 - our own name
@@ -277,87 +278,93 @@ class _Transfer:
         )
         self._done = 0
 
-    def check(self) -> list[TableSum]:
-        """Read every row and sum it up; raises TransferError at one that cannot be moved."""
-        return [self._sum(self._reading, table, "check") for table in self._tables]
+    def check(self) -> list[TableChecksum]:
+        """Read every row; raises TransferError for one that cannot be moved."""
+        return [self._compute_checksum(self._reading, table, "check") for table in self._tables]
 
-    def fill(self, sums: list[TableSum]) -> None:
-        """Copy the rows in one transaction, which is committed if the copy has these sums."""
+    def fill(self, sums: list[TableChecksum]) -> None:
+        """Copy the rows in one transaction, and commit it if the copy has these checksums."""
         with migration_transaction(self._target) as writing:
             if not self._target.is_sqlite:
-                _keep_waiting(writing)
+                _disable_idle_timeout(writing)
             if not _refuse_rows(self._target, writing):
                 create_schema(writing)
             if not self._target.is_sqlite:
-                # A program that is connected already would else add rows of its own.
-                writing.exec_driver_sql(f"LOCK TABLE {_names()} IN EXCLUSIVE MODE")
+                # Another program that is connected already could otherwise add rows.
+                writing.exec_driver_sql(f"LOCK TABLE {_list_table_names()} IN EXCLUSIVE MODE")
                 _refuse_rows(self._target, writing)
             self._write(writing)
             for table, wanted in zip(self._tables, sums, strict=True):
-                _require_same(self._sum(writing, table, "verify"), wanted, self._target.name)
+                _require_same(
+                    self._compute_checksum(writing, table, "verify"), wanted, self._target.name
+                )
             self._report("commit", "", 1.0)
 
     def _write(self, writing: Connection) -> None:
-        before_filling(writing)
+        prepare_filling(writing)
         for table in self._tables:
             try:
-                write_rows(writing, table, self._checked(self._reading, table, "copy"))
+                write_rows(writing, table, self._read_checked_rows(self._reading, table, "copy"))
             except DBAPIError as error:
-                raise translate(error, self._target.name) or self._refused(table, error) from error
+                raise translate(error, self._target.name) or self._explain_refusal(
+                    table, error
+                ) from error
         try:
-            after_filling(writing, self._reading)
+            finish_filling(writing, self._reading)
         except DBAPIError as error:
-            raise translate(error, self._target.name) or _failed(self._target, error) from error
+            raise translate(error, self._target.name) or _explain_failure(
+                self._target, error
+            ) from error
 
-    def _sum(self, connection: Connection, table: Table, stage: str) -> TableSum:
-        return sum_up(table, self._checked(connection, table, stage))
+    def _compute_checksum(self, connection: Connection, table: Table, stage: str) -> TableChecksum:
+        return compute_checksum(table, self._read_checked_rows(connection, table, stage))
 
-    def _checked(self, connection: Connection, table: Table, stage: str) -> Iterator[Row]:
+    def _read_checked_rows(self, connection: Connection, table: Table, stage: str) -> Iterator[Row]:
         rows = read_rows(connection, table, by_key=stage != "copy")
-        checked = checked_rows(table, rows, self._target.engine.dialect)
+        checked = check_rows(table, rows, self._target.engine.dialect)
         for number, row in enumerate(checked):
             if number % _REPORTED == 0:
                 self._report(stage, table.name, self._done / max(1, self._total))
             yield row
             self._done += 1
 
-    def _refused(self, table: Table, error: DBAPIError) -> TransferError:
-        """Say which row the target refused, as far as it tells."""
-        told: Any = getattr(error.orig, "diag", None)
-        line = _COPY_LINE.search(getattr(told, "context", None) or "")
+    def _explain_refusal(self, table: Table, error: DBAPIError) -> TransferError:
+        """Name the row that the target refused, if its error has the line of the COPY."""
+        report: Any = getattr(error.orig, "diag", None)
+        line = _COPY_LINE.search(getattr(report, "context", None) or "")
         if line is None:
-            return _failed(self._target, error)
+            return _explain_failure(self._target, error)
         rows = read_rows(self._reading, table, by_key=False)
         row = next(islice(rows, int(line[1]) - 1, None))
         return TransferError(
-            f"{self._target.name} refuses the row {row_name(table, row)} of {table.name}: "
-            f"{told.message_primary}. Correct or delete it in the source, then move again."
+            f"{self._target.name} refuses the row {name_row(table, row)} of {table.name}: "
+            f"{report.message_primary}. Correct or delete it in the source, then move again."
         )
 
 
-def _failed(target: Database, error: DBAPIError) -> TransferError:
-    told: Any = getattr(error.orig, "diag", None)
-    # The details of other errors may show whole rows.
-    detail = told.message_detail if told and told.sqlstate == _BROKEN_REFERENCE else None
-    reason = (told and told.message_primary) or str(error.orig)
-    return TransferError(f"{target.name} could not be filled and is as it was: {detail or reason}")
+def _explain_failure(target: Database, error: DBAPIError) -> TransferError:
+    report: Any = getattr(error.orig, "diag", None)
+    # The details of other errors can contain whole rows.
+    detail = report.message_detail if report and report.sqlstate == _BROKEN_REFERENCE else None
+    reason = (report and report.message_primary) or str(error.orig)
+    return TransferError(f"{target.name} could not be filled and is unchanged: {detail or reason}")
 
 
-def _require_same(found: TableSum, wanted: TableSum, name: str) -> None:
+def _require_same(found: TableChecksum, wanted: TableChecksum, name: str) -> None:
     if found.rows != wanted.rows:
         raise TransferError(
             f"{name} would have {found.rows} rows in {found.name}, the source has {wanted.rows}. "
-            "Nothing was moved. Look for triggers and rules in it, or name another database."
+            "Nothing was moved. Check it for triggers and rules, or choose another database."
         )
     if found.sha256 != wanted.sha256:
         raise TransferError(
-            f"The rows of {found.name} that {name} gives back are not those of the source "
+            f"The rows of {found.name} in {name} differ from those of the source "
             f"(checksum {found.sha256[:16]}, not {wanted.sha256[:16]}). Nothing was moved. "
-            "Look for triggers and rules in it, or name another database."
+            "Check it for triggers and rules, or choose another database."
         )
 
 
-def _without_password(url: URL) -> str:
+def _strip_password(url: URL) -> str:
     kind = url.drivername.partition("+")[0]
     bare = url._replace(drivername=kind, password=None).difference_update_query(["password"])
     return bare.render_as_string(hide_password=False)

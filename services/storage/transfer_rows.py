@@ -1,8 +1,8 @@
-"""Rows on their way between databases: read, checked, written and summed up.
+"""Read, check, write and checksum rows that move between databases.
 
-A table's sum is the SHA-256 over one line of JSON a row, in the order of the primary key: its
+The checksum of a table is the SHA-256 over one line of JSON for each row, sorted by primary key:
 columns in the order of the model, times in UTC to the microsecond, digests in hexadecimal, floats
-in the shortest form that reads back the same, text with everything but ASCII escaped.
+in the shortest form that reads back the same, text in ASCII with escapes.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from sqlalchemy.exc import DBAPIError
 from services.storage.columns import Digest, UtcDateTime
 from services.storage.errors import TransferError
 from services.storage.models import GENERATIONS, Base
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 if TYPE_CHECKING:
     from sqlalchemy import Column, Table
     from sqlalchemy.engine import Connection, Dialect
 
-LEFT_BEHIND = frozenset({"workers", "rate_counters"})
-"""Tables that say what is going on at this moment, and are worth nothing elsewhere."""
+NOT_MOVED = frozenset({"workers", "rate_counters"})
+"""Tables that describe running processes and current rates, which do not move."""
 
 _FETCHED = 1000
 _SMALL, _LARGE = 2**31 - 1, 2**63 - 1
@@ -37,8 +37,8 @@ Check = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
-class TableSum:
-    """What a table holds: how many rows, and the checksum over all of them."""
+class TableChecksum:
+    """The number of rows in a table, and the checksum over them."""
 
     name: str
     rows: int
@@ -46,25 +46,24 @@ class TableSum:
 
 
 class _UnfitError(ValueError):
-    """What is wrong with a value, to be said behind its column's name."""
+    """A value that cannot be moved; the message follows the name of its column."""
 
 
-def moved_tables() -> list[Table]:
-    """Give the tables whose rows are moved, each after those it refers to."""
-    return [table for table in Base.metadata.sorted_tables if table.name not in LEFT_BEHIND]
+def list_moved_tables() -> list[Table]:
+    """Return the tables whose rows are moved, each after those it refers to."""
+    return [table for table in Base.metadata.sorted_tables if table.name not in NOT_MOVED]
 
 
 def read_rows(connection: Connection, table: Table, *, by_key: bool) -> Iterator[Row]:
-    """Give the rows as the driver has them, a thousand in memory at a time.
+    """Yield the rows with the driver's values, reading a thousand at a time.
 
     Args:
-        connection: in the transaction whose view of the rows is wanted.
-        table: one of ours.
-        by_key: in the order of the primary key, else in that of insertion where the database
-            keeps it.
+        connection: a connection in the transaction to read in.
+        table: one of our tables.
+        by_key: sort by primary key; otherwise by insertion, where the database keeps that order.
     """
-    columns = ", ".join(_selected(connection, column) for column in table.columns)
-    order = _key_order(connection, table)
+    columns = ", ".join(_select_column(connection, column) for column in table.columns)
+    order = _order_by_key(connection, table)
     if connection.dialect.name == "sqlite" and not by_key:
         order = "rowid"
     return iter(
@@ -75,9 +74,9 @@ def read_rows(connection: Connection, table: Table, *, by_key: bool) -> Iterator
     )
 
 
-def _selected(connection: Connection, column: Column[Any]) -> str:
-    """Number rows that an SQLite without FTS5 left without a number, as opening the index does."""
-    name = _quoted(column)
+def _select_column(connection: Connection, column: Column[Any]) -> str:
+    """Return the column's SQL; rows that an SQLite without FTS5 left unnumbered get a number."""
+    name = _quote(column)
     if column is not GENERATIONS.c.search_id:
         return name
     without = "SELECT count(*) FROM generations WHERE search_id IS NULL"
@@ -89,30 +88,30 @@ def _selected(connection: Connection, column: Column[Any]) -> str:
     )
 
 
-def _key_order(connection: Connection, table: Table) -> str:
+def _order_by_key(connection: Connection, table: Table) -> str:
     bytewise = ' COLLATE "C"' if connection.dialect.name == "postgresql" else ""
     return ", ".join(
-        _quoted(column) + (bytewise if isinstance(column.type, Text) else "")
+        _quote(column) + (bytewise if isinstance(column.type, Text) else "")
         for column in table.primary_key
     )
 
 
-def _quoted(column: Column[Any]) -> str:
+def _quote(column: Column[Any]) -> str:
     return f'"{column.name}"'
 
 
-def checked_rows(table: Table, rows: Iterable[Row], target: Dialect) -> Iterator[Row]:
-    """Bring rows of any driver into one form: str, int, float, naive UTC datetime, bytes, None.
+def check_rows(table: Table, rows: Iterable[Row], target: Dialect) -> Iterator[Row]:
+    """Convert rows of any driver to str, int, float, naive UTC datetime, bytes and None.
 
     Args:
-        table: whose rows they are.
-        rows: as `read_rows` gives them.
-        target: of the database that is to keep them.
+        table: the table of the rows.
+        rows: rows from `read_rows`.
+        target: dialect of the database that will store them.
 
     Raises:
-        TransferError: a value is not of its column's kind, or the target cannot keep it.
+        TransferError: a value does not have its column's type, or the target cannot store it.
     """
-    checks = [_check_for(column, target) for column in table.columns]
+    checks = [_choose_check(column, target) for column in table.columns]
     for row in rows:
         try:
             yield tuple(
@@ -120,46 +119,46 @@ def checked_rows(table: Table, rows: Iterable[Row], target: Dialect) -> Iterator
                 for check, value in zip(checks, row, strict=True)
             )
         except _UnfitError:
-            raise _refusal(table, row, checks) from None
+            raise _explain_refusal(table, row, checks) from None
 
 
-def _refusal(table: Table, row: Row, checks: list[Check]) -> TransferError:
+def _explain_refusal(table: Table, row: Row, checks: list[Check]) -> TransferError:
     for column, check, value in zip(table.columns, checks, row, strict=True):
         try:
             if value is not None:
                 check(value)
         except _UnfitError as error:
             return TransferError(
-                f"The row {row_name(table, row)} of {table.name} cannot be moved: {column.name} "
+                f"The row {name_row(table, row)} of {table.name} cannot be moved: {column.name} "
                 f"{error}. Correct or delete it in the source, then move again."
             )
     raise AssertionError(f"every value of a refused row of {table.name} fits")
 
 
-def row_name(table: Table, row: Row) -> str:
-    """Name a row by its primary key, for people."""
+def name_row(table: Table, row: Row) -> str:
+    """Return the row's primary key as messages show it."""
     values = dict(zip(table.columns.keys(), row, strict=True))
     return ", ".join(f"{column.name}={values[column.name]!a}" for column in table.primary_key)
 
 
-def _check_for(column: Column[Any], target: Dialect) -> Check:
+def _choose_check(column: Column[Any], target: Dialect) -> Check:
     if isinstance(column.type, UtcDateTime):
-        return _moment
+        return _check_time
     if isinstance(column.type, Digest):
-        return _digest
+        return _check_digest
     if isinstance(column.type, Float):
-        return _real if target.name == "postgresql" else _real_or_null
+        return _check_real if target.name == "postgresql" else _check_real_for_sqlite
     if isinstance(column.type, Integer):
         wide = target.name == "sqlite" or isinstance(column.type.dialect_impl(target), BigInteger)
-        return _large_integer if wide else _small_integer
-    return _text
+        return _check_large_integer if wide else _check_small_integer
+    return _check_text
 
 
-def _text(value: object) -> str:
+def _check_text(value: object) -> str:
     if not isinstance(value, str):
         raise _UnfitError("is not text")
     if "\0" in value:
-        raise _UnfitError("holds the character NUL, which PostgreSQL cannot keep")
+        raise _UnfitError("holds the character NUL, which PostgreSQL cannot store")
     if not value.isascii():
         try:
             value.encode()
@@ -168,15 +167,15 @@ def _text(value: object) -> str:
     return value
 
 
-def _small_integer(value: object) -> int:
-    return _integer(value, _SMALL)
+def _check_small_integer(value: object) -> int:
+    return _check_integer(value, _SMALL)
 
 
-def _large_integer(value: object) -> int:
-    return _integer(value, _LARGE)
+def _check_large_integer(value: object) -> int:
+    return _check_integer(value, _LARGE)
 
 
-def _integer(value: object, largest: int) -> int:
+def _check_integer(value: object, largest: int) -> int:
     if not isinstance(value, int):
         raise _UnfitError("is not an integer")
     if not -largest - 1 <= value <= largest:
@@ -184,21 +183,21 @@ def _integer(value: object, largest: int) -> int:
     return value
 
 
-def _real(value: object) -> float:
+def _check_real(value: object) -> float:
     if not isinstance(value, float | int):
         raise _UnfitError("is not a number")
-    # Of the two zeros only PostgreSQL keeps the negative one.
+    # SQLite does not store a negative zero.
     return float(value) + 0.0
 
 
-def _real_or_null(value: object) -> float:
-    number = _real(value)
+def _check_real_for_sqlite(value: object) -> float:
+    number = _check_real(value)
     if number != number:  # noqa: PLR0124 - only NaN
-        raise _UnfitError("is NaN, which SQLite cannot keep")
+        raise _UnfitError("is NaN, which SQLite cannot store")
     return number
 
 
-def _moment(value: object) -> datetime:
+def _check_time(value: object) -> datetime:
     if isinstance(value, str):
         try:
             value = datetime.fromisoformat(value)
@@ -211,52 +210,52 @@ def _moment(value: object) -> datetime:
     return value
 
 
-def _digest(value: object) -> bytes:
+def _check_digest(value: object) -> bytes:
     if not isinstance(value, bytes):
         raise _UnfitError("is not a digest")
     return value
 
 
-def _in_json(value: object) -> str:
+def _encode_json(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat(timespec="microseconds") + "Z"
     assert isinstance(value, bytes)
     return value.hex()
 
 
-_LINE = json.JSONEncoder(default=_in_json, separators=(",", ":"))
+_LINE = json.JSONEncoder(default=_encode_json, separators=(",", ":"))
 
 
-def sum_up(table: Table, rows: Iterable[Row]) -> TableSum:
-    """Count rows, which are checked and in the order of the primary key, and sum them up."""
+def compute_checksum(table: Table, rows: Iterable[Row]) -> TableChecksum:
+    """Compute the checksum of checked rows that are sorted by primary key."""
     digest = hashlib.sha256()
     count = 0
     for row in rows:
         digest.update(_LINE.encode(row).encode() + b"\n")
         count += 1
-    return TableSum(table.name, count, digest.hexdigest())
+    return TableChecksum(table.name, count, digest.hexdigest())
 
 
 def write_rows(connection: Connection, table: Table, rows: Iterable[Row]) -> None:
-    """Add checked rows to a table, without holding more than a few in memory.
+    """Insert checked rows into a table as they arrive, with few of them in memory.
 
     Raises:
-        DBAPIError: the database refuses one.
+        DBAPIError: the database refuses a row.
     """
-    names = ", ".join(_quoted(column) for column in table.columns)
+    names = ", ".join(_quote(column) for column in table.columns)
     driver: Any = connection.connection.driver_connection
     if connection.dialect.name == "postgresql":
-        _copy_in(driver, f"COPY {table.name} ({names}) FROM STDIN", rows)
+        _copy_rows(driver, f"COPY {table.name} ({names}) FROM STDIN", rows)
         return
     marks = ", ".join("?" * len(table.columns))
     statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608 - our own names
     try:
         driver.executemany(statement, (tuple(map(_for_sqlite, row)) for row in rows))
-    except library().Error as error:
+    except load_library().Error as error:
         raise DBAPIError(statement, None, error) from error
 
 
-def _copy_in(driver: Any, statement: str, rows: Iterable[Row]) -> None:
+def _copy_rows(driver: Any, statement: str, rows: Iterable[Row]) -> None:
     import psycopg
 
     try:

@@ -1,4 +1,4 @@
-"""Who runs jobs, and whether they still live: beats on the database's clock."""
+"""Register workers and their heartbeats, which use the database's clock."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerState:
-    """A worker as the database has it."""
+    """A worker's row, and the age of its heartbeat."""
 
     id: str
     slot: str
@@ -27,7 +27,7 @@ class WorkerState:
     concurrency: int
     draining: bool
     age: float
-    """Seconds since its last beat."""
+    """Seconds since the last heartbeat."""
 
 
 def register_worker(
@@ -41,7 +41,7 @@ def register_worker(
     models: Collection[str],
     concurrency: int,
 ) -> None:
-    """Say that a worker is there; its first beat."""
+    """Add a worker with its first heartbeat."""
     session.execute(
         insert(WorkerRow).values(
             id=worker_id,
@@ -52,14 +52,17 @@ def register_worker(
             models=",".join(models),
             concurrency=concurrency,
             draining=0,
-            started_at=database_seconds(),
             beat_at=database_seconds(),
         )
     )
 
 
-def beat(session: Session, worker_id: str, *, draining: bool = False) -> bool:
-    """Say that a worker lives; False when it was given up, and its jobs with it."""
+def record_heartbeat(session: Session, worker_id: str, *, draining: bool = False) -> bool:
+    """Update a worker's heartbeat.
+
+    Returns:
+        False when the worker's row is gone: it was taken for dead, and its jobs were taken over.
+    """
     beaten = session.execute(
         update(WorkerRow)
         .where(WorkerRow.id == worker_id)
@@ -70,12 +73,11 @@ def beat(session: Session, worker_id: str, *, draining: bool = False) -> bool:
 
 
 def remove_workers(session: Session, worker_ids: Collection[str]) -> None:
-    """Forget workers that are gone."""
     session.execute(delete(WorkerRow).where(WorkerRow.id.in_(worker_ids)))
 
 
 def list_workers(session: Session) -> list[WorkerState]:
-    """Give every worker that did not say good-bye, the living and the dead, by id."""
+    """Return all workers that did not end properly yet, alive or dead, sorted by id."""
     age = (database_seconds() - WorkerRow.beat_at).label("age")
     rows = session.execute(select(WorkerRow, age).order_by(WorkerRow.id)).all()
     return [

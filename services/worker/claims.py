@@ -10,7 +10,6 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from services import storage
@@ -99,7 +98,7 @@ class Claims:
     def _claim_row(self, session: Session, dispatch: Dispatch) -> tuple[Attempt | None, str | None]:
         """Return the new attempt, if one is due, and the file earlier attempts may have left."""
         row = storage.lock_generation(session, dispatch.generation_id)
-        entry = storage.get_queue_entry(session, dispatch.generation_id, to_change=True)
+        entry = storage.get_queue_entry(session, dispatch.generation_id, for_update=True)
         if row is None or entry is None or row.is_finished:
             storage.remove_queue_entry(session, dispatch.generation_id)
             return None, None
@@ -119,7 +118,6 @@ class Claims:
         if not storage.claim_generation(session, row.id, str(token), taking_over=before):
             return None, None
         entry.worker_id, entry.step, entry.progress = self._worker_id, "loading_model", 0.0
-        entry.not_before = None
         attempt = Attempt(
             dispatch=dispatch, token=token, worker_id=self._worker_id, order=Order.of(row)
         )
@@ -184,7 +182,7 @@ class Claims:
             if not _holds(session, attempt):
                 return
             row = storage.lock_generation(session, attempt.generation_id)
-            entry = storage.get_queue_entry(session, attempt.generation_id, to_change=True)
+            entry = storage.get_queue_entry(session, attempt.generation_id, for_update=True)
             if row is not None and entry is not None:
                 storage.release_generation(session, row.id, str(attempt.token), row.error_message)
                 row.attempts -= 1
@@ -225,12 +223,11 @@ class Claims:
         )
 
     def _enqueue_again(self, session: Session, attempt: Attempt, delay: float) -> None:
-        entry = storage.get_queue_entry(session, attempt.generation_id, to_change=True)
+        entry = storage.get_queue_entry(session, attempt.generation_id, for_update=True)
         if entry is None:
             return
         entry.attempt += 1
         entry.worker_id, entry.step, entry.progress = None, "queued", 0.0
-        entry.not_before = storage.utc_now() + timedelta(seconds=delay)
         session.flush()
         again = Dispatch(attempt.generation_id, entry.attempt)
         self._queue.enqueue(

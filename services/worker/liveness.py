@@ -106,7 +106,7 @@ class LivenessMonitor:
     def announce_draining(self) -> None:
         """Record that this worker takes no more jobs."""
         with storage.get_session() as session:
-            storage.beat(session, self._identity.worker_id, draining=True)
+            storage.record_heartbeat(session, self._identity.worker_id, draining=True)
 
     def deregister(self) -> None:
         """Stop the threads, return this worker's dispatches to the queue, and remove its row."""
@@ -129,7 +129,7 @@ class LivenessMonitor:
         started = time.monotonic()
         try:
             with storage.get_session() as session:
-                known = storage.beat(
+                known = storage.record_heartbeat(
                     session, self._identity.worker_id, draining=self._attempts.stopping is not None
                 )
         except storage.StorageError:
@@ -188,7 +188,7 @@ class LivenessMonitor:
         if not tokens:
             return
         with storage.get_session(read_only=True) as session:
-            held = storage.attempts_still_held(session, tokens)
+            held = storage.find_current_tokens(session, tokens)
         lost = [token for token in tokens if token not in held]
         if lost:
             self._attempts.stop_jobs(StopReason.LOST, lost)

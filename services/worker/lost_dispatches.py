@@ -41,7 +41,7 @@ def replace_lost_dispatches(queue: QueueManager) -> int:
 def _dispatch_again(queue: QueueManager, dispatch: Dispatch) -> bool:
     with storage.get_session() as session:
         row = storage.lock_generation(session, dispatch.generation_id)
-        entry = storage.get_queue_entry(session, dispatch.generation_id, to_change=True)
+        entry = storage.get_queue_entry(session, dispatch.generation_id, for_update=True)
         if row is None or entry is None or entry.attempt != dispatch.attempt:
             return False
         if row.is_finished:

@@ -84,7 +84,7 @@ class Worker:
         self._settings = settings
         self.models = _models(registry, models)
         self.concurrency = concurrency or settings.worker_concurrency
-        open_database(settings, for_long=True)
+        open_database(settings, long_lived=True)
         with storage_errors():
             _check_database(settings)
             self._stopped_killer = StoppedWorkerKiller(settings.worker_ttl_seconds)

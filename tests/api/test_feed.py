@@ -177,7 +177,7 @@ def test_feed_resumes_after_the_database_did_not_answer(
             raise storage.DatabaseLockedError("the database is locked")
 
         with monkeypatch.context() as patch:
-            patch.setattr(storage, "changed_states", fail)
+            patch.setattr(storage, "list_changed_states", fail)
             while "does not answer: the database is locked" not in caplog.text:
                 await asyncio.sleep(0.005)
         job_id = add_job()

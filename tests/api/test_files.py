@@ -156,9 +156,9 @@ def test_existing_files_do_not_wait_for_conversions(
     def encode_slowly(*arguments: Any) -> None:
         begun.release()
         assert may_end.wait(LIMIT_SECONDS)
-        encode(*arguments)
+        encode_take(*arguments)
 
-    monkeypatch.setattr(renditions, "encode", encode_slowly)
+    monkeypatch.setattr(renditions, "encode_take", encode_slowly)
     answers: list[int] = []
     names = (".mp3", ".mp3", ".mp3", ".ogg", ".flac")
     threads = [

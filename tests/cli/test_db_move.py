@@ -12,7 +12,7 @@ from sqlalchemy import insert
 from services import storage
 from services.jobs.failpoints import EXIT_CODE
 from services.storage.connection import Database, resolve_url
-from services.storage.migrations import State, standing_of
+from services.storage.migrations import State, read_schema_status
 
 pytestmark = pytest.mark.postgres
 ROWS = 3000
@@ -45,7 +45,7 @@ def filled(begun):
 
 def state_of(url: str) -> State:
     with closing(Database(resolve_url(url))) as database:
-        return standing_of(database).state
+        return read_schema_status(database).state
 
 
 def test_everything_is_moved_and_the_next_command_finds_it(filled, postgres_url):
@@ -74,7 +74,7 @@ def test_everything_is_moved_and_the_next_command_finds_it(filled, postgres_url)
     ("to", "code", "said"),
     [
         ("", 2, "--to: Name a database"),
-        ("mysql://music@host/music", 2, "--to: A database of the kind 'mysql'"),
+        ("mysql://music@host/music", 2, "--to: Databases of the kind 'mysql'"),
         ("postgresql://nobody:s3cret@127.0.0.1:1/music", 6, "does not answer"),
         ("sqlite:///data/generations.db", 6, "is the source itself"),
     ],

@@ -38,7 +38,7 @@ def register(*, draining: bool = False, models: tuple[str, ...] = ("puppet",)) -
             session, worker_id="w", slot="s", process=str(ProcessIdentity.current()), host="h",
             pid=7, models=models, concurrency=1,
         )  # fmt: skip
-        storage.beat(session, "w", draining=draining)
+        storage.record_heartbeat(session, "w", draining=draining)
 
 
 def make(service, act, should_stop=lambda: False):

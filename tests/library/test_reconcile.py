@@ -56,7 +56,7 @@ def row(status="completed", *, path=None, metadata=None):
             path or f"{DAY}/{generation_id}.wav",
             generation_id=generation_id, metadata={"seed": 7, **(metadata or {})},
         )  # fmt: skip
-        made.move_to(status, None)
+        made.set_status(status, None)
         made.file_size_bytes = len(MUSIC)
         made.file_sha256 = hashlib.sha256(MUSIC).hexdigest()
     return generation_id

@@ -138,7 +138,7 @@ def test_figures_count_draining_workers_and_the_oldest_wait(sqlite_rig):
     sqlite_rig.start_worker("one", "here")
     sqlite_rig.start_worker("two", "here")
     with storage.get_session() as session:
-        storage.beat(session, "two", draining=True)
+        storage.record_heartbeat(session, "two", draining=True)
     sqlite_rig.queue_up()
     figures = make_figures_reader(sqlite_rig.state.settings)()
     assert figures.workers == {"taking": 1.0, "draining": 1.0}

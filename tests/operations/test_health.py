@@ -66,7 +66,7 @@ def test_jobs_without_a_worker_degrade_the_queue(rig):
     queue = rig.get("/health").json()["checks"]["queue"]
     assert (queue["status"], queue["waiting_jobs"], queue["workers"]) == ("healthy", 1, 2)
     with storage.get_session() as session:
-        storage.beat(session, "w", draining=True)
+        storage.record_heartbeat(session, "w", draining=True)
     queue = rig.get("/health").json()["checks"]["queue"]
     assert (queue["status"], queue["draining_workers"]) == ("degraded", 1)
 

@@ -195,7 +195,7 @@ def test_unknown_problem_lists_the_types(sqlite_rig):
 def test_draining_worker_serves_no_model(sqlite_rig):
     sqlite_rig.start_worker("w", "here")
     with storage.get_session() as session:
-        storage.beat(session, "w", draining=True)
+        storage.record_heartbeat(session, "w", draining=True)
     assert not any(model["served"] for model in sqlite_rig.get("/models").json()["models"])
     (worker,) = sqlite_rig.get("/queue/stats").json()["workers"]
     assert worker["draining"]

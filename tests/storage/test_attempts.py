@@ -1,4 +1,4 @@
-"""Attempts, and many workers at once."""
+"""Attempts, also of many workers at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from services import storage
 from services.storage import Generation
@@ -42,14 +44,14 @@ def claim(generation_id: str, token: str, **options: Any) -> bool:
         return storage.claim_generation(session, generation_id, token, **options)
 
 
-def test_a_claim_starts_an_attempt(database: Database) -> None:
+def test_claim_starts_an_attempt(database: Database) -> None:
     generation_id = add()
     assert claim(generation_id, "one")
     row = read(generation_id)
     assert (row.status, row.attempts, row.attempt_token) == ("processing", 1, "one")
 
 
-def test_what_is_claimed_finished_or_unknown_cannot_be_claimed(database: Database) -> None:
+def test_claimed_finished_and_unknown_jobs_cannot_be_claimed(database: Database) -> None:
     taken = add()
     assert claim(taken, "one")
     assert not claim(taken, "two")
@@ -59,7 +61,7 @@ def test_what_is_claimed_finished_or_unknown_cannot_be_claimed(database: Databas
     assert read(taken).attempt_token == "one"
 
 
-def test_an_attempt_is_taken_over_only_from_the_one_named(database: Database) -> None:
+def test_takeover_needs_the_token_of_the_dead_attempt(database: Database) -> None:
     generation_id = add()
     claim(generation_id, "dead")
     assert not claim(generation_id, "new", taking_over="another")
@@ -68,7 +70,7 @@ def test_an_attempt_is_taken_over_only_from_the_one_named(database: Database) ->
     assert (row.attempts, row.attempt_token) == (2, "new")
 
 
-def test_the_claim_is_seen_by_an_object_already_loaded(database: Database) -> None:
+def test_claim_updates_an_object_that_is_already_loaded(database: Database) -> None:
     generation_id = add()
     with storage.get_session() as session:
         row = session.get_one(Generation, generation_id)
@@ -76,7 +78,7 @@ def test_the_claim_is_seen_by_an_object_already_loaded(database: Database) -> No
         assert (row.status, row.attempts) == ("processing", 1)
 
 
-def test_publishing_completes_with_size_digest_and_metadata(database: Database) -> None:
+def test_publishing_stores_size_digest_and_metadata(database: Database) -> None:
     generation_id = add(metadata_json='{"seed": 7}')
     claim(generation_id, "one")
     with storage.get_session() as session:
@@ -93,7 +95,7 @@ def test_publishing_completes_with_size_digest_and_metadata(database: Database) 
     assert row.attempt_token is None
 
 
-def test_publishing_says_what_version_made_it_where_that_is_known(database: Database) -> None:
+def test_publishing_replaces_the_model_version_when_one_is_given(database: Database) -> None:
     versions = []
     for made_by in ("2+installed", None):
         generation_id = add(model_version="1+pinned")
@@ -104,7 +106,7 @@ def test_publishing_says_what_version_made_it_where_that_is_known(database: Data
     assert versions == ["2+installed", "1+pinned"]
 
 
-def test_an_attempt_that_lost_its_job_changes_nothing(database: Database) -> None:
+def test_attempt_that_lost_its_job_changes_nothing(database: Database) -> None:
     generation_id = add()
     claim(generation_id, "old")
     claim(generation_id, "new", taking_over="old")
@@ -117,7 +119,7 @@ def test_an_attempt_that_lost_its_job_changes_nothing(database: Database) -> Non
     assert read(generation_id).to_dict() == before
 
 
-def test_publishing_twice_counts_once(database: Database) -> None:
+def test_second_publication_is_refused(database: Database) -> None:
     generation_id = add()
     claim(generation_id, "one")
     with storage.get_session() as session:
@@ -125,7 +127,7 @@ def test_publishing_twice_counts_once(database: Database) -> None:
         assert not storage.publish_generation(session, generation_id, "one", **DONE)
 
 
-def test_failing_keeps_the_reason(database: Database) -> None:
+def test_failure_stores_its_message(database: Database) -> None:
     generation_id = add()
     claim(generation_id, "one")
     with storage.get_session() as session:
@@ -134,7 +136,7 @@ def test_failing_keeps_the_reason(database: Database) -> None:
     assert (row.status, row.error_message, row.attempt_token) == ("failed", "no memory", None)
 
 
-def test_a_released_generation_can_be_claimed_again(database: Database) -> None:
+def test_released_job_can_be_claimed_again(database: Database) -> None:
     generation_id = add()
     claim(generation_id, "one")
     with storage.get_session() as session:
@@ -149,7 +151,7 @@ def test_a_released_generation_can_be_claimed_again(database: Database) -> None:
     [("pending", True), ("processing", True), ("completed", False), ("failed", False),
      ("cancelled", False)],
 )  # fmt: skip
-def test_only_what_is_not_finished_can_be_cancelled(
+def test_only_unfinished_jobs_can_be_cancelled(
     database: Database, status: str, cancelled: bool
 ) -> None:
     generation_id = add(status=status, attempt_token="one")
@@ -159,7 +161,7 @@ def test_only_what_is_not_finished_can_be_cancelled(
     assert read(generation_id).status == ("cancelled" if cancelled else status)
 
 
-def test_a_cancelled_attempt_publishes_nothing(database: Database) -> None:
+def test_cancelled_attempt_cannot_publish(database: Database) -> None:
     generation_id = add()
     claim(generation_id, "one")
     with storage.get_session() as session:
@@ -167,7 +169,7 @@ def test_a_cancelled_attempt_publishes_nothing(database: Database) -> None:
         assert not storage.publish_generation(session, generation_id, "one", **DONE)
 
 
-def test_eight_threads_claim_every_row_once(database: Database) -> None:
+def test_eight_threads_claim_each_row_once(database: Database) -> None:
     rows = 400
     with storage.get_session() as session:
         for _ in range(rows):
@@ -193,8 +195,10 @@ def test_eight_threads_claim_every_row_once(database: Database) -> None:
         assert {row.attempts for row in storage.get_all_generations(session, rows)} == {1}
 
 
-def test_reading_and_then_writing_never_meets_a_lock(sqlite_database: Database) -> None:
-    """A deferred transaction would fail here in more than half of all cases."""
+def test_transactions_that_read_and_then_write_never_fail_on_a_lock(
+    sqlite_database: Database,
+) -> None:
+    """With deferred transactions this would fail more often than not."""
     generation_id = add()
 
     def work(_worker: int) -> None:
@@ -216,7 +220,7 @@ def count_in_a_process(url: str, times: int) -> None:
     storage.close_db()
 
 
-def test_processes_counting_one_prompt_lose_no_count(database_url: str) -> None:
+def test_processes_that_count_one_prompt_lose_no_count(database_url: str) -> None:
     storage.init_db(database_url)
     context = multiprocessing.get_context("fork")
     storage.close_db()
@@ -236,7 +240,7 @@ def test_processes_counting_one_prompt_lose_no_count(database_url: str) -> None:
         assert len(storage.search_generations(session, "same", limit=1000).items) == 100
 
 
-def test_two_sessions_completing_at_once_keep_both_metadata(postgres_database: Database) -> None:
+def test_sessions_that_complete_at_once_keep_all_metadata(postgres_database: Database) -> None:
     generation_id = add()
 
     def complete(name: str) -> None:
@@ -247,3 +251,59 @@ def test_two_sessions_completing_at_once_keep_both_metadata(postgres_database: D
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(complete, names))
     assert sorted(read(generation_id).get_metadata()) == names
+
+
+def test_publishing_can_rename_the_file(database: Database) -> None:
+    generation_id = add()
+    claim(generation_id, "one")
+    with storage.get_session() as session:
+        storage.publish_generation(session, generation_id, "one", **DONE, file_path="b-2.wav")
+    assert read(generation_id).file_path == "b-2.wav"
+
+
+STEPS = st.lists(
+    st.tuples(
+        st.sampled_from(["claim", "take over", "publish", "fail", "release", "cancel"]),
+        st.sampled_from(["one", "two", "three"]),
+    ),
+    max_size=12,
+)
+
+
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40
+)
+@given(STEPS)
+def test_any_sequence_of_steps_leaves_a_consistent_row(
+    sqlite_database: Database, steps: list[tuple[str, str]]
+) -> None:
+    generation_id = add()
+    holder, finished, attempts = None, None, 0
+    for step, token in steps:
+        with storage.get_session() as session:
+            if step == "claim":
+                done = storage.claim_generation(session, generation_id, token)
+                assert done == (holder is None and finished is None)
+            elif step == "take over":
+                done = storage.claim_generation(session, generation_id, "new", taking_over=token)
+                assert done == (finished is None and holder in {None, token})
+            elif step == "publish":
+                done = storage.publish_generation(session, generation_id, token, **DONE)
+                assert done == (holder == token)
+            elif step == "fail":
+                done = storage.fail_generation(session, generation_id, token, "no memory")
+                assert done == (holder == token)
+            elif step == "release":
+                done = storage.release_generation(session, generation_id, token)
+                assert done == (holder == token)
+            else:
+                done = storage.cancel_generation(session, generation_id)
+                assert done == (finished is None)
+        if done:
+            attempts += step in {"claim", "take over"}
+            holder = {"claim": token, "take over": "new"}.get(step)
+            finished = {"publish": "completed", "fail": "failed", "cancel": "cancelled"}.get(step)
+    row = read(generation_id)
+    status = finished or ("pending" if holder is None else "processing")
+    assert (row.status, row.attempt_token, row.attempts) == (status, holder, attempts)
+    assert (row.completed_at is not None) == row.is_finished

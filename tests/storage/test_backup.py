@@ -1,4 +1,4 @@
-"""Backups: whole, checked, and put back whole or not at all."""
+"""Backups are complete and checked, and are restored completely or not at all."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from services import storage
 from services.storage import postgres_tools, snapshot
 from services.storage.connection import Database
-from services.storage.database import current_database
+from services.storage.database import get_database
 from services.storage.migrations import set_revision
 from services.storage.sqlite import PAGE_SIZE
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 pytestmark = pytest.mark.integration
 
@@ -32,14 +32,14 @@ def prompts() -> set[str]:
         return {row.prompt for row in storage.get_all_generations(session, 1000)}
 
 
-def test_a_backup_can_be_put_back(database: Database, tmp_path: Path) -> None:
+def test_backup_can_be_restored(database: Database, tmp_path: Path) -> None:
     add("kept one", "kept two")
     file = storage.backup_database(tmp_path / "backups" / "one.backup")
     assert file.stat().st_mode & 0o777 == 0o600
     add("lost")
     kept = storage.restore_database(file, force=True)
     assert prompts() == {"kept one", "kept two"}
-    assert storage.check_database() == storage.CheckResult("003", ())
+    assert storage.check_database() == storage.CheckResult(storage.HEAD_REVISION, ())
     add("new")
     with storage.get_session(read_only=True) as session:
         assert len(storage.search_generations(session, "kept").items) == 2
@@ -51,7 +51,9 @@ def test_a_backup_can_be_put_back(database: Database, tmp_path: Path) -> None:
     assert prompts() == {"kept one", "kept two", "lost"}
 
 
-def test_nothing_is_overwritten_without_force(database: Database, tmp_path: Path) -> None:
+def test_backup_and_restore_overwrite_nothing_without_force(
+    database: Database, tmp_path: Path
+) -> None:
     add("mine")
     file = storage.backup_database(tmp_path / "one.backup")
     before = file.read_bytes()
@@ -67,7 +69,7 @@ def test_nothing_is_overwritten_without_force(database: Database, tmp_path: Path
     assert prompts() == {"mine", "newer"}
 
 
-def test_an_empty_database_is_replaced_without_force(database: Database, tmp_path: Path) -> None:
+def test_empty_database_is_replaced_without_force(database: Database, tmp_path: Path) -> None:
     add("mine")
     file = storage.backup_database(tmp_path / "one.backup")
     storage.reset_database()
@@ -75,20 +77,22 @@ def test_an_empty_database_is_replaced_without_force(database: Database, tmp_pat
     assert prompts() == {"mine"}
 
 
-def test_a_backup_of_a_later_release_is_refused(database: Database, tmp_path: Path) -> None:
+def test_backup_of_a_later_release_is_refused(database: Database, tmp_path: Path) -> None:
     add("mine")
     with database.engine.begin() as connection:
         set_revision(connection, "999")
     file = storage.backup_database(tmp_path / "later.backup")
     with database.engine.begin() as connection:
-        set_revision(connection, "003")
+        set_revision(connection, storage.HEAD_REVISION)
     with pytest.raises(storage.DatabaseTooNewError, match="999"):
         storage.restore_database(file, force=True)
     assert prompts() == {"mine"}
 
 
 @pytest.mark.parametrize("content", [b"", b"notes", b"SQLite format 3\x00" + b"\x07" * 9000])
-def test_what_is_no_backup_is_refused(database: Database, tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_backup_is_refused(
+    database: Database, tmp_path: Path, content: bytes
+) -> None:
     add("mine")
     file = tmp_path / "bad.backup"
     file.write_bytes(content)
@@ -100,15 +104,17 @@ def test_what_is_no_backup_is_refused(database: Database, tmp_path: Path, conten
     assert storage.check_database().ok
 
 
-def test_a_strange_database_is_no_backup(sqlite_database: Database, tmp_path: Path) -> None:
+def test_database_of_another_program_is_no_backup(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
     file = tmp_path / "other.db"
-    with closing(library().connect(file)) as other:
+    with closing(load_library().connect(file)) as other:
         other.execute("CREATE TABLE songs (name TEXT)")
     with pytest.raises(storage.BackupError, match="not a backup"):
         storage.restore_database(file)
 
 
-def test_a_strange_archive_is_no_backup(
+def test_archive_of_another_program_is_no_backup(
     postgres_database: Database, postgres_server: object, tmp_path: Path
 ) -> None:
     storage.close_db()
@@ -125,7 +131,7 @@ def test_a_strange_archive_is_no_backup(
         )
 
 
-def test_backups_under_a_writer_are_whole(sqlite_database: Database, tmp_path: Path) -> None:
+def test_backups_during_writes_are_complete(sqlite_database: Database, tmp_path: Path) -> None:
     stop = threading.Event()
     written: list[int] = []
 
@@ -147,27 +153,27 @@ def test_backups_under_a_writer_are_whole(sqlite_database: Database, tmp_path: P
         writer.join()
     for least, file, most in files:
         assert snapshot.find_damage(file) == []
-        with closing(library().connect(file)) as copy:
+        with closing(load_library().connect(file)) as copy:
             rows = copy.execute("SELECT count(*), count(search_id) FROM generations").fetchone()
         assert rows[0] == rows[1]
         assert least <= rows[0] <= most
 
 
-def test_a_process_that_has_the_database_open_sees_the_restored_rows(
+def test_open_connection_of_another_process_sees_the_restored_rows(
     sqlite_database: Database, tmp_path: Path
 ) -> None:
     add("kept")
     file = storage.backup_database(tmp_path / "one.db")
     add("lost")
     assert sqlite_database.file is not None
-    with closing(library().connect(sqlite_database.file)) as other:
+    with closing(load_library().connect(sqlite_database.file)) as other:
         assert other.execute("SELECT count(*) FROM generations").fetchone() == (2,)
         storage.restore_database(file, force=True)
         assert other.execute("SELECT prompt FROM generations").fetchall() == [("kept",)]
 
 
 @pytest.mark.parametrize("damage", [b"not a database at all " * 999, None])
-def test_a_damaged_database_is_moved_away_and_replaced(
+def test_damaged_database_is_moved_away_and_replaced(
     sqlite_database: Database, tmp_path: Path, damage: bytes | None
 ) -> None:
     add("kept", *(f"beat {number}" for number in range(100)))
@@ -189,19 +195,17 @@ def test_a_damaged_database_is_moved_away_and_replaced(
     assert [left.name for left in file.parent.iterdir() if left.name.endswith(".part")] == []
 
 
-def test_a_restore_makes_the_database_where_there_is_none(
-    sqlite_database: Database, tmp_path: Path
-) -> None:
+def test_restore_creates_a_missing_database(sqlite_database: Database, tmp_path: Path) -> None:
     add("kept")
     backup = storage.backup_database(tmp_path / "one.db")
     storage.close_db()
     storage.restore_database(backup, database_url=f"sqlite:///{tmp_path}/new/place.db")
     assert prompts() == {"kept"}
-    opened = current_database().file
+    opened = get_database().file
     assert opened == tmp_path / "new" / "place.db"
 
 
-def test_a_database_is_not_restored_from_itself(sqlite_database: Database) -> None:
+def test_database_is_not_restored_from_itself(sqlite_database: Database) -> None:
     add("kept")
     assert sqlite_database.file is not None
     with pytest.raises(storage.BackupError, match="same file"):
@@ -209,7 +213,7 @@ def test_a_database_is_not_restored_from_itself(sqlite_database: Database) -> No
     assert prompts() == {"kept"}
 
 
-def test_a_database_in_memory_is_backed_up_but_not_restored(tmp_path: Path) -> None:
+def test_database_in_memory_can_be_backed_up_but_not_restored(tmp_path: Path) -> None:
     storage.init_db("sqlite://")
     add("kept")
     backup = storage.backup_database(tmp_path / "one.db")
@@ -218,7 +222,7 @@ def test_a_database_in_memory_is_backed_up_but_not_restored(tmp_path: Path) -> N
         storage.restore_database(backup)
 
 
-def test_a_restore_waits_for_no_lock_for_ever(
+def test_restore_gives_up_at_a_lock_after_the_timeout(
     sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add("kept")
@@ -233,7 +237,7 @@ def test_a_restore_waits_for_no_lock_for_ever(
 
     monkeypatch.setattr(snapshot, "connect_to_file", impatient)
     assert sqlite_database.file is not None
-    with closing(library().connect(sqlite_database.file, isolation_level=None)) as other:
+    with closing(load_library().connect(sqlite_database.file, isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(storage.BackupError, match="locked"):
             storage.restore_database(backup, force=True)
@@ -241,14 +245,14 @@ def test_a_restore_waits_for_no_lock_for_ever(
     assert prompts() == {"kept", "later"}
 
 
-def test_a_backup_that_cannot_be_written_leaves_nothing(database: Database, tmp_path: Path) -> None:
+def test_failed_backup_leaves_no_file(database: Database, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(storage.BackupError):
         storage.backup_database(tmp_path / "file" / "one.db")
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
 
 
-def test_a_copy_that_is_not_sound_is_not_published(
+def test_damaged_copy_is_not_published(
     sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(snapshot, "find_damage", lambda _path: ["row 1 missing"])
@@ -257,7 +261,7 @@ def test_a_copy_that_is_not_sound_is_not_published(
     assert not (tmp_path / "one.db").exists()
 
 
-def test_the_file_is_on_the_disk_before_it_has_its_name(
+def test_backup_is_synced_before_it_is_renamed(
     sqlite_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps: list[str] = []
@@ -276,7 +280,7 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(
     assert steps == ["file", "rename", "folder"]
 
 
-def test_missing_postgresql_programs_are_told(
+def test_postgresql_programs_are_found_or_reported_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(postgres_tools, "_DEBIAN_SERVERS", tmp_path)
@@ -292,7 +296,7 @@ def test_missing_postgresql_programs_are_told(
     assert postgres_tools.find_tool("pg_dump") == str(tmp_path / "15" / "bin" / "pg_dump")
 
 
-def test_the_password_goes_through_the_environment(postgres_url: str) -> None:
+def test_password_is_passed_in_the_environment(postgres_url: str) -> None:
     from services.storage.connection import resolve_url
 
     url = resolve_url("postgresql://me:sesame@db:5433/music?sslmode=require")
@@ -302,7 +306,7 @@ def test_the_password_goes_through_the_environment(postgres_url: str) -> None:
     }  # fmt: skip
 
 
-def test_a_constraint_that_was_never_checked_is_told(postgres_database: Database) -> None:
+def test_check_reports_a_constraint_that_was_never_validated(postgres_database: Database) -> None:
     with postgres_database.engine.begin() as connection:
         connection.exec_driver_sql(
             "ALTER TABLE prompts ADD CONSTRAINT late CHECK (used_count > 0) NOT VALID"
@@ -310,19 +314,19 @@ def test_a_constraint_that_was_never_checked_is_told(postgres_database: Database
     assert "late" in storage.check_database().problems[0]
 
 
-def test_a_broken_reference_is_told(sqlite_database: Database) -> None:
+def test_check_reports_a_broken_reference(sqlite_database: Database) -> None:
     add("kept")
     assert sqlite_database.file is not None
-    with closing(library().connect(sqlite_database.file)) as careless:
+    with closing(load_library().connect(sqlite_database.file)) as careless:
         careless.execute("DELETE FROM prompts")
         careless.commit()
     assert "refers to a missing row of prompts" in storage.check_database().problems[0]
 
 
 @pytest.mark.parametrize("way", ["path", "link"])
-def test_a_backup_never_replaces_the_database_it_copies(sqlite_url, tmp_path, way):
+def test_backup_never_replaces_the_database_it_copies(sqlite_url, tmp_path, way):
     storage.init_db(sqlite_url)
-    file = current_database().file
+    file = get_database().file
     assert file is not None
     target = file
     if way == "link":
@@ -334,17 +338,17 @@ def test_a_backup_never_replaces_the_database_it_copies(sqlite_url, tmp_path, wa
     assert file.stat().st_ino == before
 
 
-def test_a_backup_never_replaces_what_is_no_plain_file(database_url, tmp_path):
+def test_backup_never_replaces_a_folder_or_device(database_url, tmp_path):
     storage.init_db(database_url)
     fifo = tmp_path / "fifo"
     os.mkfifo(fifo)
     for target in (fifo, tmp_path):
-        with pytest.raises(storage.BackupError, match="name a file"):
+        with pytest.raises(storage.BackupError, match="name of a file"):
             storage.backup_database(target, force=True)
     assert fifo.is_fifo()
 
 
-def test_a_backup_may_have_the_longest_name_there_is(sqlite_url, tmp_path):
+def test_backup_can_have_the_longest_file_name(sqlite_url, tmp_path):
     storage.init_db(sqlite_url)
     target = tmp_path / ("x" * 252 + ".db")
     assert storage.backup_database(target) == target

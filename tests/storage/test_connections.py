@@ -1,4 +1,4 @@
-"""Connections to an SQLite file are set up once, and used again."""
+"""Connections to an SQLite file are reused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import event, text
 
 from services import storage
-from services.storage.sqlite import CONNECTIONS
+from services.storage.sqlite import MAX_CONNECTIONS
 
 if TYPE_CHECKING:
     from services.storage.connection import Database
@@ -24,17 +24,17 @@ def read_at_once(sessions: int) -> None:
             session.execute(text("SELECT 1"))
 
 
-def test_what_was_opened_for_a_crowd_serves_the_next_one(sqlite_database: Database) -> None:
+def test_connections_of_one_peak_serve_the_next(sqlite_database: Database) -> None:
     opened: list[object] = []
     event.listen(sqlite_database.engine, "connect", lambda one, _record: opened.append(one))
-    read_at_once(CONNECTIONS)
+    read_at_once(MAX_CONNECTIONS)
     before = len(opened)
-    read_at_once(CONNECTIONS)
+    read_at_once(MAX_CONNECTIONS)
     assert len(opened) == before
-    assert 0 < before <= CONNECTIONS
+    assert 0 < before <= MAX_CONNECTIONS
 
 
-def test_one_after_the_other_they_take_the_same_connection(sqlite_database: Database) -> None:
+def test_sessions_in_sequence_use_one_connection(sqlite_database: Database) -> None:
     read_at_once(3)
     used: set[object] = set()
     event.listen(sqlite_database.engine, "checkout", lambda one, *_: used.add(one))

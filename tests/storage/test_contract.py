@@ -1,4 +1,4 @@
-"""What every release keeps, on both databases."""
+"""The parts of the storage that no release changes, on both databases."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services import storage
 from services.storage import Generation, GenerationStatus, Prompt
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 if TYPE_CHECKING:
     from services.storage.connection import Database
@@ -66,7 +66,7 @@ def test_tables_have_the_columns_of_the_contract(database: Database, table: str)
     assert found | CONTRACT_COLUMNS[table] == found
 
 
-def test_the_prompts_table_has_no_other_columns(database: Database) -> None:
+def test_prompts_table_has_no_other_columns(database: Database) -> None:
     names = [column["name"] for column in inspect(database.engine).get_columns("prompts")]
     assert names == list(CONTRACT_COLUMNS["prompts"])
 
@@ -110,14 +110,12 @@ def test_indexes_of_the_contract_exist(
         {"prompt_id": "424242"},
     ],
 )
-def test_the_database_itself_refuses_wrong_values(
-    database: Database, changes: dict[str, str]
-) -> None:
+def test_database_refuses_wrong_values(database: Database, changes: dict[str, str]) -> None:
     with pytest.raises(IntegrityError):
         insert_raw(database.engine, **changes)
 
 
-def test_rows_of_plain_sql_are_read_as_objects(database: Database) -> None:
+def test_rows_inserted_by_sql_are_read_as_objects(database: Database) -> None:
     insert_raw(database.engine, id="'abc-123'", metadata="'{\"bpm\": 90}'")
     with storage.get_session() as session:
         generation = storage.get_generation(session, "abc-123")
@@ -126,7 +124,7 @@ def test_rows_of_plain_sql_are_read_as_objects(database: Database) -> None:
         assert (generation.attempts, generation.get_metadata()) == (0, {"bpm": 90})
 
 
-def test_the_example_rows_of_the_documents_work(sqlite_database: Database) -> None:
+def test_example_prompt_row_is_read_as_an_object(sqlite_database: Database) -> None:
     with sqlite_database.engine.begin() as connection:
         connection.exec_driver_sql(
             "INSERT INTO prompts VALUES (1, 'trap beat', 3, '2025-11-07 09:00:00', "
@@ -138,7 +136,7 @@ def test_the_example_rows_of_the_documents_work(sqlite_database: Database) -> No
         assert prompt.last_used_at == datetime(2025, 11, 7, 11, 30, tzinfo=UTC)
 
 
-def test_the_complete_workflow_of_the_documents(database: Database) -> None:
+def test_documented_workflow_completes_a_generation(database: Database) -> None:
     with storage.get_session() as session:
         generation_id = make(session, "trap beat 140 BPM", metadata={"genre": "trap"}).id
     with storage.get_session() as session:
@@ -172,14 +170,14 @@ def test_created_generation_is_pending_and_counts_its_prompt(database: Database)
     assert uuid.UUID(first.id).version == 4
 
 
-def test_an_id_may_be_given(database: Database) -> None:
+def test_caller_can_choose_the_id(database: Database) -> None:
     with storage.get_session() as session:
         assert make(session, generation_id="chosen").id == "chosen"
     with storage.get_session() as session:
         assert storage.get_generation(session, "chosen") is not None
 
 
-def test_moments_come_back_as_the_same_moment(database: Database) -> None:
+def test_stored_moments_are_read_as_the_same_moment_in_utc(database: Database) -> None:
     eastern = datetime(2026, 3, 4, 5, 6, 7, 890123, timezone(timedelta(hours=5)))
     naive = datetime(2026, 3, 4, 5, 6, 7, 1)
     with storage.get_session() as session:
@@ -198,7 +196,7 @@ RAW: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_sqlite_keeps_times_as_sortable_text(sqlite_database: Database) -> None:
+def test_sqlite_stores_times_as_sortable_text(sqlite_database: Database) -> None:
     moment = datetime(2026, 3, 4, 5, 6, 7, 1, timezone(timedelta(hours=2)))
     with storage.get_session() as session:
         session.add(Generation(**RAW, created_at=moment))
@@ -235,7 +233,7 @@ def test_lists_are_filtered_by_status(database: Database) -> None:
         assert storage.count_generations(session) == 5
 
 
-def test_an_unknown_status_is_a_value_error(database: Database) -> None:
+def test_unknown_status_is_a_value_error(database: Database) -> None:
     with storage.get_session() as session:
         generation = make(session)
         with pytest.raises(ValueError, match="'done'"):
@@ -267,7 +265,7 @@ def test_status_constants_may_be_assigned_and_compared(database: Database) -> No
         assert session.scalars(found).one().is_processing
 
 
-def test_completing_by_status_invents_no_figures(database: Database) -> None:
+def test_completing_by_status_sets_no_duration(database: Database) -> None:
     with storage.get_session() as session:
         generation_id = make(session).id
         storage.update_generation_status(session, generation_id, "completed")
@@ -307,7 +305,7 @@ def test_prompts_are_most_used_first(database: Database) -> None:
         assert [p.text for p in storage.get_most_used_prompts(session, 2)] == ["thrice", "twice"]
 
 
-def test_the_text_of_a_prompt_is_unique(database: Database) -> None:
+def test_prompt_text_is_unique(database: Database) -> None:
     with storage.get_session() as session:
         session.add(Prompt(text="same"))
     with pytest.raises(IntegrityError), storage.get_session() as session:
@@ -340,7 +338,7 @@ def test_statistics_count_by_status(database: Database) -> None:
         }
 
 
-def test_an_error_rolls_back_and_objects_stay_readable(database: Database) -> None:
+def test_error_rolls_back_and_objects_stay_readable(database: Database) -> None:
     made = []
 
     def fail_after_writing() -> None:
@@ -364,7 +362,7 @@ def test_objects_stay_readable_after_a_read_only_session(database: Database) -> 
     assert generation.to_dict()["metadata"] == {"a": 1}
 
 
-def test_a_read_only_session_refuses_to_write(database: Database) -> None:
+def test_read_only_session_refuses_to_write(database: Database) -> None:
     with (
         pytest.raises(storage.ReadOnlySessionError),
         storage.get_session(read_only=True) as session,
@@ -375,7 +373,7 @@ def test_a_read_only_session_refuses_to_write(database: Database) -> None:
         assert storage.count_generations(session) == 1
 
 
-def test_reset_empties_our_tables_and_no_other(database: Database) -> None:
+def test_reset_empties_our_tables_and_no_others(database: Database) -> None:
     with database.engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE of_others (number INTEGER)")
         connection.exec_driver_sql("INSERT INTO of_others VALUES (7)")
@@ -397,12 +395,12 @@ def test_reset_empties_our_tables_and_no_other(database: Database) -> None:
     "action",
     [storage.get_engine, storage.reset_database, lambda: storage.get_session().__enter__()],
 )
-def test_nothing_works_before_init_db(action: Any) -> None:
+def test_use_before_init_db_is_refused(action: Any) -> None:
     with pytest.raises(RuntimeError, match="init_db"):
         action()
 
 
-def test_the_default_database_is_in_the_data_folder(
+def test_default_database_is_in_the_data_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -410,7 +408,7 @@ def test_the_default_database_is_in_the_data_folder(
     assert (tmp_path / "data" / "generations.db").is_file()
 
 
-def test_the_environment_overrides_the_default_and_the_argument_both(
+def test_environment_overrides_the_default_and_the_argument_overrides_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -422,7 +420,7 @@ def test_the_environment_overrides_the_default_and_the_argument_both(
     assert str(storage.get_engine().url.database).endswith("argument.db")
 
 
-def test_a_relative_database_stays_where_it_was_opened(
+def test_relative_path_is_resolved_when_the_database_is_opened(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -431,11 +429,11 @@ def test_a_relative_database_stays_where_it_was_opened(
     monkeypatch.chdir(tmp_path / "elsewhere")
     with storage.get_session() as session:
         make(session)
-    with closing(library().connect(tmp_path / "here.db")) as connection:
+    with closing(load_library().connect(tmp_path / "here.db")) as connection:
         assert connection.execute("SELECT count(*) FROM generations").fetchone() == (1,)
 
 
-def test_a_database_in_memory_works_from_every_session(tmp_path: Path) -> None:
+def test_sessions_share_a_database_in_memory(tmp_path: Path) -> None:
     storage.init_db("sqlite://")
     with storage.get_session() as session:
         make(session)
@@ -443,7 +441,7 @@ def test_a_database_in_memory_works_from_every_session(tmp_path: Path) -> None:
         assert storage.count_generations(session) == 1
 
 
-def test_a_new_generation_is_one_of_the_session_until_it_is_rolled_back(database: Database) -> None:
+def test_new_generation_belongs_to_its_session_until_rollback(database: Database) -> None:
     with storage.get_session() as session:
         made = make(session)
         assert made in session

@@ -1,4 +1,4 @@
-"""Processes killed in the middle of changing a database leave the old state or the new one."""
+"""A process killed during a change leaves the old state of the database or the new one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from services import storage
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 pytestmark = pytest.mark.integration
 
@@ -54,18 +54,18 @@ def held() -> int:
 @pytest.fixture(scope="module")
 def old_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("old") / "old.db"
-    with closing(library().connect(file)) as connection:
+    with closing(load_library().connect(file)) as connection:
         connection.executescript(OLD)
     return file
 
 
-def test_an_upgrade_that_is_killed_loses_no_row(old_file: Path, tmp_path: Path) -> None:
+def test_killed_upgrade_loses_no_row(old_file: Path, tmp_path: Path) -> None:
     unfinished = 0
     for moment in MOMENTS:
         file = tmp_path / f"{moment:.3f}.db"
         shutil.copy(old_file, file)
         kill_after(moment * 3, lambda url=f"sqlite:///{file}": storage.init_db(url))
-        with closing(library().connect(file)) as connection:
+        with closing(load_library().connect(file)) as connection:
             columns = {row[1] for row in connection.execute("PRAGMA table_info(generations)")}
         unfinished += "search_id" not in columns
         storage.init_db(f"sqlite:///{file}")
@@ -75,7 +75,7 @@ def test_an_upgrade_that_is_killed_loses_no_row(old_file: Path, tmp_path: Path) 
     assert unfinished > 0
 
 
-def test_a_restore_that_is_killed_leaves_one_of_the_two(old_file: Path, tmp_path: Path) -> None:
+def test_killed_restore_leaves_the_old_or_the_new_database(old_file: Path, tmp_path: Path) -> None:
     file = tmp_path / "generations.db"
     shutil.copy(old_file, file)
     url = f"sqlite:///{file}"

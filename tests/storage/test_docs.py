@@ -1,4 +1,4 @@
-"""docs/database.md names what there is."""
+"""docs/database.md agrees with the code."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def test_every_column_and_index_is_documented(table: object) -> None:
     assert columns | indexes <= NAMED
 
 
-def test_the_versions_are_those_of_the_code() -> None:
+def test_documented_versions_are_those_of_the_code() -> None:
     assert f"`{HEAD_REVISION}`, schema version {storage.get_schema_version()}" in PAGE
 
 
-def test_functions_named_in_the_page_exist() -> None:
+def test_documented_functions_exist() -> None:
     called = set(re.findall(r"`([a-z_]+)\(", PAGE))
     known = set(storage.__all__) | {"get_metadata"}
     assert called <= known
     assert len(called) > 10
 
 
-def test_the_example_of_the_page_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_example_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (example,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     names: dict[str, object] = {}

@@ -1,4 +1,4 @@
-"""Measurements, models, and what is old enough to go."""
+"""Measurements, models, and the cleanup of old rows."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def remaining() -> set[str]:
         return {row.id for row in storage.get_all_generations(session)}
 
 
-def test_measurements_are_kept_and_replaced(database: Database) -> None:
+def test_measurements_are_stored_and_replaced(database: Database) -> None:
     add("a")
     with storage.get_session() as session:
         storage.record_analysis(session, "a", Measurements(bpm=90.0, key="A minor"))
@@ -54,7 +54,7 @@ def test_measurements_are_kept_and_replaced(database: Database) -> None:
     assert kept.analysed_at >= NOW
 
 
-def test_measurements_need_their_generation_and_go_with_it(database: Database) -> None:
+def test_measurements_need_a_generation_and_are_deleted_with_it(database: Database) -> None:
     with pytest.raises(IntegrityError), storage.get_session() as session:
         storage.record_analysis(session, "none", Measurements())
     add("a")
@@ -66,7 +66,7 @@ def test_measurements_need_their_generation_and_go_with_it(database: Database) -
         assert storage.get_analysis(session, "a") is None
 
 
-def test_models_are_recorded_listed_and_forgotten(database: Database) -> None:
+def test_models_are_stored_listed_and_deleted(database: Database) -> None:
     with storage.get_session() as session:
         storage.record_model(session, "small", **MODEL)
         storage.record_model(session, "large", **MODEL)
@@ -80,7 +80,7 @@ def test_models_are_recorded_listed_and_forgotten(database: Database) -> None:
 
 
 @pytest.mark.parametrize("wrong", [{"channels": 3}, {"sample_rate": 0}, {"longest_seconds": 0.0}])
-def test_the_database_refuses_impossible_models(database: Database, wrong: dict[str, Any]) -> None:
+def test_database_refuses_impossible_models(database: Database, wrong: dict[str, Any]) -> None:
     with pytest.raises(IntegrityError), storage.get_session() as session:
         storage.record_model(session, "m", **(MODEL | wrong))
 
@@ -97,7 +97,7 @@ def aged(database: Database) -> None:
             )  # fmt: skip
 
 
-def test_a_dry_run_only_says_what_would_go(aged: None) -> None:
+def test_dry_run_lists_expired_rows_and_deletes_none(aged: None) -> None:
     with storage.get_session(read_only=True) as session:
         found = storage.cleanup_generations(session)
     assert [row.id for row in found.expired] == [
@@ -109,7 +109,7 @@ def test_a_dry_run_only_says_what_would_go(aged: None) -> None:
     assert len(remaining()) == 9
 
 
-def test_a_clean_up_deletes_finished_rows_of_that_age(aged: None) -> None:
+def test_cleanup_deletes_finished_rows_of_that_age(aged: None) -> None:
     with storage.get_session() as session:
         found = storage.cleanup_generations(session, older_than_days=45, dry_run=False)
     assert found.deleted
@@ -119,28 +119,28 @@ def test_a_clean_up_deletes_finished_rows_of_that_age(aged: None) -> None:
     assert len(remaining()) == 7
 
 
-def test_a_clean_up_can_be_for_some_statuses(aged: None) -> None:
+def test_cleanup_can_be_limited_to_some_statuses(aged: None) -> None:
     with storage.get_session() as session:
         found = storage.cleanup_generations(session, statuses=["failed"], dry_run=False)
     assert {row.id for row in found.expired} == {"failed-40", "failed-50"}
 
 
 @pytest.mark.parametrize("wrong", [{"statuses": ["pending"]}, {"older_than_days": -1}])
-def test_a_clean_up_never_takes_what_is_not_finished(
+def test_cleanup_refuses_unfinished_statuses_and_negative_ages(
     database: Database, wrong: dict[str, Any]
 ) -> None:
     with pytest.raises(ValueError, match="Only completed"), storage.get_session() as session:
         storage.cleanup_generations(session, **wrong)
 
 
-def test_rows_finished_without_a_time_age_from_their_creation(database: Database) -> None:
+def test_rows_without_completion_time_age_from_their_creation(database: Database) -> None:
     add("old", status="completed", created_at=NOW - timedelta(days=90))
     with storage.get_session() as session:
         found = storage.cleanup_generations(session, dry_run=False)
     assert [row.id for row in found.expired] == ["old"]
 
 
-def test_more_rows_than_one_statement_takes_are_deleted(sqlite_database: Database) -> None:
+def test_cleanup_deletes_more_rows_than_one_statement_takes(sqlite_database: Database) -> None:
     long_ago = NOW - timedelta(days=90)
     with storage.get_session() as session:
         session.add_all(
@@ -154,3 +154,26 @@ def test_more_rows_than_one_statement_takes_are_deleted(sqlite_database: Databas
         found = storage.cleanup_generations(session, dry_run=False)
         assert storage.count_generations(session) == 0
     assert len(found.expired) == 1201
+
+
+def test_age_of_zero_days_expires_everything_finished(aged: None) -> None:
+    with storage.get_session() as session:
+        found = storage.cleanup_generations(session, older_than_days=0)
+    assert {row.id for row in found.expired} == remaining() - {
+        "pending-1",
+        "pending-40",
+        "pending-50",
+    }
+
+
+def test_cleanup_deletes_measurements_and_keeps_prompts(database: Database) -> None:
+    with storage.get_session() as session:
+        made = storage.create_generation(session, "kept prompt", "m", 1.0, 8000, 1, "a.wav")
+        made.status, made.created_at = "failed", NOW - timedelta(days=90)
+        session.flush()
+        storage.record_analysis(session, made.id, Measurements(bpm=90.0))
+    with storage.get_session() as session:
+        storage.cleanup_generations(session, dry_run=False)
+        assert storage.get_analysis(session, made.id) is None
+        assert storage.get_prompt_by_text(session, "kept prompt") is not None
+        assert storage.cleanup_generations(session).expired == ()

@@ -1,4 +1,4 @@
-"""What goes wrong around a database, told by one error class each."""
+"""Each kind of fault has its own error class."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from services import storage
 from services.storage.connection import Database
 from services.storage.migrations import set_revision
 from services.storage.sqlite import MIGRATING_OPTION, PAGE_SIZE
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 pytestmark = pytest.mark.integration
 
@@ -33,7 +33,7 @@ def count() -> int:
         return storage.count_generations(session)
 
 
-def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
+def test_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
     file = tmp_path / "notes.db"
     file.write_text("these are my notes, not a database\n" * 100)
     with pytest.raises(storage.NotADatabaseError, match=r"notes\.db is not an SQLite database"):
@@ -41,7 +41,7 @@ def test_a_file_that_is_no_database_is_refused_and_kept(tmp_path: Path) -> None:
     assert file.read_text().startswith("these are my notes")
 
 
-def test_a_damaged_database_is_told_as_such(sqlite_database: Database) -> None:
+def test_damaged_database_is_reported(sqlite_database: Database) -> None:
     for _ in range(50):
         write_one()
     storage.close_db()
@@ -53,13 +53,13 @@ def test_a_damaged_database_is_told_as_such(sqlite_database: Database) -> None:
         storage.init_db(f"sqlite:///{file}")
 
 
-def test_damage_found_later_is_told_too(sqlite_database: Database) -> None:
+def test_damage_found_while_reading_is_reported(sqlite_database: Database) -> None:
     for _ in range(200):
         write_one()
     file = sqlite_database.file
     assert file is not None
     storage.close_db()
-    with closing(library().connect(file)) as connection:
+    with closing(load_library().connect(file)) as connection:
         page = connection.execute(
             "SELECT rootpage FROM sqlite_master WHERE name = 'generations'"
         ).fetchone()[0]
@@ -72,12 +72,12 @@ def test_damage_found_later_is_told_too(sqlite_database: Database) -> None:
         storage.get_all_generations(session)
 
 
-def test_a_locked_database_is_told_after_the_timeout(sqlite_url: str) -> None:
+def test_locked_database_is_reported_after_the_timeout(sqlite_url: str) -> None:
     storage.init_db(sqlite_url, busy_timeout_seconds=0.05)
-    with closing(library().connect(storage.get_engine().url.database or "")) as other:
+    with closing(load_library().connect(storage.get_engine().url.database or "")) as other:
         other.isolation_level = None
         other.execute("BEGIN IMMEDIATE")
-        with pytest.raises(storage.DatabaseLockedError, match="try again"):
+        with pytest.raises(storage.DatabaseLockedError, match="Try again"):
             write_one()
         with pytest.raises(storage.DatabaseLockedError):
             storage.check_database()
@@ -87,18 +87,18 @@ def test_a_locked_database_is_told_after_the_timeout(sqlite_url: str) -> None:
     assert count() == 1
 
 
-def test_a_database_locked_at_the_start_is_told(sqlite_url: str) -> None:
+def test_database_locked_at_the_start_is_reported(sqlite_url: str) -> None:
     storage.init_db(sqlite_url)
     file = storage.get_engine().url.database or ""
     storage.close_db()
-    with closing(library().connect(file, isolation_level=None)) as other:
+    with closing(load_library().connect(file, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
         with pytest.raises(storage.DatabaseLockedError):
             storage.init_db(sqlite_url, busy_timeout_seconds=0.05)
 
 
-def test_a_locked_row_is_told_after_the_timeout(postgres_url: str) -> None:
+def test_locked_row_is_reported_after_the_timeout(postgres_url: str) -> None:
     storage.init_db(postgres_url, busy_timeout_seconds=0.1)
     write_one()
     with storage.get_session() as session:
@@ -108,7 +108,7 @@ def test_a_locked_row_is_told_after_the_timeout(postgres_url: str) -> None:
             storage.update_generation_status(other, row.id, "failed")
 
 
-def test_a_database_opened_for_reading_only_says_so(sqlite_url: str) -> None:
+def test_write_to_a_read_only_file_is_refused(sqlite_url: str) -> None:
     storage.init_db(sqlite_url)
     write_one()
     file = storage.get_engine().url.database
@@ -119,22 +119,22 @@ def test_a_database_opened_for_reading_only_says_so(sqlite_url: str) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_another_users_database_is_refused(tmp_path: Path) -> None:
+def test_database_of_another_user_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "mine.db"
     storage.init_db(f"sqlite:///{file}")
     storage.close_db()
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        told = b"something else"
+        outcome = b"something else"
         try:
             os.setuid(NOBODY)
             storage.init_db(f"sqlite:///{file}")
-            told = b"opened"
+            outcome = b"opened"
         except storage.StorageError as error:
-            told = type(error).__name__.encode()
+            outcome = type(error).__name__.encode()
         finally:
-            os.write(writer, told)
+            os.write(writer, outcome)
             os._exit(0)
     os.close(writer)
     os.waitpid(child, 0)
@@ -142,7 +142,7 @@ def test_another_users_database_is_refused(tmp_path: Path) -> None:
         assert answer.read() == b"DatabasePermissionError"
 
 
-def test_a_newer_database_is_refused(database_url: str) -> None:
+def test_newer_database_is_refused(database_url: str) -> None:
     storage.init_db(database_url)
     with storage.get_engine().begin() as connection:
         set_revision(connection, "999")
@@ -153,7 +153,7 @@ def test_a_newer_database_is_refused(database_url: str) -> None:
     assert "999" in result.problems[0]
 
 
-def test_a_failed_opening_leaves_the_open_database_open(
+def test_failed_init_db_leaves_the_open_database_open(
     sqlite_database: Database, tmp_path: Path
 ) -> None:
     write_one()
@@ -163,12 +163,12 @@ def test_a_failed_opening_leaves_the_open_database_open(
     assert count() == 1
 
 
-def test_a_server_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_missing_server_socket_is_reported(tmp_path: Path) -> None:
     with pytest.raises(storage.DatabaseUnreachableError, match="music"):
         storage.init_db(f"postgresql://me:sesame@/music?host={tmp_path}")
 
 
-def test_a_database_that_the_server_lacks_is_told(postgres_url: str) -> None:
+def test_missing_database_on_the_server_is_reported(postgres_url: str) -> None:
     with pytest.raises(storage.DatabaseUnreachableError) as caught:
         storage.init_db(postgres_url.replace("/music_", "/absent_"))
     assert "sesame" not in str(caught.value)
@@ -206,7 +206,7 @@ try:
     for _ in range(100):
         write()
 except storage.DatabaseFullError as error:
-    print("told:", error)
+    print("reported:", error)
 with storage.get_session(read_only=True) as session:
     before = storage.count_generations(session)
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
@@ -217,18 +217,18 @@ print(after - before, storage.check_database().ok)
 """
 
 
-def test_a_full_disk_is_told_and_nothing_is_lost(sqlite_url: str) -> None:
+def test_full_disk_is_reported_and_loses_nothing(sqlite_url: str) -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, sqlite_url], capture_output=True, text=True, check=True
     )
-    told, rest = done.stdout.splitlines()
-    assert told.startswith("told: The database")
+    outcome, rest = done.stdout.splitlines()
+    assert outcome.startswith("reported: Reading or writing the database")
     assert rest == "20 True"
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == soft
 
 
-def test_connections_are_set_up_by_the_rules(sqlite_database: Database) -> None:
+def test_connections_have_the_documented_settings(sqlite_database: Database) -> None:
     with sqlite_database.engine.connect() as connection:
 
         def pragma(name: str) -> object:
@@ -241,7 +241,7 @@ def test_connections_are_set_up_by_the_rules(sqlite_database: Database) -> None:
         assert pragma("query_only") == 0
 
 
-def test_a_connection_is_reset_before_it_is_used_again(sqlite_database: Database) -> None:
+def test_returned_connection_is_reset(sqlite_database: Database) -> None:
     engine = sqlite_database.engine
     with storage.get_session(read_only=True) as session:
         assert session.connection().exec_driver_sql("PRAGMA query_only").scalar_one() == 1
@@ -252,14 +252,14 @@ def test_a_connection_is_reset_before_it_is_used_again(sqlite_database: Database
         assert connection.exec_driver_sql("PRAGMA foreign_keys").scalar_one() == 1
 
 
-def test_wal_is_turned_on_where_it_is_safe(
+def test_wal_is_used_only_with_a_safe_library(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.storage.sqlite.library_version", lambda: (3, 53, 0))
+    monkeypatch.setattr("services.storage.sqlite.get_library_version", lambda: (3, 53, 0))
     storage.init_db(sqlite_url)
     write_one()
     assert storage.describe_database()["journal_mode"] == "wal"
-    monkeypatch.setattr("services.storage.sqlite.library_version", lambda: (3, 45, 1))
+    monkeypatch.setattr("services.storage.sqlite.get_library_version", lambda: (3, 45, 1))
     storage.init_db(sqlite_url)
     assert storage.describe_database()["journal_mode"] == "wal", "another connection keeps it"
     storage.close_db()
@@ -268,15 +268,15 @@ def test_wal_is_turned_on_where_it_is_safe(
     assert count() == 1
 
 
-def test_the_open_database_is_described(database: Database) -> None:
+def test_open_database_is_described(database: Database) -> None:
     facts = storage.describe_database()
     assert facts["kind"] == ("sqlite" if database.is_sqlite else "postgresql")
-    assert facts["revision"] == "003"
+    assert facts["revision"] == storage.HEAD_REVISION
     assert facts["server_version"][0].isdigit()
     assert ("journal_mode" in facts) == database.is_sqlite
 
 
-def test_tables_of_somebody_else_are_left_alone_and_said_in_words(sqlite_url, tmp_path) -> None:
+def test_tables_of_another_program_are_kept_and_reported_without_sql(sqlite_url, tmp_path) -> None:
     file = tmp_path / "data" / "generations.db"
     file.parent.mkdir()
     with closing(sqlite3.connect(file)) as connection, connection:
@@ -290,7 +290,7 @@ def test_tables_of_somebody_else_are_left_alone_and_said_in_words(sqlite_url, tm
         assert connection.execute("SELECT * FROM generations").fetchall() == [("mine",)]
 
 
-def test_a_server_that_is_not_there_is_said_with_what_was_tried() -> None:
+def test_refused_connection_is_reported_with_the_reason() -> None:
     with pytest.raises(storage.DatabaseUnreachableError, match="refused") as caught:
         storage.init_db("postgresql://nobody@127.0.0.1:9/nothing")
     assert "\n" not in str(caught.value)

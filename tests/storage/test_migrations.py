@@ -19,9 +19,15 @@ from sqlalchemy import inspect, text
 from services import storage
 from services.storage import migrations, snapshot
 from services.storage.connection import Database, resolve_url
-from services.storage.migrations import State, downgrade, prepare_database, standing_of, upgrade
+from services.storage.migrations import (
+    State,
+    downgrade,
+    prepare_database,
+    read_schema_status,
+    upgrade,
+)
 from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 pytestmark = pytest.mark.integration
 
@@ -29,13 +35,13 @@ PROJECT = Path(__file__).parents[2]
 ROWS = 10_000
 
 SECOND = '''
-"""A fourth migration that rebuilds the tables which others refer to."""
+"""A migration that rebuilds tables which other tables refer to."""
 
 import sqlalchemy as sa
 from alembic import op
 from services.storage.models import Base
 
-revision, down_revision, branch_labels, depends_on = "004", "003", None, None
+revision, down_revision, branch_labels, depends_on = "next", "HEAD", None, None
 
 
 def rebuild(table):
@@ -58,7 +64,7 @@ def downgrade():
         batch.drop_column("mood")
     with op.batch_alter_table("prompts") as batch:
         batch.drop_column("language")
-'''
+'''.replace("HEAD", HEAD_REVISION)
 
 AT_THE_END = "\n\n\ndef downgrade"
 BROKEN = SECOND.replace(AT_THE_END, "\n    op.execute('SELECT * FROM nowhere')" + AT_THE_END)
@@ -90,7 +96,7 @@ INSERT INTO generations VALUES ('b', 'new loop', 'musicgen-small', '1.0', 30.0, 
 
 @pytest.fixture
 def scripts(tmp_path: Path) -> Callable[[str], Path]:
-    """The scripts of the project and one more."""
+    """Copy the project's scripts and add one."""
 
     def make(second: str) -> Path:
         folder = tmp_path / "scripts"
@@ -139,12 +145,12 @@ def contents(database: Database) -> dict[str, list[Any]]:
 
 
 def clauses(statement: str) -> list[str]:
-    """The parts of a CREATE statement, whatever their order, brackets and spacing."""
+    """Return the parts of a CREATE statement, regardless of order, brackets and spaces."""
     return sorted(re.sub(r"[\s\"()]+", " ", part).strip() for part in statement.split(","))
 
 
 def shape(database: Database) -> Any:
-    """Everything the database says about its tables, however they were made."""
+    """Return the schema in a form that does not depend on how it was created."""
     if database.is_sqlite:
         with database.engine.connect() as connection:
             rows = connection.exec_driver_sql(
@@ -175,7 +181,7 @@ def shape(database: Database) -> Any:
     return found
 
 
-def test_a_new_database_and_a_migrated_one_are_the_same(
+def test_new_and_migrated_databases_have_the_same_schema(
     database: Database, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     url = (
@@ -196,7 +202,7 @@ def test_alembic_finds_no_difference_to_the_models(database: Database) -> None:
     from alembic import command
 
     config = Config()
-    config.set_main_option("script_location", str(migrations.scripts_folder()))
+    config.set_main_option("script_location", str(migrations.find_scripts_folder()))
     config.set_main_option("path_separator", "os")
     with migrations.migration_transaction(database) as connection:
         connection.exec_driver_sql("CREATE TABLE of_others (number INTEGER)")
@@ -204,7 +210,7 @@ def test_alembic_finds_no_difference_to_the_models(database: Database) -> None:
         command.check(config)
 
 
-def test_the_known_revisions_are_those_of_the_scripts() -> None:
+def test_known_revisions_are_those_of_the_scripts() -> None:
     from alembic.config import Config
     from alembic.script import ScriptDirectory
 
@@ -223,13 +229,13 @@ def test_upgrade_and_downgrade_keep_every_row(
     fill(ROWS)
     before = contents(database)
     folder = scripts(SECOND)
-    upgrade(database, "004", scripts=folder)
-    assert standing_of(database).revision == "004"
+    upgrade(database, "next", scripts=folder)
+    assert read_schema_status(database).revision == "next"
     assert contents(database) == before
     with database.engine.begin() as connection:
         moods = connection.exec_driver_sql("SELECT count(*) FROM generations WHERE mood = 'calm'")
         assert moods.scalar_one() == ROWS
-    downgrade(database, "003", scripts=folder)
+    downgrade(database, HEAD_REVISION, scripts=folder)
     assert contents(database) == before
     result = storage.check_database()
     assert result.problems == ()
@@ -239,47 +245,115 @@ def test_upgrade_and_downgrade_keep_every_row(
         assert storage.get_analysis(session, "id-0") is None
 
 
-def test_a_migration_that_fails_changes_nothing(
+def test_failed_migration_changes_nothing(
     database: Database, scripts: Callable[[str], Path]
 ) -> None:
     fill(50)
     before, looks = contents(database), shape(database)
     with pytest.raises(storage.MigrationError, match="nowhere"):
-        upgrade(database, "004", scripts=scripts(BROKEN))
+        upgrade(database, "next", scripts=scripts(BROKEN))
     assert contents(database) == before
     assert shape(database) == looks
-    assert standing_of(database).state is State.CURRENT
+    assert read_schema_status(database).state is State.CURRENT
 
 
-def test_a_migration_that_leaves_broken_references_changes_nothing(
+def test_migration_that_breaks_references_changes_nothing(
     sqlite_database: Database, scripts: Callable[[str], Path]
 ) -> None:
     fill(50)
     before = contents(sqlite_database)
     with pytest.raises(storage.MigrationError, match="without its row of prompts"):
-        upgrade(sqlite_database, "004", scripts=scripts(ORPHANING))
+        upgrade(sqlite_database, "next", scripts=scripts(ORPHANING))
     assert contents(sqlite_database) == before
 
 
-def test_downgrading_to_base_takes_only_our_tables(database: Database) -> None:
+def test_downgrade_to_base_drops_only_our_tables(database: Database) -> None:
     with database.engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE of_others (number INTEGER)")
     downgrade(database, "base")
     tables = set(inspect(database.engine).get_table_names())
     assert tables == {"alembic_version", "of_others"}
-    assert standing_of(database).state is State.EMPTY
+    assert read_schema_status(database).state is State.EMPTY
     prepare_database(database)
-    assert standing_of(database).state is State.CURRENT
+    assert read_schema_status(database).state is State.CURRENT
 
 
-def test_an_empty_database_of_an_older_revision_is_upgraded(bare_database: Database) -> None:
+def test_empty_versioned_database_is_upgraded(bare_database: Database) -> None:
     with bare_database.engine.begin() as connection:
         migrations.set_revision(connection, None)
     upgrade(bare_database)
-    assert standing_of(bare_database).state is State.CURRENT
+    assert read_schema_status(bare_database).state is State.CURRENT
 
 
-def test_an_unknown_revision_of_the_scripts_is_told(database: Database) -> None:
+UNREAD_COLUMNS = ("queue_entries.not_before", "workers.started_at")
+
+ROWS_OF_003 = (
+    "INSERT INTO prompts VALUES (1, 'calm piano', 2, '2026-01-01 00:00:00.000000', "
+    "'2026-01-02 00:00:00.000000')",
+    "INSERT INTO generations (id, prompt, model_name, duration_seconds, sample_rate, channels, "
+    "file_path, status, created_at, prompt_id, owner) VALUES ('job', 'calm piano', 'composer', "
+    "16.0, 48000, 2, 'a.wav', 'pending', '2026-01-01 00:00:00.000000', 1, 'key')",
+    "INSERT INTO audio_analysis (generation_id, bpm, analysed_at) "
+    "VALUES ('job', 90.5, '2026-01-01 00:00:00.000000')",
+    "INSERT INTO models VALUES ('small', 'abc', 'MIT', 32000, 1, 30.0, 1, 'small', "
+    "'2026-01-01 00:00:00.000000')",
+    "INSERT INTO queue_entries (generation_id, client, priority, rank, place, duration_seconds, "
+    "attempt, crashes, worker_id, step, progress, not_before, created_at) VALUES ('job', 'key', 1, "
+    "3, 700003000, 16.0, 2, 1, 'w', 'generating', 0.5, '2026-01-01 00:00:09.000000', "
+    "'2026-01-01 00:00:00.000000')",
+    "INSERT INTO workers (id, slot, process, host, pid, models, concurrency, started_at, beat_at) "
+    "VALUES ('w', 's', 'p', 'h', 7, 'composer', 1, 1.5, 2.5)",
+    "INSERT INTO api_keys (id, name, key_sha256, created_at) "
+    "VALUES ('key', 'studio', X'ab', '2026-01-01 00:00:00.000000')",
+    "INSERT INTO idempotency_keys VALUES ('key', 'once', X'cd', '[\"job\"]', "
+    "'2026-01-01 00:00:00.000000')",
+    "INSERT INTO rate_counters VALUES ('key/1', 4, 120.0)",
+)
+
+
+def rows_of_every_table(database: Database) -> dict[str, list[dict[str, Any]]]:
+    with database.engine.connect() as connection:
+        return {
+            table: [
+                dict(row) for row in connection.exec_driver_sql(f"SELECT * FROM {table}").mappings()
+            ]
+            for table in storage.Base.metadata.tables
+        }
+
+
+def without(rows: dict[str, list[dict[str, Any]]], *dropped: str) -> dict[str, list[Any]]:
+    return {
+        table: [
+            {name: value for name, value in row.items() if f"{table}.{name}" not in dropped}
+            for row in of_table
+        ]
+        for table, of_table in rows.items()
+    }
+
+
+def test_revision_004_keeps_everything_but_the_unread_columns(
+    bare_database: Database,
+) -> None:
+    upgrade(bare_database, "003")
+    with bare_database.engine.begin() as connection:
+        for statement in ROWS_OF_003:
+            literal = r"'\\x\1'" if not bare_database.is_sqlite else r"X'\1'"
+            connection.exec_driver_sql(re.sub(r"X'(\w+)'", literal, statement))
+    before = rows_of_every_table(bare_database)
+    assert all(len(rows) == 1 for rows in before.values())
+    prepare_database(bare_database)
+    assert read_schema_status(bare_database).state is State.CURRENT
+    after = rows_of_every_table(bare_database)
+    assert after == without(before, *UNREAD_COLUMNS)
+    assert after != before
+    downgrade(bare_database, "003")
+    empty = {"queue_entries": {"not_before": None}, "workers": {"started_at": 0.0}}
+    assert rows_of_every_table(bare_database) == {
+        table: [row | empty.get(table, {}) for row in rows] for table, rows in before.items()
+    }
+
+
+def test_unknown_target_revision_is_refused(database: Database) -> None:
     with pytest.raises(storage.MigrationError, match="777"):
         upgrade(database, "777")
 
@@ -287,17 +361,17 @@ def test_an_unknown_revision_of_the_scripts_is_told(database: Database) -> None:
 @pytest.fixture
 def before_revisions(tmp_path: Path) -> Path:
     file = tmp_path / "old.db"
-    with closing(library().connect(file)) as connection:
+    with closing(load_library().connect(file)) as connection:
         connection.executescript(BEFORE_REVISIONS)
     return file
 
 
 @pytest.mark.parametrize("stamped", [False, True])
-def test_a_database_from_before_revisions_is_taken_over(
+def test_database_from_before_revisions_is_upgraded_with_its_rows(
     before_revisions: Path, sqlite_database: Database, stamped: bool
 ) -> None:
     if stamped:
-        with closing(library().connect(before_revisions)) as connection:
+        with closing(load_library().connect(before_revisions)) as connection:
             connection.executescript(
                 "CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, "
                 "CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num));"
@@ -317,22 +391,22 @@ def test_a_database_from_before_revisions_is_taken_over(
     assert (second.get_metadata(), second.generation_time_seconds) == ({"bpm": 90}, 22.3)
     assert prompt.used_count == 2
     assert storage.check_database().ok
-    from services.storage.database import current_database
+    from services.storage.database import get_database
 
-    assert shape(current_database()) == expected
+    assert shape(get_database()) == expected
 
 
-def test_a_database_is_copied_before_it_is_upgraded(before_revisions: Path) -> None:
+def test_database_is_copied_before_it_is_upgraded(before_revisions: Path) -> None:
     storage.init_db(f"sqlite:///{before_revisions}")
-    (copy,) = before_revisions.parent.glob("old.before-003.*.db")
+    (copy,) = before_revisions.parent.glob(f"old.before-{HEAD_REVISION}.*.db")
     assert copy.stat().st_mode & 0o777 == 0o600
-    with closing(library().connect(copy)) as connection:
+    with closing(load_library().connect(copy)) as connection:
         assert connection.execute("SELECT count(*) FROM generations").fetchone() == (2,)
     assert snapshot.find_damage(copy) == []
 
 
-def test_an_empty_database_is_upgraded_without_a_copy(before_revisions: Path) -> None:
-    with closing(library().connect(before_revisions)) as connection:
+def test_empty_database_is_upgraded_without_a_copy(before_revisions: Path) -> None:
+    with closing(load_library().connect(before_revisions)) as connection:
         connection.execute("DELETE FROM generations")
         connection.execute("DELETE FROM prompts")
         connection.commit()
@@ -341,8 +415,10 @@ def test_an_empty_database_is_upgraded_without_a_copy(before_revisions: Path) ->
 
 
 @pytest.mark.parametrize("missing", ["prompts", "generations"])
-def test_one_of_the_two_tables_is_taken_over_too(before_revisions: Path, missing: str) -> None:
-    with closing(library().connect(before_revisions)) as connection:
+def test_database_with_only_one_of_the_old_tables_is_upgraded(
+    before_revisions: Path, missing: str
+) -> None:
+    with closing(load_library().connect(before_revisions)) as connection:
         connection.execute(f"DROP TABLE {missing}")
     storage.init_db(f"sqlite:///{before_revisions}")
     with storage.get_session(read_only=True) as session:
@@ -353,37 +429,37 @@ def test_one_of_the_two_tables_is_taken_over_too(before_revisions: Path, missing
     assert len(list(before_revisions.parent.glob("old.before-*"))) == 1
 
 
-def test_an_upgrade_that_cannot_copy_first_does_not_start(before_revisions: Path) -> None:
+def test_upgrade_does_not_start_when_the_copy_fails(before_revisions: Path) -> None:
     database = Database(resolve_url(f"sqlite:///{before_revisions}"))
     before_revisions.write_bytes(b"no database")
     with pytest.raises(storage.MigrationError, match="copied"):
         migrations.save_before_upgrade(database)
 
 
-def test_rows_that_the_new_tables_refuse_stop_the_upgrade(before_revisions: Path) -> None:
-    with closing(library().connect(before_revisions)) as connection:
+def test_upgrade_stops_at_rows_that_the_new_tables_refuse(before_revisions: Path) -> None:
+    with closing(load_library().connect(before_revisions)) as connection:
         connection.execute("UPDATE generations SET status = 'done' WHERE id = 'a'")
         connection.commit()
     with pytest.raises(storage.MigrationError, match="status"):
         storage.init_db(f"sqlite:///{before_revisions}")
-    with closing(library().connect(before_revisions)) as connection:
+    with closing(load_library().connect(before_revisions)) as connection:
         tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master")}
         assert connection.execute("SELECT count(*) FROM generations").fetchone() == (2,)
     assert "audio_analysis" not in tables
 
 
-def test_an_older_backup_is_upgraded_when_restored(before_revisions: Path, sqlite_url: str) -> None:
+def test_older_backup_is_upgraded_when_restored(before_revisions: Path, sqlite_url: str) -> None:
     storage.init_db(sqlite_url)
     storage.restore_database(before_revisions)
     with storage.get_session(read_only=True) as session:
         assert storage.count_generations(session) == 2
     assert storage.check_database().ok
-    with closing(library().connect(before_revisions)) as connection:
+    with closing(load_library().connect(before_revisions)) as connection:
         names = {row[1] for row in connection.execute("PRAGMA table_info(generations)")}
     assert "search_id" not in names
 
 
-def test_strange_tables_of_the_same_name_are_left_alone(postgres_url: str) -> None:
+def test_tables_of_another_program_on_postgresql_are_kept(postgres_url: str) -> None:
     database = Database(resolve_url(postgres_url))
     with database.engine.begin() as connection:
         connection.exec_driver_sql("CREATE TABLE generations (father TEXT)")
@@ -394,7 +470,7 @@ def test_strange_tables_of_the_same_name_are_left_alone(postgres_url: str) -> No
     database.close()
 
 
-def test_many_starters_at_once_make_one_database(database_url: str) -> None:
+def test_threads_that_open_at_once_create_one_database(database_url: str) -> None:
     failures: list[BaseException] = []
 
     def start() -> None:
@@ -416,7 +492,7 @@ def test_many_starters_at_once_make_one_database(database_url: str) -> None:
     assert storage.check_database().ok
 
 
-def test_two_starters_upgrade_once(before_revisions: Path) -> None:
+def test_processes_that_open_at_once_upgrade_once(before_revisions: Path) -> None:
     program = (
         f"from services import storage; storage.init_db('sqlite:///{before_revisions}'); "
         "print(storage.check_database().ok)"
@@ -435,9 +511,9 @@ def alembic(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     )  # fmt: skip
 
 
-def test_the_alembic_command_works_by_hand(sqlite_url: str) -> None:
+def test_alembic_command_line_works(sqlite_url: str) -> None:
     assert alembic(sqlite_url, "upgrade", "head").returncode == 0
-    assert alembic(sqlite_url, "current").stdout.strip() == "003 (head)"
+    assert alembic(sqlite_url, "current").stdout.strip() == f"{HEAD_REVISION} (head)"
     storage.init_db(sqlite_url)
     assert storage.check_database().ok
     offline = alembic(sqlite_url, "upgrade", "head", "--sql")
@@ -445,15 +521,15 @@ def test_the_alembic_command_works_by_hand(sqlite_url: str) -> None:
     assert "--sql" in offline.stderr
 
 
-def test_the_scripts_are_found_beside_or_inside_the_package(
+def test_scripts_are_found_beside_or_inside_the_package(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert migrations.scripts_folder() == PROJECT / "alembic"
+    assert migrations.find_scripts_folder() == PROJECT / "alembic"
     assert not (PROJECT / "alembic" / "__init__.py").exists()
     inside = tmp_path / "services" / "storage"
     monkeypatch.setattr(migrations, "__file__", str(inside / "migrations.py"))
-    with pytest.raises(storage.MigrationError, match="install"):
-        migrations.scripts_folder()
+    with pytest.raises(storage.MigrationError, match="Install"):
+        migrations.find_scripts_folder()
     (inside / "alembic").mkdir(parents=True)
     (inside / "alembic" / "env.py").touch()
-    assert migrations.scripts_folder() == inside / "alembic"
+    assert migrations.find_scripts_folder() == inside / "alembic"

@@ -1,4 +1,4 @@
-"""Objects without a database."""
+"""Objects that are used without a database."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from services.storage import (
     validate_status,
 )
 from services.storage.columns import Digest, UtcDateTime, as_utc
-from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS, known_status
+from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS, require_status
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False)
@@ -59,18 +59,18 @@ def test_only_the_five_statuses_are_valid(text: str) -> None:
     assert validate_status(text) == (text in STATUSES)
 
 
-def test_a_known_status_comes_back_as_a_plain_string() -> None:
-    assert type(known_status(GenerationStatus.FAILED)) is str
+def test_known_status_becomes_a_plain_string() -> None:
+    assert type(require_status(GenerationStatus.FAILED)) is str
     with pytest.raises(ValueError, match="'lost'"):
-        known_status("lost")
+        require_status("lost")
 
 
-def test_versions() -> None:
-    assert get_schema_version() == "1.2.0"
+def test_schema_version_and_revisions() -> None:
+    assert get_schema_version() == "1.3.0"
     assert (KNOWN_REVISIONS[0], HEAD_REVISION) == ("001", KNOWN_REVISIONS[-1])
 
 
-def test_a_new_generation_has_id_status_and_time() -> None:
+def test_new_generation_has_id_status_and_time() -> None:
     before = datetime.now(UTC)
     made = generation()
     assert uuid.UUID(made.id).version == 4
@@ -100,7 +100,7 @@ def test_properties_follow_the_status(status: str) -> None:
     assert made.is_finished == (status in FINISHED_STATUSES)
 
 
-def test_marking_goes_through_a_life() -> None:
+def test_marking_moves_from_pending_to_completed() -> None:
     made = generation()
     made.mark_processing()
     assert made.is_processing
@@ -112,7 +112,7 @@ def test_marking_goes_through_a_life() -> None:
     assert made.completed_at >= made.created_at
 
 
-def test_failing_keeps_the_reason_and_trying_again_the_history() -> None:
+def test_failure_message_stays_until_completion() -> None:
     made = generation()
     made.mark_failed("no memory")
     assert (made.is_failed, made.error_message) == (True, "no memory")
@@ -123,7 +123,7 @@ def test_failing_keeps_the_reason_and_trying_again_the_history() -> None:
     assert made.error_message is None
 
 
-def test_cancelling_finishes() -> None:
+def test_cancelling_sets_the_completion_time() -> None:
     made = generation()
     made.mark_cancelled()
     assert made.is_cancelled
@@ -131,14 +131,14 @@ def test_cancelling_finishes() -> None:
 
 
 @given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), JSON_VALUES))
-def test_metadata_comes_back(metadata: dict[str, Any]) -> None:
+def test_metadata_round_trips(metadata: dict[str, Any]) -> None:
     made = generation()
     made.set_metadata(metadata)
     assert made.get_metadata() == metadata
 
 
 @pytest.mark.parametrize("unreadable", [None, "", "{", "[1]", '"text"', "NaN", "\x00"])
-def test_metadata_that_is_none_or_unreadable_is_empty(unreadable: str | None) -> None:
+def test_missing_or_unreadable_metadata_is_empty(unreadable: str | None) -> None:
     assert generation(metadata_json=unreadable).get_metadata() == {}
 
 
@@ -154,14 +154,14 @@ def test_metadata_without_a_json_form_is_refused(
     assert made.get_metadata() == {"kept": 1}
 
 
-def test_merging_metadata_lets_the_new_value_stay() -> None:
+def test_merged_metadata_keeps_the_new_value() -> None:
     made = generation(metadata={"a": 1, "b": 2})
     made.merge_metadata({"b": 3, "c": 4})
     made.merge_metadata(None)
     assert made.get_metadata() == {"a": 1, "b": 3, "c": 4}
 
 
-def test_a_dictionary_is_ready_for_json() -> None:
+def test_generation_dictionary_can_be_encoded_as_json() -> None:
     made = generation(metadata={"bpm": 90}, created_at=datetime(2026, 1, 2, 3, 4, 5))
     given = json.loads(json.dumps(made.to_dict()))
     assert given["metadata"] == {"bpm": 90}
@@ -171,18 +171,18 @@ def test_a_dictionary_is_ready_for_json() -> None:
     assert {"id", "prompt", "model_name", "file_path", "error_message"} <= set(given)
 
 
-def test_a_dictionary_keeps_the_token_of_the_attempt_to_itself() -> None:
+def test_generation_dictionary_omits_the_attempt_token() -> None:
     assert "secret" not in str(generation(attempt_token="secret").to_dict())
 
 
-def test_a_new_prompt_was_used_once_now() -> None:
+def test_new_prompt_has_one_use_now() -> None:
     before = datetime.now(UTC)
     made = Prompt(text="beat")
     assert made.used_count == 1
     assert before <= made.first_used_at == made.last_used_at <= datetime.now(UTC)
 
 
-def test_using_a_prompt_again_moves_the_last_time() -> None:
+def test_another_use_updates_count_and_last_time() -> None:
     moment = datetime(2025, 1, 1)
     made = Prompt(text="beat", used_count=4, first_used_at=moment)
     made.increment_usage()
@@ -191,7 +191,7 @@ def test_using_a_prompt_again_moves_the_last_time() -> None:
     assert made.last_used_at > made.first_used_at
 
 
-def test_a_prompt_as_a_dictionary() -> None:
+def test_prompt_dictionary_has_every_column() -> None:
     moment = datetime(2025, 1, 1, tzinfo=UTC)
     made = Prompt(id=3, text="beat", first_used_at=moment)
     assert made.to_dict() == {
@@ -203,7 +203,7 @@ def test_a_prompt_as_a_dictionary() -> None:
     }
 
 
-def test_objects_say_what_they_are() -> None:
+def test_repr_names_id_and_state() -> None:
     assert repr(generation(id="x")) == "<Generation x pending>"
     assert repr(Prompt(id=1, text="t")) == "<Prompt 1 used 1 times>"
 
@@ -221,13 +221,13 @@ def test_moments_are_bound_as_utc_without_a_zone(moment: datetime) -> None:
     assert back == expected
 
 
-def test_no_moment_stays_none() -> None:
+def test_missing_moment_stays_none() -> None:
     column = UtcDateTime()
     assert column.process_bind_param(None, None) is None  # type: ignore[arg-type] - not looked at
     assert column.process_result_value(None, None) is None  # type: ignore[arg-type] - not looked at
 
 
-def test_a_digest_is_kept_as_raw_bytes() -> None:
+def test_digest_is_stored_as_raw_bytes() -> None:
     digest = Digest()
     dialect = sqlite.dialect()
     packed = digest.process_bind_param("AB" * 32, dialect)
@@ -237,6 +237,28 @@ def test_a_digest_is_kept_as_raw_bytes() -> None:
     assert digest.process_result_value(None, dialect) is None
 
 
-def test_what_is_no_digest_is_refused() -> None:
+def test_digest_that_is_not_hexadecimal_is_refused() -> None:
     with pytest.raises(ValueError, match="hexadecimal"):
         Digest().process_bind_param("not a digest", sqlite.dialect())
+
+
+@given(st.lists(st.tuples(st.sampled_from(STATUSES), st.none() | st.text(max_size=5)), min_size=1))
+def test_completion_time_is_set_exactly_in_finished_statuses(
+    changes: list[tuple[str, str | None]],
+) -> None:
+    made = generation()
+    for status, message in changes:
+        made.set_status(status, message)
+        assert (made.completed_at is not None) == made.is_finished
+        assert (made.status, made.error_message) == (status, message)
+
+
+def test_metadata_text_keeps_other_scripts_readable() -> None:
+    made = generation(metadata={"title": "Вальс"})
+    assert made.metadata_json == '{"title":"Вальс"}'
+
+
+def test_merging_into_unreadable_metadata_replaces_it() -> None:
+    made = generation(metadata_json="[1]")
+    made.merge_metadata({"a": 1})
+    assert made.get_metadata() == {"a": 1}

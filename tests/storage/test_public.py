@@ -1,4 +1,4 @@
-"""What the package exports, and what importing it costs."""
+"""The names that the package exports, and the packages that it imports."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_every_error_has_one_root() -> None:
     assert [error for error in errors if not issubclass(error, storage.StorageError)] == []
 
 
-def test_opening_a_current_database_imports_nothing_heavy(tmp_path: Any) -> None:
+def test_opening_a_current_database_imports_no_heavy_package(tmp_path: Any) -> None:
     url = f"sqlite:///{tmp_path}/a.db"
     storage.init_db(url)
     program = (

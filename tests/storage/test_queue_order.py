@@ -1,4 +1,4 @@
-"""Fair order: shares between clients, first in first out within one."""
+"""Clients share the workers fairly; jobs of one client start in order."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from services.storage.queue_order import (
     HIGHEST_RANK,
     TIES,
     Priority,
-    next_place,
-    next_rank,
+    compute_place,
+    compute_rank,
 )
 
 DBOS_LARGEST = 2**31 - 1
@@ -32,7 +32,7 @@ class Job:
 
 @dataclass
 class Queue:
-    """A queue of one class with some slots, ranked as the storage ranks, run step by step."""
+    """A simulated queue of one class, with the ranks and places of the storage."""
 
     slots: int
     time: int = 0
@@ -42,13 +42,13 @@ class Queue:
 
     def submit(self, client: str) -> Job:
         unfinished = self.waiting + self.working
-        rank = next_rank(
+        rank = compute_rank(
             max((job.rank for job in unfinished if job.client == client), default=None),
             max((job.rank for job in self.working), default=None),
             min((job.rank for job in self.waiting), default=None),
         )
         last = max((job.place for job in unfinished if job.rank == rank), default=None)
-        place = next_place(Priority.NORMAL, rank, last)
+        place = compute_place(Priority.NORMAL, rank, last)
         self.time += 1
         job = Job(len(self.all), client, rank, place, self.time)
         self.waiting.append(job)
@@ -92,7 +92,7 @@ def play(events: list[tuple[str, object]], slots: int) -> Queue:
 
 
 @given(EVENTS, st.integers(1, 3))
-def test_every_job_starts_and_a_client_s_own_jobs_in_their_order(events, slots):
+def test_every_job_starts_and_a_client_s_jobs_start_in_order(events, slots):
     queue = play(events, slots)
     assert all(job.started is not None for job in queue.all)
     for client in "abcd":
@@ -101,8 +101,8 @@ def test_every_job_starts_and_a_client_s_own_jobs_in_their_order(events, slots):
 
 
 def check_shares(events: list[tuple[str, object]], slots: int) -> None:
-    """While a client's next job waits, each other client starts two jobs at most, and one a slot
-    more where several are at work."""
+    """While a client's next job waits, each other client starts at most two jobs, plus one for
+    each slot after the first."""
     queue = play(events, slots)
     for job in queue.all:
         before = [
@@ -121,14 +121,14 @@ def check_shares(events: list[tuple[str, object]], slots: int) -> None:
 
 
 @given(EVENTS, st.integers(1, 3))
-def test_nobody_waits_for_more_than_the_others_share(events, slots):
+def test_no_client_waits_for_more_than_the_others_share(events, slots):
     check_shares(events, slots)
 
 
 @pytest.mark.nightly
 @settings(max_examples=2_000)
 @given(EVENTS, st.integers(1, 3))
-def test_nobody_waits_for_more_than_the_others_share_in_thousands_of_queues(events, slots):
+def test_no_client_waits_for_more_than_the_others_share_in_thousands_of_queues(events, slots):
     check_shares(events, slots)
 
 
@@ -143,8 +143,8 @@ def test_sixty_jobs_of_one_client_delay_another_by_one():
     assert sum(job.started is not None for job in queue.all) == 3
 
 
-def test_clients_that_take_turns_do_not_starve_one_with_two_jobs():
-    """Each sends its next job when its last is done, so that one of them always waits."""
+def test_three_alternating_clients_do_not_starve_a_fourth():
+    """Three clients submit a job whenever one of theirs ends, so one of them always waits."""
     queue = Queue(slots=1)
     for client in "abdcc":
         queue.submit(client)
@@ -158,7 +158,7 @@ def test_clients_that_take_turns_do_not_starve_one_with_two_jobs():
     assert sum(job.started is not None for job in queue.all) <= 6
 
 
-def test_ranks_begin_anew_when_the_queue_was_empty():
+def test_ranks_restart_when_the_queue_is_empty():
     queue = Queue(slots=1)
     for _ in range(5):
         queue.submit("a")
@@ -170,17 +170,17 @@ def test_ranks_begin_anew_when_the_queue_was_empty():
 @given(
     st.sampled_from(Priority), st.integers(1, HIGHEST_RANK), st.none() | st.integers(0, TIES * 2)
 )
-def test_numbers_stay_in_their_class_and_in_the_library_s_range(priority, rank, ties):
+def test_places_stay_in_their_class_and_in_the_range_of_dbos(priority, rank, ties):
     first = priority.order * CLASS_SPAN + rank * TIES
-    place = next_place(priority, rank, None if ties is None else first + ties)
+    place = compute_place(priority, rank, None if ties is None else first + ties)
     assert 1 <= place <= DBOS_LARGEST
     assert priority.order * CLASS_SPAN <= place < (priority.order + 1) * CLASS_SPAN
     if rank < HIGHEST_RANK:
         assert first <= place < first + TIES
 
 
-def test_a_queue_that_is_never_empty_ends_in_plain_order():
-    rank = next_rank(HIGHEST_RANK, HIGHEST_RANK, HIGHEST_RANK)
+def test_queue_at_the_highest_rank_keeps_the_order_of_submission():
+    rank = compute_rank(HIGHEST_RANK, HIGHEST_RANK, HIGHEST_RANK)
     assert rank == HIGHEST_RANK
-    first = next_place(Priority.LOW, rank, None)
-    assert next_place(Priority.LOW, rank, first) == first + 1
+    first = compute_place(Priority.LOW, rank, None)
+    assert compute_place(Priority.LOW, rank, first) == first + 1

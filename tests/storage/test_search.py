@@ -19,7 +19,7 @@ from services.storage.connection import Database, resolve_url
 from services.storage.migrations import prepare_database
 from services.storage.search import LONGEST_SEARCH, MOST_WORDS
 from services.storage.search_index import remove_search_index
-from services.storage.sqlite_driver import library
+from services.storage.sqlite_driver import load_library
 
 pytestmark = pytest.mark.integration
 
@@ -95,7 +95,7 @@ def test_every_word_must_match(filled: Database, query: str, numbers: list[int])
 
 
 @pytest.mark.parametrize("query", ["", "   ", "🎵", "!?*", '"', "''", "\x00", "\ud800", "—“”"])
-def test_a_query_without_words_finds_nothing(filled: Database, query: str) -> None:
+def test_query_without_words_finds_nothing(filled: Database, query: str) -> None:
     assert found(query) == []
 
 
@@ -104,7 +104,7 @@ def test_a_query_without_words_finds_nothing(filled: Database, query: str) -> No
     ['"beat"', "beat*", "(beat", "beat OR", "NOT beat", "prompt:beat", "beat'; --", "^beat",
      "-beat", "beat & !", "beat:*", "beat\\", "b%at", "{beat}"],
 )  # fmt: skip
-def test_no_character_of_a_query_has_a_meaning(filled: Database, query: str) -> None:
+def test_queries_have_no_operators_or_wildcards(filled: Database, query: str) -> None:
     words = {"OR", "NOT", "prompt"} & set(query.replace(":", " ").split())
     expected = [] if words or "%" in query else [PROMPTS[1], PROMPTS[0]]
     assert found(query) == expected
@@ -125,13 +125,13 @@ WORDS = st.lists(
 
 @SHARED
 @given(WORDS)
-def test_a_prompt_is_found_by_its_own_words(database: Database, words: list[str]) -> None:
+def test_prompt_is_found_by_its_own_words(database: Database, words: list[str]) -> None:
     prompt = " ".join(words)
     add(prompt)
     assert prompt in found(prompt, limit=1000)
 
 
-def test_long_queries_are_cut_or_refused(filled: Database) -> None:
+def test_long_queries_are_shortened_or_refused(filled: Database) -> None:
     assert found("beat " * MOST_WORDS) == [PROMPTS[1], PROMPTS[0]]
     many = " ".join(f"w{number}" for number in range(MOST_WORDS + 50))
     assert found(many) == []
@@ -150,7 +150,7 @@ def test_filters_narrow_a_search(database: Database) -> None:
         found("beat", status="lost")
 
 
-def test_a_search_goes_on_where_its_page_ended(database: Database) -> None:
+def test_search_pages_hold_each_row_once_while_rows_are_inserted(database: Database) -> None:
     add(*(f"beat {number}" for number in range(7)))
     seen: list[str] = []
     cursor = None
@@ -166,7 +166,7 @@ def test_a_search_goes_on_where_its_page_ended(database: Database) -> None:
     assert seen == [f"beat {number}" for number in reversed(range(7))]
 
 
-def test_a_cursor_of_another_list_is_refused(filled: Database) -> None:
+def test_cursor_of_another_list_is_refused(filled: Database) -> None:
     with storage.get_session(read_only=True) as session:
         listed = storage.list_generations(session, limit=1).next_cursor
         searched = storage.search_generations(session, "beat", limit=1).next_cursor
@@ -176,7 +176,7 @@ def test_a_cursor_of_another_list_is_refused(filled: Database) -> None:
             storage.list_generations(session, cursor=searched)
 
 
-def test_the_index_follows_plain_sql(database: Database) -> None:
+def test_index_follows_changes_by_sql(database: Database) -> None:
     add("first prompt", "second prompt")
     with database.engine.begin() as connection:
         connection.exec_driver_sql(
@@ -203,10 +203,10 @@ def test_new_rows_are_found_after_the_newest_was_deleted(database: Database) -> 
     assert found("doomed") == []
 
 
-def test_the_index_survives_a_vacuum(sqlite_database: Database) -> None:
+def test_index_survives_vacuum(sqlite_database: Database) -> None:
     add(*(f"beat number{number}" for number in range(50)))
     assert sqlite_database.file is not None
-    with closing(library().connect(sqlite_database.file)) as connection:
+    with closing(load_library().connect(sqlite_database.file)) as connection:
         connection.execute("DELETE FROM generations WHERE prompt LIKE '%7'")
         connection.commit()
         connection.execute("VACUUM")
@@ -215,7 +215,7 @@ def test_the_index_survives_a_vacuum(sqlite_database: Database) -> None:
     assert storage.check_database().ok
 
 
-def test_a_text_index_that_is_wrong_is_told(sqlite_database: Database) -> None:
+def test_check_reports_a_wrong_text_index(sqlite_database: Database) -> None:
     add("a beat")
     with sqlite_database.engine.begin() as connection:
         connection.exec_driver_sql(
@@ -244,7 +244,7 @@ def without_index(sqlite_database: Database) -> Iterator[None]:
         ("%", []),
     ],
 )
-def test_without_fts5_text_is_compared(
+def test_search_without_fts5_compares_text(
     without_index: None, query: str, expected: list[str]
 ) -> None:
     assert storage.describe_database()["search"] == "like"
@@ -252,7 +252,7 @@ def test_without_fts5_text_is_compared(
     assert storage.check_database().ok
 
 
-def test_without_fts5_pages_go_on_too(without_index: None) -> None:
+def test_search_without_fts5_has_pages(without_index: None) -> None:
     with storage.get_session(read_only=True) as session:
         first = storage.search_generations(session, "beat", limit=1)
         second = storage.search_generations(session, "beat", limit=1, cursor=first.next_cursor)
@@ -260,7 +260,7 @@ def test_without_fts5_pages_go_on_too(without_index: None) -> None:
     assert second.next_cursor is None
 
 
-def test_an_sqlite_without_fts5_still_makes_a_database(
+def test_sqlite_without_fts5_can_create_a_database(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("services.storage.search_index.fts5_available", lambda _connection: False)
@@ -270,7 +270,7 @@ def test_an_sqlite_without_fts5_still_makes_a_database(
     assert storage.describe_database()["search"] == "like"
 
 
-def test_searching_is_named(database: Database) -> None:
+def test_description_names_the_search_backend(database: Database) -> None:
     expected = "fts5" if database.is_sqlite else "tsvector"
     assert storage.describe_database()["search"] == expected
 
@@ -284,7 +284,7 @@ START = datetime(2026, 1, 1, tzinfo=UTC)
     st.integers(1, 5),
     st.sampled_from(["before", "after"]),
 )
-def test_pages_hold_every_row_once_while_rows_are_inserted(
+def test_pages_hold_each_row_once_while_rows_are_inserted(
     database: Database, offsets: list[int], limit: int, where: str
 ) -> None:
     with storage.get_session() as session:
@@ -311,7 +311,7 @@ def test_pages_hold_every_row_once_while_rows_are_inserted(
     assert len(newcomers) == 0 or where == "after"
 
 
-def test_lists_are_filtered_by_everything(database: Database) -> None:
+def test_lists_can_be_filtered_by_every_condition(database: Database) -> None:
     add("a", created_at=START, status="completed")
     add("b", created_at=START + timedelta(days=1), status="completed", model_name="musicgen-small")
     add("c", created_at=START + timedelta(days=2), status="failed", model_name="musicgen-small")
@@ -333,7 +333,7 @@ def test_lists_are_filtered_by_everything(database: Database) -> None:
         listed(status="lost")
 
 
-def test_a_prefix_finds_ids(database: Database) -> None:
+def test_prefix_finds_ids(database: Database) -> None:
     for name in ("abc-1", "abc-2", "abd-3", "a%c-4"):
         add("p", id=name)
 
@@ -349,7 +349,7 @@ def test_a_prefix_finds_ids(database: Database) -> None:
     assert starting("%") == starting("") == starting("z") == starting("abc_") == []
 
 
-def test_a_prefix_uses_the_index(database: Database) -> None:
+def test_prefix_uses_the_index(database: Database) -> None:
     add("p")
     explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
     statement = "SELECT * FROM generations WHERE id >= 'ab' AND id < 'ab~' ORDER BY id LIMIT 2"
@@ -360,7 +360,7 @@ def test_a_prefix_uses_the_index(database: Database) -> None:
     assert ("autoindex_generations_1" in plan) or ("pk_generations" in plan)
 
 
-def test_a_list_of_one_engine_uses_its_index(database: Database) -> None:
+def test_list_of_one_model_uses_its_index(database: Database) -> None:
     statements: list[tuple[str, Any]] = []
 
     @event.listens_for(database.engine, "before_cursor_execute")
@@ -381,7 +381,7 @@ def test_a_list_of_one_engine_uses_its_index(database: Database) -> None:
     assert "idx_generations_model_created" in plan
 
 
-def test_the_file_of_the_database_is_its_owners_alone(sqlite_database: Database) -> None:
+def test_database_file_is_readable_by_its_owner_only(sqlite_database: Database) -> None:
     assert sqlite_database.file is not None
     assert Path(sqlite_database.file).stat().st_mode & 0o777 == 0o600
 
@@ -421,11 +421,107 @@ def test_both_databases_find_the_same(
 @pytest.mark.parametrize(
     "prompt", ["हिन्दी गाना", "b\u0306eat", "ab\u19b0cd", "a\u0332b", "مُوسيقى", "ไทย เพลง", "நமஸ்தே"]
 )
-def test_a_word_in_which_the_text_index_cuts_is_found(
-    sqlite_database: Database, prompt: str
-) -> None:
+def test_word_that_fts5_splits_is_found(sqlite_database: Database, prompt: str) -> None:
     add(prompt)
     add("something else")
     with storage.get_session(read_only=True) as session:
         found = storage.search_generations(session, prompt).items
     assert [row.prompt for row in found] == [prompt]
+
+
+ROWS = st.lists(
+    st.tuples(
+        st.sampled_from(["calm beat", "loud beats", "calm piano", "beat beat"]),
+        st.sampled_from(storage.STATUSES),
+        st.sampled_from(["composer", "musicgen-small"]),
+        st.sampled_from([None, "a", "b"]),
+        st.integers(0, 5),
+    ),
+    max_size=12,
+)
+FILTERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "status": st.none() | st.sampled_from(storage.STATUSES),
+        "model_name": st.sampled_from([None, "composer", "other"]),
+        "owner": st.sampled_from([None, "a", "nobody"]),
+        "created_after": st.none() | st.integers(0, 5).map(lambda day: START + timedelta(day)),
+        "created_before": st.none() | st.integers(0, 5).map(lambda day: START + timedelta(day)),
+    },
+)
+
+
+def matches(item: Generation, filters: dict[str, Any]) -> bool:
+    return (
+        filters.get("status") in {None, item.status}
+        and filters.get("model_name") in {None, item.model_name}
+        and filters.get("owner") in {None, item.owner}
+        and item.created_at >= (filters.get("created_after") or START)
+        and item.created_at < (filters.get("created_before") or START + timedelta(99))
+    )
+
+
+@SHARED
+@given(ROWS, FILTERS, st.integers(1, 5))
+def test_lists_searches_and_counts_agree_under_every_filter(
+    sqlite_database: Database, rows: list[Any], filters: dict[str, Any], limit: int
+) -> None:
+    with storage.get_session() as session:
+        session.query(Generation).delete()
+        session.add_all(
+            row(prompt, status=status, model_name=model, owner=owner, id=f"{number:03}",
+                created_at=START + timedelta(days=day))
+            for number, (prompt, status, model, owner, day) in enumerate(rows)
+        )  # fmt: skip
+        session.flush()
+        everything = storage.get_all_generations(session)
+        expected = {item.id for item in everything if matches(item, filters)}
+        listed = collect(storage.list_generations, session, limit=limit, **filters)
+        found = collect(storage.search_generations, session, "beat", limit=limit, **filters)
+        assert sorted(listed) == sorted(expected)
+        assert storage.count_generations(session, **filters) == len(expected)
+        beats = {item.id for item in everything if "beat" in item.prompt}
+        assert sorted(found) == sorted(expected & beats)
+        assert storage.count_matches(session, "beat", **filters) == len(found)
+
+
+def collect(function: Any, *arguments: Any, **options: Any) -> list[str]:
+    """The ids of all pages."""
+    ids: list[str] = []
+    cursor = None
+    while True:
+        page = function(*arguments, cursor=cursor, **options)
+        ids += [item.id for item in page.items]
+        cursor = page.next_cursor
+        if cursor is None:
+            return ids
+
+
+def test_filters_and_counts_agree_on_every_database(database: Database) -> None:
+    add("calm beat", owner="a", status="failed")
+    add("calm beat", owner="b")
+    add("calm piano", owner="a", model_name="musicgen-small")
+
+    def count(text: str, **filters: Any) -> int:
+        with storage.get_session(read_only=True) as session:
+            return storage.count_matches(session, text, **filters)
+
+    assert [count("calm"), count("calm", owner="a"), count("beat", owner="a")] == [3, 2, 1]
+    assert count("calm", model_name="composer", status="pending") == 1
+    assert count("?!") == 0
+    with storage.get_session(read_only=True) as session:
+        assert storage.count_generations(session, owner="a", status="failed") == 1
+        page = storage.list_generations(session, owner="a")
+        assert [item.prompt for item in page.items] == ["calm piano", "calm beat"]
+    with pytest.raises(ValueError, match="'lost'"):
+        count("calm", status="lost")
+    with pytest.raises(storage.InvalidSearchError):
+        count("x" * (LONGEST_SEARCH + 1))
+
+
+def test_offset_skips_rows_of_lists_and_searches(database: Database) -> None:
+    add("beat 1", "beat 2", "beat 3")
+    assert found("beat", offset=1) == ["beat 2", "beat 1"]
+    assert found("beat", offset=9) == []
+    with storage.get_session(read_only=True) as session:
+        assert len(storage.list_generations(session, offset=2).items) == 1

@@ -1,4 +1,4 @@
-"""The SQLite library of the process: which it is, and its write-ahead log."""
+"""The choice of the SQLite library, and its write-ahead log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 from services import storage
 from services.storage import sqlite, sqlite_driver
-from services.storage.sqlite_driver import BUNDLED, library, library_version
+from services.storage.sqlite_driver import BUNDLED, get_library_version, load_library
 from tests.conftest import LIMIT_SECONDS
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def count() -> int:
         return storage.count_generations(session)
 
 
-def file_of(database: Database) -> Path:
+def get_sqlite_file(database: Database) -> Path:
     assert database.file is not None
     return database.file
 
@@ -46,36 +46,36 @@ def beside(file: Path) -> set[str]:
     return {path.name.removeprefix(file.name) for path in file.parent.iterdir()}
 
 
-def test_the_bundled_library_is_used_and_has_the_fix() -> None:
+def test_bundled_library_is_used_and_has_the_fix() -> None:
     facts = storage.describe_sqlite_library()
     assert facts["library"] == "sqlcipher3"
     assert facts["wal_is_safe"]
     assert facts["fts5"]
-    assert library_version() >= (3, 53, 0)
+    assert get_library_version() >= (3, 53, 0)
 
 
-def test_pythons_own_library_is_used_where_no_other_is(standard_library: None) -> None:
+def test_library_of_python_is_used_without_the_bundled_one(standard_library: None) -> None:
     facts = storage.describe_sqlite_library()
     assert facts["library"] == "sqlite3"
-    assert facts["wal_is_safe"] == sqlite_driver.wal_is_safe(library_version())
+    assert facts["wal_is_safe"] == sqlite_driver.wal_is_safe(get_library_version())
 
 
 @pytest.mark.parametrize(
     ("bundled", "name"), [((3, 99, 0), BUNDLED), ((3, 0, 1), sqlite_driver.STANDARD)]
 )
-def test_of_two_libraries_the_newer_is_used(
+def test_newer_library_is_used_when_neither_is_safe(
     monkeypatch: pytest.MonkeyPatch, bundled: tuple[int, int, int], name: str
 ) -> None:
     other = SimpleNamespace(__name__=BUNDLED, sqlite_version_info=bundled)
     with monkeypatch.context() as patch:
         patch.setattr(sqlite_driver, "wal_is_safe", lambda _version: False)
         patch.setitem(sys.modules, BUNDLED, other)  # type: ignore[arg-type] - stands for a module
-        library.cache_clear()
-        assert library().__name__ == name
-    library.cache_clear()
+        load_library.cache_clear()
+        assert load_library().__name__ == name
+    load_library.cache_clear()
 
 
-def test_a_process_loads_one_library_only(sqlite_url: str) -> None:
+def test_process_loads_one_library_only(sqlite_url: str) -> None:
     program = (
         "import sys; from services import storage; storage.init_db(sys.argv[1]); "
         "print(sorted({'_sqlite3', 'sqlcipher3._sqlite3'} & set(sys.modules)))"
@@ -94,21 +94,21 @@ def test_importing_the_storage_loads_no_library() -> None:
     assert done.stdout.strip() == "False"
 
 
-def test_the_log_and_its_index_are_their_owners_alone(sqlite_database: Database) -> None:
+def test_log_and_its_index_are_readable_by_their_owner_only(sqlite_database: Database) -> None:
     write()
-    file = file_of(sqlite_database)
+    file = get_sqlite_file(sqlite_database)
     assert beside(file) == {"", "-wal", "-shm"}
     assert {path.stat().st_mode & 0o777 for path in file.parent.iterdir()} == {0o600}
 
 
-def test_the_last_connection_takes_the_log_away(sqlite_database: Database) -> None:
+def test_last_connection_removes_the_log(sqlite_database: Database) -> None:
     write()
     storage.close_db()
-    assert beside(file_of(sqlite_database)) == {""}
+    assert beside(get_sqlite_file(sqlite_database)) == {""}
 
 
-def test_a_log_that_one_transaction_made_long_is_cut_back(sqlite_database: Database) -> None:
-    log = Path(f"{file_of(sqlite_database)}-wal")
+def test_log_is_truncated_after_a_large_transaction(sqlite_database: Database) -> None:
+    log = Path(f"{get_sqlite_file(sqlite_database)}-wal")
     write("x" * 3 * MEGABYTE, 8)
     assert log.stat().st_size > 1.2 * sqlite.JOURNAL_SIZE_LIMIT
     for _ in range(3):
@@ -124,14 +124,14 @@ def test_readers_do_not_wait_for_a_writer(sqlite_url: str) -> None:
     assert count() == 1
 
 
-def test_both_libraries_keep_one_file_in_turns(
+def test_both_libraries_can_use_one_file_in_turn(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number, hidden in enumerate([False, True, False], start=1):
         with monkeypatch.context() as patch:
             if hidden:
                 patch.setitem(sys.modules, BUNDLED, None)  # type: ignore[arg-type] - "not there"
-            library.cache_clear()
+            load_library.cache_clear()
             storage.init_db(sqlite_url)
             write()
             assert count() == number
@@ -139,17 +139,17 @@ def test_both_libraries_keep_one_file_in_turns(
             facts = storage.describe_database()
             assert facts["journal_mode"] == storage.describe_sqlite_library()["journal_mode"]
             storage.close_db()
-    library.cache_clear()
+    load_library.cache_clear()
 
 
-def test_an_old_library_leaves_the_log_to_those_who_keep_it(
+def test_old_library_leaves_checkpoints_to_other_connections(
     sqlite_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     storage.init_db(sqlite_url)
     file = storage.get_engine().url.database or ""
-    with closing(library().connect(file, isolation_level=None)) as keeper:
+    with closing(load_library().connect(file, isolation_level=None)) as keeper:
         keeper.execute("SELECT count(*) FROM generations").fetchone()
-        monkeypatch.setattr(sqlite, "library_version", lambda: (3, 45, 1))
+        monkeypatch.setattr(sqlite, "get_library_version", lambda: (3, 45, 1))
         storage.init_db(sqlite_url)
         write()
         assert storage.describe_database()["journal_mode"] == "wal"
@@ -158,14 +158,14 @@ def test_an_old_library_leaves_the_log_to_those_who_keep_it(
         assert checkpoints == 0
 
 
-def test_opening_again_does_not_touch_the_file_that_is_there(
+def test_existing_file_is_not_opened_while_it_is_prepared(
     sqlite_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_arguments: object) -> int:
         raise AssertionError
 
     monkeypatch.setattr("services.storage.sqlite.os.open", refuse)
-    sqlite.prepare_file(file_of(sqlite_database))
+    sqlite.prepare_file(get_sqlite_file(sqlite_database))
 
 
 def write_in_a_child(times: int) -> None:
@@ -191,7 +191,7 @@ def test_parent_and_forked_children_lose_no_row(sqlite_database: Database) -> No
     assert storage.check_database().ok
 
 
-def test_nothing_is_open_while_a_process_forks(sqlite_database: Database) -> None:
+def test_no_connection_is_open_during_a_fork(sqlite_database: Database) -> None:
     write()
     child = os.fork()
     if child == 0:
@@ -201,8 +201,8 @@ def test_nothing_is_open_while_a_process_forks(sqlite_database: Database) -> Non
     assert count() == 1
 
 
-def test_a_backup_with_other_pages_is_restored(sqlite_url: str, tmp_path: Path) -> None:
-    with closing(library().connect(tmp_path / "small.db", isolation_level=None)) as connection:
+def test_backup_with_another_page_size_is_restored(sqlite_url: str, tmp_path: Path) -> None:
+    with closing(load_library().connect(tmp_path / "small.db", isolation_level=None)) as connection:
         connection.execute("PRAGMA page_size = 1024")
         connection.execute("CREATE TABLE other (a)")
     storage.init_db(f"sqlite:///{tmp_path}/small.db")
@@ -216,7 +216,7 @@ def test_a_backup_with_other_pages_is_restored(sqlite_url: str, tmp_path: Path) 
     assert storage.describe_database()["journal_mode"] == "wal"
 
 
-def test_the_digest_takes_32_bytes_of_the_file(sqlite_database: Database) -> None:
+def test_digest_takes_32_bytes_in_the_database(sqlite_database: Database) -> None:
     with storage.get_session() as session:
         made = storage.create_generation(session, "beat", "m", 1.0, 8000, 1, "p.wav")
         made.file_sha256 = "0f" * 32

@@ -1,4 +1,4 @@
-"""The rules for SQLite and for database URLs that need no database."""
+"""Rules for SQLite, database URLs and errors, tested without a database."""
 
 from __future__ import annotations
 
@@ -38,20 +38,20 @@ def parsed(version: str) -> tuple[int, int, int]:
 
 
 @pytest.mark.parametrize("version", WITH_THE_FIX)
-def test_wal_is_used_where_the_library_has_the_fix(version: str) -> None:
+def test_wal_is_used_with_the_fix(version: str) -> None:
     assert sqlite_driver.wal_is_safe(parsed(version))
-    assert sqlite_driver.journal_mode(parsed(version)) == "WAL"
+    assert sqlite_driver.choose_journal_mode(parsed(version)) == "WAL"
 
 
 @pytest.mark.parametrize("version", WITHOUT_THE_FIX)
-def test_a_rollback_journal_is_used_elsewhere(version: str) -> None:
+def test_rollback_journal_is_used_without_the_fix(version: str) -> None:
     assert not sqlite_driver.wal_is_safe(parsed(version))
-    assert sqlite_driver.journal_mode(parsed(version)) == "PERSIST"
+    assert sqlite_driver.choose_journal_mode(parsed(version)) == "PERSIST"
 
 
-def test_the_linked_library_is_described() -> None:
+def test_library_is_described() -> None:
     facts = storage.describe_sqlite_library()
-    assert parsed(facts["version"]) == sqlite_driver.library_version()
+    assert parsed(facts["version"]) == sqlite_driver.get_library_version()
     assert facts["journal_mode"] == ("wal" if facts["wal_is_safe"] else "persist")
     assert isinstance(facts["fts5"], bool)
 
@@ -66,11 +66,11 @@ def test_the_linked_library_is_described() -> None:
         ("postgresql://localhost/music", None),
     ],
 )
-def test_the_file_behind_a_url(url: str, file: Path | None) -> None:
+def test_file_of_a_url(url: str, file: Path | None) -> None:
     assert storage.database_file(url) == file
 
 
-def test_a_relative_file_is_in_the_working_folder(
+def test_relative_file_is_in_the_working_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -95,20 +95,20 @@ def test_postgresql_means_psycopg_3(scheme: str) -> None:
         "sqlite+aiosqlite:///sesame.db",
     ],
 )
-def test_an_unusable_url_is_refused_without_its_password(url: str) -> None:
+def test_invalid_url_is_refused_without_its_password(url: str) -> None:
     with pytest.raises(storage.InvalidDatabaseURLError) as caught:
         resolve_url(url)
     assert "sesame" not in str(caught.value)
     assert "sqlite:///" in str(caught.value)
 
 
-def test_an_unusable_environment_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_url_in_the_environment_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "nonsense")
     with pytest.raises(storage.InvalidDatabaseURLError):
         storage.init_db()
 
 
-def test_missing_psycopg_is_named_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_psycopg_is_reported_with_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.storage.postgres.find_spec", lambda _name: None)
     with pytest.raises(storage.MissingDriverError, match=r"psycopg\[binary\]"):
         Database(resolve_url("postgresql://localhost/music"))
@@ -125,7 +125,7 @@ OPTIONS = "-c lock_timeout=500 -c idle_in_transaction_session_timeout=15000 -c t
         ("?options=-c%20search_path%3Dmusic", {"connect_timeout": 10}),
     ],
 )
-def test_what_the_url_says_of_the_connection_stands(
+def test_connection_options_of_the_url_are_kept(
     monkeypatch: pytest.MonkeyPatch, query: str, expected: dict[str, object]
 ) -> None:
     given: list[dict[str, object]] = []
@@ -140,7 +140,7 @@ def test_what_the_url_says_of_the_connection_stands(
     assert given == [expected, expected]  # one engine that writes, one that reads
 
 
-def test_the_name_of_a_database_has_no_password() -> None:
+def test_name_of_a_database_has_no_password() -> None:
     if importlib.util.find_spec("psycopg") is None:
         pytest.skip("psycopg is not installed")
     database = Database(resolve_url("postgresql://me:sesame@host/music"))
@@ -148,7 +148,7 @@ def test_the_name_of_a_database_has_no_password() -> None:
     assert Database(make_url("sqlite://")).name == "in memory"
 
 
-def told(**attributes: Any) -> storage.StorageError | None:
+def translate_driver_error(**attributes: Any) -> storage.StorageError | None:
     cause = type(attributes.pop("kind", "Error"), (Exception,), {})(attributes.pop("text", ""))
     for name, value in attributes.items():
         setattr(cause, name, value)
@@ -171,7 +171,7 @@ def told(**attributes: Any) -> storage.StorageError | None:
 def test_sqlite_codes_become_errors_of_the_tree(
     code: int, kind: type[storage.StorageError]
 ) -> None:
-    error = told(sqlite_errorcode=code)
+    error = translate_driver_error(sqlite_errorcode=code)
     assert type(error) is kind
     assert "the database" in str(error)
 
@@ -191,25 +191,27 @@ def test_sqlite_codes_become_errors_of_the_tree(
 def test_postgresql_states_become_errors_of_the_tree(
     state: str, kind: type[storage.StorageError]
 ) -> None:
-    assert type(told(sqlstate=state)) is kind
+    assert type(translate_driver_error(sqlstate=state)) is kind
 
 
-def test_an_unreachable_server_is_told_with_the_reason() -> None:
-    error = told(sqlstate=None, kind="OperationalError", text="line\nno route {to} host")
+def test_unreachable_server_is_reported_with_the_reason() -> None:
+    error = translate_driver_error(
+        sqlstate=None, kind="OperationalError", text="line\nno route {to} host"
+    )
     assert type(error) is errors.DatabaseUnreachableError
     assert "no route {to} host" in str(error)
 
 
-def test_a_broken_constraint_is_not_translated() -> None:
-    assert told(sqlite_errorcode=19) is None
-    assert told(sqlstate="23505") is None
-    assert told(kind="Surprise") is None
+def test_broken_constraint_is_not_translated() -> None:
+    assert translate_driver_error(sqlite_errorcode=19) is None
+    assert translate_driver_error(sqlstate="23505") is None
+    assert translate_driver_error(kind="Surprise") is None
 
 
-def test_a_file_that_may_not_be_made_is_told(
+def test_file_that_cannot_be_created_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # The tests may run as root, whom no file rights stop.
+    # The tests may run as root, who ignores file permissions.
     def refuse(*_arguments: object) -> int:
         raise PermissionError(13, "Permission denied")
 
@@ -222,7 +224,7 @@ def test_a_file_that_may_not_be_made_is_told(
     ("missing", "kind"),
     [(os.W_OK, storage.DatabaseReadOnlyError), (os.R_OK, storage.DatabasePermissionError)],
 )
-def test_missing_rights_on_a_file_that_is_there_are_told_apart(
+def test_missing_read_and_write_permissions_are_distinguished(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, missing: int, kind: type[storage.StorageError]
 ) -> None:
     present = tmp_path / "present.db"
@@ -230,31 +232,31 @@ def test_missing_rights_on_a_file_that_is_there_are_told_apart(
     monkeypatch.setattr(
         "services.storage.sqlite.os.access", lambda _path, right, **_options: right != missing
     )
-    with pytest.raises(kind, match="Check the rights"):
+    with pytest.raises(kind, match="Check the permissions"):
         sqlite.prepare_file(present)
 
 
-def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
+def test_folder_in_place_of_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(storage.DatabasePermissionError, match="directory"):
         storage.init_db(f"sqlite:///{tmp_path}")
 
 
-def test_a_file_in_the_place_of_the_folder_is_refused(tmp_path: Path) -> None:
+def test_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("")
     with pytest.raises(storage.DatabasePermissionError):
         storage.init_db(f"sqlite:///{tmp_path}/data/a.db")
 
 
-def test_the_default_timeout_is_half_a_minute() -> None:
+def test_default_timeout_is_half_a_minute() -> None:
     assert connection.BUSY_TIMEOUT_SECONDS == 30.0
 
 
-def test_half_a_password_is_never_taken_for_a_host() -> None:
+def test_unescaped_at_sign_in_a_password_is_refused() -> None:
     with pytest.raises(storage.InvalidDatabaseURLError, match="%40") as caught:
         resolve_url("postgresql://bob:S3cr@etPW@127.0.0.1:9/x")
     assert "etPW" not in str(caught.value)
 
 
-def test_options_that_would_be_ignored_are_refused() -> None:
+def test_options_of_an_sqlite_url_are_refused() -> None:
     with pytest.raises(storage.InvalidDatabaseURLError, match="no options"):
         resolve_url("sqlite:///x.db?mode=ro")

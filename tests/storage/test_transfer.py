@@ -1,4 +1,4 @@
-"""Moving every row to another database."""
+"""Moves of all rows to another database."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from services import storage
 from services.storage import Generation, TransferError, move_database
 from services.storage.connection import Database, resolve_url
-from services.storage.database import current_database
-from services.storage.migrations import State, standing_of
+from services.storage.database import get_database
+from services.storage.migrations import State, read_schema_status
 
 if TYPE_CHECKING:
     from tests.conftest import Server
@@ -48,7 +48,7 @@ SHA256 = "0123456789abcdef" * 4
 
 
 def fill(texts: list[str], numbers: list[float | None], moments: list[datetime]) -> None:
-    """Make rows of every status and in every table, from a few values of each kind."""
+    """Fill every table, with generations of every status, from the given values."""
 
     def pick(values: list[Any], number: int) -> Any:
         return values[number * 7919 % len(values)]
@@ -94,7 +94,7 @@ def fill(texts: list[str], numbers: list[float | None], moments: list[datetime])
                 session.add(storage.QueueEntry(
                     generation_id=row.id, client=pick(texts, number), priority=number % 3,
                     rank=number, place=number, duration_seconds=pick(numbers, number) or 1.0,
-                    created_at=pick(moments, number), not_before=pick([None, *moments], number),
+                    created_at=pick(moments, number),
                 ))  # fmt: skip
             elif number % 5 == 2:
                 session.flush()
@@ -111,8 +111,8 @@ def make(prompt: str = "calm piano", **changes: Any) -> str:
 
 
 def raw(statement: str, *values: object) -> None:
-    """Change the open database as another program might, whatever its constraints say."""
-    with current_database().engine.connect() as connection:
+    """Run a statement as another program would, without checks of the constraints."""
+    with get_database().engine.connect() as connection:
         driver: Any = connection.connection.driver_connection
         for switch in ("ignore_check_constraints = ON", "foreign_keys = OFF"):
             driver.execute(f"PRAGMA {switch}")
@@ -129,11 +129,11 @@ def on_server(url: str, statement: str) -> Any:
 
 def state_of(url: str) -> State:
     with closing(Database(resolve_url(url))) as database:
-        return standing_of(database).state
+        return read_schema_status(database).state
 
 
 def listed(search: str | None = None) -> Iterator[str]:
-    """Give the ids of the open database in the order of its pages."""
+    """Yield the ids of the open database in the order of its pages."""
     cursor = None
     while True:
         with storage.get_session(read_only=True) as session:
@@ -161,7 +161,7 @@ def source(sqlite_database: Database) -> str:
     numbers=st.lists(NUMBERS, min_size=10, max_size=20),
     moments=st.lists(MOMENTS, min_size=10, max_size=20),
 )
-def test_what_went_to_postgresql_and_back_is_what_it_was(
+def test_rows_survive_a_move_to_postgresql_and_back(
     postgres_server: Server,
     texts: list[str],
     numbers: list[float | None],
@@ -192,7 +192,7 @@ def test_what_went_to_postgresql_and_back_is_what_it_was(
 
 
 @pytest.mark.parametrize("way", ["there", "back"])
-def test_numbers_go_on_where_they_were(source: str, postgres_url: str, way: str) -> None:
+def test_ids_and_sequences_continue_after_a_move(source: str, postgres_url: str, way: str) -> None:
     last = make("deleted later")
     with storage.get_session() as session:
         gone = storage.get_prompt_by_text(session, "deleted later")
@@ -219,7 +219,7 @@ def test_numbers_go_on_where_they_were(source: str, postgres_url: str, way: str)
     assert len(list(listed("calm"))) == 4
 
 
-def test_rows_without_a_number_get_one(source: str, postgres_url: str) -> None:
+def test_rows_without_a_search_id_get_one(source: str, postgres_url: str) -> None:
     raw("DROP TRIGGER generations_search_insert")
     new = make("calm but not in the index")
     storage.close_db()
@@ -230,7 +230,7 @@ def test_rows_without_a_number_get_one(source: str, postgres_url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "value", "said"),
+    ("change", "value", "expected"),
     [
         ("prompt = ?", "a\0b", "prompt holds the character NUL"),
         ("error_message = CAST(? AS TEXT)", b"\xed\xa0\x80", "error_message holds bytes that are"),
@@ -244,20 +244,20 @@ def test_rows_without_a_number_get_one(source: str, postgres_url: str) -> None:
         ("channels = ?", 7, 'violates check constraint "ck_generations_channels"'),
     ],
 )
-def test_what_postgresql_cannot_keep_is_named_and_nothing_is_moved(
-    source: str, postgres_url: str, change: str, value: object, said: str
+def test_row_that_postgresql_cannot_store_is_named_and_nothing_is_moved(
+    source: str, postgres_url: str, change: str, value: object, expected: str
 ) -> None:
     bad = make("the bad one")
     make("another")
     raw(f"UPDATE generations SET {change} WHERE id = ?", value, bad)
     storage.close_db()
-    with pytest.raises(TransferError, match="(?s)row id='" + bad) as told:
+    with pytest.raises(TransferError, match="(?s)row id='" + bad) as caught:
         move_database(postgres_url, source)
-    assert said in str(told.value)
+    assert expected in str(caught.value)
     assert state_of(postgres_url) is State.EMPTY
 
 
-def test_rows_that_break_a_constraint_of_the_target_are_named(
+def test_row_that_breaks_a_constraint_of_the_target_is_named(
     source: str, postgres_url: str
 ) -> None:
     long = "".join(chr(0x4E00 + number * 37 % 20000) for number in range(3000))
@@ -278,18 +278,18 @@ def test_rows_that_break_a_constraint_of_the_target_are_named(
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "expected"),
     [
-        ("NEW.prompt := NEW.prompt || ' '; RETURN NEW;", "not those of the source"),
-        ("NEW.created_at := NEW.created_at + interval '1 us'; RETURN NEW;", "not those of"),
+        ("NEW.prompt := NEW.prompt || ' '; RETURN NEW;", "differ from those of the source"),
+        ("NEW.created_at := NEW.created_at + interval '1 us'; RETURN NEW;", "differ from"),
         (
             "IF NEW.prompt = 'dark techno' THEN RETURN NULL; END IF; RETURN NEW;",
             "would have 2 rows",
         ),
     ],
 )
-def test_a_target_that_alters_rows_is_found_out(
-    source: str, postgres_url: str, body: str, said: str
+def test_target_that_alters_rows_is_detected(
+    source: str, postgres_url: str, body: str, expected: str
 ) -> None:
     storage.init_db(postgres_url)
     storage.close_db()
@@ -299,7 +299,7 @@ def test_a_target_that_alters_rows_is_found_out(
     )
     trigger = "BEFORE INSERT ON generations FOR EACH ROW EXECUTE FUNCTION meddle()"
     on_server(postgres_url, f"CREATE TRIGGER meddle {trigger}")
-    with pytest.raises(TransferError, match=said):
+    with pytest.raises(TransferError, match=expected):
         move_database(postgres_url, source)
     assert on_server(postgres_url, "SELECT count(*) FROM prompts") == 0
     on_server(postgres_url, "DROP FUNCTION meddle CASCADE")
@@ -307,15 +307,15 @@ def test_a_target_that_alters_rows_is_found_out(
     assert on_server(postgres_url, "SELECT count(*) FROM generations") == 3
 
 
-def test_a_target_that_holds_rows_is_refused(source: str, postgres_url: str) -> None:
+def test_target_that_holds_rows_is_refused(source: str, postgres_url: str) -> None:
     move_database(postgres_url, source)
-    with pytest.raises(TransferError, match="holds rows already, in prompts"):
+    with pytest.raises(TransferError, match="already holds rows in prompts"):
         move_database(postgres_url, source)
-    with pytest.raises(TransferError, match="holds rows already"):
+    with pytest.raises(TransferError, match="already holds rows"):
         move_database(source, postgres_url)
 
 
-def test_the_same_database_is_refused_however_it_is_spelled(
+def test_same_database_under_another_address_is_refused(
     source: str, postgres_url: str, tmp_path: Path
 ) -> None:
     (tmp_path / "link.db").symlink_to(source.removeprefix("sqlite:///"))
@@ -327,20 +327,20 @@ def test_the_same_database_is_refused_however_it_is_spelled(
 
 
 @pytest.mark.parametrize("end", ["source", "target"])
-@pytest.mark.parametrize(("revision", "said"), [("999", "knows up to"), ("002", "db migrate")])
+@pytest.mark.parametrize(("revision", "expected"), [("999", "knows up to"), ("002", "db migrate")])
 def test_another_revision_is_refused(
-    source: str, postgres_url: str, end: str, revision: str, said: str
+    source: str, postgres_url: str, end: str, revision: str, expected: str
 ) -> None:
     storage.init_db(postgres_url)
     storage.init_db(source if end == "source" else postgres_url)
     with storage.get_engine().begin() as connection:
         connection.exec_driver_sql(f"UPDATE alembic_version SET version_num = '{revision}'")
     storage.close_db()
-    with pytest.raises(TransferError, match=f"revision {revision}.*{said}"):
+    with pytest.raises(TransferError, match=f"revision {revision}.*{expected}"):
         move_database(postgres_url, source)
 
 
-def test_databases_that_cannot_be_used_are_told_apart(
+def test_unusable_databases_have_different_errors(
     source: str, postgres_url: str, sqlite_url: str, tmp_path: Path
 ) -> None:
     with pytest.raises(storage.DatabaseUnreachableError, match="does not exist"):
@@ -348,7 +348,7 @@ def test_databases_that_cannot_be_used_are_told_apart(
     with pytest.raises(TransferError, match=r"no database .*missing\.db"):
         move_database(postgres_url, f"sqlite:///{tmp_path}/missing.db")
     assert not (tmp_path / "missing.db").exists()
-    with pytest.raises(TransferError, match="holds no tables of DGX Music"):
+    with pytest.raises(TransferError, match="has no tables of DGX Music"):
         move_database(source, postgres_url)
     name = resolve_url(postgres_url).database
     on_server(postgres_url, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -356,7 +356,7 @@ def test_databases_that_cannot_be_used_are_told_apart(
         move_database(postgres_url, source)
 
 
-def test_a_database_that_others_have_open_is_refused(source: str, postgres_url: str) -> None:
+def test_database_open_in_another_process_is_refused(source: str, postgres_url: str) -> None:
     file = source.removeprefix("sqlite:///")
     program = f"file = open({file!r}); print(flush=True); input()"
     command = [sys.executable, "-c", program]
@@ -371,7 +371,7 @@ def test_a_database_that_others_have_open_is_refused(source: str, postgres_url: 
 
 
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"])
-def test_nobody_writes_to_the_source_while_it_is_moved(
+def test_source_is_locked_against_writes_during_a_move(
     source: str, postgres_url: str, tmp_path: Path, kind: str
 ) -> None:
     target = postgres_url
@@ -393,7 +393,7 @@ def test_nobody_writes_to_the_source_while_it_is_moved(
     assert len(list(listed())) == 4
 
 
-def test_a_trial_says_what_would_be_moved_and_changes_nothing(
+def test_dry_run_reports_the_rows_and_changes_nothing(
     standard_library: None, source: str, postgres_url: str
 ) -> None:
     tried = move_database(postgres_url, source, dry_run=True)
@@ -402,7 +402,7 @@ def test_a_trial_says_what_would_be_moved_and_changes_nothing(
     assert move_database(postgres_url, source).tables == tried.tables
 
 
-def test_the_address_to_set_has_no_password(source: str, postgres_url: str) -> None:
+def test_reported_url_has_no_password(source: str, postgres_url: str) -> None:
     with_password = postgres_url.replace("music@", "music:s%40cret@") + "&password=s%40cret"
     move = move_database(with_password, source, dry_run=True)
     assert "cret" not in repr(move)
@@ -413,7 +413,7 @@ def refuse(_session: object) -> None:
     raise storage.StorageError("somebody works on it")
 
 
-def test_the_caller_may_refuse(source: str, postgres_url: str) -> None:
+def test_callback_can_refuse_the_move(source: str, postgres_url: str) -> None:
     with pytest.raises(storage.StorageError, match="somebody works"):
         move_database(postgres_url, source, refuse_in_use=refuse)
     assert state_of(postgres_url) is State.EMPTY

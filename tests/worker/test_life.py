@@ -121,12 +121,12 @@ def cancelled_stays_in_the_queue(patch: pytest.MonkeyPatch) -> None:
 
 
 def key_is_forgotten(patch: pytest.MonkeyPatch) -> None:
-    leave_out(patch, "jobs.service", "remember_request")
+    leave_out(patch, "jobs.service", "record_request")
 
 
 def retry_keeps_its_slot(patch: pytest.MonkeyPatch) -> None:
     def enqueue_again(self: Claims, session: Session, attempt: Attempt, delay: float) -> None:
-        entry = storage.get_queue_entry(session, attempt.generation_id, to_change=True)
+        entry = storage.get_queue_entry(session, attempt.generation_id, for_update=True)
         assert entry is not None
         entry.attempt += 1
         session.flush()
@@ -137,7 +137,7 @@ def retry_keeps_its_slot(patch: pytest.MonkeyPatch) -> None:
 
 
 def first_come_first_served(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("services.storage.queue.next_rank", lambda *_ranks: 1)
+    patch.setattr("services.storage.queue.compute_rank", lambda *_ranks: 1)
 
 
 def crashes_are_not_counted(patch: pytest.MonkeyPatch) -> None:

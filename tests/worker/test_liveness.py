@@ -211,7 +211,7 @@ def test_a_worker_that_cannot_write_its_heartbeat_gives_up_after_its_time(post, 
     def fail(*_arguments: object, **_named: object) -> None:
         raise storage.StorageError("away")
 
-    monkeypatch.setattr(storage, "beat", fail)
+    monkeypatch.setattr(storage, "record_heartbeat", fail)
     with pytest.raises(storage.StorageError):
         one.monitor._send_heartbeat()
     assert one.reasons == []

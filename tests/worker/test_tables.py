@@ -15,7 +15,7 @@ from services.errors import SettingsError
 from services.jobs.dbos_queue import QueueManager
 from services.jobs.dispatch import Dispatch
 from services.storage import Priority
-from services.storage.migrations import alembic_options
+from services.storage.migrations import get_alembic_options
 from tests.conftest import LIMIT_SECONDS
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.integration
 
 def add(number: int, client: str = "", priority: str = "normal") -> storage.QueueEntry:
     with storage.get_session() as session:
-        storage.take_turn(session)
+        storage.lock_queue_order(session)
         row = storage.create_generation(
             session, f"beat {number}", "composer", 10.0, 8_000, 1, "x", generation_id=f"id-{number}"
         )
@@ -48,7 +48,7 @@ def test_entries_are_ordered_by_priority_then_share_then_time(database: Database
     places[6] = add(6, "d", "low").place
     assert sorted(places, key=places.__getitem__) == [5, 0, 3, 4, 1, 2, 6]
     with storage.get_session(read_only=True) as session:
-        assert storage.jobs_ahead(session, places[1]) == (4, 40.0)
+        assert storage.count_jobs_ahead(session, places[1]) == (4, 40.0)
         assert storage.count_waiting(session)[0] == 7
 
 
@@ -75,8 +75,8 @@ def test_the_age_of_a_heartbeat_is_on_the_clock_of_the_database(database: Databa
             2,
             False,
         )
-        assert storage.beat(session, "w", draining=True)
-        assert not storage.beat(session, "nobody")
+        assert storage.record_heartbeat(session, "w", draining=True)
+        assert not storage.record_heartbeat(session, "nobody")
         (state,) = storage.list_workers(session)
         assert 0.0 <= state.age < 10.0
         assert state.draining
@@ -133,9 +133,9 @@ def test_the_tables_of_dbos_do_not_disturb_checks_and_backups(
     queue.prepare()
     add(1)
     dispatches = enqueue(queue, 1)
-    assert storage.check_database() == storage.CheckResult("003", ())
+    assert storage.check_database() == storage.CheckResult(storage.HEAD_REVISION, ())
     with database.engine.connect() as connection:
-        options = alembic_options()
+        options = get_alembic_options()
         metadata = options.pop("target_metadata")
         context = MigrationContext.configure(connection, opts=options)
         assert compare_metadata(context, metadata) == []
@@ -176,7 +176,7 @@ def test_several_processes_can_prepare_the_queue_at_once(database_url: str) -> N
 
 
 def test_dbos_uses_our_sqlite_library_and_its_settings(sqlite_database: Database) -> None:
-    with storage.open_queue_engine().connect() as connection:
+    with storage.get_queue_engine().connect() as connection:
         driver = connection.connection.driver_connection
         assert type(driver).__module__ == sqlite_module(sqlite_database)
         facts = {

@@ -99,7 +99,7 @@ def require_key(settings: Settings, host: str) -> None:
     if is_loopback_host(host) or settings.api_key is not None:
         return
     with storage_errors(), storage.get_session(read_only=True) as session:
-        if storage.any_api_keys(session):
+        if storage.has_api_keys(session):
             return
     raise SettingsError(
         f"Other machines can reach {host}, but the API has no key. Create one with "

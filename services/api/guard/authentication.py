@@ -244,7 +244,7 @@ def _digest(secret: str) -> bytes:
 
 def _has_keys() -> bool:
     with storage.get_session(read_only=True) as session:
-        return storage.any_api_keys(session)
+        return storage.has_api_keys(session)
 
 
 def _touch_key(key_id: str) -> None:

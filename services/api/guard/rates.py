@@ -50,7 +50,7 @@ class DatabaseCounters(Storage, SlidingWindowCounterSupport):
         with self._session(read_only=True) as session:
             seen = storage.read_rate(session, key, expiry)
         # A client over the limit must not take the write lock.
-        if seen.hits > seen.room(limit, amount):
+        if seen.hits > seen.compute_threshold(limit, amount):
             return False
         with self._session() as session:
             return storage.count_hit(session, key, expiry, limit, amount)
@@ -63,7 +63,7 @@ class DatabaseCounters(Storage, SlidingWindowCounterSupport):
 
     def clear_sliding_window(self, key: str, expiry: int) -> None:
         with self._session() as session:
-            storage.forget_rate(session, key, expiry)
+            storage.reset_rate(session, key, expiry)
 
     def check(self) -> bool:
         """Return True, or raise StorageError if the database does not answer."""

@@ -19,7 +19,7 @@ from services.api.problems import ProblemError
 from services.cli import app as command_line
 from services.config import Settings
 from services.errors import SettingsError, UnknownKeyError
-from services.storage.api_keys import digest_of
+from services.storage.api_keys import hash_key
 
 ELSEWHERE = "203.0.113.7"
 
@@ -52,7 +52,7 @@ def test_key_is_stored_as_digest_and_found_until_revoked(database):
     assert revoke(key_id[:4]).revoked_at is not None
     with storage.get_session(read_only=True) as session:
         assert storage.find_api_key(session, secret) is None
-        assert storage.any_api_keys(session)
+        assert storage.has_api_keys(session)
 
 
 def test_key_is_revoked_by_id_or_unique_name(sqlite_database):
@@ -65,7 +65,7 @@ def test_key_is_revoked_by_id_or_unique_name(sqlite_database):
     third, secret = new_key("lead")
     assert revoke(secret).id == third
     for unknown in ("nobody", "", second[:3], "%", "_" * 12):
-        with pytest.raises(storage.UnknownApiKeyError, match="no key"):
+        with pytest.raises(storage.UnknownApiKeyError, match="No key"):
             revoke(unknown)
 
 
@@ -231,7 +231,7 @@ def test_text_that_cannot_be_a_key_is_not_looked_up(keys_without_database, sent)
 
 @given(st.text())
 def test_any_text_has_a_digest(text):
-    assert len(digest_of(text)) == 64
+    assert len(hash_key(text)) == 64
 
 
 def test_keys_create_prints_the_key_alone(tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ def test_expired_counters_are_removed(database):
     with storage.get_session() as session:
         assert storage.count_hit(session, "new", 60, 2)
         assert not storage.count_hit(session, "new", 60, 2)
-        storage.forget_rate(session, "new", 60)
+        storage.reset_rate(session, "new", 60)
         assert not storage.count_hit(session, "new", 60, 2, amount=3)
     assert counters() == {}
 
@@ -179,7 +179,7 @@ def test_previous_window_counts_in_proportion(database):
 )  # fmt: skip
 def test_room_is_the_most_that_keeps_the_limit(now, earlier, limit, amount, seconds):
     window = RateWindow(name="a", seconds=seconds, now=now, earlier=earlier, hits=0)
-    most = window.room(limit, amount)
+    most = window.compute_threshold(limit, amount)
     if most >= 0:
         assert floor(window.carried + most) + amount <= limit
     assert floor(window.carried + max(0, most + 1)) + amount > limit or most < -1

@@ -122,7 +122,7 @@ def test_one_of_three_orders_is_stopped_and_the_others_run_on(start_choir, monke
 
 def test_an_abandoned_order_that_ends_leaves_the_process_alive(start_choir, monkeypatch):
     monkeypatch.setattr(engine_host, "STOP_GRACE_SECONDS", 0.2)
-    monkeypatch.setattr(engine_host, "LEFT_SECONDS", LIMIT_SECONDS)
+    monkeypatch.setattr(engine_host, "ABANDONED_SECONDS", LIMIT_SECONDS)
     choir = start_choir()
     stop = threading.Event()
     other = choir.ask("hold")

@@ -1,3 +1,5 @@
+"""A long-lived process opens its connections once."""
+
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ def _files_open(path):
     return sum(link.resolve() == path for link in links)
 
 
-def test_a_process_that_stays_has_all_connections_from_the_start(tmp_path):
+def test_long_lived_process_opens_all_connections_at_the_start(tmp_path):
     file = (tmp_path / "music.db").resolve()
     storage.init_db(f"sqlite:///{file}")
     try:
