@@ -66,6 +66,8 @@ class GenerationParams:
     """An audio file whose melody it follows."""
     continue_from: Path | None = None
     """An audio file that it goes on from; the result begins where the file ends."""
+    stems: bool = False
+    """Return each part's audio beside the mix; it takes the memory of one mix a part."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.duration_seconds) and self.duration_seconds > 0):
@@ -98,7 +100,10 @@ class Rendered:
     bars: int | None = None
     """Whole bars from the first sample; what follows is their tail."""
     stems: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    """Name -> `[channels, samples]`; they sum to `audio` within 1e-6."""
+    """Part name -> `[channels, samples]`; they sum to `audio` within 1e-6.
+
+    Empty unless the request asked for stems, and always empty from an engine that has no parts.
+    """
     score: Score | None = None
     steps: Steps | None = None
     """Of engines that make their audio in steps."""

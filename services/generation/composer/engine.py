@@ -85,6 +85,7 @@ class ComposerEngine:
             seed=params.seed,
             progress=report,
             should_stop=should_stop,
+            stems=params.stems,
         )
         return Rendered(
             audio=rendered.mix,

@@ -15,7 +15,7 @@ LOUDEST_LU = -1.0
 
 
 def render(prompt: str, seed: int = 2, seconds: float = 8.0) -> Rendered:
-    params = GenerationParams(prompt=prompt, duration_seconds=seconds, seed=seed)
+    params = GenerationParams(prompt=prompt, duration_seconds=seconds, seed=seed, stems=True)
     return ComposerEngine().render([params], lambda *_: None, lambda: False)[0]
 
 

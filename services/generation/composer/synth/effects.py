@@ -43,7 +43,7 @@ class Room:
         ratio = at_top / decays
         dampings = (1.0 - ratio) / (1.0 + ratio)
         diffusers = np.array([round(ms * rate / 1000.0) for ms in _DIFFUSERS_MS])
-        return reverberate(
+        reverberate(
             sent,
             lengths.astype(np.int64),
             decays,
@@ -51,6 +51,7 @@ class Room:
             diffusers.astype(np.int64),
             round(self.early * rate),
         )
+        return sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ class Echo:
         """The repeats alone, `[2, n]`."""
         sent = run(audio.copy(), high_pass(self.low, rate))
         smoothing = 1.0 - exp(-2.0 * pi * self.high / rate)
-        return echo(sent, round(self.beats * beat_seconds * rate), self.feedback, smoothing)
+        echo(sent, round(self.beats * beat_seconds * rate), self.feedback, smoothing)
+        return sent
 
 
 def chorus(depth_ms: float, rate_hz: float, wet: float, centre_ms: float = 9.0) -> Polish:

@@ -256,19 +256,27 @@ def wander(audio: Audio, delay: NDArray[np.float64]) -> Audio:
 
 
 @kernel
-def echo(audio: Audio, delay: int, feedback: float, smoothing: float) -> Audio:
-    """The echoes alone of `audio` `[2, n]`, crossing sides at each repeat, darker each time."""
-    samples = audio.shape[1]
-    out = np.zeros((2, samples), dtype=np.float32)
+def echo(audio: Audio, delay: int, feedback: float, smoothing: float) -> None:
+    """Replace `audio` `[2, n]` by its echoes alone, crossing sides and darker at each repeat.
+
+    `delay` in samples, 1 or more.
+    """
+    waiting = np.zeros(delay)
+    place = 0
     dull_left = 0.0
     dull_right = 0.0
-    for i in range(delay, samples):
-        source = 0.5 * (audio[0, i - delay] + audio[1, i - delay])
-        dull_left += smoothing * (source + feedback * out[1, i - delay] - dull_left)
-        dull_right += smoothing * (feedback * out[0, i - delay] - dull_right)
-        out[0, i] = np.float32(dull_left)
-        out[1, i] = np.float32(dull_right)
-    return out
+    for i in range(audio.shape[1]):
+        source = waiting[place]
+        waiting[place] = 0.5 * (audio[0, i] + audio[1, i])
+        place = 0 if place + 1 == delay else place + 1
+        if i < delay:
+            audio[0, i] = np.float32(0.0)
+            audio[1, i] = np.float32(0.0)
+            continue
+        dull_left += smoothing * (source + feedback * audio[1, i - delay] - dull_left)
+        dull_right += smoothing * (feedback * audio[0, i - delay] - dull_right)
+        audio[0, i] = np.float32(dull_left)
+        audio[1, i] = np.float32(dull_right)
 
 
 @kernel
@@ -279,15 +287,15 @@ def reverberate(
     dampings: Curve,
     diffusers: NDArray[np.int64],
     early: int,
-) -> Audio:
-    """The room alone around `audio` `[2, n]`: a feedback delay network (Jot and Chaigne 1991).
+) -> None:
+    """Replace `audio` `[2, n]` by its reverb alone: a feedback delay network (Jot, Chaigne 1991).
 
     Eight `lines` (samples) joined by a Householder matrix, each losing `decays` a pass and high
     frequencies by a one-pole low pass of `dampings`; four all-pass `diffusers` a side in front,
-    after `early` samples of silence.
+    after a pre-delay of `early` samples, 1 or more.
     """
-    samples = audio.shape[1]
-    out = np.zeros((2, samples), dtype=np.float32)
+    waiting = np.zeros((2, early), dtype=np.float32)
+    waiting_place = 0
     memory = np.zeros((8, lines.max()))
     smear = np.zeros((2, 4, diffusers.max()))
     dull = np.zeros(8)
@@ -295,9 +303,10 @@ def reverberate(
     smear_places = np.zeros((2, 4), dtype=np.int64)
     taps = np.zeros(8)
     entry = np.zeros(2)
-    for i in range(early, samples):
+    for i in range(audio.shape[1]):
         for side in range(2):
-            x = float(audio[side, i - early])
+            x = float(waiting[side, waiting_place])
+            waiting[side, waiting_place] = audio[side, i]
             for k in range(4):
                 at = smear_places[side, k]
                 held = smear[side, k, at]
@@ -306,6 +315,7 @@ def reverberate(
                 x = held - 0.6 * inner
                 smear_places[side, k] = 0 if at + 1 == diffusers[side * 4 + k] else at + 1
             entry[side] = x
+        waiting_place = 0 if waiting_place + 1 == early else waiting_place + 1
         total = 0.0
         for k in range(8):
             tap = memory[k, places[k]] * decays[k]
@@ -316,6 +326,5 @@ def reverberate(
         for k in range(8):
             memory[k, places[k]] = taps[k] - total + entry[k % 2]
             places[k] = 0 if places[k] + 1 == lines[k] else places[k] + 1
-        out[0, i] = np.float32(0.35 * (taps[0] - taps[2] + taps[4] - taps[6]))
-        out[1, i] = np.float32(0.35 * (taps[1] - taps[3] + taps[5] - taps[7]))
-    return out
+        audio[0, i] = np.float32(0.35 * (taps[0] - taps[2] + taps[4] - taps[6]))
+        audio[1, i] = np.float32(0.35 * (taps[1] - taps[3] + taps[5] - taps[7]))

@@ -96,15 +96,15 @@ def strip(
     instrument: Instrument, part: Part, stage: Stage, space: Space, duck: NDArray[np.float32]
 ) -> Audio:
     """A part as it reaches the bus, with its share of the effects: `[2, samples]`."""
-    dry = instrument.render(part, stage)
+    # One name for the audio throughout: what an effect has replaced is freed at once.
+    out = instrument.render(part, stage)
     if space.worn and part.role in {"chords", "lead", "pad", "arp"}:
-        dry = tape()(dry, stage)
+        out = tape()(out, stage)
     if part.brightness and not instrument.filtered:
-        brighten(dry, part, stage)
-    dry *= np.float32(10.0 ** (part.gain_db / 20.0))
-    place(dry, part.pan)
+        brighten(out, part, stage)
+    out *= np.float32(10.0 ** (part.gain_db / 20.0))
+    place(out, part.pan)
     stage.check()
-    out = dry
     if part.delay > 0.0:
         out = _with(out, space.echo.render(out, stage.rate, stage.beat_seconds), part.delay)
         stage.check()

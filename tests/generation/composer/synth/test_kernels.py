@@ -200,9 +200,9 @@ def test_a_delay_between_samples_keeps_the_level_of_high_notes():
 
 
 def test_echoes_cross_the_sides_and_get_weaker():
-    audio = silence(5_000)
-    audio[:, 0] = 1.0
-    out = kernels.echo(audio, 1_000, 0.5, 0.9)
+    out = silence(5_000)
+    out[:, 0] = 1.0
+    kernels.echo(out, 1_000, 0.5, 0.9)
     assert not np.any(out[:, :1_000])
     heights = [
         np.max(np.abs(out[k % 2, 1_000 * (k + 1) : 1_000 * (k + 1) + 900])) for k in range(4)

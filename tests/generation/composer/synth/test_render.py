@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import subprocess
 import sys
+import tempfile
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -44,7 +46,7 @@ def ignore(stage, fraction):
     pass
 
 
-def render(score=SCORE, samples=RATE * 5 // 2, seed=5, progress=None, should_stop=None):
+def render(score=SCORE, samples=RATE * 5 // 2, seed=5, progress=None, should_stop=None, stems=True):
     return render_score(
         score,
         sample_rate=RATE,
@@ -52,6 +54,7 @@ def render(score=SCORE, samples=RATE * 5 // 2, seed=5, progress=None, should_sto
         seed=seed,
         progress=progress or ignore,
         should_stop=should_stop or (lambda: False),
+        stems=stems,
     )
 
 
@@ -81,6 +84,59 @@ def test_everything_has_the_asked_length_and_type(rendered):
 def test_stems_sum_to_the_mix(rendered):
     total = np.sum([stem.astype(np.float64) for stem in rendered.stems.values()], axis=0)
     assert np.max(np.abs(total - rendered.mix)) < 1e-6
+
+
+def test_stems_are_kept_only_when_asked_for(rendered):
+    assert render(stems=False).stems == {}
+    assert len(rendered.stems) == len(SCORE.parts)
+
+
+def test_the_mix_is_the_same_to_the_bit_with_and_without_stems(rendered):
+    loud = replace(SCORE, parts=tuple(replace(part, gain_db=4.0) for part in SCORE.parts))
+    assert render(stems=False).mix.tobytes() == rendered.mix.tobytes()
+    assert render(loud, stems=False).mix.tobytes() == render(loud).mix.tobytes()
+
+
+def test_a_mix_alone_needs_far_less_memory_than_stems():
+    parts = 24
+    score = replace(SCORE, parts=tuple(replace(PAD, name=f"pad {k}") for k in range(parts)))
+
+    def peak(*, stems):
+        tracemalloc.start()
+        try:
+            render(score, samples=RATE, stems=stems)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    one_stem = 2 * 4 * RATE
+    # The rest of the difference is what two threads happen to hold at once.
+    assert peak(stems=True) - peak(stems=False) > parts / 2 * one_stem
+
+
+def test_without_a_temporary_folder_the_mix_is_the_same(rendered, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert render(stems=False).mix.tobytes() == rendered.mix.tobytes()
+
+
+def test_without_space_in_the_temporary_folder_the_mix_is_the_same(rendered):
+    """With a limit on the size of files, which a full disk resembles."""
+    script = (
+        "import importlib.util as u, resource as r, sys;"
+        f"s = u.spec_from_file_location('scores', {__file__!r});"
+        "m = u.module_from_spec(s); s.loader.exec_module(m);"
+        "m.render(samples=4_800);"
+        "r.setrlimit(r.RLIMIT_FSIZE, (100_000, 100_000));"
+        "print(m.hashlib.sha256(m.render(stems=False).mix.tobytes()).hexdigest())"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(filter(None, sys.path))},
+    )
+    assert shown.stdout.strip() == hashlib.sha256(rendered.mix.tobytes()).hexdigest()
 
 
 def test_every_stem_sounds(rendered):
