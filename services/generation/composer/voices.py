@@ -78,14 +78,15 @@ def choose_voices(understood: Understood, seed: int) -> tuple[Voice, ...]:
     patches = _patches(understood, genre, seed)
     asked, extras = _asked(wishes.only or wishes.wanted, wishes)
     patches |= {slot: patch for slot, patch in asked.items() if patch}
-    _part_ways(patches, asked, genre, _refused_patches(wishes))
+    refused = _refused_patches(wishes)
+    _part_ways(patches, asked, genre, refused)
     if wishes.only:
         slots = set(asked)
     else:
         slots = _slots(understood, genre, seed) | set(asked)
         slots = _without(slots, understood)
         _fill_up(slots, understood)
-    slots = slots or {"pad"}
+    slots = {slot for slot in slots if slot in asked or patches[slot] not in refused} or {"pad"}
     lonely = bool(wishes.only) or len(slots - {"texture", "riser", "impact"}) == 1
     voices = [
         _voice(slot, patches, understood, seed, everywhere=lonely)
@@ -102,14 +103,14 @@ def choose_voices(understood: Understood, seed: int) -> tuple[Voice, ...]:
 
 
 def _patches(understood: Understood, genre: Genre, seed: int) -> dict[str, str]:
-    """A patch for each slot: often the genre's first, never one that was refused."""
+    """A patch for each slot: often the genre's first; a refused one only where all are refused."""
     refused = _refused_patches(understood.wishes)
     own = dict(STYLES[understood.style].patches)
     out = {"drums": genre.kit}
     for slot, instead in _INSTEAD.items():
         usual = genre.patches.get(slot, instead)
         choices = [patch for patch in usual if patch not in refused]
-        choices = choices or [patch for patch in instead if patch not in refused]
+        choices = choices or [patch for patch in instead if patch not in refused] or [usual[0]]
         weights = {patch: 1.0 / (rank + 1) for rank, patch in enumerate(choices)}
         out[slot] = Dice(seed, "patch", slot).pick(weights)
         if own.get(slot) not in (None, *refused):

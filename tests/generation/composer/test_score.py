@@ -240,6 +240,7 @@ ASKED = {
     for name, instrument in INSTRUMENTS.items()
     if instrument.patch not in (None, "noise-riser")
 }
+WITH_SOUND = {name: item.patch for name, item in INSTRUMENTS.items() if item.patch}
 
 
 @pytest.mark.parametrize("name", ASKED)
@@ -252,13 +253,28 @@ def test_an_instrument_that_was_asked_for_is_there(name: str, genre: str) -> Non
         assert ASKED[name].patch in {part.patch for part in score.parts}
 
 
-@pytest.mark.parametrize("name", ASKED)
+@pytest.mark.parametrize("name", WITH_SOUND)
 def test_an_instrument_that_was_refused_is_not_there(name: str) -> None:
     for genre in GENRES:
         heard = understand(f"{genre}, no {name}")
         for seed in range(2):
             score = compose(heard, duration_seconds=8.0, seed=seed)
-            assert ASKED[name].patch not in {part.patch for part in score.parts}
+            assert WITH_SOUND[name] not in {part.patch for part in score.parts}
+
+
+@given(st.sampled_from(list(GENRES)), st.sets(st.sampled_from(list(WITH_SOUND)), min_size=1))
+@settings(deadline=None)
+def test_any_set_of_instruments_can_be_refused(genre: str, names: set[str]) -> None:
+    heard = understand(f"{genre}, " + ", ".join(f"no {name}" for name in sorted(names)))
+    score = compose(heard, duration_seconds=8.0, seed=1)
+    refused = {WITH_SOUND[name] for name in heard.wishes.refused}
+    assert score.parts
+    assert not refused & {part.patch for part in score.parts}
+
+
+def test_a_slot_whose_every_sound_is_refused_stays_empty() -> None:
+    score = write("trap, no 808 bass, no sub bass, no synth bass", 30.0)
+    assert "bass" not in {part.role for part in score.parts}
 
 
 def test_several_instruments_all_find_a_seat() -> None:
