@@ -1,6 +1,6 @@
-"""What an engine is: the one seam between making audio and everything else.
+"""The interface of an engine, which turns parameters into float audio.
 
-An engine turns parameters into float audio. It knows nothing of files, databases or loudness.
+An engine knows nothing of takes, databases or loudness.
 """
 
 from __future__ import annotations
@@ -23,37 +23,37 @@ SEED_LIMIT = 2**32
 """Seeds are 0 <= seed < SEED_LIMIT."""
 
 Progress = Callable[[str, float], None]
-"""Called with a stage in plain words and the fraction done, 0..1, never going back."""
+"""Called with a stage in plain words and the fraction done, 0..1, which never decreases."""
 
 ShouldStop = Callable[[], bool]
-"""Asked often; once it says True the engine raises CancelledError."""
+"""Called often; once it returns True the engine raises CancelledError."""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """What can be said of an engine before it runs."""
+    """What is known of an engine before it is loaded."""
 
     name: str
     version: str
     description: str
     output_licence: str
-    """SPDX identifier of the licence of what it makes."""
+    """SPDX identifier of the licence of its output."""
     sample_rate: int
     """Hz."""
     channels: int
     shortest_seconds: float
     longest_seconds: float
     concurrent: int = 1
-    """Calls of `render` that one loaded engine takes at once, each from a thread of its own."""
+    """Calls of `render` that one loaded engine takes at once, each from its own thread."""
     takes_melody: bool = False
-    """Whether it can follow the melody of an audio file."""
+    """It can follow the melody of an audio file."""
     takes_continuation: bool = False
-    """Whether it can go on from the end of an audio file."""
+    """It can continue an audio file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationParams:
-    """One request as an engine sees it; the sampling fields concern neural engines only."""
+    """The parameters of one take; temperature to `cfg_coef` are for neural engines only."""
 
     prompt: str
     duration_seconds: float
@@ -63,9 +63,9 @@ class GenerationParams:
     top_p: float = 0.0
     cfg_coef: float = 3.0
     melody: Path | None = None
-    """An audio file whose melody it follows."""
+    """An audio file whose melody the take follows."""
     continue_from: Path | None = None
-    """An audio file that it goes on from; the result begins where the file ends."""
+    """An audio file that the take continues; the result begins where the file ends."""
     stems: bool = False
     """Return each part's audio beside the mix; it takes the memory of one mix a part."""
 
@@ -78,16 +78,16 @@ class GenerationParams:
 
 @dataclass(frozen=True, slots=True)
 class Steps:
-    """The steps of a neural engine's loop that a request was part of."""
+    """The decoder steps of a neural engine that a request was part of."""
 
     count: int
     seconds: float
-    """That they took, together with the requests beside it."""
+    """Duration of these steps; requests in the same batch share them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rendered:
-    """What an engine made, with what it knows about it."""
+    """The audio of a take with what the engine knows about it."""
 
     audio: NDArray[np.float32]
     """`[channels, samples]`, finite, not mastered; samples == round(duration * sample_rate)."""
@@ -96,9 +96,9 @@ class Rendered:
     seed: int
     tempo_bpm: float | None = None
     key: str | None = None
-    """As "C minor", "F# major", "E dorian"."""
+    """E.g. "C minor", "F# major", "E dorian"."""
     bars: int | None = None
-    """Whole bars from the first sample; what follows is their tail."""
+    """Whole bars from the first sample; their tail follows."""
     stems: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Part name -> `[channels, samples]`; they sum to `audio` within 1e-6.
 
@@ -106,18 +106,15 @@ class Rendered:
     """
     score: Score | None = None
     steps: Steps | None = None
-    """Of engines that make their audio in steps."""
+    """None for an engine that does not work in steps."""
     understood: Mapping[str, Any] = field(default_factory=dict)
-    """What the engine read in the prompt, JSON-ready: tempo, key, genre, mood, instruments, ..."""
+    """JSON-ready: what the engine read in the prompt, as genre, key, mood, instruments."""
 
 
 @runtime_checkable
 class Engine(Protocol):
-    """Makes audio from parameters."""
-
     @property
-    def facts(self) -> EngineFacts:
-        """What can be said before it runs."""
+    def facts(self) -> EngineFacts: ...
 
     def render(
         self,
@@ -125,10 +122,10 @@ class Engine(Protocol):
         progress: Progress,
         should_stop: ShouldStop,
     ) -> list[Rendered]:
-        """Make one result a request, in the order of the requests.
+        """Return one result for each request, in their order.
 
         Raises:
             InvalidRequestError: a request is outside what the engine can do.
             EngineError: the engine failed.
-            CancelledError: `should_stop` said so.
+            CancelledError: `should_stop` returned True.
         """

@@ -1,4 +1,4 @@
-"""The MIDI file, read back by a parser of its own."""
+"""MIDI files, read back by a parser of their own."""
 
 import struct
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from services.daw.midi import TICKS, key_signature, score_to_midi
 from services.generation.composer.compose import compose
 from services.generation.composer.genres import GENRES
-from services.generation.composer.prompt import understand
+from services.generation.composer.prompt import parse_prompt
 from services.generation.score import Key, Note, Part, Score, Section
 
 
@@ -107,8 +107,8 @@ def score_of(*notes: Note, role: str = "bass", key: Key | None = None) -> Score:
 
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from(list(GENRES)), st.floats(1.0, 60.0), st.integers(0, 1000))
-def test_what_is_read_back_is_what_was_written(genre: str, seconds: float, seed: int) -> None:
-    score = compose(understand(genre), duration_seconds=seconds, seed=seed)
+def test_a_midi_file_reads_back_as_its_score(genre: str, seconds: float, seed: int) -> None:
+    score = compose(parse_prompt(genre), duration_seconds=seconds, seed=seed)
     conductor, *tracks = read_midi(score_to_midi(score))
     assert conductor.tempo == round(60e6 / score.tempo_bpm)
     assert conductor.time_signature == (4, 2, 24, 8)
@@ -131,7 +131,7 @@ def test_notes_keep_length_and_velocity() -> None:
     assert tracks[1].program == 38
 
 
-def test_a_slide_bends_to_its_goal_and_back() -> None:
+def test_a_slide_bends_to_its_target_and_back() -> None:
     tracks = read_midi(score_to_midi(score_of(Note(0.0, 2.0, 36, 0.8, glide_to=48))))
     bends = tracks[1].bends
     values = [value for _, value in bends]
@@ -145,8 +145,8 @@ def test_parts_without_slides_have_no_bends() -> None:
     assert read_midi(score_to_midi(score_of(Note(0.0, 2.0, 36, 0.8))))[1].bends == []
 
 
-def test_pitched_parts_have_channels_of_their_own() -> None:
-    score = compose(understand("house with piano, strings, flute"), duration_seconds=30.0, seed=1)
+def test_each_pitched_part_has_its_own_channel() -> None:
+    score = compose(parse_prompt("house with piano, strings, flute"), duration_seconds=30.0, seed=1)
     _, *tracks = read_midi(score_to_midi(score))
     channels = [track.channels for track in tracks]
     assert len({next(iter(found)) for found in channels}) == len(tracks)
@@ -172,7 +172,7 @@ def test_key_signatures_have_the_notes_of_the_scale(key: Key, signature: tuple[i
     assert read_midi(score_to_midi(score_of(key=key)))[0].key_signature == signature
 
 
-def test_long_pauses_use_long_deltas() -> None:
+def test_a_long_rest_has_a_delta_of_several_bytes() -> None:
     score = Score(
         60.0, 100, Key(0, "major"), "ambient", (Section("drift", 0, 100, 0.3),), (),
         (Part("pad", "pad", "pad-air", (Note(390.0, 4.0, 60, 0.5),)),),

@@ -1,4 +1,4 @@
-"""The composer behind the protocol of engines."""
+"""The composer as an engine."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_stems_are_returned_only_when_asked_for() -> None:
     assert np.max(np.abs(total - split.audio)) < 1e-6
 
 
-def test_a_result_has_the_asked_length_and_states_its_music() -> None:
+def test_a_result_has_the_requested_length_tempo_and_key() -> None:
     (rendered,) = render(ask("house 124 bpm in A minor", 3.21))
     assert isinstance(ComposerEngine(), Engine)
     assert rendered.audio.shape == (FACTS.channels, round(3.21 * FACTS.sample_rate))
@@ -35,10 +35,10 @@ def test_a_result_has_the_asked_length_and_states_its_music() -> None:
     assert rendered.bars == rendered.score.bars == 1
 
 
-def test_what_was_stated_is_reported_apart_from_what_was_assumed() -> None:
-    heard = render(ask("dark house in A minor, no drums", 1.0))[0].understood
-    assert heard["genre"] == "house"
-    assert heard["requested"] == {
+def test_the_result_reports_only_what_the_prompt_states() -> None:
+    parsed = render(ask("dark house in A minor, no drums", 1.0))[0].understood
+    assert parsed["genre"] == "house"
+    assert parsed["requested"] == {
         "genre": "house",
         "key": "A minor",
         "mood": ["dark"],
@@ -47,7 +47,7 @@ def test_what_was_stated_is_reported_apart_from_what_was_assumed() -> None:
     assert render(ask("phonk", 1.0))[0].understood["requested"]["style"] == "phonk"
 
 
-def test_progress_never_goes_back_over_several_requests() -> None:
+def test_progress_over_several_requests_never_decreases() -> None:
     steps: list[tuple[str, float]] = []
     render(ask(), ask(), progress=lambda *step: steps.append(step))
     fractions = [fraction for _, fraction in steps]
@@ -56,7 +56,7 @@ def test_progress_never_goes_back_over_several_requests() -> None:
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
 
 
-def test_more_than_the_longest_take_is_refused() -> None:
+def test_a_duration_over_the_maximum_is_refused() -> None:
     with pytest.raises(InvalidRequestError, match="at most 600 seconds"):
         render(ask(seconds=600.1))
 
