@@ -1,4 +1,4 @@
-"""Renders a score: every part on its own, then the bus and the mix."""
+"""Renders a score: each part by itself, then the bus and the mix."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from services.errors import CancelledError, EngineError
-from services.generation.composer.synth.instrument import Stage
+from services.generation.composer.synth.instrument import RenderContext
 from services.generation.composer.synth.mix import (
-    Space,
+    SendEffects,
     bus_gain,
     duck_curve,
+    effects_of,
     end_fade,
-    space_of,
-    strip,
+    render_channel,
 )
 from services.generation.composer.synth.patches import PATCHES
 
@@ -81,18 +81,19 @@ def render_score(
         if halt.is_set():
             raise CancelledError("The render was cancelled.")
 
-    def stage_of(part: Part) -> Stage:
+    def make_context(part: Part) -> RenderContext:
         # The part's name, not its place: a part sounds the same whatever plays beside it.
         entropy = [seed, zlib.crc32(part.name.encode())]
         rng = np.random.Generator(np.random.PCG64(entropy))
-        return Stage(sample_rate, samples, 60.0 / score.tempo_bpm, rng, check)
+        return RenderContext(sample_rate, samples, 60.0 / score.tempo_bpm, rng, check)
 
     duck = duck_curve(score, sample_rate, samples)
-    space = space_of(score.genre)
+    effects = effects_of(score.genre)
     with ExitStack() as files, ThreadPoolExecutor(WORKERS, thread_name_prefix="synth") as pool:
         channels = [_Channel(part, None if stems else _open_spool(files)) for part in score.parts]
         jobs = [
-            pool.submit(channel.render, stage_of(channel.part), space, duck) for channel in channels
+            pool.submit(channel.render, make_context(channel.part), effects, duck)
+            for channel in channels
         ]
         try:
             _watch(jobs, score.parts, progress, should_stop)
@@ -117,13 +118,15 @@ class _Channel:
         self._spool = spool
         self._audio: Audio | None = None
 
-    def render(self, stage: Stage, space: Space, duck: NDArray[np.float32]) -> None:
-        audio = strip(PATCHES[self.part.patch], self.part, stage, space, duck)
+    def render(
+        self, context: RenderContext, effects: SendEffects, duck: NDArray[np.float32]
+    ) -> None:
+        audio = render_channel(PATCHES[self.part.patch], self.part, context, effects, duck)
         if self._spool is None or not _write(self._spool, audio):
             self._audio = audio
 
     def load(self) -> Audio:
-        """The audio, float32 `[2, samples]`, as it reaches the bus."""
+        """Return the audio as it reaches the bus, float32 `[2, samples]`."""
         if self._audio is not None:
             return self._audio
         assert self._spool is not None

@@ -1,4 +1,4 @@
-"""When the loops are compiled, and where the machine code is kept."""
+"""Compilation of the loops, and the cache of their machine code."""
 
 import os
 import shutil
@@ -18,7 +18,7 @@ print(len(loops), [loop.__name__ for loop in loops if not loop.signatures])
 """
 
 
-def test_warming_up_compiles_every_loop():
+def test_warm_up_compiles_every_loop():
     shown = subprocess.run(
         [sys.executable, "-c", COLD], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
@@ -27,7 +27,7 @@ def test_warming_up_compiles_every_loop():
     assert cold.strip() == "[]"
 
 
-def test_without_a_folder_for_the_machine_code_the_loops_still_run(tmp_path):
+def test_loops_run_without_a_writable_cache_folder(tmp_path):
     if os.geteuid() == 0 and shutil.which("setpriv") is None:
         pytest.skip("root may write everywhere")
     package = tmp_path / "services"

@@ -1,4 +1,4 @@
-"""Scores become stems and a mix: whole, repeatable, stoppable."""
+"""Rendering of scores: length, stems, repeatability, cancellation."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_stems_carry_the_names_of_the_parts_in_order(rendered):
     assert list(rendered.stems) == ["drums", "bass", "chords", "pad"]
 
 
-def test_everything_has_the_asked_length_and_type(rendered):
+def test_mix_and_stems_have_the_requested_length_and_type(rendered):
     for audio in (rendered.mix, *rendered.stems.values()):
         assert audio.shape == (2, RATE * 5 // 2)
         assert audio.dtype == np.float32
@@ -120,7 +120,7 @@ def test_without_a_temporary_folder_the_mix_is_the_same(rendered, monkeypatch, t
 
 
 def test_without_space_in_the_temporary_folder_the_mix_is_the_same(rendered):
-    """With a limit on the size of files, which a full disk resembles."""
+    """A limit on the size of files stands in for a full disk."""
     script = (
         "import importlib.util as u, resource as r, sys;"
         f"s = u.spec_from_file_location('scores', {__file__!r});"
@@ -150,11 +150,11 @@ def test_the_mix_begins_and_ends_at_zero(rendered):
     assert np.max(np.abs(rendered.mix[:, -10:])) < 1e-4
 
 
-def test_sounds_ring_past_the_last_bar(rendered):
+def test_notes_ring_past_the_last_bar(rendered):
     assert np.std(rendered.mix[:, 2 * RATE : 2 * RATE + 9_600]) > 1e-3
 
 
-def test_the_mix_has_no_dc_and_keeps_its_lows_in_the_middle(rendered):
+def test_the_mix_has_no_dc_and_mono_lows(rendered):
     spectrum = np.abs(np.fft.rfft(rendered.mix)) ** 2
     side = np.abs(np.fft.rfft(rendered.mix[0] - rendered.mix[1])) ** 2
     below = int(80 * rendered.mix.shape[1] / RATE)
@@ -171,25 +171,25 @@ def test_another_seed_gives_other_noise(rendered):
 
 
 def test_another_process_gives_the_same_bytes(rendered):
-    """With another hash seed, so that no order of a set or a dict can matter."""
+    """With another hash seed, which would change the order of sets."""
     script = (
         "import importlib.util as u, sys;"
         f"s = u.spec_from_file_location('scores', {__file__!r});"
         "m = u.module_from_spec(s); s.loader.exec_module(m);"
         "print(m.digest(m.render()))"
     )
-    told = subprocess.run(
+    shown = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
         check=True,
         env={"PYTHONHASHSEED": "77", "PYTHONPATH": ":".join(filter(None, sys.path))},
     )
-    assert told.stdout.strip() == digest(rendered)
+    assert shown.stdout.strip() == digest(rendered)
 
 
 def test_a_part_sounds_the_same_whatever_plays_beside_it():
-    """But for the bus, which hears everything: so with parts too quiet to move it."""
+    """The parts are too quiet for the bus compressor, which depends on all of them."""
     quiet = replace(PAD, gain_db=-30.0)
     other = replace(CHORDS, gain_db=-30.0)
     alone = render(replace(SCORE, parts=(quiet,)))
@@ -197,23 +197,23 @@ def test_a_part_sounds_the_same_whatever_plays_beside_it():
     assert np.array_equal(alone.stems["pad"], beside.stems["pad"])
 
 
-def test_progress_is_told_in_order_and_reaches_the_end():
-    told = []
-    render(progress=lambda stage, fraction: told.append((stage, fraction)))
-    fractions = [fraction for _, fraction in told]
-    assert [stage for stage, _ in told][: len(SCORE.parts)] == [
+def test_progress_is_reported_in_order_up_to_1():
+    steps = []
+    render(progress=lambda stage, fraction: steps.append((stage, fraction)))
+    fractions = [fraction for _, fraction in steps]
+    assert [stage for stage, _ in steps][: len(SCORE.parts)] == [
         f"playing {part.name}" for part in SCORE.parts
     ]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
 
 
-def test_a_render_can_be_stopped_before_it_starts():
+def test_a_render_can_be_cancelled_before_it_starts():
     with pytest.raises(CancelledError):
         render(should_stop=lambda: True)
 
 
-def test_a_render_can_be_stopped_on_the_way():
+def test_a_render_can_be_cancelled_between_parts():
     asked = []
 
     def stop():
@@ -221,17 +221,17 @@ def test_a_render_can_be_stopped_on_the_way():
         return len(asked) > 2
 
     parts = tuple(replace(PAD, name=f"pad {k}") for k in range(30))
-    told = []
+    steps = []
     with pytest.raises(CancelledError):
         render(
             replace(SCORE, parts=parts),
-            progress=lambda *step: told.append(step),
+            progress=lambda *step: steps.append(step),
             should_stop=stop,
         )
-    assert len(told) < 30
+    assert len(steps) < 30
 
 
-def test_an_unknown_patch_is_named():
+def test_an_unknown_patch_is_named_in_the_error():
     wrong = replace(SCORE, parts=(replace(BASS, patch="bass-tuba"),))
     with pytest.raises(EngineError, match="bass-tuba"):
         render(wrong)
@@ -244,11 +244,11 @@ def test_a_score_without_parts_is_silence():
 
 
 @pytest.mark.parametrize("samples", [1, 31, 1_000])
-def test_any_length_can_be_asked_for(samples):
+def test_any_length_can_be_rendered(samples):
     assert render(samples=samples).mix.shape == (2, samples)
 
 
-def test_other_sample_rates_keep_time():
+def test_another_sample_rate_keeps_time():
     parts = (replace(DRUMS, notes=(Note(1.0, 0.1, 37, 0.8),), reverb=0.0),)
     out = render_score(
         replace(SCORE, parts=parts),
@@ -278,7 +278,7 @@ NOTES = st.builds(
     brightness=st.lists(st.tuples(st.floats(0.0, 4.0), st.floats(0.0, 1.0)), max_size=2),
 )
 @settings(deadline=None, max_examples=60)
-def test_anything_a_score_can_say_comes_out_finite(patch, notes, brightness):
+def test_any_score_renders_to_finite_audio(patch, notes, brightness):
     part = Part("x", "lead", patch, tuple(notes), brightness=tuple(sorted(brightness)), reverb=0.2)
     out = render(replace(SCORE, parts=(part,)), samples=RATE)
     assert np.all(np.isfinite(out.mix))
