@@ -1,7 +1,7 @@
 """MIDI files, read back by a parser of their own."""
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -178,3 +178,61 @@ def test_a_long_rest_has_a_delta_of_several_bytes() -> None:
         (Part("pad", "pad", "pad-air", (Note(390.0, 4.0, 60, 0.5),)),),
     )  # fmt: skip
     assert read_midi(score_to_midi(score))[1].notes == [(390 * 480, 394 * 480, 60, 64)]
+
+
+def test_more_than_fifteen_pitched_parts_share_channels_but_not_with_the_drums() -> None:
+    note = (Note(0.0, 1.0, 60, 0.8),)
+    parts = [Part(f"lead {k}", "lead", "lead-saw", note) for k in range(17)]
+    drums = Part("drums", "drums", "kit-house", (Note(0.0, 1.0, 36, 0.8),))
+    score = Score(120.0, 1, Key(0, "major"), "house", (), (), (drums, *parts))
+    tracks = read_midi(score_to_midi(score))[1:]
+    assert tracks[0].channels == {9}
+    channels = [next(iter(track.channels)) for track in tracks[1:]]
+    assert 9 not in channels
+    assert sorted(set(channels)) == [channel for channel in range(16) if channel != 9]
+    assert channels[15:] == channels[:2]
+
+
+@pytest.mark.parametrize(("pan", "value"), [(-1.0, 1), (0.0, 64), (1.0, 127)])
+def test_the_pan_of_a_part_is_its_controller_10(pan: float, value: int) -> None:
+    score = score_of(Note(0.0, 1.0, 36, 0.8))
+    data = score_to_midi(replace(score, parts=(replace(score.parts[0], pan=pan),)))
+    assert bytes((0xB0, 10, value)) in data
+
+
+def test_drums_have_no_program_and_an_unknown_patch_is_a_piano() -> None:
+    score = score_of(Note(0.0, 1.0, 36, 0.8), role="drums")
+    assert read_midi(score_to_midi(score))[1].program is None
+    unknown = replace(score_of(Note(0.0, 1.0, 36, 0.8)).parts[0], patch="bass-tuba")
+    assert read_midi(score_to_midi(replace(score, parts=(unknown,))))[1].program == 0
+
+
+@pytest.mark.parametrize(("velocity", "value"), [(0.0, 1), (0.001, 1), (0.5, 64), (1.0, 127)])
+def test_no_velocity_becomes_a_note_off(velocity: float, value: int) -> None:
+    track = read_midi(score_to_midi(score_of(Note(0.0, 1.0, 36, velocity))))[1]
+    assert [note[3] for note in track.notes] == [value]
+
+
+def test_a_note_shorter_than_a_tick_lasts_one() -> None:
+    track = read_midi(score_to_midi(score_of(Note(1.0, 1e-4, 36, 0.8))))[1]
+    assert track.notes[0][:2] == (480, 481)
+
+
+def test_a_slide_beyond_the_bend_range_stops_at_its_end() -> None:
+    for target, limit in ((36 + 40, 8191), (36 - 40 + 12, -8192)):
+        start = 36 if target > 36 else 48
+        bends = read_midi(score_to_midi(score_of(Note(0.0, 1.0, start, 0.8, glide_to=target))))[1]
+        assert bends.bends[-2][1] == limit
+
+
+def test_consecutive_notes_of_one_pitch_do_not_cut_each_other() -> None:
+    notes = tuple(Note(float(k), 1.0, 36, 0.8) for k in range(4))
+    track = read_midi(score_to_midi(score_of(*notes)))[1]
+    assert [(start, end) for start, end, *_ in track.notes] == [
+        (480 * k, 480 * (k + 1)) for k in range(4)
+    ]
+
+
+def test_an_empty_part_is_a_track_with_its_name_and_length() -> None:
+    track = read_midi(score_to_midi(score_of()))[1]
+    assert (track.name, track.notes, track.end) == ("bass", [], 2 * 4 * TICKS)

@@ -38,7 +38,7 @@ _PLAYED_BY = re.compile(
 _PERFORMERS = re.compile(
     r"\bfor\s+(?:the\s+|my\s+|your\s+|lead\s+)?(?:rap\s+)?(?:vocals?|voices|vox)\b"
 )
-"""Names who performs over the music and is not part of it."""
+"""Vocals that the music is for; they are not part of it."""
 _JOINED = re.compile(r"^\s*(?:,?\s*(?:or|nor|and|&)|/)\s*(?:any\s+|the\s+|a\s+)?$")
 _COMMA = re.compile(r"^\s*,\s*(?:the\s+|any\s+)?$")
 _LATER_OR = re.compile(r"^[\w', -]{0,40}?\b(?:or|nor)\b")

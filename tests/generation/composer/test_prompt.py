@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.generation.composer.compose import compose
 from services.generation.composer.genres import GENRES
 from services.generation.composer.prompt import parse_prompt
 from services.generation.composer.styles import STYLE_WORDS, STYLES
@@ -462,9 +463,11 @@ _WORDS = st.sampled_from(
 )
 
 
-@given(st.lists(_WORDS, min_size=1, max_size=12).map(" ".join))
-def test_any_mix_of_known_words_is_parsed_and_composed(text: str) -> None:
+@given(st.lists(_WORDS, min_size=1, max_size=12).map(" ".join), st.sampled_from([1.0, 16.0, 60.0]))
+@settings(deadline=None)
+def test_any_mix_of_known_words_is_parsed_and_composed(text: str, seconds: float) -> None:
     parsed = parse_prompt(text)
+    assert compose(parsed, duration_seconds=seconds, seed=1).parts
     assert parsed.genre in GENRES
     assert not set(parsed.instrumentation.requested) & set(parsed.instrumentation.excluded)
     assert set(parsed.instrumentation.only) <= set(parsed.instrumentation.requested)
