@@ -13,6 +13,7 @@ import sys
 PARTS = (
     "cold_start",
     "composer",
+    "composer_memory",
     "audio",
     "formats",
     "memory",

@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 
 from services.audio import master
 from services.generation.composer.engine import ComposerEngine
-from services.generation.composer.prompt import understand
+from services.generation.composer.prompt import parse_prompt
 from services.generation.engine import GenerationParams, Rendered
 from services.generation.score import Score
 
@@ -61,7 +61,7 @@ def draw(prompt: str, seconds: float, seed: int, path: Path) -> None:
     figure, (wave, spectrum, roll) = plt.subplots(
         3, 1, figsize=(12, 9), sharex=True, height_ratios=(1, 1.6, 2), layout="constrained"
     )
-    summary = understand(prompt).summary
+    summary = parse_prompt(prompt).summary
     figure.suptitle(
         f"“{prompt}”, seed {seed}\n{summary} · "
         f"{mastered.integrated_lufs:.1f} LUFS, {mastered.true_peak_dbtp:.1f} dBTP",

@@ -1,1 +1,1 @@
-"""Writers of files that a DAW reads; they know no job and no row."""
+"""Writers of files for DAWs, independent of jobs and storage."""

@@ -1,4 +1,4 @@
-"""A score as a Standard MIDI File (type 1), as in the MIDI 1.0 specification, RP-001."""
+"""Writes a score as a Standard MIDI File of type 1 (MIDI 1.0 specification, RP-001)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TICKS = 480
 
 _DRUM_CHANNEL = 9
 _BEND_RANGE = 24
-"""Semitones either way, set by registered parameter 0: wide enough for a bass that slides."""
+"""Semitones up and down, set by registered parameter 0; an octave slide needs 12."""
 
 _PROGRAMS: dict[str, int] = {
     "bass-808": 38, "bass-sub": 39, "bass-reese": 38, "bass-saw": 38, "bass-acid": 87,
@@ -25,16 +25,16 @@ _PROGRAMS: dict[str, int] = {
 """Patch -> General MIDI program, 0..127."""
 
 _FIFTHS = {0: 0, 1: -5, 2: 2, 3: -3, 4: 4, 5: -1, 6: 6, 7: 1, 8: -4, 9: 3, 10: -2, 11: 5}
-"""Sharps (or flats, negative) of the major key on a pitch class."""
+"""Tonic of a major key -> number of sharps, negative for flats."""
 
 
 def score_to_midi(score: Score) -> bytes:
-    """A conductor track (tempo, 4/4, key, markers), then one track a part; drums on channel 10.
+    """Return a file with a conductor track (tempo, 4/4, key, markers) and a track for each part.
 
-    A slide becomes pitch bend over the note. Modes other than major and minor get the signature of
-    the major or minor key with the same notes, on the side of their third.
+    Drums are on channel 10. A slide becomes a pitch bend over its note. More than 15 pitched parts
+    share channels.
     """
-    tracks = [_conductor(score)]
+    tracks = [_encode_conductor(score)]
     channels = [channel for channel in range(16) if channel != _DRUM_CHANNEL]
     pitched = 0
     for part in score.parts:
@@ -43,13 +43,16 @@ def score_to_midi(score: Score) -> bytes:
         else:
             channel = channels[pitched % len(channels)]
             pitched += 1
-        tracks.append(_track(_part_events(part, channel), _ticks(score.beats)))
+        tracks.append(_encode_track(_list_events(part, channel), _to_ticks(score.beats)))
     header = struct.pack(">4sIHHH", b"MThd", 6, 1, len(tracks), TICKS)
     return header + b"".join(tracks)
 
 
 def key_signature(key: Key) -> tuple[int, int]:
-    """(sharps or minus flats, 0 major or 1 minor) with the notes of the key's scale."""
+    """Return (sharps or minus flats, 0 major or 1 minor).
+
+    Modes get the signature of the major key with their notes, as minor where their third is minor.
+    """
     minor = 3 in MODE_INTERVALS[key.mode]
     parent = next(
         tonic
@@ -60,27 +63,31 @@ def key_signature(key: Key) -> tuple[int, int]:
 
 
 Event = tuple[int, int, bytes]
-"""(tick, rank among those of the same tick, message)."""
+"""(tick, rank within the tick, message)."""
 
 
-def _conductor(score: Score) -> bytes:
+def _encode_conductor(score: Score) -> bytes:
     tempo = round(60_000_000 / score.tempo_bpm)
     sharps, minor = key_signature(score.key)
     events: list[Event] = [
-        (0, 0, _meta(0x03, score.genre.encode())),
-        (0, 0, _meta(0x51, tempo.to_bytes(3, "big"))),
-        (0, 0, _meta(0x58, bytes((score.beats_per_bar, 2, 24, 8)))),
-        (0, 0, _meta(0x59, struct.pack(">bb", sharps, minor))),
+        (0, 0, _encode_meta(0x03, score.genre.encode())),
+        (0, 0, _encode_meta(0x51, tempo.to_bytes(3, "big"))),
+        (0, 0, _encode_meta(0x58, bytes((score.beats_per_bar, 2, 24, 8)))),
+        (0, 0, _encode_meta(0x59, struct.pack(">bb", sharps, minor))),
     ]
     events += [
-        (_ticks(section.start_bar * score.beats_per_bar), 1, _meta(0x06, section.name.encode()))
+        (
+            _to_ticks(section.start_bar * score.beats_per_bar),
+            1,
+            _encode_meta(0x06, section.name.encode()),
+        )
         for section in score.sections
     ]
-    return _track(events, _ticks(score.beats))
+    return _encode_track(events, _to_ticks(score.beats))
 
 
-def _part_events(part: Part, channel: int) -> list[Event]:
-    events: list[Event] = [(0, 0, _meta(0x03, part.name.encode()))]
+def _list_events(part: Part, channel: int) -> list[Event]:
+    events: list[Event] = [(0, 0, _encode_meta(0x03, part.name.encode()))]
     if channel != _DRUM_CHANNEL:
         events.append((0, 0, bytes((0xC0 | channel, _PROGRAMS.get(part.patch, 0)))))
     slides = any(note.glide_to is not None for note in part.notes)
@@ -92,53 +99,53 @@ def _part_events(part: Part, channel: int) -> list[Event]:
     pan = round(64 + 63 * part.pan)
     events.append((0, 1, bytes((0xB0 | channel, 10, min(127, max(0, pan))))))
     for note in part.notes:
-        start, end = _ticks(note.start), _ticks(note.start + note.duration)
+        start, end = _to_ticks(note.start), _to_ticks(note.start + note.duration)
         end = max(end, start + 1)
         velocity = min(127, max(1, round(note.velocity * 127)))
         events.append((end, 2, bytes((0x80 | channel, note.pitch, 0))))
         events.append((start, 4, bytes((0x90 | channel, note.pitch, velocity))))
         if note.glide_to is not None:
-            events += _bend(channel, start, end, note.glide_to - note.pitch)
+            events += _bend_note(channel, start, end, note.glide_to - note.pitch)
     return events
 
 
-def _bend(channel: int, start: int, end: int, semitones: int) -> list[Event]:
-    """Bend in steps of a 32nd at most, and back to the middle once the note is over."""
+def _bend_note(channel: int, start: int, end: int, semitones: int) -> list[Event]:
+    """Bend in steps of a 32nd at most, and reset the bend at the end of the note."""
     count = max(1, math.ceil((end - start) / (TICKS // 8)))
     reach = max(-_BEND_RANGE, min(_BEND_RANGE, semitones)) / _BEND_RANGE
     events = []
     for index in range(1, count + 1):
         tick = start + (end - start) * index // (count + 1)
-        events.append((tick, 5, _bend_message(channel, reach * index / count)))
-    return [*events, (end, 3, _bend_message(channel, 0.0))]
+        events.append((tick, 5, _encode_bend(channel, reach * index / count)))
+    return [*events, (end, 3, _encode_bend(channel, 0.0))]
 
 
-def _bend_message(channel: int, position: float) -> bytes:
+def _encode_bend(channel: int, position: float) -> bytes:
     value = min(16383, max(0, round(8192 + 8192 * position)))
     return bytes((0xE0 | channel, value & 0x7F, value >> 7))
 
 
-def _track(events: list[Event], end: int) -> bytes:
+def _encode_track(events: list[Event], end: int) -> bytes:
     body = bytearray()
     now = 0
     for tick, _, message in sorted(events, key=lambda event: event[:2]):
-        body += _variable(tick - now) + message
+        body += _encode_quantity(tick - now) + message
         now = tick
-    body += _variable(max(0, end - now)) + _meta(0x2F, b"")
+    body += _encode_quantity(max(0, end - now)) + _encode_meta(0x2F, b"")
     return struct.pack(">4sI", b"MTrk", len(body)) + bytes(body)
 
 
-def _meta(kind: int, data: bytes) -> bytes:
-    return bytes((0xFF, kind)) + _variable(len(data)) + data
+def _encode_meta(kind: int, data: bytes) -> bytes:
+    return bytes((0xFF, kind)) + _encode_quantity(len(data)) + data
 
 
-def _variable(value: int) -> bytes:
-    """A variable-length quantity: seven bits a byte, most significant first."""
+def _encode_quantity(value: int) -> bytes:
+    """Encode a variable-length quantity: seven bits a byte, most significant first."""
     out = [value & 0x7F]
     while value := value >> 7:
         out.append(0x80 | value & 0x7F)
     return bytes(reversed(out))
 
 
-def _ticks(beats: float) -> int:
+def _to_ticks(beats: float) -> int:
     return round(beats * TICKS)

@@ -52,7 +52,7 @@ class EngineFacts:
     concurrent: int = 1
     """Calls of `render` that a loaded engine takes at once, each from a thread of its own."""
     takes_melody: bool = False
-    """Whether it can follow the melody of an audio file."""
+    """It can follow the melody of an audio file."""
     takes_continuation: bool = False
     """Whether it can continue an audio file."""
 
@@ -72,6 +72,8 @@ class GenerationParams:
     """An audio file whose melody the music follows."""
     continue_from: Path | None = None
     """An audio file that the music continues; the result begins where the file ends."""
+    stems: bool = False
+    """Whether to return each part's audio beside the mix; a stem takes the memory of a mix."""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.duration_seconds) and self.duration_seconds > 0):
@@ -100,11 +102,14 @@ class Rendered:
     seed: int
     tempo_bpm: float | None = None
     key: str | None = None
-    """As "C minor", "F# major", "E dorian"."""
+    """E.g. "C minor", "F# major", "E dorian"."""
     bars: int | None = None
     """Whole bars from the first sample; the audio after them is their tail."""
     stems: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
-    """Name -> `[channels, samples]`; they sum to `audio` within 1e-6."""
+    """Part name -> `[channels, samples]`; they sum to `audio` within 1e-6.
+
+    Empty unless the request asked for stems, and always empty from an engine that has no parts.
+    """
     score: Score | None = None
     steps: Steps | None = None
     """None for engines without a decode loop."""

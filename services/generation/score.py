@@ -1,7 +1,7 @@
-"""The score: the music as notes, before any sound is made.
+"""The score: the music as notes, which the composer writes and the synthesiser and MIDI read.
 
 Times are in quarter-note beats from the start of the piece, pitches are MIDI numbers (60 = C4),
-velocities 0..1. A score is data: composing makes one, the synthesiser and a MIDI writer read it.
+velocities 0..1.
 """
 
 from __future__ import annotations
@@ -26,28 +26,27 @@ MODE_INTERVALS: dict[Mode, tuple[int, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A tonic (0 = C .. 11 = B) and a mode."""
-
     tonic: int
+    """Pitch class, 0 = C .. 11 = B."""
     mode: Mode
 
     @property
     def name(self) -> str:
-        """As "C minor"."""
+        """E.g. "C minor"."""
         return f"{PITCH_CLASSES[self.tonic]} {self.mode}"
 
     @property
     def pitch_classes(self) -> frozenset[int]:
-        """The seven pitch classes of the scale."""
+        """The seven of the scale, 0..11."""
         return frozenset((self.tonic + step) % 12 for step in MODE_INTERVALS[self.mode])
 
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """One note or drum hit."""
+    """A note or a drum hit, as played: swing and humanising are in `start`."""
 
     start: float
-    """Beats; swing and humanising are already in it."""
+    """Beats."""
     duration: float
     """Beats, more than 0."""
     pitch: int
@@ -55,38 +54,35 @@ class Note:
     velocity: float
     """0..1."""
     glide_to: int | None = None
-    """The pitch a sliding bass reaches at the end of the note."""
+    """The pitch that a sliding bass reaches at the end of the note."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chord:
-    """A stretch of harmony."""
-
     start: float
+    """Beats; so is `duration`."""
     duration: float
     root: int
     """Pitch class, 0..11."""
     pitch_classes: tuple[int, ...]
     """Root first."""
     symbol: str
-    """As "Cm7"."""
+    """E.g. "Cm7"."""
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A named run of whole bars."""
-
     name: str
-    """intro, verse, build, drop, break, outro, ..."""
+    """intro, verse, build, drop, break, outro, ...; numbered from the second: "drop 2"."""
     start_bar: int
     bars: int
     energy: float
-    """0..1: how much plays and how bright it is."""
+    """0..1: how many parts play, and how loud."""
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What one instrument plays, and where it sits in the mix."""
+    """The notes of one instrument, and its settings in the mix."""
 
     name: str
     """Unique in the score; also the name of the stem: drums, bass, chords, lead, pad, ..."""
@@ -98,13 +94,13 @@ class Part:
     pan: float = 0.0
     """-1 left .. 1 right."""
     reverb: float = 0.0
-    """Send level, 0..1."""
+    """Send level of the reverb, 0..1."""
     delay: float = 0.0
-    """Send level to the tempo-synchronised echo, 0..1."""
+    """Send level of the tempo-synchronised echo, 0..1."""
     sidechain: float = 0.0
-    """Depth of ducking under the kick, 0..1."""
+    """Depth of the ducking by the kick, 0..1."""
     brightness: tuple[tuple[float, float], ...] = ()
-    """Breakpoints (beat, 0..1) of the filter, linear between; empty: the patch's own."""
+    """Breakpoints (beat, 0..1) of the filter, linear between; empty for the patch's own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,20 +119,22 @@ class Score:
 
     @property
     def beats(self) -> float:
-        """Length in beats."""
         return float(self.bars * self.beats_per_bar)
 
     @property
     def seconds(self) -> float:
-        """Length in seconds, without the tail."""
+        """Length without the tail."""
         return self.beats * 60.0 / self.tempo_bpm
 
     def seconds_at(self, beat: float) -> float:
-        """The time of a beat."""
         return beat * 60.0 / self.tempo_bpm
 
     def part(self, name: str) -> Part:
-        """The part of that name (KeyError without one)."""
+        """Return the part of that name.
+
+        Raises:
+            KeyError: no part has it.
+        """
         for part in self.parts:
             if part.name == name:
                 return part

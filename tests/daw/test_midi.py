@@ -1,7 +1,7 @@
-"""The MIDI file, read back by a parser of its own."""
+"""MIDI files, read back by a parser of their own."""
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from services.daw.midi import TICKS, key_signature, score_to_midi
 from services.generation.composer.compose import compose
 from services.generation.composer.genres import GENRES
-from services.generation.composer.prompt import understand
+from services.generation.composer.prompt import parse_prompt
 from services.generation.score import Key, Note, Part, Score, Section
 
 
@@ -107,8 +107,8 @@ def score_of(*notes: Note, role: str = "bass", key: Key | None = None) -> Score:
 
 @settings(deadline=None, max_examples=30)
 @given(st.sampled_from(list(GENRES)), st.floats(1.0, 60.0), st.integers(0, 1000))
-def test_what_is_read_back_is_what_was_written(genre: str, seconds: float, seed: int) -> None:
-    score = compose(understand(genre), duration_seconds=seconds, seed=seed)
+def test_a_midi_file_reads_back_as_its_score(genre: str, seconds: float, seed: int) -> None:
+    score = compose(parse_prompt(genre), duration_seconds=seconds, seed=seed)
     conductor, *tracks = read_midi(score_to_midi(score))
     assert conductor.tempo == round(60e6 / score.tempo_bpm)
     assert conductor.time_signature == (4, 2, 24, 8)
@@ -131,7 +131,7 @@ def test_notes_keep_length_and_velocity() -> None:
     assert tracks[1].program == 38
 
 
-def test_a_slide_bends_to_its_goal_and_back() -> None:
+def test_a_slide_bends_to_its_target_and_back() -> None:
     tracks = read_midi(score_to_midi(score_of(Note(0.0, 2.0, 36, 0.8, glide_to=48))))
     bends = tracks[1].bends
     values = [value for _, value in bends]
@@ -145,8 +145,8 @@ def test_parts_without_slides_have_no_bends() -> None:
     assert read_midi(score_to_midi(score_of(Note(0.0, 2.0, 36, 0.8))))[1].bends == []
 
 
-def test_pitched_parts_have_channels_of_their_own() -> None:
-    score = compose(understand("house with piano, strings, flute"), duration_seconds=30.0, seed=1)
+def test_each_pitched_part_has_its_own_channel() -> None:
+    score = compose(parse_prompt("house with piano, strings, flute"), duration_seconds=30.0, seed=1)
     _, *tracks = read_midi(score_to_midi(score))
     channels = [track.channels for track in tracks]
     assert len({next(iter(found)) for found in channels}) == len(tracks)
@@ -172,9 +172,67 @@ def test_key_signatures_have_the_notes_of_the_scale(key: Key, signature: tuple[i
     assert read_midi(score_to_midi(score_of(key=key)))[0].key_signature == signature
 
 
-def test_long_pauses_use_long_deltas() -> None:
+def test_a_long_rest_has_a_delta_of_several_bytes() -> None:
     score = Score(
         60.0, 100, Key(0, "major"), "ambient", (Section("drift", 0, 100, 0.3),), (),
         (Part("pad", "pad", "pad-air", (Note(390.0, 4.0, 60, 0.5),)),),
     )  # fmt: skip
     assert read_midi(score_to_midi(score))[1].notes == [(390 * 480, 394 * 480, 60, 64)]
+
+
+def test_more_than_fifteen_pitched_parts_share_channels_but_not_with_the_drums() -> None:
+    note = (Note(0.0, 1.0, 60, 0.8),)
+    parts = [Part(f"lead {k}", "lead", "lead-saw", note) for k in range(17)]
+    drums = Part("drums", "drums", "kit-house", (Note(0.0, 1.0, 36, 0.8),))
+    score = Score(120.0, 1, Key(0, "major"), "house", (), (), (drums, *parts))
+    tracks = read_midi(score_to_midi(score))[1:]
+    assert tracks[0].channels == {9}
+    channels = [next(iter(track.channels)) for track in tracks[1:]]
+    assert 9 not in channels
+    assert sorted(set(channels)) == [channel for channel in range(16) if channel != 9]
+    assert channels[15:] == channels[:2]
+
+
+@pytest.mark.parametrize(("pan", "value"), [(-1.0, 1), (0.0, 64), (1.0, 127)])
+def test_the_pan_of_a_part_is_its_controller_10(pan: float, value: int) -> None:
+    score = score_of(Note(0.0, 1.0, 36, 0.8))
+    data = score_to_midi(replace(score, parts=(replace(score.parts[0], pan=pan),)))
+    assert bytes((0xB0, 10, value)) in data
+
+
+def test_drums_have_no_program_and_an_unknown_patch_is_a_piano() -> None:
+    score = score_of(Note(0.0, 1.0, 36, 0.8), role="drums")
+    assert read_midi(score_to_midi(score))[1].program is None
+    unknown = replace(score_of(Note(0.0, 1.0, 36, 0.8)).parts[0], patch="bass-tuba")
+    assert read_midi(score_to_midi(replace(score, parts=(unknown,))))[1].program == 0
+
+
+@pytest.mark.parametrize(("velocity", "value"), [(0.0, 1), (0.001, 1), (0.5, 64), (1.0, 127)])
+def test_no_velocity_becomes_a_note_off(velocity: float, value: int) -> None:
+    track = read_midi(score_to_midi(score_of(Note(0.0, 1.0, 36, velocity))))[1]
+    assert [note[3] for note in track.notes] == [value]
+
+
+def test_a_note_shorter_than_a_tick_lasts_one() -> None:
+    track = read_midi(score_to_midi(score_of(Note(1.0, 1e-4, 36, 0.8))))[1]
+    assert track.notes[0][:2] == (480, 481)
+
+
+def test_a_slide_beyond_the_bend_range_stops_at_its_end() -> None:
+    for target, limit in ((36 + 40, 8191), (36 - 40 + 12, -8192)):
+        start = 36 if target > 36 else 48
+        bends = read_midi(score_to_midi(score_of(Note(0.0, 1.0, start, 0.8, glide_to=target))))[1]
+        assert bends.bends[-2][1] == limit
+
+
+def test_consecutive_notes_of_one_pitch_do_not_cut_each_other() -> None:
+    notes = tuple(Note(float(k), 1.0, 36, 0.8) for k in range(4))
+    track = read_midi(score_to_midi(score_of(*notes)))[1]
+    assert [(start, end) for start, end, *_ in track.notes] == [
+        (480 * k, 480 * (k + 1)) for k in range(4)
+    ]
+
+
+def test_an_empty_part_is_a_track_with_its_name_and_length() -> None:
+    track = read_midi(score_to_midi(score_of()))[1]
+    assert (track.name, track.notes, track.end) == ("bass", [], 2 * 4 * TICKS)

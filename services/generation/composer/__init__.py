@@ -1,1 +1,1 @@
-"""The built-in engine: composes a score from a sentence and synthesises it. Needs no weights."""
+"""The built-in engine: composes a score from a prompt and synthesises it. It needs no weights."""

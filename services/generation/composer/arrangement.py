@@ -1,4 +1,4 @@
-"""The shape of a piece: its sections, who plays in each, and how open it sounds."""
+"""The arrangement: sections, the parts that play in each, and how bright they sound."""
 
 from __future__ import annotations
 
@@ -12,129 +12,144 @@ if TYPE_CHECKING:
     from services.generation.composer.genres import Form
 
 SHORT_BARS = 22
-"""Up to here a piece is one groove with an intro and an ending; beyond it has a full form."""
+"""Up to this length a piece is one groove with an intro and an ending; longer ones have a form."""
 
-Tune = Literal["none", "hint", "call", "full"]
+Melody = Literal["none", "hint", "call", "full"]
+"""Of the two-bar units of a section the melody plays none, every fourth, every second, or all."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """What a kind of section is like."""
+class SectionKind:
+    """The properties of a kind of section."""
 
     energy: float
-    drums: int
-    """0 none, 1 hats and colours, 2 the groove, 3 all of it."""
+    drum_level: int
+    """0 none, 1 hats and percussion, 2 kick, snare and hats, 3 everything."""
     slots: str
-    """Who plays, by name; "all" for everybody."""
-    opening: tuple[float, float]
-    """Brightness at the start and at the end, 0..1, 0.5 the patch's own."""
-    tune: Tune = "full"
+    """Slots that play, separated by spaces; "all" for every one."""
+    brightness: tuple[float, float]
+    """At the start and at the end, 0..1; 0.5 is the patch's own."""
+    melody: Melody = "full"
     theme: int = 0
-    """0 the first theme (groove, harmony, tune), 1 the second."""
-    rises: bool = False
-    """Snare rolls, risers, opening filters."""
-    late: str = ""
-    """Who joins halfway, where the section is long enough."""
-    leaves: str = ""
-    """Who stops halfway."""
+    """0 for the first theme (groove, harmony, melody), 1 for the second."""
+    is_build: bool = False
+    """Has snare rolls and a longer riser."""
+    late_slots: str = ""
+    """Slots that join halfway through a long section."""
+    leaving_slots: str = ""
+    """Slots that stop halfway through a long section."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A section of this piece, with what happens in it."""
+    """A section of a piece with its properties."""
 
     section: Section
-    shape: Shape
-    last: bool
-    """Nothing follows: it ends on the tonic."""
-    lands: bool
-    """It comes to rest in its last bar (a clip of under four bars just plays on)."""
-    into: Shape | None
-    """What comes next."""
-    evolves: bool = False
-    """Long enough a piece for its sections to change halfway."""
-    again: bool = False
-    """A section of this kind was heard before: nobody waits to join."""
+    kind: SectionKind
+    is_last: bool
+    """The piece ends with it, on the tonic; False for every section of a loop."""
+    resolves: bool
+    """Its last bar is an ending; False in a piece of under four bars."""
+    next_kind: SectionKind | None
+    """The properties of the next section."""
+    develops: bool = False
+    """The piece is long enough for sections to change halfway."""
+    is_repeat: bool = False
+    """A section of this kind came before: `late_slots` play from its start."""
 
     @property
     def end_bar(self) -> int:
-        """The first bar after it."""
         return self.section.start_bar + self.section.bars
 
-    def has(self, slot: str) -> bool:
-        """Whether that slot plays here."""
+    def plays(self, slot: str) -> bool:
         if slot == "drums":
-            return self.shape.drums > 0
-        return self.shape.slots == "all" or slot in self.shape.slots.split()
+            return self.kind.drum_level > 0
+        return self.kind.slots == "all" or slot in self.kind.slots.split()
 
     @property
-    def half_bar(self) -> int:
-        """The bar at which a long section changes; for a short one its first bar."""
+    def midpoint_bar(self) -> int:
+        """The bar at which a long section changes; the first bar of a short one."""
         section = self.section
-        changes = self.evolves and section.bars >= 8
+        changes = self.develops and section.bars >= 8
         return section.start_bar + (section.bars // 4 * 2 if changes else 0)
 
     def bars_of(self, slot: str) -> range:
-        """The bars in which that slot plays here."""
+        """Return the bars of this section in which a slot plays."""
         first, end = self.section.start_bar, self.end_bar
-        half = self.half_bar
-        if not self.has(slot):
+        half = self.midpoint_bar
+        if not self.plays(slot):
             return range(first, first)
-        if half > first and slot in self.shape.late.split() and not self.again:
+        if half > first and slot in self.kind.late_slots.split() and not self.is_repeat:
             return range(half, end)
-        if half > first and slot in self.shape.leaves.split():
+        if half > first and slot in self.kind.leaving_slots.split():
             return range(first, half)
         return range(first, end)
 
 
-_SOFT = "chords pad texture"
-
-SHAPES: dict[Form, dict[str, Shape]] = {
+SECTION_KINDS: dict[Form, dict[str, SectionKind]] = {
     "beat": {
-        "intro": Shape(
-            0.4, 1, "chords pad arp lead texture riser", (0.22, 0.42), "hint", late="arp lead"
+        "intro": SectionKind(
+            0.4, 1, "chords pad arp lead texture riser", (0.22, 0.42), "hint", late_slots="arp lead"
         ),
-        "build": Shape(0.55, 1, "chords pad arp texture riser", (0.2, 0.7), "none", rises=True),
-        "groove": Shape(0.75, 3, "all", (0.5, 0.5)),
-        "variation": Shape(0.9, 3, "all", (0.55, 0.6), theme=1),
-        "verse": Shape(
-            0.6, 2, "bass chords pad texture lead riser", (0.42, 0.47), "call", late="pad"
+        "build": SectionKind(
+            0.55, 1, "chords pad arp texture riser", (0.2, 0.7), "none", is_build=True
         ),
-        "hook": Shape(0.88, 3, "all", (0.52, 0.58), theme=1),
-        "break": Shape(
-            0.35, 1, "chords pad arp lead texture riser", (0.3, 0.45), "call", leaves="arp"
+        "groove": SectionKind(0.75, 3, "all", (0.5, 0.5)),
+        "variation": SectionKind(0.9, 3, "all", (0.55, 0.6), theme=1),
+        "verse": SectionKind(
+            0.6, 2, "bass chords pad texture lead riser", (0.42, 0.47), "call", late_slots="pad"
         ),
-        "outro": Shape(
-            0.35, 2, "bass chords pad texture", (0.45, 0.2), "none", leaves="bass drums"
+        "hook": SectionKind(0.88, 3, "all", (0.52, 0.58), theme=1),
+        "break": SectionKind(
+            0.35, 1, "chords pad arp lead texture riser", (0.3, 0.45), "call", leaving_slots="arp"
         ),
-        "ending": Shape(0.4, 3, "bass chords pad texture lead", (0.45, 0.3)),
+        "outro": SectionKind(
+            0.35, 2, "bass chords pad texture", (0.45, 0.2), "none", leaving_slots="bass drums"
+        ),
+        "ending": SectionKind(0.4, 3, "bass chords pad texture lead", (0.45, 0.3)),
     },
     "dance": {
-        "intro": Shape(0.42, 2, "arp texture chords riser", (0.2, 0.4), "none", late="arp chords"),
-        "lead-in": Shape(0.45, 1, "chords pad arp texture riser", (0.2, 0.5), "none"),
-        "build": Shape(
-            0.6, 1, "chords pad arp texture riser", (0.22, 0.85), "none", rises=True, late="arp"
+        "intro": SectionKind(
+            0.42, 2, "arp texture chords riser", (0.2, 0.4), "none", late_slots="arp chords"
         ),
-        "groove": Shape(0.8, 3, "bass chords pad lead texture riser", (0.5, 0.55), late="lead"),
-        "variation": Shape(0.95, 3, "all", (0.55, 0.65), theme=1),
-        "drop": Shape(0.9, 3, "all", (0.55, 0.6), theme=1, late="arp"),
-        "break": Shape(0.32, 0, "chords pad lead texture riser", (0.28, 0.5), "call", late="lead"),
-        "outro": Shape(0.4, 2, "bass pad texture", (0.45, 0.2), "none", leaves="pad"),
-        "ending": Shape(0.45, 3, "bass chords pad texture lead", (0.5, 0.3)),
+        "lead-in": SectionKind(0.45, 1, "chords pad arp texture riser", (0.2, 0.5), "none"),
+        "build": SectionKind(
+            0.6,
+            1,
+            "chords pad arp texture riser",
+            (0.22, 0.85),
+            "none",
+            is_build=True,
+            late_slots="arp",
+        ),
+        "groove": SectionKind(
+            0.8, 3, "bass chords pad lead texture riser", (0.5, 0.55), late_slots="lead"
+        ),
+        "variation": SectionKind(0.95, 3, "all", (0.55, 0.65), theme=1),
+        "drop": SectionKind(0.9, 3, "all", (0.55, 0.6), theme=1, late_slots="arp"),
+        "break": SectionKind(
+            0.32, 0, "chords pad lead texture riser", (0.28, 0.5), "call", late_slots="lead"
+        ),
+        "outro": SectionKind(0.4, 2, "bass pad texture", (0.45, 0.2), "none", leaving_slots="pad"),
+        "ending": SectionKind(0.45, 3, "bass chords pad texture lead", (0.5, 0.3)),
     },
     "flow": {
-        "intro": Shape(0.25, 0, "pad texture arp", (0.2, 0.4), "none", late="arp"),
-        "build": Shape(0.45, 1, "pad bass texture arp chords riser", (0.25, 0.6), "none"),
-        "groove": Shape(0.5, 2, "all", (0.42, 0.5)),
-        "variation": Shape(0.65, 2, "all", (0.5, 0.58), theme=1),
-        "drift": Shape(0.42, 1, "pad bass texture chords lead", (0.35, 0.45), "call", late="lead"),
-        "swell": Shape(0.7, 2, "all", (0.45, 0.62), "call", theme=1, late="arp"),
-        "break": Shape(0.22, 0, "pad texture lead arp", (0.32, 0.28), "call"),
-        "outro": Shape(0.25, 0, "pad texture chords bass", (0.42, 0.15), "none", leaves="chords"),
-        "ending": Shape(0.3, 0, "pad texture chords bass lead", (0.45, 0.25)),
+        "intro": SectionKind(0.25, 0, "pad texture arp", (0.2, 0.4), "none", late_slots="arp"),
+        "build": SectionKind(0.45, 1, "pad bass texture arp chords riser", (0.25, 0.6), "none"),
+        "groove": SectionKind(0.5, 2, "all", (0.42, 0.5)),
+        "variation": SectionKind(0.65, 2, "all", (0.5, 0.58), theme=1),
+        "drift": SectionKind(
+            0.42, 1, "pad bass texture chords lead", (0.35, 0.45), "call", late_slots="lead"
+        ),
+        "swell": SectionKind(0.7, 2, "all", (0.45, 0.62), "call", theme=1, late_slots="arp"),
+        "break": SectionKind(0.22, 0, "pad texture lead arp", (0.32, 0.28), "call"),
+        "outro": SectionKind(
+            0.25, 0, "pad texture chords bass", (0.42, 0.15), "none", leaving_slots="chords"
+        ),
+        "ending": SectionKind(0.3, 0, "pad texture chords bass lead", (0.45, 0.25)),
     },
 }
-"""How each kind of section goes in each form."""
+"""Form -> kind of section -> its properties."""
 
 _BODIES: dict[int, tuple[tuple[str, int], ...]] = {
     2: (("groove", 2),),
@@ -166,31 +181,38 @@ _CYCLES: dict[Form, tuple[tuple[tuple[str, int], ...], ...]] = {
         (("swell", 8), ("outro", 4)),
     ),
 }
-"""Head, the part that repeats, tail; bars are weights."""
+"""Form -> head, the cycle that repeats, tail; the bars are weights."""
 
 
 def arrange(
     bars: int, form: Form, *, loop: bool = False, structure: tuple[str, ...] = ()
 ) -> tuple[Passage, ...]:
-    """Passages that cover `bars` exactly, in order; `structure` holds words of the prompt."""
+    """Return passages that cover `bars` exactly, in order.
+
+    Args:
+        bars: length of the piece, 1 or more.
+        form: of the genre.
+        loop: no intro and no ending.
+        structure: section names that the prompt mentions; they change short pieces.
+    """
     if loop:
-        runs = _loop(bars)
+        runs = _plan_loop(bars)
     elif bars <= SHORT_BARS:
-        runs = _short(bars, form, structure)
+        runs = _plan_short(bars, form, structure)
     else:
-        runs = _long(bars, form)
-    return _passages(runs, form, loop=loop)
+        runs = _plan_long(bars, form)
+    return _make_passages(runs, form, loop=loop)
 
 
-def _loop(bars: int) -> list[tuple[str, int]]:
+def _plan_loop(bars: int) -> list[tuple[str, int]]:
     if bars < 4:
         return [("groove", bars)]
     first = max(2, bars // 2 // 4 * 4) if bars >= 8 else bars // 2
     return [("groove", first), ("variation", bars - first)]
 
 
-def _short(bars: int, form: Form, structure: tuple[str, ...]) -> list[tuple[str, int]]:
-    """The full groove by the third bar at the latest."""
+def _plan_short(bars: int, form: Form, structure: tuple[str, ...]) -> list[tuple[str, int]]:
+    """Plan a piece whose full groove starts in the third bar at the latest."""
     if bars <= 2:
         return [("groove", bars)]
     if bars <= 4:
@@ -209,8 +231,8 @@ def _short(bars: int, form: Form, structure: tuple[str, ...]) -> list[tuple[str,
     return [(opening, intro), *body, *([("ending", 1)] if ending else [])]
 
 
-def _long(bars: int, form: Form) -> list[tuple[str, int]]:
-    """The form's cycle as often as it fits best, stretched to whole phrases."""
+def _plan_long(bars: int, form: Form) -> list[tuple[str, int]]:
+    """Repeat the cycle of the form as often as fits best, in phrases of 4 bars or of 2."""
     head, cycle, tail = _CYCLES[form]
     fixed = sum(weight for _, weight in head + tail)
     once = sum(weight for _, weight in cycle)
@@ -219,15 +241,15 @@ def _long(bars: int, form: Form) -> list[tuple[str, int]]:
     unit = 4 if bars >= 4 * len(runs) + 24 else 2
     if bars < 2 * len(runs):
         runs, unit = list(head) + list(tail), 2
-    lengths = _stretch([weight for _, weight in runs], bars // unit)
+    lengths = _apportion([weight for _, weight in runs], bars // unit)
     out = [(name, length * unit) for (name, _), length in zip(runs, lengths, strict=True)]
     name, length = out[-1]
     out[-1] = (name, length + bars % unit)
     return out
 
 
-def _stretch(weights: list[int], total: int) -> list[int]:
-    """Whole numbers of at least 1 that sum to `total`, in proportion (largest remainders)."""
+def _apportion(weights: list[int], total: int) -> list[int]:
+    """Split `total` into whole numbers of at least 1 in proportion (largest remainders)."""
     scale = total / sum(weights)
     ideal = [weight * scale for weight in weights]
     out = [max(1, int(value)) for value in ideal]
@@ -242,28 +264,27 @@ def _stretch(weights: list[int], total: int) -> list[int]:
     return out
 
 
-def _passages(runs: list[tuple[str, int]], form: Form, *, loop: bool) -> tuple[Passage, ...]:
+def _make_passages(runs: list[tuple[str, int]], form: Form, *, loop: bool) -> tuple[Passage, ...]:
     seen: Counter[str] = Counter()
     out: list[Passage] = []
     bar = 0
     bars = sum(length for _, length in runs)
-    shapes = SHAPES[form]
+    kinds = SECTION_KINDS[form]
     for index, (name, length) in enumerate(runs):
         seen[name] += 1
-        shape = shapes[name]
-        title = {"groove": "drop" if form == "dance" and bar and len(runs) < 7 else "groove"}.get(
-            name, name
-        )
+        kind = kinds[name]
+        is_drop = name == "groove" and form == "dance" and bar > 0 and len(runs) < 7
+        title = "drop" if is_drop else name
         label = title if seen[name] == 1 else f"{title} {seen[name]}"
-        energy = min(1.0, shape.energy + 0.05 * (seen[name] - 1))
+        energy = min(1.0, kind.energy + 0.05 * (seen[name] - 1))
         last = index == len(runs) - 1
         out.append(
             Passage(
                 Section(label, bar, length, energy),
-                shape,
+                kind,
                 last and not loop,
                 last and not loop and bars >= 4,
-                None if last else shapes[runs[index + 1][0]],
+                None if last else kinds[runs[index + 1][0]],
                 bars > SHORT_BARS,
                 seen[name] > 1,
             )

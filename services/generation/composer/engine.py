@@ -1,4 +1,4 @@
-"""The built-in engine behind the Engine protocol."""
+"""The composer as an `Engine`."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from services.generation.engine import (
 )
 
 if TYPE_CHECKING:
-    from services.generation.composer.prompt import Understood
+    from services.generation.composer.prompt import ParsedPrompt
 
 VERSION = "1"
-"""Goes up whenever the same seed may give other samples than before."""
+"""Changes whenever the same seed may give other samples than before."""
 
 FACTS = EngineFacts(
     name="composer",
@@ -31,23 +31,22 @@ FACTS = EngineFacts(
 )
 
 COMPOSING_SHARE = 0.05
-"""Part of the progress bar that composing takes; the rest is sound."""
+"""Share of the progress that composing takes; rendering takes the rest."""
 
 
 class ComposerEngine:
-    """Prompt -> score -> stems -> mix, the same bytes for the same seed."""
+    """Prompt -> score -> stems -> mix: the same bytes for the same request."""
 
     @property
     def facts(self) -> EngineFacts:
-        """See FACTS."""
         return FACTS
 
     def render(
         self, params: GenerationParams, progress: Progress, should_stop: ShouldStop
     ) -> Rendered:
-        # The synthesiser loads numba; who only asks for the facts should not wait for it.
+        # The synthesiser imports numba, which takes a while and which the facts do not need.
         from services.generation.composer.compose import compose
-        from services.generation.composer.prompt import understand
+        from services.generation.composer.prompt import parse_prompt
         from services.generation.composer.synth import render_score
 
         if params.duration_seconds > FACTS.longest_seconds:
@@ -55,8 +54,8 @@ class ComposerEngine:
                 f"The composer makes at most {FACTS.longest_seconds:g} seconds at a time."
             )
         progress("composing", 0.0)
-        understood = understand(params.prompt)
-        score = compose(understood, duration_seconds=params.duration_seconds, seed=params.seed)
+        parsed = parse_prompt(params.prompt)
+        score = compose(parsed, duration_seconds=params.duration_seconds, seed=params.seed)
 
         def report(stage: str, fraction: float) -> None:
             progress(stage, COMPOSING_SHARE + (1.0 - COMPOSING_SHARE) * fraction)
@@ -68,6 +67,7 @@ class ComposerEngine:
             seed=params.seed,
             progress=report,
             should_stop=should_stop,
+            stems=params.stems,
         )
         return Rendered(
             audio=rendered.mix,
@@ -78,17 +78,17 @@ class ComposerEngine:
             bars=score.bars,
             stems=rendered.stems,
             score=score,
-            understood=_told(understood),
+            understood=_describe(parsed),
         )
 
 
-def _told(understood: Understood) -> dict[str, Any]:
-    """The genre, what the prompt stated and what was read otherwise; the rest was assumed."""
-    facts = understood.to_dict()
+def _describe(parsed: ParsedPrompt) -> dict[str, Any]:
+    """Return the genre, what the prompt states, and the notes on it, without what was assumed."""
+    facts = parsed.to_dict()
     stated = facts["read"]
-    if stated.get("style") == understood.genre:
+    if stated.get("style") == parsed.genre:
         del stated["style"]
     if "key" in stated:
         stated.pop("mode", None)
     stated.pop("energy", None)
-    return {"genre": understood.genre, "requested": stated, "notes": facts["notes"]}
+    return {"genre": parsed.genre, "requested": stated, "notes": facts["notes"]}

@@ -1,4 +1,4 @@
-"""The eight genres: tempo, harmony's colour, who plays what in which way, and where it sits."""
+"""The eight genres: tempo, harmony, form, voices with their playing styles, and the mix."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ Form = Literal["beat", "dance", "flow"]
 
 
 @dataclass(frozen=True, slots=True)
-class Seat:
-    """Where a part sits in the mix; the fields are those of `score.Part`."""
+class MixSettings:
+    """The mix of a part; the fields are those of `score.Part`."""
 
     gain_db: float = 0.0
     pan: float = 0.0
@@ -25,33 +25,34 @@ class Seat:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Genre:
-    """What every piece of a genre shares; slots are the keys of `likely`."""
+    """What the pieces of a genre have in common."""
 
     tempo: tuple[float, float, float]
-    """Slowest, usual, fastest BPM."""
+    """Slowest, usual and fastest, in BPM."""
     modes: Mapping[Mode, float]
-    """How often each mode is chosen where the prompt leaves it open."""
+    """Weights for a prompt that states no mode."""
     colour: Literal["power", "triad", "seventh", "ninth"]
+    """Of the chords."""
     form: Form
-    """beat: verses and hooks; dance: builds and drops; flow: one long arch."""
+    """beat: verses and hooks; dance: builds and drops; flow: drifts and swells."""
     kit: str
-    drums: str
-    """A name in `drum_styles.DRUM_STYLES`."""
+    groove: str
+    """A name in `grooves.GROOVES`."""
     swing: tuple[float, float] = (0.5, 0.5)
-    """The share of a pair of sixteenths that the first takes: lowest, highest."""
+    """Share of a pair of sixteenths that the first one takes: lowest, highest."""
     humanise: float = 0.0
-    """Largest deviation of an onset, in seconds."""
+    """Largest random deviation of an onset, in seconds."""
     late_snare: float = 0.0
     """Seconds behind the beat."""
     patches: Mapping[str, tuple[str, ...]]
     """Slot -> patches to choose from, the most typical first."""
-    playing: Mapping[str, tuple[str, ...]]
-    """Slot -> ways of playing to choose from."""
-    likely: Mapping[str, float]
-    """Slot -> how often it takes part at all."""
+    playing_styles: Mapping[str, tuple[str, ...]]
+    """Slot -> styles of playing to choose from."""
+    likelihood: Mapping[str, float]
+    """Slot -> probability that it plays in a piece."""
     lead_density: float = 0.5
-    """0..1: how busy the tune is."""
-    seats: Mapping[str, Seat] = field(default_factory=dict)
+    """0..1: how busy the melody is."""
+    mix: Mapping[str, MixSettings] = field(default_factory=dict)
 
 
 GENRES: dict[str, Genre] = {
@@ -61,7 +62,7 @@ GENRES: dict[str, Genre] = {
         colour="triad",
         form="beat",
         kit="kit-trap",
-        drums="trap",
+        groove="trap",
         patches={
             "bass": ("bass-808",),
             "chords": ("keys-piano", "strings", "keys-rhodes"),
@@ -70,21 +71,23 @@ GENRES: dict[str, Genre] = {
             "arp": ("lead-pluck", "arp-pluck", "guitar-pluck"),
             "texture": ("vinyl",),
         },
-        playing={
+        playing_styles={
             "bass": ("808",),
             "chords": ("broken", "sustain"),
             "arp": ("three-three-two", "eighths"),
         },
-        likely={"drums": 1, "bass": 1, "chords": 0.5, "pad": 0.8, "lead": 1, "arp": 0.35,
-                "texture": 0.15, "riser": 0.6, "impact": 0.7},
+        likelihood={
+            "drums": 1, "bass": 1, "chords": 0.5, "pad": 0.8, "lead": 1, "arp": 0.35,
+            "texture": 0.15, "riser": 0.6, "impact": 0.7,
+        },
         lead_density=0.45,
-        seats={
-            "drums": Seat(reverb=0.05),
-            "bass": Seat(sidechain=0.25),
-            "chords": Seat(1, -0.15, 0.3, 0.1),
-            "pad": Seat(-1.5, 0, 0.4, 0, 0.25),
-            "lead": Seat(0, 0.1, 0.3, 0.25),
-            "arp": Seat(-3, 0.3, 0.25, 0.25),
+        mix={
+            "drums": MixSettings(reverb=0.05),
+            "bass": MixSettings(sidechain=0.25),
+            "chords": MixSettings(1, -0.15, 0.3, 0.1),
+            "pad": MixSettings(-1.5, 0, 0.4, 0, 0.25),
+            "lead": MixSettings(0, 0.1, 0.3, 0.25),
+            "arp": MixSettings(-3, 0.3, 0.25, 0.25),
         },
     ),
     "hip-hop": Genre(
@@ -93,7 +96,7 @@ GENRES: dict[str, Genre] = {
         colour="seventh",
         form="beat",
         kit="kit-boombap",
-        drums="boom-bap",
+        groove="boom-bap",
         swing=(0.54, 0.6),
         humanise=0.004,
         late_snare=0.004,
@@ -105,22 +108,24 @@ GENRES: dict[str, Genre] = {
             "arp": ("guitar-pluck", "lead-pluck"),
             "texture": ("vinyl",),
         },
-        playing={
+        playing_styles={
             "bass": ("boom",),
             "chords": ("chops", "lazy"),
             "arp": ("three-three-two", "eighths"),
         },
-        likely={"drums": 1, "bass": 1, "chords": 1, "pad": 0.4, "lead": 0.95, "arp": 0.2,
-                "texture": 0.7, "riser": 0, "impact": 0.1},
+        likelihood={
+            "drums": 1, "bass": 1, "chords": 1, "pad": 0.4, "lead": 0.95, "arp": 0.2,
+            "texture": 0.7, "riser": 0, "impact": 0.1,
+        },
         lead_density=0.45,
-        seats={
-            "drums": Seat(reverb=0.05),
-            "bass": Seat(-1, sidechain=0.2),
-            "chords": Seat(0, -0.15, 0.15, 0.05),
-            "pad": Seat(-2.5, 0.1, 0.3),
-            "lead": Seat(-1, 0.2, 0.2, 0.15),
-            "arp": Seat(-3, -0.3, 0.2, 0.1),
-            "texture": Seat(4),
+        mix={
+            "drums": MixSettings(reverb=0.05),
+            "bass": MixSettings(-1, sidechain=0.2),
+            "chords": MixSettings(0, -0.15, 0.15, 0.05),
+            "pad": MixSettings(-2.5, 0.1, 0.3),
+            "lead": MixSettings(-1, 0.2, 0.2, 0.15),
+            "arp": MixSettings(-3, -0.3, 0.2, 0.1),
+            "texture": MixSettings(4),
         },
     ),
     "lo-fi": Genre(
@@ -129,7 +134,7 @@ GENRES: dict[str, Genre] = {
         colour="ninth",
         form="beat",
         kit="kit-lofi",
-        drums="lo-fi",
+        groove="lo-fi",
         swing=(0.55, 0.6),
         humanise=0.006,
         late_snare=0.009,
@@ -141,18 +146,24 @@ GENRES: dict[str, Genre] = {
             "arp": ("guitar-pluck", "keys-piano"),
             "texture": ("vinyl",),
         },
-        playing={"bass": ("upright",), "chords": ("lazy", "chops"), "arp": ("eighths", "broken")},
-        likely={"drums": 1, "bass": 1, "chords": 1, "pad": 0.4, "lead": 1, "arp": 0.2,
-                "texture": 1, "riser": 0, "impact": 0},
+        playing_styles={
+            "bass": ("upright",),
+            "chords": ("lazy", "chops"),
+            "arp": ("eighths", "broken"),
+        },
+        likelihood={
+            "drums": 1, "bass": 1, "chords": 1, "pad": 0.4, "lead": 1, "arp": 0.2,
+            "texture": 1, "riser": 0, "impact": 0,
+        },
         lead_density=0.4,
-        seats={
-            "drums": Seat(reverb=0.06),
-            "bass": Seat(-1.5, sidechain=0.2),
-            "chords": Seat(1, -0.1, 0.2, 0.05, 0.15),
-            "pad": Seat(-2.5, 0.1, 0.3),
-            "lead": Seat(-1, 0.2, 0.3, 0.2),
-            "arp": Seat(-3, -0.3, 0.25, 0.15),
-            "texture": Seat(3),
+        mix={
+            "drums": MixSettings(reverb=0.06),
+            "bass": MixSettings(-1.5, sidechain=0.2),
+            "chords": MixSettings(1, -0.1, 0.2, 0.05, 0.15),
+            "pad": MixSettings(-2.5, 0.1, 0.3),
+            "lead": MixSettings(-1, 0.2, 0.3, 0.2),
+            "arp": MixSettings(-3, -0.3, 0.25, 0.15),
+            "texture": MixSettings(3),
         },
     ),
     "house": Genre(
@@ -161,7 +172,7 @@ GENRES: dict[str, Genre] = {
         colour="seventh",
         form="dance",
         kit="kit-house",
-        drums="house",
+        groove="house",
         swing=(0.5, 0.55),
         patches={
             "bass": ("bass-saw", "bass-sub"),
@@ -171,21 +182,23 @@ GENRES: dict[str, Genre] = {
             "arp": ("arp-pluck", "lead-pluck"),
             "texture": ("vinyl",),
         },
-        playing={
+        playing_styles={
             "bass": ("offbeat", "groove"),
             "chords": ("stabs",),
             "arp": ("sixteenths", "three-three-two"),
         },
-        likely={"drums": 1, "bass": 1, "chords": 1, "pad": 0.7, "lead": 0.9, "arp": 0.4,
-                "texture": 0, "riser": 0.9, "impact": 0.9},
+        likelihood={
+            "drums": 1, "bass": 1, "chords": 1, "pad": 0.7, "lead": 0.9, "arp": 0.4,
+            "texture": 0, "riser": 0.9, "impact": 0.9,
+        },
         lead_density=0.5,
-        seats={
-            "drums": Seat(reverb=0.04),
-            "bass": Seat(sidechain=0.5),
-            "chords": Seat(0, 0.1, 0.2, 0.2, 0.4),
-            "pad": Seat(-1.5, 0, 0.3, 0, 0.6),
-            "lead": Seat(-1, -0.1, 0.25, 0.25, 0.25),
-            "arp": Seat(-3, 0.3, 0.2, 0.25, 0.3),
+        mix={
+            "drums": MixSettings(reverb=0.04),
+            "bass": MixSettings(sidechain=0.5),
+            "chords": MixSettings(0, 0.1, 0.2, 0.2, 0.4),
+            "pad": MixSettings(-1.5, 0, 0.3, 0, 0.6),
+            "lead": MixSettings(-1, -0.1, 0.25, 0.25, 0.25),
+            "arp": MixSettings(-3, 0.3, 0.2, 0.25, 0.3),
         },
     ),
     "techno": Genre(
@@ -194,7 +207,7 @@ GENRES: dict[str, Genre] = {
         colour="triad",
         form="dance",
         kit="kit-techno",
-        drums="techno",
+        groove="techno",
         patches={
             "bass": ("bass-sub", "bass-acid", "bass-saw"),
             "chords": ("stab-house",),
@@ -203,22 +216,24 @@ GENRES: dict[str, Genre] = {
             "arp": ("arp-pluck", "lead-square"),
             "texture": ("wind",),
         },
-        playing={
+        playing_styles={
             "bass": ("rumble", "rolling", "acid"),
             "chords": ("dub",),
             "arp": ("sixteenths", "three-three-two"),
         },
-        likely={"drums": 1, "bass": 1, "chords": 0.8, "pad": 0.7, "lead": 0.4, "arp": 0.9,
-                "texture": 0.3, "riser": 0.9, "impact": 0.9},
+        likelihood={
+            "drums": 1, "bass": 1, "chords": 0.8, "pad": 0.7, "lead": 0.4, "arp": 0.9,
+            "texture": 0.3, "riser": 0.9, "impact": 0.9,
+        },
         lead_density=0.3,
-        seats={
-            "drums": Seat(reverb=0.05),
-            "bass": Seat(sidechain=0.7),
-            "chords": Seat(-2, -0.15, 0.35, 0.35, 0.4),
-            "pad": Seat(-2.5, 0, 0.45, 0, 0.6),
-            "lead": Seat(-2, 0.15, 0.3, 0.35, 0.3),
-            "arp": Seat(-2, 0.2, 0.25, 0.3, 0.3),
-            "texture": Seat(-4),
+        mix={
+            "drums": MixSettings(reverb=0.05),
+            "bass": MixSettings(sidechain=0.7),
+            "chords": MixSettings(-2, -0.15, 0.35, 0.35, 0.4),
+            "pad": MixSettings(-2.5, 0, 0.45, 0, 0.6),
+            "lead": MixSettings(-2, 0.15, 0.3, 0.35, 0.3),
+            "arp": MixSettings(-2, 0.2, 0.25, 0.3, 0.3),
+            "texture": MixSettings(-4),
         },
     ),
     "drum and bass": Genre(
@@ -227,7 +242,7 @@ GENRES: dict[str, Genre] = {
         colour="seventh",
         form="dance",
         kit="kit-dnb",
-        drums="dnb",
+        groove="dnb",
         patches={
             "bass": ("bass-reese", "bass-sub"),
             "chords": ("keys-piano", "keys-rhodes", "stab-house"),
@@ -236,21 +251,23 @@ GENRES: dict[str, Genre] = {
             "arp": ("arp-pluck", "lead-pluck"),
             "texture": ("wind",),
         },
-        playing={
+        playing_styles={
             "bass": ("reese", "syncopated"),
             "chords": ("broken", "sustain"),
             "arp": ("three-three-two", "sixteenths"),
         },
-        likely={"drums": 1, "bass": 1, "chords": 0.55, "pad": 1, "lead": 0.9, "arp": 0.5,
-                "texture": 0.1, "riser": 0.8, "impact": 0.9},
+        likelihood={
+            "drums": 1, "bass": 1, "chords": 0.55, "pad": 1, "lead": 0.9, "arp": 0.5,
+            "texture": 0.1, "riser": 0.8, "impact": 0.9,
+        },
         lead_density=0.4,
-        seats={
-            "drums": Seat(reverb=0.06),
-            "bass": Seat(sidechain=0.45),
-            "chords": Seat(1, -0.15, 0.3, 0.15),
-            "pad": Seat(-1, 0, 0.45, 0, 0.3),
-            "lead": Seat(-1, 0.1, 0.35, 0.3),
-            "arp": Seat(-3, 0.3, 0.3, 0.25),
+        mix={
+            "drums": MixSettings(reverb=0.06),
+            "bass": MixSettings(sidechain=0.45),
+            "chords": MixSettings(1, -0.15, 0.3, 0.15),
+            "pad": MixSettings(-1, 0, 0.45, 0, 0.3),
+            "lead": MixSettings(-1, 0.1, 0.35, 0.3),
+            "arp": MixSettings(-3, 0.3, 0.3, 0.25),
         },
     ),
     "ambient": Genre(
@@ -259,7 +276,7 @@ GENRES: dict[str, Genre] = {
         colour="ninth",
         form="flow",
         kit="kit-soft",
-        drums="ambient",
+        groove="ambient",
         humanise=0.005,
         patches={
             "bass": ("bass-sub",),
@@ -269,18 +286,24 @@ GENRES: dict[str, Genre] = {
             "arp": ("guitar-pluck", "lead-bell", "keys-piano"),
             "texture": ("wind",),
         },
-        playing={"bass": ("drone",), "chords": ("broken", "sustain"), "arp": ("drops", "eighths")},
-        likely={"drums": 0.3, "bass": 0.9, "chords": 0.7, "pad": 1, "lead": 0.95, "arp": 0.6,
-                "texture": 0.9, "riser": 0, "impact": 0.2},
+        playing_styles={
+            "bass": ("drone",),
+            "chords": ("broken", "sustain"),
+            "arp": ("drops", "eighths"),
+        },
+        likelihood={
+            "drums": 0.3, "bass": 0.9, "chords": 0.7, "pad": 1, "lead": 0.95, "arp": 0.6,
+            "texture": 0.9, "riser": 0, "impact": 0.2,
+        },
         lead_density=0.2,
-        seats={
-            "drums": Seat(-1, 0, 0.5),
-            "bass": Seat(-2, 0, 0.1),
-            "chords": Seat(-2, -0.2, 0.5, 0.2),
-            "pad": Seat(2, 0, 0.6),
-            "lead": Seat(-2, 0.2, 0.6, 0.4),
-            "arp": Seat(-4, -0.3, 0.55, 0.4),
-            "texture": Seat(-3, 0, 0.2),
+        mix={
+            "drums": MixSettings(-1, 0, 0.5),
+            "bass": MixSettings(-2, 0, 0.1),
+            "chords": MixSettings(-2, -0.2, 0.5, 0.2),
+            "pad": MixSettings(2, 0, 0.6),
+            "lead": MixSettings(-2, 0.2, 0.6, 0.4),
+            "arp": MixSettings(-4, -0.3, 0.55, 0.4),
+            "texture": MixSettings(-3, 0, 0.2),
         },
     ),
     "synthwave": Genre(
@@ -289,7 +312,7 @@ GENRES: dict[str, Genre] = {
         colour="triad",
         form="dance",
         kit="kit-synthwave",
-        drums="synthwave",
+        groove="synthwave",
         patches={
             "bass": ("bass-saw",),
             "chords": ("brass-synth", "pad-supersaw", "keys-organ"),
@@ -298,22 +321,24 @@ GENRES: dict[str, Genre] = {
             "arp": ("arp-pluck", "lead-pluck"),
             "texture": ("vinyl",),
         },
-        playing={
+        playing_styles={
             "bass": ("octaves", "eighths"),
             "chords": ("pushes", "sustain"),
             "arp": ("sixteenths", "three-three-two"),
         },
-        likely={"drums": 1, "bass": 1, "chords": 0.6, "pad": 0.9, "lead": 1, "arp": 0.85,
-                "texture": 0, "riser": 0.6, "impact": 0.6},
+        likelihood={
+            "drums": 1, "bass": 1, "chords": 0.6, "pad": 0.9, "lead": 1, "arp": 0.85,
+            "texture": 0, "riser": 0.6, "impact": 0.6,
+        },
         lead_density=0.5,
-        seats={
-            "drums": Seat(reverb=0.08),
-            "bass": Seat(sidechain=0.35),
-            "chords": Seat(-3, -0.15, 0.3, 0.1, 0.3),
-            "pad": Seat(-1.5, 0, 0.4, 0, 0.4),
-            "lead": Seat(0, 0, 0.35, 0.3),
-            "arp": Seat(-3, 0.3, 0.25, 0.25, 0.25),
+        mix={
+            "drums": MixSettings(reverb=0.08),
+            "bass": MixSettings(sidechain=0.35),
+            "chords": MixSettings(-3, -0.15, 0.3, 0.1, 0.3),
+            "pad": MixSettings(-1.5, 0, 0.4, 0, 0.4),
+            "lead": MixSettings(0, 0, 0.35, 0.3),
+            "arp": MixSettings(-3, 0.3, 0.25, 0.25, 0.25),
         },
     ),
 }  # fmt: skip
-"""Name -> genre; the names are those a person sees."""
+"""Name -> genre; users see these names."""

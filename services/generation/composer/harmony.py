@@ -1,4 +1,4 @@
-"""Harmony: roman numerals in a key become chords, and a piece's sections become a timeline."""
+"""Harmony: turns the roman numerals of a progression into the chords of a piece."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from services.generation.composer.dice import Dice
 from services.generation.composer.progressions import progressions
+from services.generation.composer.random_streams import RandomStream
 from services.generation.score import MODE_INTERVALS, PITCH_CLASSES, Chord, Key
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ BAR = 4.0
 """Beats."""
 
 _DEGREES = {"I": 0, "II": 1, "III": 2, "IV": 3, "V": 4, "VI": 5, "VII": 6}
-_DARK = ("minor", "dorian", "phrygian")
+_MINOR_MODES = ("minor", "dorian", "phrygian")
 
 _SUFFIX: dict[tuple[int, ...], str] = {
     (0, 7): "5",
@@ -41,17 +41,17 @@ _SUFFIX: dict[tuple[int, ...], str] = {
 
 @dataclass(frozen=True, slots=True)
 class Harmony:
-    """The chords of a piece, with the chord at any beat."""
+    """The chords of a piece by time; `starts` are theirs, in beats."""
 
     chords: tuple[Chord, ...]
     starts: tuple[float, ...]
 
     def at(self, beat: float) -> Chord:
-        """The chord that sounds at a beat (the last one after the end)."""
+        """Return the chord at a beat; the last one after the end."""
         return self.chords[max(0, bisect_right(self.starts, beat + 1e-6) - 1)]
 
     def between(self, start: float, end: float) -> Iterator[tuple[float, float, Chord]]:
-        """(start, duration, chord) of what sounds from `start` to `end`, cut to them."""
+        """Yield (start, duration, chord) from `start` to `end`, cut to them."""
         index = max(0, bisect_right(self.starts, start + 1e-6) - 1)
         for chord in self.chords[index:]:
             if chord.start >= end - 1e-6:
@@ -60,12 +60,13 @@ class Harmony:
             yield begin, min(end, chord.start + chord.duration) - begin, chord
 
 
-def chord_of(numeral: str, key: Key, colour: str) -> tuple[int, tuple[int, ...], str]:
-    """(root, pitch classes, symbol) of a numeral such as "iv" or "V" in the key.
+def build_chord(numeral: str, key: Key, colour: str) -> tuple[int, tuple[int, ...], str]:
+    """Return (root, pitch classes, symbol) of a numeral such as "iv" or "V" in the key.
 
-    Chords are stacked from the scale; an upper-case V in a minor mode raises the third (harmonic
-    minor). Colour adds the scale's seventh and ninth, but never a ninth a semitone over the root,
-    nor one on a major tonic, where seventh and ninth would spell the dominant.
+    Chords are stacked thirds of the scale; an upper-case V in a minor mode raises the third
+    (harmonic minor). `colour` power, triad, seventh or ninth adds the seventh and the ninth of the
+    scale, except a ninth a semitone above the root, and one on a major tonic, where seventh and
+    ninth would spell the dominant.
     """
     scale = MODE_INTERVALS[key.mode]
     degree = _DEGREES[numeral.upper()]
@@ -99,54 +100,54 @@ def compose_harmony(
     seed: int,
     loop: bool,
 ) -> Harmony:
-    """A timeline without gaps: every section starts its theme's loop anew, and the end resolves."""
-    dice = Dice(seed, "harmony")
+    """Return chords without gaps: sections restart their theme's progression; the end resolves."""
+    rng = RandomStream(seed, "harmony")
     choices = list(progressions(genre, key.mode))
-    themes = [choices.pop(dice.randrange(len(choices)))]
-    themes.append(choices.pop(dice.randrange(len(choices))) if choices else themes[0])
+    themes = [choices.pop(rng.randrange(len(choices)))]
+    themes.append(choices.pop(rng.randrange(len(choices))) if choices else themes[0])
     bars = passages[-1].end_bar
-    spread = _bars_per_chord(genre, bars, themes[0], dice)
+    spread = _bars_per_chord(genre, bars, themes[0], rng)
     chords: list[Chord] = []
     for passage in passages:
-        cells = _cells(passage, themes[passage.shape.theme], spread)
-        _cadence(cells, passage, key, loop=loop)
-        chords.extend(_chords(cells, passage.section.start_bar, key, colour))
+        cells = _lay_out(passage, themes[passage.kind.theme], spread)
+        _add_cadence(cells, passage, key, loop=loop)
+        chords.extend(_make_chords(cells, passage.section.start_bar, key, colour))
     return Harmony(tuple(chords), tuple(chord.start for chord in chords))
 
 
-def _bars_per_chord(genre: str, bars: int, theme: str, dice: Dice) -> int:
+def _bars_per_chord(genre: str, bars: int, theme: str, rng: RandomStream) -> int:
     if bars <= 22:
         return 2 if genre == "ambient" and bars > 5 and len(theme.split()) <= 2 else 1
     slow = {"ambient": 1.0, "techno": 0.6, "drum and bass": 0.8, "trap": 0.4, "house": 0.3}
-    return 2 if dice.chance(slow.get(genre, 0.15)) else 1
+    return 2 if rng.chance(slow.get(genre, 0.15)) else 1
 
 
-def _cells(passage: Passage, theme: str, spread: int) -> list[list[str]]:
-    """One list of numerals a bar."""
+def _lay_out(passage: Passage, theme: str, spread: int) -> list[list[str]]:
+    """Return the numerals of each bar of a section."""
     loop = [cell.split("/") for cell in theme.split() for _ in range(spread)]
     return [list(loop[bar % len(loop)]) for bar in range(passage.section.bars)]
 
 
-def _cadence(cells: list[list[str]], passage: Passage, key: Key, *, loop: bool) -> None:
-    """Lead from the last bar to the tonic of what follows; end the piece on it."""
-    tonic = "i" if key.mode in _DARK else "I"
+def _add_cadence(cells: list[list[str]], passage: Passage, key: Key, *, loop: bool) -> None:
+    """Lead a section to the tonic of the next one, and end the piece on the tonic, in place."""
+    tonic = "i" if key.mode in _MINOR_MODES else "I"
     turn = {"minor": "V", "dorian": "IV", "phrygian": "II", "mixolydian": "VII", "lydian": "II"}
     leading = turn.get(key.mode, "V")
-    if passage.last and not loop:
+    if passage.is_last and not loop:
         cells[-1] = [tonic]
         if len(cells) >= 4:
             cells[-2] = [leading]
-    elif len(cells) >= 4 and passage.into is not None and cells[-1][-1] == tonic:
+    elif len(cells) >= 4 and passage.next_kind is not None and cells[-1][-1] == tonic:
         cells[-1] = [cells[-1][0], leading]
 
 
-def _chords(cells: list[list[str]], start_bar: int, key: Key, colour: str) -> list[Chord]:
-    """Chords of a section; a chord that stays is one chord."""
+def _make_chords(cells: list[list[str]], start_bar: int, key: Key, colour: str) -> list[Chord]:
+    """Return the chords of a section; one that is held over a bar line is one chord."""
     out: list[Chord] = []
     for bar, cell in enumerate(cells, start_bar):
         length = BAR / len(cell)
         for index, numeral in enumerate(cell):
-            root, classes, symbol = chord_of(numeral, key, colour)
+            root, classes, symbol = build_chord(numeral, key, colour)
             start = bar * BAR + index * length
             if out and out[-1].symbol == symbol and bar % 4 != start_bar % 4:
                 out[-1] = Chord(out[-1].start, out[-1].duration + length, root, classes, symbol)

@@ -1,4 +1,4 @@
-"""Loops of roman numerals: what each genre tends to do in each mode.
+"""Chord progressions in roman numerals, for each genre and mode.
 
 A word is a bar ("i/VI": half a bar each). Numerals count in the mode's own scale: in minor, VI is
 the flat sixth. An upper-case V in a minor mode is the major dominant of harmonic minor.
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from services.generation.score import Mode
 
-_ANY: dict[Mode, tuple[str, ...]] = {
+_COMMON: dict[Mode, tuple[str, ...]] = {
     "minor": ("i VI III VII", "i iv VI V", "i VII VI VII", "i VI iv V", "i iv i V"),
     "major": ("I V vi IV", "I vi IV V", "I IV vi V", "I iii IV V", "I IV I V"),
     "dorian": ("i IV i IV", "i VII IV i", "i ii III IV", "i IV VII i"),
@@ -20,7 +20,7 @@ _ANY: dict[Mode, tuple[str, ...]] = {
     "lydian": ("I II I II", "I II vii I", "I vii II I", "I iii II I"),
 }
 
-_OWN: dict[str, dict[Mode, tuple[str, ...]]] = {
+_BY_GENRE: dict[str, dict[Mode, tuple[str, ...]]] = {
     "trap": {
         "minor": ("i i VI VI", "i VI i V", "i i VI V", "i iv i VI", "i VI iv V", "i i iv V"),
         "phrygian": ("i i II II", "i II i vii", "i i II i", "i III II II"),
@@ -63,5 +63,5 @@ _OWN: dict[str, dict[Mode, tuple[str, ...]]] = {
 
 
 def progressions(genre: str, mode: Mode) -> tuple[str, ...]:
-    """The loops a genre chooses from in a mode; those of every genre where it has none."""
-    return _OWN.get(genre, {}).get(mode, _ANY[mode])
+    """Return the loops of a genre in a mode; the common ones where the genre has none."""
+    return _BY_GENRE.get(genre, {}).get(mode, _COMMON[mode])

@@ -1,4 +1,4 @@
-"""A sentence in, musical decisions out: what was read, and what was assumed."""
+"""Parses a prompt into musical decisions, and separates what it states from what is assumed."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Any
 
-from services.generation.composer.dice import Dice
-from services.generation.composer.figures import (
+from services.generation.composer.genre_choice import choose_genre
+from services.generation.composer.genres import GENRES
+from services.generation.composer.instrumentation import Instrumentation, read_instrumentation
+from services.generation.composer.random_streams import RandomStream
+from services.generation.composer.styles import STYLE_WORDS, STYLES, Style
+from services.generation.composer.tempo_and_key import (
+    note_unplayed_metre,
     read_bare_tempo,
     read_key,
-    read_metre,
     read_tempo,
 )
-from services.generation.composer.genres import GENRES
-from services.generation.composer.guess import guess_style
-from services.generation.composer.styles import STYLE_WORDS, STYLES, Style
 from services.generation.composer.vocabulary import (
     FASTER,
     LOOP,
@@ -27,7 +28,6 @@ from services.generation.composer.vocabulary import (
     STRUCTURE,
     SWUNG,
 )
-from services.generation.composer.wishes import Wishes, read_wishes
 from services.generation.score import Key, Mode
 
 _STYLE = {name: re.compile(rf"(?<!\w)(?:{words})(?!\w)") for name, words in STYLE_WORDS.items()}
@@ -40,54 +40,56 @@ _NOT = re.compile(r"\b(?:not|no|non|isn'?t|never|without|less|nothing)\s+(?:\w+\
 _APART = re.compile(r"^[\s,/&+-]*$")
 
 _FAMILY = {"major": "major", "lydian": "major", "mixolydian": "major"}
+"""Mode -> major or minor, by its third; minor for the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Understood:
-    """Everything a piece starts from; `read` names the fields that the prompt stated."""
+class ParsedPrompt:
+    """What the prompt decides about a piece; the seed decides the rest."""
 
-    prompt: str
     genre: str
     """One of `genres.GENRES`."""
     style: str
-    """The style named, of `styles.STYLES`: the genre itself, or a neighbour played as it."""
+    """One of `styles.STYLES`: the genre itself, or a style that is played as it."""
     tempo_bpm: float
     key: Key
     moods: tuple[str, ...]
     energy: float
-    """0..1, 0.5 the genre's own."""
+    """0..1; 0.5 is the genre's own."""
     brightness: float
-    """-1..1, 0 the genre's own; density likewise."""
+    """-1..1; 0 is the genre's own."""
     density: float
+    """-1..1; 0 is the genre's own."""
     register: int
-    """Semitones up or down for what carries the tune."""
-    wishes: Wishes
+    """Semitones by which lead and arpeggio are shifted."""
+    instrumentation: Instrumentation
     structure: tuple[str, ...]
     loop: bool
     swing: float | None
-    """The share of a pair of sixteenths that the first one takes; None: the genre's."""
-    read: frozenset[str]
+    """Share of a pair of sixteenths that the first one takes; None for the genre's."""
+    stated: frozenset[str]
+    """The keys of `to_dict` that the prompt states; the others are assumed."""
     notes: tuple[str, ...]
-    """Sentences on what was taken differently from how it was said."""
+    """Sentences about what is played differently from what the prompt states."""
 
     @property
     def summary(self) -> str:
-        """One line for people, as "trap, 140 BPM, C minor (assumed), dark; 808 bass, hats"."""
+        """One line, as "trap, 140 BPM, C minor (assumed), dark; 808 bass, hats"."""
         style = self.style if self.style == self.genre else f"{self.style} (as {self.genre})"
         facts = [
-            style + self._mark("genre"),
-            f"{self.tempo_bpm:g} BPM{self._mark('tempo_bpm')}",
-            f"{self.key.name}{self._mark('key')}",
+            style + self._mark_assumed("genre"),
+            f"{self.tempo_bpm:g} BPM{self._mark_assumed('tempo_bpm')}",
+            f"{self.key.name}{self._mark_assumed('key')}",
             *self.moods,
         ]
-        tail = list(self.wishes.wanted)
-        if self.wishes.only:
-            tail = ["only " + " and ".join(self.wishes.only)]
-        tail += [f"no {name}" for name in self.wishes.refused]
+        tail = list(self.instrumentation.requested)
+        if self.instrumentation.only:
+            tail = ["only " + " and ".join(self.instrumentation.only)]
+        tail += [f"no {name}" for name in self.instrumentation.excluded]
         return ", ".join(facts) + ("; " + ", ".join(tail) if tail else "")
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: {"read": {...}, "assumed": {...}, "summary": ..., "notes": [...]}."""
+        """Return JSON-ready {"read": {...}, "assumed": {...}, "summary": ..., "notes": [...]}."""
         facts: dict[str, Any] = {
             "genre": self.genre,
             "style": self.style,
@@ -96,13 +98,13 @@ class Understood:
             "mode": self.key.mode,
             "mood": list(self.moods),
             "energy": round(self.energy, 3),
-            "instruments": list(self.wishes.wanted),
-            "without": list(self.wishes.refused),
-            "only": list(self.wishes.only),
+            "instruments": list(self.instrumentation.requested),
+            "without": list(self.instrumentation.excluded),
+            "only": list(self.instrumentation.only),
             "structure": list(self.structure),
             "loop": self.loop,
         }
-        read = {name: value for name, value in facts.items() if name in self.read}
+        read = {name: value for name, value in facts.items() if name in self.stated}
         return {
             "read": read,
             "assumed": {name: value for name, value in facts.items() if name not in read},
@@ -110,8 +112,8 @@ class Understood:
             "notes": list(self.notes),
         }
 
-    def _mark(self, name: str) -> str:
-        return "" if name in self.read else " (assumed)"
+    def _mark_assumed(self, name: str) -> str:
+        return "" if name in self.stated else " (assumed)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,54 +123,57 @@ class _Found:
     end: int
 
 
-def understand(prompt: str) -> Understood:
-    """Read a prompt in any script; what it leaves open is drawn from the prompt itself.
+def parse_prompt(prompt: str) -> ParsedPrompt:
+    """Parse a prompt in any script; anything it leaves open is drawn with the prompt as the seed.
 
-    The same prompt always gives the same answer, so takes with different seeds share tempo and key.
+    The same prompt always gives the same result, so takes with other seeds share tempo and key.
     """
     text = unicodedata.normalize("NFKC", prompt).replace("\u2019", "'")
     low = text.lower()
-    dice = Dice("prompt", prompt)
-    spans = _styles(low)
-    wishes = read_wishes(_blank(low, spans))
-    moods = _moods(low)
+    rng = RandomStream("prompt", prompt)
+    spans = _find_styles(low)
+    instrumentation = read_instrumentation(_blank_out(low, spans))
+    moods = _find_moods(low)
     tempo, complaint = read_tempo(text)
-    style = spans[-1].name if spans else guess_style(wishes, moods, tempo, dice)
+    style = spans[-1].name if spans else choose_genre(instrumentation, moods, tempo, rng)
     if spans and not (tempo or complaint):
-        slowest, _, fastest = _range(style)
+        slowest, _, fastest = _tempo_range(style)
         tempo = read_bare_tempo(text, 0.85 * slowest, 1.2 * fastest)
-    words = read_key(text)
-    mode = words.mode or _mode(STYLES[style], moods, dice)
-    tonic = dice.randrange(12) if words.tonic is None else words.tonic
+    key = read_key(text)
+    mode = key.mode or _choose_mode(STYLES[style], moods, rng)
+    tonic = rng.randrange(12) if key.tonic is None else key.tonic
     structure = tuple(name for name, pattern in _SECTION.items() if pattern.search(low))
-    read = {
-        "genre": bool(spans), "style": bool(spans), "tempo_bpm": tempo is not None,
-        "key": words.tonic is not None, "mode": words.mode is not None, "mood": bool(moods),
-        "energy": bool(moods), "instruments": bool(wishes.wanted), "without": bool(wishes.refused),
-        "only": bool(wishes.only), "structure": bool(structure), "loop": bool(_LOOP.search(low)),
+    loop = bool(_LOOP.search(low))
+    stated = {
+        "genre": spans, "style": spans, "tempo_bpm": tempo is not None,
+        "key": key.tonic is not None, "mode": key.mode is not None, "mood": moods, "energy": moods,
+        "instruments": instrumentation.requested, "without": instrumentation.excluded,
+        "only": instrumentation.only, "structure": structure, "loop": loop,
     }  # fmt: skip
-    return Understood(
-        prompt=prompt,
+    return ParsedPrompt(
         genre=STYLES[style].genre,
         style=style,
-        tempo_bpm=tempo or _tempo(style, low, moods, dice),
+        tempo_bpm=tempo or _choose_tempo(style, low, moods, rng),
         key=Key(tonic, mode),
         moods=moods,
         energy=_clamp(0.5 + sum(MOODS[name].energy for name in moods), 0.0, 1.0),
         brightness=_clamp(sum(MOODS[name].brightness for name in moods), -1.0, 1.0),
         density=_clamp(sum(MOODS[name].density for name in moods), -1.0, 1.0),
         register=round(_clamp(sum(MOODS[name].register for name in moods), -5, 5)),
-        wishes=wishes,
+        instrumentation=instrumentation,
         structure=structure,
-        loop=read["loop"],
-        swing=_swing(low),
-        read=frozenset(name for name, stated in read.items() if stated),
-        notes=_notes(style, complaint, read_metre(text), stated=read["genre"]),
+        loop=loop,
+        swing=_find_swing(low),
+        stated=frozenset(name for name, evidence in stated.items() if evidence),
+        notes=_collect_notes(style, complaint, note_unplayed_metre(text), named=bool(spans)),
     )
 
 
-def _styles(low: str) -> list[_Found]:
-    """The styles named and not refused, in order; longer words win over shorter inside them."""
+def _find_styles(low: str) -> list[_Found]:
+    """Return the first group of adjacent style names that are not negated, in order.
+
+    Of overlapping names the longest counts. The last of a group is its noun: "lo-fi house".
+    """
     found = [
         _Found(name, match.start(), match.end())
         for name, pattern in _STYLE.items()
@@ -180,7 +185,6 @@ def _styles(low: str) -> list[_Found]:
         if all(item.end <= other.start or item.start >= other.end for other in taken):
             taken.append(item)
     taken.sort(key=lambda one: one.start)
-    # Words that follow one another directly describe one thing; the last of them is the noun.
     group = taken[:1]
     for item, following in itertools.pairwise(taken):
         if not _APART.match(low[item.end : following.start]):
@@ -189,14 +193,14 @@ def _styles(low: str) -> list[_Found]:
     return group
 
 
-def _blank(low: str, spans: list[_Found]) -> str:
+def _blank_out(low: str, spans: list[_Found]) -> str:
     for span in spans:
         low = low[: span.start] + "·" * (span.end - span.start) + low[span.end :]
     return low
 
 
-def _moods(low: str) -> tuple[str, ...]:
-    """The moods named and not denied, in the order of the prompt."""
+def _find_moods(low: str) -> tuple[str, ...]:
+    """Return the moods named and not negated, in the order of the prompt."""
     starts: dict[str, int] = {}
     for name, pattern in _MOOD.items():
         match = pattern.search(low)
@@ -205,23 +209,23 @@ def _moods(low: str) -> tuple[str, ...]:
     return tuple(sorted(starts, key=starts.__getitem__))
 
 
-def _mode(style: Style, moods: tuple[str, ...], dice: Dice) -> Mode:
-    """The first mood that leans somewhere decides, in the shade of it that the genre uses."""
+def _choose_mode(style: Style, moods: tuple[str, ...], rng: RandomStream) -> Mode:
+    """Return the mode of the first mood that has one, in the variant that the genre uses."""
     usual = GENRES[style.genre].modes
     lean = next((mode for mode in (MOODS[name].mode for name in moods) if mode), style.mode)
     if lean is None:
-        return dice.pick(usual)
+        return rng.weighted_choice(usual)
     family = _FAMILY.get(lean, "minor")
     if lean in usual or lean in ("major", "minor", style.mode):
         return lean
-    shades = {mode: often for mode, often in usual.items() if _FAMILY.get(mode, "minor") == family}
-    return dice.pick(shades) if shades else lean
+    related = {mode: w for mode, w in usual.items() if _FAMILY.get(mode, "minor") == family}
+    return rng.weighted_choice(related) if related else lean
 
 
-def _tempo(style: str, low: str, moods: tuple[str, ...], dice: Dice) -> float:
-    """A whole BPM inside the style's range, moved by the words for speed and by the mood."""
-    slowest, usual, fastest = _range(style)
-    lean = 0.5 * sum(MOODS[name].energy for name in moods) + 0.25 * dice.uniform(-1, 1)
+def _choose_tempo(style: str, low: str, moods: tuple[str, ...], rng: RandomStream) -> float:
+    """Return a whole BPM in the style's range, moved by the words for speed and by the moods."""
+    slowest, usual, fastest = _tempo_range(style)
+    lean = 0.5 * sum(MOODS[name].energy for name in moods) + 0.25 * rng.uniform(-1, 1)
     if _FASTER.search(low):
         lean = max(lean, 0.6) + 0.2
     elif _SLOWER.search(low):
@@ -231,19 +235,19 @@ def _tempo(style: str, low: str, moods: tuple[str, ...], dice: Dice) -> float:
     return float(round(usual + lean * span))
 
 
-def _range(style: str) -> tuple[float, float, float]:
+def _tempo_range(style: str) -> tuple[float, float, float]:
     return STYLES[style].tempo or GENRES[STYLES[style].genre].tempo
 
 
-def _swing(low: str) -> float | None:
+def _find_swing(low: str) -> float | None:
     if _STRAIGHT.search(low):
         return 0.5
     return 0.6 if _SWUNG.search(low) else None
 
 
-def _notes(style: str, complaint: str, metre: str, *, stated: bool) -> tuple[str, ...]:
+def _collect_notes(style: str, complaint: str, metre: str, *, named: bool) -> tuple[str, ...]:
     notes = []
-    if stated and STYLES[style].genre != style:
+    if named and STYLES[style].genre != style:
         notes.append(f"{style} is played as a kind of {STYLES[style].genre}.")
     if complaint:
         notes.append(f"{complaint} The genre's own tempo was taken.")

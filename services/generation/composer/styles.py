@@ -11,23 +11,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """A named style: the genre it is played as, and what it changes there."""
+    """None and empty fields leave the genre as it is."""
 
     genre: str
+    """The genre it is played as."""
     tempo: tuple[float, float, float] | None = None
-    """Slowest, usual and fastest, in BPM; None: the genre's own."""
-    drums: str | None = None
-    """A name in `drum_styles.DRUM_STYLES`."""
+    """Slowest, usual and fastest, in BPM."""
+    groove: str | None = None
+    """A name in `grooves.GROOVES`."""
     patches: tuple[tuple[str, str], ...] = ()
-    """(slot, patch) that replace the genre's choice."""
+    """(slot, patch) in place of the genre's."""
     bass: str | None = None
-    """A bass style of `bass.STYLES`."""
+    """A name in `bass.BASS_STYLES`."""
     swing: float | None = None
     mode: Mode | None = None
     colour: str | None = None
     """Chord colour: power, triad, seventh or ninth."""
-    add: tuple[str, ...] = ()
-    """Slots that play although the genre alone would not have them."""
+    extra_slots: tuple[str, ...] = ()
+    """Slots that always play."""
 
 
 STYLES: dict[str, Style] = {
@@ -39,16 +40,18 @@ STYLES: dict[str, Style] = {
     "drum and bass": Style("drum and bass"),
     "ambient": Style("ambient"),
     "synthwave": Style("synthwave"),
-    "drill": Style("trap", (138, 142, 148), drums="drill", mode="minor"),
+    "drill": Style("trap", (138, 142, 148), groove="drill", mode="minor"),
     "phonk": Style(
-        "trap", (125, 135, 160), drums="phonk", patches=(("lead", "lead-square"),), mode="phrygian"
+        "trap", (125, 135, 160), groove="phonk", patches=(("lead", "lead-square"),), mode="phrygian"
     ),
-    "grime": Style("trap", (138, 140, 142), drums="drill", patches=(("lead", "lead-square"),)),
+    "grime": Style("trap", (138, 140, 142), groove="drill", patches=(("lead", "lead-square"),)),
     "dubstep": Style(
-        "trap", (138, 140, 145), drums="half-time", patches=(("bass", "bass-reese"),), bass="reese"
+        "trap", (138, 140, 145), groove="half-time", patches=(("bass", "bass-reese"),), bass="reese"
     ),
     "rage": Style("trap", (140, 150, 165), patches=(("lead", "lead-saw"), ("pad", "pad-supersaw"))),
-    "cloud rap": Style("trap", (120, 130, 145), patches=(("pad", "pad-air"),), add=("pad",)),
+    "cloud rap": Style(
+        "trap", (120, 130, 145), patches=(("pad", "pad-air"),), extra_slots=("pad",)
+    ),
     "boom bap": Style("hip-hop", (82, 90, 98)),
     "funk": Style(
         "hip-hop",
@@ -60,13 +63,13 @@ STYLES: dict[str, Style] = {
     ),
     "r&b": Style("hip-hop", (68, 78, 95), patches=(("chords", "keys-rhodes"),), colour="ninth"),
     "soul": Style("hip-hop", (70, 84, 98), patches=(("chords", "keys-organ"),), colour="seventh"),
-    "reggaeton": Style("hip-hop", (88, 95, 102), drums="dembow", swing=0.5, mode="minor"),
+    "reggaeton": Style("hip-hop", (88, 95, 102), groove="dembow", swing=0.5, mode="minor"),
     "reggae": Style("hip-hop", (70, 76, 84), patches=(("chords", "keys-organ"),), mode="major"),
     "g-funk": Style("hip-hop", (88, 94, 100), patches=(("lead", "lead-saw"),), mode="minor"),
     "jazz": Style(
         "lo-fi",
         (84, 104, 132),
-        drums="brushes",
+        groove="brushes",
         patches=(("bass", "bass-upright"), ("chords", "keys-piano")),
         bass="walking",
         swing=0.6,
@@ -75,14 +78,14 @@ STYLES: dict[str, Style] = {
     "bossa nova": Style(
         "lo-fi",
         (110, 126, 140),
-        drums="bossa",
+        groove="bossa",
         patches=(("bass", "bass-upright"), ("chords", "guitar-pluck")),
         swing=0.5,
         colour="ninth",
     ),
     "acoustic": Style("lo-fi", (80, 92, 110), patches=(("chords", "guitar-pluck"),), swing=0.52),
     "deep house": Style(
-        "house", (118, 121, 124), drums="deep", patches=(("chords", "keys-rhodes"),), bass="groove"
+        "house", (118, 121, 124), groove="deep", patches=(("chords", "keys-rhodes"),), bass="groove"
     ),
     "tech house": Style("house", (124, 126, 129), bass="groove", colour="triad"),
     "progressive house": Style(
@@ -95,21 +98,21 @@ STYLES: dict[str, Style] = {
         bass="octaves",
     ),
     "garage": Style(
-        "house", (128, 132, 138), drums="two-step", bass="groove", swing=0.58, colour="ninth"
+        "house", (128, 132, 138), groove="two-step", bass="groove", swing=0.58, colour="ninth"
     ),
     "trance": Style(
         "house",
         (132, 138, 142),
-        drums="trance",
+        groove="trance",
         patches=(("pad", "pad-supersaw"), ("lead", "lead-saw"), ("arp", "arp-pluck")),
         bass="rolling",
         swing=0.5,
         mode="minor",
         colour="triad",
-        add=("arp", "pad"),
+        extra_slots=("arp", "pad"),
     ),
-    "amapiano": Style("house", (110, 113, 116), drums="deep", bass="808", colour="seventh"),
-    "afrobeats": Style("house", (98, 106, 114), drums="afro", bass="groove", mode="major"),
+    "amapiano": Style("house", (110, 113, 116), groove="deep", bass="808", colour="seventh"),
+    "afrobeats": Style("house", (98, 106, 114), groove="afro", bass="groove", mode="major"),
     "pop": Style(
         "house",
         (100, 116, 126),
@@ -128,9 +131,9 @@ STYLES: dict[str, Style] = {
     "psytrance": Style(
         "techno", (138, 143, 148), patches=(("bass", "bass-acid"),), bass="rolling", mode="phrygian"
     ),
-    "idm": Style("techno", (105, 122, 140), drums="break", patches=(("lead", "lead-bell"),)),
+    "idm": Style("techno", (105, 122, 140), groove="break", patches=(("lead", "lead-bell"),)),
     "jungle": Style(
-        "drum and bass", (160, 166, 172), drums="amen", patches=(("bass", "bass-sub"),)
+        "drum and bass", (160, 166, 172), groove="amen", patches=(("bass", "bass-sub"),)
     ),
     "liquid drum and bass": Style(
         "drum and bass",
@@ -139,27 +142,27 @@ STYLES: dict[str, Style] = {
         colour="ninth",
     ),
     "neurofunk": Style("drum and bass", (172, 174, 178), bass="reese", mode="phrygian"),
-    "breakbeat": Style("drum and bass", (125, 134, 145), drums="break"),
-    "footwork": Style("drum and bass", (155, 160, 164), drums="amen"),
+    "breakbeat": Style("drum and bass", (125, 134, 145), groove="break"),
+    "footwork": Style("drum and bass", (155, 160, 164), groove="amen"),
     "cinematic": Style(
         "ambient",
         (68, 80, 100),
-        drums="cinematic",
+        groove="cinematic",
         patches=(("chords", "strings"), ("lead", "keys-piano")),
-        add=("drums", "chords"),
+        extra_slots=("drums", "chords"),
     ),
     "orchestral": Style(
         "ambient",
         (70, 86, 110),
-        drums="cinematic",
+        groove="cinematic",
         patches=(("chords", "strings"), ("lead", "lead-flute"), ("pad", "strings")),
-        add=("drums", "chords"),
+        extra_slots=("drums", "chords"),
     ),
     "classical": Style(
         "ambient",
         (66, 84, 112),
         patches=(("chords", "keys-piano"), ("pad", "strings"), ("lead", "lead-flute")),
-        add=("chords", "lead"),
+        extra_slots=("chords", "lead"),
     ),
     "meditation": Style("ambient", (50, 60, 70)),
     "drone": Style("ambient", (45, 56, 66), mode="dorian"),
@@ -181,7 +184,7 @@ STYLES: dict[str, Style] = {
     ),
     "hyperpop": Style("synthwave", (140, 150, 165), patches=(("lead", "lead-saw"),), mode="major"),
 }
-"""Style name -> what it is here; the first eight are the genres themselves."""
+"""Name -> style; the first eight are the genres themselves."""
 
 STYLE_WORDS: dict[str, str] = {
     "trap": "trap",
@@ -245,4 +248,4 @@ STYLE_WORDS: dict[str, str] = {
     "chiptune": r"chip[ -]?tune|8[ -]?bit|game ?boy|video ?game|nintendo",
     "hyperpop": r"hyper[ -]?pop",
 }
-"""Style -> what it is called (regular expressions on lower-case text)."""
+"""Style -> regular expression of its names in lower-case text."""

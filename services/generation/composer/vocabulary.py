@@ -1,4 +1,4 @@
-"""The words a prompt may use, and what each stands for in music."""
+"""The words that a prompt may use for moods, instruments, sections and feel."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Mood:
-    """What a mood does: shifts from the genre's own, -1..1 (register: semitones)."""
+    """Shifts from the genre's own, -1..1 (register: semitones); `words` is a regular expression."""
 
     words: str
     mode: Mode | None = None
@@ -90,15 +90,15 @@ MOODS: dict[str, Mood] = {
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """Something a prompt may ask for or refuse."""
+    """An instrument that a prompt may request or exclude; `words` is a regular expression."""
 
     words: str
     slots: tuple[str, ...]
-    """Where it may sit, best first: drums, bass, chords, pad, lead, arp, texture."""
+    """The slots it may take, best first; see `voices.SLOTS`."""
     patch: str | None = None
-    """None: whatever the genre has in that slot."""
+    """None for the genre's own in that slot."""
     drums: tuple[int, ...] = ()
-    """The percussion pitches it stands for, where it is a piece of the kit."""
+    """Its pitches in the General MIDI percussion map, for one drum of the kit."""
 
 
 INSTRUMENTS: dict[str, Instrument] = {
@@ -207,7 +207,7 @@ INSTRUMENTS: dict[str, Instrument] = {
         ("drums",),
     ),
 }
-"""Instrument -> its words (longest match wins), where it sits and how it sounds."""
+"""Name -> instrument; of overlapping matches the longest counts."""
 
 FASTER = r"fast(?:er|-paced)?|up[ -]?tempo|quick|high[ -]tempo|speedy|rapid"
 SLOWER = r"slow(?:er|ed|ly)?|down[ -]?tempo|half[ -]?time|sluggish|low[ -]tempo|unhurried"

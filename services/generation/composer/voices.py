@@ -1,4 +1,4 @@
-"""Who plays: the genre's usual voices, those a prompt asks for, without those it refuses."""
+"""Chooses the voices: the genre's usual ones and the requested ones, without the excluded ones."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from services.generation.composer.dice import Dice
-from services.generation.composer.genres import GENRES, Genre, Seat
+from services.generation.composer.genres import GENRES, Genre, MixSettings
+from services.generation.composer.random_streams import RandomStream
 from services.generation.composer.styles import STYLES
 from services.generation.composer.vocabulary import INSTRUMENTS
 
 if TYPE_CHECKING:
-    from services.generation.composer.prompt import Understood
-    from services.generation.composer.wishes import Wishes
+    from services.generation.composer.instrumentation import Instrumentation
+    from services.generation.composer.prompt import ParsedPrompt
     from services.generation.score import Role
 
 SLOTS = ("drums", "bass", "chords", "pad", "lead", "arp", "texture", "riser", "impact")
-"""In the order of the parts of a score."""
+"""The places in an arrangement, in the order of the parts of a score."""
 
 _ROLES: dict[str, Role] = {
     "drums": "drums", "bass": "bass", "chords": "chords", "pad": "pad", "lead": "lead",
     "arp": "arp", "texture": "texture", "riser": "texture", "impact": "texture",
 }  # fmt: skip
 _FILL_UP = ("pad", "lead", "chords", "arp")
+"""Slots that join, in this order, where fewer than `_FEWEST` would play."""
 _FEWEST = 5
-_BASS_PLAYING = {
+_BASS_STYLE_OF = {
     "bass-808": "808",
     "bass-acid": "acid",
     "bass-reese": "reese",
     "bass-upright": "upright",
 }
 _SUSTAINED = ("strings", "pad-warm", "pad-supersaw")
-"""Patches that hold their chords whatever the genre does."""
-_INSTEAD = {
+"""Patches that hold their chords in every genre."""
+_FALLBACKS = {
     "bass": ("bass-sub", "bass-saw"),
     "chords": ("keys-rhodes", "keys-piano", "pad-warm"),
     "pad": ("pad-warm", "strings"),
@@ -47,146 +48,160 @@ _INSTEAD = {
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """One part to be: its place in the band, its sound, and how it plays."""
+    """A part before its notes are written."""
 
     name: str
     slot: str
     patch: str
-    playing: str
-    seat: Seat
-    everywhere: bool = False
-    """Plays in every section, whatever its shape says."""
-    asked: bool = False
-    """The prompt asked for it: it plays in every section that is not quiet."""
-    answers: bool = False
-    """A second tune, which fills the gaps of the first."""
-    pitches: frozenset[int] = frozenset()
-    """For drums: the only pitches it plays; empty: all."""
-    silent: frozenset[int] = frozenset()
-    """For drums: pitches it leaves out."""
+    style: str
+    """How it plays: a bass, comping or arpeggio style; "" where there is one way only."""
+    mix: MixSettings
+    plays_throughout: bool = False
+    """Plays in every section, of whatever kind."""
+    is_requested: bool = False
+    """The prompt asked for it: it plays in every loud section."""
+    is_countermelody: bool = False
+    """Fills the gaps of the lead."""
+    only_pitches: frozenset[int] = frozenset()
+    """For drums: the pitches it plays; empty for all."""
+    muted_pitches: frozenset[int] = frozenset()
+    """For drums: the pitches it leaves out."""
 
     @property
     def role(self) -> Role:
-        """The role in the score."""
         return _ROLES[self.slot]
 
 
-def choose_voices(understood: Understood, seed: int) -> tuple[Voice, ...]:
-    """The band, in the order of the score; at least one voice."""
-    genre = GENRES[understood.genre]
-    wishes = understood.wishes
-    patches = _patches(understood, genre, seed)
-    asked, extras = _asked(wishes.only or wishes.wanted, wishes)
-    patches |= {slot: patch for slot, patch in asked.items() if patch}
-    _part_ways(patches, asked, genre, _refused_patches(wishes))
-    if wishes.only:
-        slots = set(asked)
+def choose_voices(parsed: ParsedPrompt, seed: int) -> tuple[Voice, ...]:
+    """Return the voices in the order of the score, at least one."""
+    genre = GENRES[parsed.genre]
+    instrumentation = parsed.instrumentation
+    patches = _choose_patches(parsed, genre, seed)
+    names = instrumentation.only or instrumentation.requested
+    requested, extras = _assign_slots(names, instrumentation)
+    patches |= {slot: patch for slot, patch in requested.items() if patch}
+    excluded = _excluded_patches(instrumentation)
+    _separate_sounds(patches, requested, genre, excluded)
+    if instrumentation.only:
+        slots = set(requested)
     else:
-        slots = _slots(understood, genre, seed) | set(asked)
-        slots = _without(slots, understood)
-        _fill_up(slots, understood)
+        slots = _choose_slots(parsed, genre, seed) | set(requested)
+        slots = _drop_excluded_slots(slots, parsed)
+        _fill_up(slots, parsed)
+    slots = {slot for slot in slots if slot in requested or patches[slot] not in excluded}
     slots = slots or {"pad"}
-    lonely = bool(wishes.only) or len(slots - {"texture", "riser", "impact"}) == 1
+    alone = bool(instrumentation.only) or len(slots - {"texture", "riser", "impact"}) == 1
     voices = [
-        _voice(slot, patches, understood, seed, everywhere=lonely)
+        _make_voice(slot, patches, parsed, seed, plays_throughout=alone)
         for slot in SLOTS
         if slot in slots
     ]
     for name, slot, patch in extras:
-        voice = _voice(slot, patches | {slot: patch}, understood, seed, everywhere=lonely)
-        aside = replace(voice.seat, pan=-voice.seat.pan or 0.25, gain_db=voice.seat.gain_db - 2)
-        voices.append(
-            replace(voice, name=name.replace(" ", "-"), seat=aside, asked=True, answers=True)
-        )
+        voice = _make_voice(slot, patches | {slot: patch}, parsed, seed, plays_throughout=alone)
+        mix = replace(voice.mix, pan=-voice.mix.pan or 0.25, gain_db=voice.mix.gain_db - 2)
+        voice = replace(voice, name=name.replace(" ", "-"), mix=mix)
+        voices.append(replace(voice, is_requested=True, is_countermelody=True))
     return tuple(voices)
 
 
-def _patches(understood: Understood, genre: Genre, seed: int) -> dict[str, str]:
-    """A patch for each slot: often the genre's first, never one that was refused."""
-    refused = _refused_patches(understood.wishes)
-    own = dict(STYLES[understood.style].patches)
+def _choose_patches(parsed: ParsedPrompt, genre: Genre, seed: int) -> dict[str, str]:
+    """Return a patch for each slot, an excluded one only where all of the slot are excluded."""
+    excluded = _excluded_patches(parsed.instrumentation)
+    own = dict(STYLES[parsed.style].patches)
     out = {"drums": genre.kit}
-    for slot, instead in _INSTEAD.items():
-        usual = genre.patches.get(slot, instead)
-        choices = [patch for patch in usual if patch not in refused]
-        choices = choices or [patch for patch in instead if patch not in refused]
+    for slot, fallbacks in _FALLBACKS.items():
+        usual = genre.patches.get(slot, fallbacks)
+        choices = (
+            [patch for patch in usual if patch not in excluded]
+            or [patch for patch in fallbacks if patch not in excluded]
+            or [usual[0]]
+        )
+        # The first is the most typical of the genre.
         weights = {patch: 1.0 / (rank + 1) for rank, patch in enumerate(choices)}
-        out[slot] = Dice(seed, "patch", slot).pick(weights)
-        if own.get(slot) not in (None, *refused):
+        out[slot] = RandomStream(seed, "patch", slot).weighted_choice(weights)
+        if own.get(slot) not in (None, *excluded):
             out[slot] = own[slot]
     if out["lead"] == out["chords"] and len(genre.patches["lead"]) > 1 and "lead" not in own:
-        out["lead"] = _another("lead", out, genre, refused | {out["chords"]})
+        out["lead"] = _other_patch("lead", out, genre, excluded | {out["chords"]})
     return out
 
 
-def _refused_patches(wishes: Wishes) -> frozenset[str]:
-    patches = (INSTRUMENTS[name].patch for name in wishes.refused)
+def _excluded_patches(instrumentation: Instrumentation) -> frozenset[str]:
+    patches = (INSTRUMENTS[name].patch for name in instrumentation.excluded)
     return frozenset(patch for patch in patches if patch)
 
 
-def _part_ways(
+def _separate_sounds(
     patches: dict[str, str],
-    asked: Mapping[str, str | None],
+    requested: Mapping[str, str | None],
     genre: Genre,
-    refused: frozenset[str],
+    excluded: frozenset[str],
 ) -> None:
-    """Give chords or pad another sound where they would double a tune or each other, in place."""
-    if patches["chords"] == patches["lead"] and "lead" in asked and "chords" not in asked:
-        taken = refused | {patches["lead"], *_SUSTAINED}
-        patches["chords"] = _another("chords", patches, genre, taken)
+    """Change the patch of chords or pad where it would double the lead or each other, in place."""
+    if patches["chords"] == patches["lead"] and "lead" in requested and "chords" not in requested:
+        taken = excluded | {patches["lead"], *_SUSTAINED}
+        patches["chords"] = _other_patch("chords", patches, genre, taken)
     if patches["chords"] == patches["pad"]:
-        slot = "chords" if "pad" in asked else "pad"
-        if slot not in asked:
-            taken = refused | {patches["pad"], patches["lead"]}
-            patches[slot] = _another(slot, patches, genre, taken)
+        slot = "chords" if "pad" in requested else "pad"
+        if slot not in requested:
+            taken = excluded | {patches["pad"], patches["lead"]}
+            patches[slot] = _other_patch(slot, patches, genre, taken)
 
 
-def _another(slot: str, patches: Mapping[str, str], genre: Genre, taken: frozenset[str]) -> str:
-    """The genre's first patch for a slot that is not taken; where all are, the one it has."""
-    others = (*genre.patches[slot], *_INSTEAD[slot])
+def _other_patch(slot: str, patches: Mapping[str, str], genre: Genre, taken: frozenset[str]) -> str:
+    """Return the first patch of a slot that is not taken; the present one where all are."""
+    others = (*genre.patches[slot], *_FALLBACKS[slot])
     return next((patch for patch in others if patch not in taken), patches[slot])
 
 
-def _asked(
-    names: tuple[str, ...], wishes: Wishes
+def _assign_slots(
+    names: tuple[str, ...], instrumentation: Instrumentation
 ) -> tuple[dict[str, str | None], list[tuple[str, str, str]]]:
-    """Seat what was asked for: slot -> patch, and (name, slot, patch) of those left standing."""
-    seats = dict(wishes.seats)
-    seated: dict[str, str | None] = {}
+    """Assign the named instruments to slots.
+
+    Returns:
+        Slot -> patch, None for the genre's own; and (name, slot, patch) of the instruments whose
+        slots were all taken.
+    """
+    stated = dict(instrumentation.slots)
+    assigned: dict[str, str | None] = {}
     extras: list[tuple[str, str, str]] = []
-    # What names a sound has its choice of seat before what only names a seat.
-    # What was given a seat by the prompt comes first of all.
-    for name in sorted(names, key=lambda name: (name not in seats, not INSTRUMENTS[name].patch)):
+
+    # First the instruments whose slot the prompt states, then those that name a sound.
+    def rank(name: str) -> tuple[bool, bool]:
+        return name not in stated, not INSTRUMENTS[name].patch
+
+    for name in sorted(names, key=rank):
         instrument = INSTRUMENTS[name]
-        slots = (seats[name], *instrument.slots) if name in seats else instrument.slots
-        free = next((slot for slot in slots if slot not in seated), None)
+        slots = (stated[name], *instrument.slots) if name in stated else instrument.slots
+        free = next((slot for slot in slots if slot not in assigned), None)
         if free is not None:
-            seated[free] = instrument.patch
-        elif instrument.patch and instrument.patch not in seated.values():
+            assigned[free] = instrument.patch
+        elif instrument.patch and instrument.patch not in assigned.values():
             extras.append((name, instrument.slots[0], instrument.patch))
-    if len(names) == 1 and "chords" in seated and "lead" in INSTRUMENTS[names[0]].slots:
-        seated["lead"] = seated["chords"]
-    return seated, extras
+    if len(names) == 1 and "chords" in assigned and "lead" in INSTRUMENTS[names[0]].slots:
+        assigned["lead"] = assigned["chords"]
+    return assigned, extras
 
 
-def _slots(understood: Understood, genre: Genre, seed: int) -> set[str]:
-    """Who joins without being asked."""
-    out = set(STYLES[understood.style].add)
+def _choose_slots(parsed: ParsedPrompt, genre: Genre, seed: int) -> set[str]:
+    """Return the slots that play although the prompt does not mention them."""
+    out = set(STYLES[parsed.style].extra_slots)
     for slot in SLOTS:
-        likely = genre.likely.get(slot, 0.0)
-        if 0 < likely < 1:
-            likely += 0.3 * understood.density
-        if Dice(seed, "joins", slot).chance(likely):
+        likelihood = genre.likelihood.get(slot, 0.0)
+        if 0 < likelihood < 1:
+            likelihood += 0.3 * parsed.density
+        if RandomStream(seed, "joins", slot).chance(likelihood):
             out.add(slot)
     return out
 
 
-def _without(slots: set[str], understood: Understood) -> set[str]:
-    """Take out the seats that were refused as such ("no bass"), not just one of their sounds."""
-    for name in understood.wishes.refused:
+def _drop_excluded_slots(slots: set[str], parsed: ParsedPrompt) -> set[str]:
+    """Remove the slots that are excluded as such ("no bass"), not just one of their sounds."""
+    for name in parsed.instrumentation.excluded:
         instrument = INSTRUMENTS[name]
-        seat_only = instrument.patch is None and not instrument.drums
-        if seat_only or instrument.patch in ("vinyl", "wind", "noise-riser"):
+        names_slot = instrument.patch is None and not instrument.drums
+        if names_slot or instrument.patch in ("vinyl", "wind", "noise-riser"):
             slots -= set(instrument.slots)
         if name == "chords":
             slots.discard("pad")
@@ -195,66 +210,72 @@ def _without(slots: set[str], understood: Understood) -> set[str]:
     return slots
 
 
-def _fill_up(slots: set[str], understood: Understood) -> None:
-    """Let more join where fewer than five would play, unless little was wanted."""
-    if understood.density < -0.4:
+def _fill_up(slots: set[str], parsed: ParsedPrompt) -> None:
+    """Add slots where fewer than `_FEWEST` would play, unless the prompt asks for little."""
+    if parsed.density < -0.4:
         return
-    refused = {slot for name in understood.wishes.refused for slot in INSTRUMENTS[name].slots}
+    names = parsed.instrumentation.excluded
+    excluded = {slot for name in names for slot in INSTRUMENTS[name].slots}
     for slot in _FILL_UP:
         if len(slots - {"riser", "impact"}) >= _FEWEST:
             return
-        if slot not in refused:
+        if slot not in excluded:
             slots.add(slot)
 
 
-def _voice(
-    slot: str, patches: Mapping[str, str], understood: Understood, seed: int, *, everywhere: bool
+def _make_voice(
+    slot: str,
+    patches: Mapping[str, str],
+    parsed: ParsedPrompt,
+    seed: int,
+    *,
+    plays_throughout: bool,
 ) -> Voice:
-    genre = GENRES[understood.genre]
+    genre = GENRES[parsed.genre]
     patch = patches[slot]
-    seat = genre.seats.get(slot, Seat())
-    boost = dict(understood.wishes.emphasis)
+    mix = genre.mix.get(slot, MixSettings())
+    boost = dict(parsed.instrumentation.emphasis)
     gain = sum(db for name, db in boost.items() if slot == INSTRUMENTS[name].slots[0])
-    seat = replace(seat, gain_db=max(-6.0, min(4.0, seat.gain_db + gain)))
+    mix = replace(mix, gain_db=max(-6.0, min(4.0, mix.gain_db + gain)))
     drums = [
         INSTRUMENTS[name]
-        for name in understood.wishes.only
+        for name in parsed.instrumentation.only
         if INSTRUMENTS[name].slots == ("drums",)
     ]
     only = frozenset(pitch for instrument in drums for pitch in instrument.drums)
     if any(not instrument.drums for instrument in drums):
         only = frozenset()
-    silent = frozenset(
-        pitch for name in understood.wishes.refused for pitch in INSTRUMENTS[name].drums
+    muted = frozenset(
+        pitch for name in parsed.instrumentation.excluded for pitch in INSTRUMENTS[name].drums
     )
     return Voice(
         slot,
         slot,
         patch,
-        _playing(slot, patch, understood, seed),
-        seat,
-        everywhere,
-        slot in _asked(understood.wishes.wanted, understood.wishes)[0],
-        pitches=only if slot == "drums" else frozenset(),
-        silent=silent if slot == "drums" else frozenset(),
+        _choose_style(slot, patch, parsed, seed),
+        mix,
+        plays_throughout,
+        slot in _assign_slots(parsed.instrumentation.requested, parsed.instrumentation)[0],
+        only_pitches=only if slot == "drums" else frozenset(),
+        muted_pitches=muted if slot == "drums" else frozenset(),
     )
 
 
-def _playing(slot: str, patch: str, understood: Understood, seed: int) -> str:
-    """How it plays: the patch's own way, the style's, or one of the genre's."""
-    style = STYLES[understood.style]
-    usual = GENRES[understood.genre].playing.get(slot, ("",))
+def _choose_style(slot: str, patch: str, parsed: ParsedPrompt, seed: int) -> str:
+    """Return the playing style of the named style or the patch, else one of the genre's."""
+    style = STYLES[parsed.style]
+    usual = GENRES[parsed.genre].playing_styles.get(slot, ("",))
     if slot == "bass":
         if style.bass and (patch == dict(style.patches).get("bass", patch)):
             return style.bass
-        if patch in _BASS_PLAYING and _BASS_PLAYING[patch] not in usual:
-            return _BASS_PLAYING[patch]
+        if patch in _BASS_STYLE_OF and _BASS_STYLE_OF[patch] not in usual:
+            return _BASS_STYLE_OF[patch]
         if patch == "bass-acid":
             return "acid"
-        usual = tuple(way for way in usual if way != "acid" or patch == "bass-acid")
+        usual = tuple(playing for playing in usual if playing != "acid")
     if slot == "chords":
         if patch in _SUSTAINED:
             return "sustain"
         if patch == "guitar-pluck":
             return "broken"
-    return Dice(seed, "playing", slot).choice(usual)
+    return RandomStream(seed, "playing", slot).choice(usual)

@@ -1,4 +1,4 @@
-"""Voicing: which octave each tone of a chord is played in, so that voices move little."""
+"""Voicing and voice leading: the octave of each chord tone, with small moves between chords."""
 
 from __future__ import annotations
 
@@ -13,19 +13,18 @@ Voicing = tuple[int, ...]
 
 
 class Voicer:
-    """Voices one chord after another inside a register (MIDI numbers), each close to the last."""
+    """Voices a series of chords inside a register (MIDI numbers), each close to the last one."""
 
     def __init__(self, low: int, high: int, voices: int) -> None:
         self._low, self._high, self._voices = low, high, voices
         self._last: Voicing = ()
 
-    def voice(self, chord: Chord) -> Voicing:
-        """The pitches of a chord, lowest first."""
-        return self.place(chord.pitch_classes)
+    def voice(self, pitch_classes: tuple[int, ...]) -> Voicing:
+        """Return a pitch for each pitch class, lowest first.
 
-    def place(self, classes: tuple[int, ...]) -> Voicing:
-        """The pitches of these pitch classes, lowest first."""
-        options = _options(classes, self._low, self._high, self._voices)
+        With more classes than voices the fifth is left out first, then the last ones.
+        """
+        options = _list_options(pitch_classes, self._low, self._high, self._voices)
         centre = (self._low + self._high) / 2
         self._last = min(options, key=lambda option: (self._cost(option, centre), option))
         return self._last
@@ -41,25 +40,27 @@ class Voicer:
         return cost
 
 
-def clear_tones(chord: Chord, *, around: bool = False) -> tuple[int, ...]:
-    """The chord's tones with none of its others a semitone below: what may be sung above it.
+def tones_without_clashes(chord: Chord, *, around: bool = False) -> tuple[int, ...]:
+    """Return the chord tones that may be held above the chord.
 
-    The root over a major seventh, or a minor third over a ninth, is a minor ninth that grates when
-    both are held. `around`: nor a semitone above, for a part in the same register. The triad, where
-    fewer than two would be left.
+    A tone with another chord tone a semitone below it is left out: the root above a major seventh,
+    or the minor third above a ninth, is a minor ninth. `around` also leaves out that other tone,
+    for a part in the same register. Where fewer than two tones are left, the triad is returned.
     """
     tones = frozenset(chord.pitch_classes)
-    rubs = {tone for tone in tones if (tone - 1) % 12 in tones}
+    clashes = {tone for tone in tones if (tone - 1) % 12 in tones}
     if around:
-        rubs |= {(tone - 1) % 12 for tone in rubs}
-    clear = tuple(tone for tone in chord.pitch_classes if tone not in rubs)
+        clashes |= {(tone - 1) % 12 for tone in clashes}
+    clear = tuple(tone for tone in chord.pitch_classes if tone not in clashes)
     return clear if len(clear) >= 2 else chord.pitch_classes[:3]
 
 
 @lru_cache(maxsize=512)
-def _options(classes: tuple[int, ...], low: int, high: int, voices: int) -> tuple[Voicing, ...]:
-    """Every way to play the chord's telling tones once within an octave and a half."""
-    tones = classes if len(classes) <= voices else _telling(classes, voices)
+def _list_options(
+    classes: tuple[int, ...], low: int, high: int, voices: int
+) -> tuple[Voicing, ...]:
+    """Return every way to play each tone once within 17 semitones."""
+    tones = classes if len(classes) <= voices else _drop_fifth(classes)[:voices]
     pitches = [pitch for pitch in range(low, high + 1) if pitch % 12 in tones]
     wanted = frozenset(tones)
     found = [
@@ -70,7 +71,5 @@ def _options(classes: tuple[int, ...], low: int, high: int, voices: int) -> tupl
     return tuple(found)
 
 
-def _telling(classes: tuple[int, ...], voices: int) -> tuple[int, ...]:
-    """Leave out the fifth first: root, third and what colours the chord stay."""
-    left = [tone for tone in classes if tone != classes[2]]
-    return tuple(left[:voices])
+def _drop_fifth(classes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(tone for tone in classes if tone != classes[2])

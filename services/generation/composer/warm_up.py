@@ -1,6 +1,6 @@
-"""Compiles every loop of the synthesiser now, so that the first take does not wait for it.
+"""Compiles every loop of the synthesiser, so that the first take need not wait for it.
 
-python -m services.generation.composer.warm_up
+Run as `python -m services.generation.composer.warm_up`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ SAMPLE_RATE = 48_000
 
 
 def warm_up() -> None:
-    """Play one short note on every patch, through every effect; the machine code stays on disk."""
+    """Render a short note on every patch with every effect; numba caches the machine code."""
     score = Score(
         tempo_bpm=120.0,
         bars=1,
         key=Key(9, "minor"),
-        genre="lo-fi",  # the one genre whose tape wears
+        genre="lo-fi",  # the only genre with the tape effect
         sections=(),
         chords=(),
-        parts=tuple(_part(patch) for patch in PATCHES),
+        parts=tuple(_make_part(patch) for patch in PATCHES),
     )
     render_score(
         score,
@@ -32,7 +32,7 @@ def warm_up() -> None:
     )
 
 
-def _part(patch: str) -> Part:
+def _make_part(patch: str) -> Part:
     drums = patch.startswith("kit-")
     return Part(
         name=patch,

@@ -1,14 +1,14 @@
-"""The shape of a piece: whole sections, an early groove, contrast, and a landing."""
+"""Arrangement: whole sections, an early groove, contrast and an ending."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.generation.composer.arrangement import SHAPES, SHORT_BARS, arrange
+from services.generation.composer.arrangement import SECTION_KINDS, SHORT_BARS, arrange
 from services.generation.composer.compose import compose
-from services.generation.composer.prompt import understand
+from services.generation.composer.prompt import parse_prompt
 
-FORMS = list(SHAPES)
+FORMS = list(SECTION_KINDS)
 SLOTS = {"bass", "chords", "pad", "lead", "arp", "texture", "riser", "drums"}
 
 
@@ -22,8 +22,8 @@ def test_passages_cover_all_bars_once(bars: int, form: str, loop: bool, build: b
         assert passage.section.start_bar == at
         at = passage.end_bar
     assert at == bars
-    assert [passage.last for passage in passages].count(True) == (0 if loop else 1)
-    assert all((p.into is None) == (p is passages[-1]) for p in passages)
+    assert [passage.is_last for passage in passages].count(True) == (0 if loop else 1)
+    assert all((p.next_kind is None) == (p is passages[-1]) for p in passages)
 
 
 @given(st.integers(SHORT_BARS + 1, 700), st.sampled_from(FORMS))
@@ -51,22 +51,22 @@ def test_a_nine_bar_clip_has_intro_groove_variation_and_ending(form: str) -> Non
     assert lengths == [2, 4, 2, 1]
 
 
-def test_words_for_structure_change_the_form() -> None:
+def test_structure_words_change_the_form() -> None:
     assert arrange(9, "dance", structure=("build",))[0].section.name == "build"
     names = [p.section.name for p in arrange(14, "beat", structure=("break",))]
     assert "break" in names
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_shapes_name_known_slots_and_stay_in_range(form: str) -> None:
-    for shape in SHAPES[form].values():
+def test_section_kinds_name_known_slots_and_stay_in_range(form: str) -> None:
+    for shape in SECTION_KINDS[form].values():
         assert shape.slots == "all" or set(shape.slots.split()) <= SLOTS
-        assert set(shape.late.split()) | set(shape.leaves.split()) <= SLOTS
+        assert set(shape.late_slots.split()) | set(shape.leaving_slots.split()) <= SLOTS
         assert 0.0 <= shape.energy <= 1.0
-        assert all(0.0 <= opening <= 1.0 for opening in shape.opening)
+        assert all(0.0 <= opening <= 1.0 for opening in shape.brightness)
 
 
-def test_who_joins_late_joins_halfway() -> None:
+def test_a_late_slot_joins_halfway_through_a_section() -> None:
     drop = next(p for p in arrange(93, "dance") if p.section.name == "drop")
     first, end = drop.section.start_bar, drop.end_bar
     assert drop.bars_of("bass") == range(first, end)
@@ -74,19 +74,19 @@ def test_who_joins_late_joins_halfway() -> None:
     assert drop.bars_of("arp").stop == end
 
 
-def test_the_second_time_nobody_waits() -> None:
+def test_a_late_slot_plays_a_repeated_section_from_its_start() -> None:
     again = next(p for p in arrange(93, "dance") if p.section.name == "drop 2")
     assert again.bars_of("arp") == range(again.section.start_bar, again.end_bar)
 
 
-def test_who_leaves_early_leaves_halfway() -> None:
+def test_a_leaving_slot_stops_halfway_through_a_section() -> None:
     outro = arrange(180, "dance")[-1]
     assert outro.section.bars >= 8
     assert outro.bars_of("pad").stop < outro.end_bar
     assert outro.bars_of("bass").stop == outro.end_bar
 
 
-def test_the_second_time_has_more_energy() -> None:
+def test_a_repeated_section_has_more_energy() -> None:
     energies = {p.section.name: p.section.energy for p in arrange(130, "dance")}
     assert energies["drop 2"] > energies["drop"]
 
@@ -95,7 +95,7 @@ def test_the_second_time_has_more_energy() -> None:
 def test_risers_lead_into_impacts(prompt: str) -> None:
     found = False
     for seed in range(6):
-        score = compose(understand(prompt), duration_seconds=120.0, seed=seed)
+        score = compose(parse_prompt(prompt), duration_seconds=120.0, seed=seed)
         names = {part.name for part in score.parts}
         if {"riser", "impact"} <= names:
             found = True
@@ -107,7 +107,7 @@ def test_risers_lead_into_impacts(prompt: str) -> None:
 
 
 def test_filters_open_through_a_build() -> None:
-    score = compose(understand("house 124 bpm"), duration_seconds=120.0, seed=1)
+    score = compose(parse_prompt("house 124 bpm"), duration_seconds=120.0, seed=1)
     build = next(s for s in score.sections if s.name == "build")
     first, end = build.start_bar * 4.0, (build.start_bar + build.bars) * 4.0
     line = dict(score.part("chords").brightness)
@@ -117,14 +117,14 @@ def test_filters_open_through_a_build() -> None:
 
 
 def test_dark_moods_close_the_filter() -> None:
-    dark = compose(understand("dark house in C minor"), duration_seconds=16.0, seed=1)
-    bright = compose(understand("bright house in C minor"), duration_seconds=16.0, seed=1)
+    dark = compose(parse_prompt("dark house in C minor"), duration_seconds=16.0, seed=1)
+    bright = compose(parse_prompt("bright house in C minor"), duration_seconds=16.0, seed=1)
     peak = max(value for _, value in dark.part("chords").brightness)
     assert peak < max(value for _, value in bright.part("chords").brightness)
 
 
-def test_a_texture_is_one_long_note_where_it_never_stops() -> None:
-    score = compose(understand("lo-fi with vinyl crackle"), duration_seconds=60.0, seed=1)
+def test_a_texture_without_a_pause_is_one_note() -> None:
+    score = compose(parse_prompt("lo-fi with vinyl crackle"), duration_seconds=60.0, seed=1)
     notes = score.part("texture").notes
     assert len(notes) == 1
     assert notes[0].duration == score.beats

@@ -1,4 +1,4 @@
-"""How loud the parts are beside one another, measured on the sound itself (EBU R 128 loudness)."""
+"""Balance of the parts in the mix, by their loudness (EBU R 128)."""
 
 import numpy as np
 import pytest
@@ -9,13 +9,13 @@ from services.generation.composer.genres import GENRES
 from services.generation.engine import GenerationParams, Rendered
 
 QUIETEST_LU = -24.0
-"""Under the mix: what is below is not heard beside the rest."""
+"""Under the mix; a quieter part is masked."""
 LOUDEST_LU = -1.0
-"""A part this near to the mix is all that is heard."""
+"""A part closer to the mix masks the others."""
 
 
 def render(prompt: str, seed: int = 2, seconds: float = 8.0) -> Rendered:
-    params = GenerationParams(prompt=prompt, duration_seconds=seconds, seed=seed)
+    params = GenerationParams(prompt=prompt, duration_seconds=seconds, seed=seed, stems=True)
     return ComposerEngine().render(params, lambda *_: None, lambda: False)
 
 
@@ -24,13 +24,13 @@ def lufs(rendered: Rendered, audio: np.ndarray) -> float:
 
 
 def beside_the_mix(rendered: Rendered) -> dict[str, float]:
-    """Stem -> LU against the mix."""
+    """Return stem -> LU relative to the mix."""
     mix = lufs(rendered, rendered.audio)
     return {name: lufs(rendered, stem) - mix for name, stem in rendered.stems.items()}
 
 
 @pytest.mark.parametrize("genre", GENRES)
-def test_every_part_is_heard_and_none_drowns_the_rest(genre: str) -> None:
+def test_every_part_is_audible_and_none_masks_the_mix(genre: str) -> None:
     levels = beside_the_mix(render(f"{genre} with drums, bass, chords, pads, melody and an arp"))
     assert len(levels) >= 6
     assert {name: level for name, level in levels.items() if level < QUIETEST_LU} == {}
@@ -39,13 +39,13 @@ def test_every_part_is_heard_and_none_drowns_the_rest(genre: str) -> None:
 
 
 @pytest.mark.parametrize("genre", ["hip-hop", "lo-fi"])
-def test_crackle_that_was_asked_for_is_heard(genre: str) -> None:
+def test_requested_vinyl_crackle_is_audible(genre: str) -> None:
     levels = beside_the_mix(render(f"{genre} with vinyl crackle"))
     assert QUIETEST_LU < levels["texture"] < -12.0
 
 
 @pytest.mark.parametrize("genre", GENRES)
-def test_little_is_lost_in_mono_and_the_lows_are_mono_already(genre: str) -> None:
+def test_a_mix_keeps_its_loudness_in_mono_and_has_mono_lows(genre: str) -> None:
     rendered = render(genre)
     left, right = rendered.audio
     assert np.corrcoef(left, right)[0, 1] > 0.0
@@ -60,7 +60,7 @@ def test_little_is_lost_in_mono_and_the_lows_are_mono_already(genre: str) -> Non
     assert side < 0.01 * mid + 1e-3
 
 
-def test_a_heavy_808_is_heavy_and_reaches_small_speakers() -> None:
+def test_a_heavy_808_fills_the_lows_and_has_harmonics() -> None:
     rendered = render("trap beat with heavy 808 bass in C minor at 140 bpm", seconds=12.0)
     spectrum = np.abs(np.fft.rfft(rendered.stems["bass"].mean(axis=0))) ** 2
     mix = np.abs(np.fft.rfft(rendered.audio.mean(axis=0))) ** 2

@@ -1,4 +1,4 @@
-"""Harmony: numerals to chords, timelines that resolve, voices that move little, a clear key."""
+"""Harmony: chords of numerals, cadences, voice leading, and a clear key."""
 
 import itertools
 
@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 from services.generation.composer.arrangement import arrange
 from services.generation.composer.compose import compose
 from services.generation.composer.genres import GENRES
-from services.generation.composer.harmony import BAR, chord_of, compose_harmony
+from services.generation.composer.harmony import BAR, build_chord, compose_harmony
 from services.generation.composer.progressions import progressions
-from services.generation.composer.prompt import understand
-from services.generation.composer.voicing import Voicer, clear_tones
+from services.generation.composer.prompt import parse_prompt
+from services.generation.composer.voicing import Voicer, tones_without_clashes
 from services.generation.score import MODE_INTERVALS, Chord, Key, Score
 
 MODES = list(MODE_INTERVALS)
@@ -45,7 +45,7 @@ MODES = list(MODE_INTERVALS)
 def test_numerals_become_the_chords_of_the_key(
     numeral: str, key: Key, colour: str, symbol: str
 ) -> None:
-    assert chord_of(numeral, key, colour)[2] == symbol
+    assert build_chord(numeral, key, colour)[2] == symbol
 
 
 @given(
@@ -54,11 +54,11 @@ def test_numerals_become_the_chords_of_the_key(
     st.sampled_from(MODES),
     st.sampled_from(["power", "triad", "seventh", "ninth"]),
 )
-def test_chords_are_named_start_on_their_root_and_stay_in_the_key(
+def test_chords_have_a_symbol_start_on_their_root_and_stay_in_the_key(
     numeral: str, tonic: int, mode: str, colour: str
 ) -> None:
     key = Key(tonic, mode)
-    root, classes, symbol = chord_of(numeral, key, colour)
+    root, classes, symbol = build_chord(numeral, key, colour)
     assert classes[0] == root
     assert len(set(classes)) == len(classes)
     outside = set(classes) - key.pitch_classes
@@ -69,7 +69,7 @@ def test_chords_are_named_start_on_their_root_and_stay_in_the_key(
 
 @pytest.mark.parametrize("genre", GENRES)
 @pytest.mark.parametrize("mode", MODES)
-def test_every_genre_has_loops_in_every_mode_that_start_at_home(genre: str, mode: str) -> None:
+def test_progressions_of_every_genre_and_mode_start_on_the_tonic(genre: str, mode: str) -> None:
     loops = progressions(genre, mode)
     assert len(loops) >= 3
     for loop in loops:
@@ -95,7 +95,9 @@ def timeline(genre: str, bars: int, seed: int, *, mode: str = "minor", loop: boo
     st.booleans(),
 )
 @settings(deadline=None)
-def test_sections_begin_at_home(genre: str, bars: int, seed: int, mode: str, loop: bool) -> None:
+def test_sections_begin_on_the_tonic(
+    genre: str, bars: int, seed: int, mode: str, loop: bool
+) -> None:
     passages, harmony = timeline(genre, bars, seed, mode=mode, loop=loop)
     for passage in passages:
         assert harmony.at(passage.section.start_bar * BAR).root == 0
@@ -103,18 +105,18 @@ def test_sections_begin_at_home(genre: str, bars: int, seed: int, mode: str, loo
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_piece_ends_dominant_then_tonic(mode: str) -> None:
+def test_a_piece_ends_with_a_cadence(mode: str) -> None:
     _, harmony = timeline("house", 10, 3, mode=mode)
     assert harmony.chords[-1].root == 0
     assert harmony.chords[-2].root != 0
 
 
-def test_a_loop_is_left_open() -> None:
+def test_a_loop_need_not_end_on_the_tonic() -> None:
     roots = [timeline("lo-fi", 8, seed, loop=True)[1].chords[-1].root for seed in range(10)]
     assert any(root != 0 for root in roots)
 
 
-def test_a_section_that_ends_at_home_turns_towards_the_next() -> None:
+def test_a_section_does_not_end_on_the_tonic_before_another() -> None:
     for seed in range(20):
         passages, harmony = timeline("techno", 64, seed)
         for passage in passages[:-1]:
@@ -123,7 +125,7 @@ def test_a_section_that_ends_at_home_turns_towards_the_next() -> None:
 
 
 @given(st.integers(0, 320).map(lambda n: n / 8), st.integers(4, 160).map(lambda n: n / 8))
-def test_between_cuts_the_chords_to_the_stretch(start: float, length: float) -> None:
+def test_between_cuts_the_chords_to_its_range(start: float, length: float) -> None:
     _, harmony = timeline("lo-fi", 16, 5)
     pieces = list(harmony.between(start, start + length))
     assert pieces[0][0] == start
@@ -147,19 +149,19 @@ def chord(*classes: int) -> Chord:
         max_size=8,
     )
 )
-def test_voicings_stay_in_the_register_with_every_tone_once(
+def test_voicings_stay_in_the_register_and_play_every_tone_once(
     chords: list[tuple[int, tuple[int, ...]]],
 ) -> None:
     voicer = Voicer(50, 71, 5)
     for root, shape in chords:
         classes = tuple((root + step) % 12 for step in shape)
-        voicing = voicer.voice(chord(*classes))
+        voicing = voicer.voice(classes)
         assert all(50 <= pitch <= 71 for pitch in voicing)
         assert sorted(pitch % 12 for pitch in voicing) == sorted(classes)
 
 
-def test_too_many_tones_lose_the_fifth_first() -> None:
-    voicing = Voicer(50, 74, 4).voice(chord(0, 4, 7, 11, 2))
+def test_a_chord_with_too_many_tones_drops_its_fifth() -> None:
+    voicing = Voicer(50, 74, 4).voice((0, 4, 7, 11, 2))
     assert {pitch % 12 for pitch in voicing} == {0, 4, 11, 2}
 
 
@@ -173,16 +175,16 @@ def test_too_many_tones_lose_the_fifth_first() -> None:
         ((0, 7), (0, 7), (0, 7)),
     ],
 )
-def test_tones_that_grate_over_a_chord_are_known(
+def test_tones_that_clash_with_a_chord_are_left_out(
     classes: tuple[int, ...], above: tuple[int, ...], around: tuple[int, ...]
 ) -> None:
-    assert clear_tones(chord(*classes)) == above
-    assert clear_tones(chord(*classes), around=True) == around
+    assert tones_without_clashes(chord(*classes)) == above
+    assert tones_without_clashes(chord(*classes), around=True) == around
 
 
-def test_voices_move_little() -> None:
+def test_voice_leading_moves_each_voice_little() -> None:
     voicer = Voicer(50, 71, 3)
-    loop = [chord(0, 3, 7), chord(8, 0, 3), chord(3, 7, 10), chord(10, 2, 5)] * 3
+    loop = [(0, 3, 7), (8, 0, 3), (3, 7, 10), (10, 2, 5)] * 3
     voicings = [voicer.voice(item) for item in loop]
     moves = [
         abs(high - low)
@@ -227,10 +229,10 @@ def heard_key(score: Score) -> tuple[int, str]:
 
 @pytest.mark.parametrize("genre", GENRES)
 @pytest.mark.parametrize("mode", ["major", "minor"])
-def test_the_key_is_clear_to_a_profile_based_listener(genre: str, mode: str) -> None:
+def test_a_key_profile_finds_the_key_of_a_score(genre: str, mode: str) -> None:
     right = 0
     for seed in range(12):
-        heard = understand(f"{genre} in {('C', 'D', 'Eb', 'F#', 'G', 'A')[seed % 6]} {mode}")
-        score = compose(heard, duration_seconds=16.0, seed=seed)
-        right += heard_key(score) == (heard.key.tonic, mode)
+        parsed = parse_prompt(f"{genre} in {('C', 'D', 'Eb', 'F#', 'G', 'A')[seed % 6]} {mode}")
+        score = compose(parsed, duration_seconds=16.0, seed=seed)
+        right += heard_key(score) == (parsed.key.tonic, mode)
     assert right >= 10

@@ -1,4 +1,4 @@
-"""The tune, the bass and the chords: a motif that returns, roots, and registers."""
+"""Melody, bass and chords: motifs, roots and registers."""
 
 import statistics
 from bisect import bisect_right
@@ -8,21 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.generation.composer.bass import STYLES as BASS_STYLES
-from services.generation.composer.comping import CHORDS
+from services.generation.composer.bass import BASS_STYLES
+from services.generation.composer.comping import COMPING_STYLES
 from services.generation.composer.compose import compose
-from services.generation.composer.dice import Dice
 from services.generation.composer.genres import GENRES
-from services.generation.composer.melody import REGISTERS, UNIT, make_motif
+from services.generation.composer.melody import MOTIF_BEATS, REGISTERS, make_motif
 from services.generation.composer.plan import make_plan
-from services.generation.composer.prompt import understand
+from services.generation.composer.prompt import parse_prompt
+from services.generation.composer.random_streams import RandomStream
 from services.generation.composer.styles import STYLES
 from services.generation.composer.voices import choose_voices
 from services.generation.score import Chord, Note, Score
 
 
 def write(prompt: str, seconds: float = 30.0, seed: int = 1) -> Score:
-    return compose(understand(prompt), duration_seconds=seconds, seed=seed)
+    return compose(parse_prompt(prompt), duration_seconds=seconds, seed=seed)
 
 
 def sounding(score: Score, note: Note) -> Chord:
@@ -31,7 +31,7 @@ def sounding(score: Score, note: Note) -> Chord:
 
 
 @pytest.mark.parametrize("style", list(STYLES))
-def test_the_bass_has_the_root_where_the_chord_changes(style: str) -> None:
+def test_the_bass_plays_the_root_at_chord_changes(style: str) -> None:
     for seed in range(3):
         score = write(f"{style} with bass", 30.0, seed)
         notes = score.part("bass").notes
@@ -46,7 +46,7 @@ def test_the_bass_has_the_root_where_the_chord_changes(style: str) -> None:
 
 
 @pytest.mark.parametrize("genre", GENRES)
-def test_the_bass_stays_low_and_the_tune_above_it(genre: str) -> None:
+def test_bass_and_lead_stay_in_their_registers(genre: str) -> None:
     for seed in range(4):
         score = write(f"{genre} with bass and melody", 30.0, seed)
         bass, lead = score.part("bass"), score.part("lead")
@@ -75,39 +75,39 @@ def test_slides_occur_in_most_trap_pieces() -> None:
     assert sum(sliding) >= 5
 
 
-def test_house_bass_leaves_the_beat_to_the_kick() -> None:
+def test_progressive_house_bass_plays_off_the_beat() -> None:
     for seed in range(8):
-        plan = make_plan(understand("progressive house"), duration_seconds=16.0, seed=seed)
-        score = compose(understand("progressive house"), duration_seconds=16.0, seed=seed)
+        plan = make_plan(parse_prompt("progressive house"), duration_seconds=16.0, seed=seed)
+        score = compose(parse_prompt("progressive house"), duration_seconds=16.0, seed=seed)
         bass = [note.start % 1.0 for note in score.part("bass").notes if note.start < 24.0]
         assert all(at > 0.2 for at in bass)
         assert plan.feel.swing >= 0.5
 
 
-def test_synthwave_bass_jumps_octaves_in_eighths() -> None:
+def test_disco_bass_alternates_octaves() -> None:
     voices = {
-        seed: next(v for v in choose_voices(understand("disco"), seed) if v.slot == "bass")
+        seed: next(v for v in choose_voices(parse_prompt("disco"), seed) if v.slot == "bass")
         for seed in range(3)
     }
     for seed, voice in voices.items():
-        assert voice.playing == "octaves"
+        assert voice.style == "octaves"
         notes = write("disco", 16.0, seed).part("bass").notes
         leaps = [abs(b.pitch - a.pitch) for a, b in pairwise(notes)]
         assert leaps.count(12) > len(leaps) / 2
 
 
 @pytest.mark.parametrize("genre", GENRES)
-def test_every_way_of_playing_is_known(genre: str) -> None:
-    assert set(GENRES[genre].playing["bass"]) <= set(BASS_STYLES)
-    assert set(GENRES[genre].playing["chords"]) <= set(CHORDS)
+def test_every_playing_style_of_a_genre_exists(genre: str) -> None:
+    assert set(GENRES[genre].playing_styles["bass"]) <= set(BASS_STYLES)
+    assert set(GENRES[genre].playing_styles["chords"]) <= set(COMPING_STYLES)
 
 
-def test_every_style_plays_the_bass_in_a_known_way() -> None:
+def test_every_bass_style_of_a_style_exists() -> None:
     assert {style.bass for style in STYLES.values()} <= {None, *BASS_STYLES}
 
 
 @pytest.mark.parametrize("genre", GENRES)
-def test_strong_beats_of_the_tune_are_chord_tones(genre: str) -> None:
+def test_the_melody_has_chord_tones_on_strong_beats(genre: str) -> None:
     on, strong = 0, 0
     for seed in range(8):
         score = write(f"{genre} with melody", 60.0, seed)
@@ -120,7 +120,7 @@ def test_strong_beats_of_the_tune_are_chord_tones(genre: str) -> None:
 
 
 @pytest.mark.parametrize("genre", GENRES)
-def test_the_tune_moves_mostly_by_step(genre: str) -> None:
+def test_the_melody_moves_mostly_by_step(genre: str) -> None:
     moves = [
         abs(after.pitch - note.pitch)
         for seed in range(10)
@@ -132,11 +132,11 @@ def test_the_tune_moves_mostly_by_step(genre: str) -> None:
 
 
 @pytest.mark.parametrize("genre", ["trap", "house", "synthwave", "drum and bass", "lo-fi"])
-def test_the_motif_comes_back(genre: str) -> None:
+def test_the_motif_returns(genre: str) -> None:
     for seed in range(5):
-        heard = understand(f"{genre} straight with melody, seamless loop")
-        plan = make_plan(heard, duration_seconds=30.0, seed=seed)
-        score = compose(heard, duration_seconds=30.0, seed=seed)
+        parsed = parse_prompt(f"{genre} straight with melody, seamless loop")
+        plan = make_plan(parsed, duration_seconds=30.0, seed=seed)
+        score = compose(parsed, duration_seconds=30.0, seed=seed)
         groove = plan.passages[0]
         if groove.section.bars < 4:
             continue
@@ -149,12 +149,12 @@ def test_the_motif_comes_back(genre: str) -> None:
                 if start - 0.1 <= note.start < start + 3.8
             ]
 
-        assert rhythm(0.0) == rhythm(UNIT)
+        assert rhythm(0.0) == rhythm(MOTIF_BEATS)
         assert rhythm(0.0)
 
 
 @pytest.mark.parametrize("genre", GENRES)
-def test_the_tune_breathes(genre: str) -> None:
+def test_the_melody_has_rests(genre: str) -> None:
     for seed in range(4):
         score = write(f"{genre} with melody", 60.0, seed)
         sung = sum(note.duration for note in score.part("lead").notes)
@@ -163,16 +163,16 @@ def test_the_tune_breathes(genre: str) -> None:
 
 @given(st.integers(0, 10_000), st.floats(0.05, 1.0))
 def test_motifs_fit_two_bars_and_stay_within_an_octave(seed: int, density: float) -> None:
-    motif = make_motif(Dice(seed), density)
+    motif = make_motif(RandomStream(seed), density)
     assert motif.onsets
-    assert all(0.0 <= onset < UNIT for onset in motif.onsets)
+    assert all(0.0 <= onset < MOTIF_BEATS for onset in motif.onsets)
     assert list(motif.onsets) == sorted(set(motif.onsets))
     assert len(motif.onsets) == len(motif.lengths) == len(motif.line)
     assert max(motif.line) - min(motif.line) <= 10
-    for version in (motif.inverted(), motif.closed(), motif.varied(Dice(seed, "v"))):
+    for version in (motif.invert(), motif.answer(), motif.vary(RandomStream(seed, "v"))):
         assert len(version.onsets) == len(version.lengths) == len(version.line)
-    assert motif.closed().onsets[-1] == 4.0
-    assert motif.inverted().inverted() == motif
+    assert motif.answer().onsets[-1] == 4.0
+    assert motif.invert().invert() == motif
 
 
 def test_busier_moods_play_more_notes() -> None:
@@ -188,7 +188,7 @@ def test_busier_moods_play_more_notes() -> None:
 
 
 @pytest.mark.parametrize("genre", GENRES)
-def test_chords_and_pads_sit_between_bass_and_tune(genre: str) -> None:
+def test_chords_and_pads_stay_in_their_register(genre: str) -> None:
     for seed in range(4):
         for part in write(f"{genre} with keys and pads", 30.0, seed).parts:
             if part.role in ("chords", "pad"):
@@ -196,7 +196,7 @@ def test_chords_and_pads_sit_between_bass_and_tune(genre: str) -> None:
 
 
 @pytest.mark.parametrize("style", ["lo-fi", "jazz", "ambient", "cinematic", "hip-hop", "disco"])
-def test_chords_and_pads_do_not_grate_while_both_are_held(style: str) -> None:
+def test_held_chords_and_pads_rarely_clash(style: str) -> None:
     for seed in range(4):
         score = write(
             f"{style} in C {'major' if seed % 2 else 'minor'} with keys and pads", 60, seed
@@ -215,25 +215,25 @@ def test_chords_and_pads_do_not_grate_while_both_are_held(style: str) -> None:
         assert rubs <= 0.05 * score.beats
 
 
-def test_lo_fi_keys_are_rolled_and_carry_ninths() -> None:
+def test_lo_fi_chords_have_ninths() -> None:
     score = write("lo-fi with rhodes in C major", 30.0, 3)
     assert any(len(chord.pitch_classes) == 5 for chord in score.chords)
 
 
-def test_an_answering_voice_fills_the_gaps() -> None:
+def test_further_leads_play_other_patches() -> None:
     score = write("trap with bells and flute and saw lead", 60.0)
     leads = [part for part in score.parts if part.role == "lead"]
     assert len(leads) >= 2
     assert len({part.patch for part in leads}) == len(leads)
 
 
-def test_a_register_mood_lifts_the_tune() -> None:
+def test_a_happy_mood_raises_the_melody() -> None:
     plain = write("house with flute in C major 124 bpm", 30.0, 5).part("lead").notes
     dreamy = write("happy bright house with flute in C major 124 bpm", 30.0, 5).part("lead").notes
     assert statistics.mean(n.pitch for n in dreamy) > statistics.mean(n.pitch for n in plain)
 
 
-def test_a_player_who_is_alone_has_a_left_hand() -> None:
+def test_a_solo_piano_has_a_left_hand() -> None:
     score = write("solo piano in C major", 30.0)
     low = [note for note in score.part("chords").notes if note.pitch < 48]
     assert {note.pitch % 12 for note in low} == {chord.root for chord in score.chords}
@@ -241,7 +241,7 @@ def test_a_player_who_is_alone_has_a_left_hand() -> None:
     assert not [note for note in band.part("chords").notes if note.pitch < 48]
 
 
-def test_what_was_asked_for_plays_in_every_loud_section() -> None:
+def test_a_requested_voice_plays_in_every_loud_section() -> None:
     score = write("house with arp, 124 bpm", 180.0)
     starts = [note.start for note in score.part("arp").notes]
     for section in score.sections:

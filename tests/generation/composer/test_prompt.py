@@ -1,4 +1,4 @@
-"""Reading a prompt: tempo, key, genre, mood, instruments, and what is only assumed."""
+"""Parsing a prompt: tempo, key, genre, mood, instruments, and what is assumed."""
 
 import json
 
@@ -6,10 +6,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.generation.composer.figures import read_bare_tempo, read_key, read_tempo
+from services.generation.composer.compose import compose
 from services.generation.composer.genres import GENRES
-from services.generation.composer.prompt import understand
+from services.generation.composer.prompt import parse_prompt
 from services.generation.composer.styles import STYLE_WORDS, STYLES
+from services.generation.composer.tempo_and_key import read_bare_tempo, read_key, read_tempo
 from services.generation.composer.vocabulary import INSTRUMENTS, MOODS
 from services.generation.composer.voices import choose_voices
 
@@ -48,7 +49,7 @@ def test_a_tempo_out_of_range_is_refused_with_a_reason(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["808s and a 909", "16 bars", "an 80s groove", "", "24/7"])
-def test_other_numbers_are_no_tempo(text: str) -> None:
+def test_other_numbers_are_not_read_as_a_tempo(text: str) -> None:
     assert read_tempo(text) == (None, "")
 
 
@@ -66,7 +67,7 @@ def test_other_numbers_are_no_tempo(text: str) -> None:
         ("303 and 808", None),
     ],
 )
-def test_a_bare_number_is_a_tempo_only_where_it_can_be_nothing_else(
+def test_a_bare_number_is_a_tempo_only_where_nothing_else_fits(
     text: str, tempo: float | None
 ) -> None:
     assert read_bare_tempo(text, 100.0, 180.0) == tempo
@@ -142,7 +143,7 @@ def test_a_key_may_come_without_its_mode(text: str, tonic: int) -> None:
         "c",
     ],
 )
-def test_words_that_look_like_keys_are_none(text: str) -> None:
+def test_words_that_look_like_keys_are_not_read_as_one(text: str) -> None:
     assert read_key(text).tonic is None
 
 
@@ -190,16 +191,16 @@ def test_a_mode_may_come_without_a_tonic(text: str, mode: str) -> None:
         ("not trap, house", "house", "house"),
     ],
 )
-def test_genres_and_their_neighbours_are_recognised(text: str, genre: str, style: str) -> None:
-    heard = understand(text)
-    assert (heard.genre, heard.style) == (genre, style)
-    assert "genre" in heard.read
+def test_genres_and_styles_are_recognised(text: str, genre: str, style: str) -> None:
+    parsed = parse_prompt(text)
+    assert (parsed.genre, parsed.style) == (genre, style)
+    assert "genre" in parsed.stated
 
 
 def test_a_style_played_as_another_genre_is_noted() -> None:
-    heard = understand("phonk")
-    assert heard.notes == ("phonk is played as a kind of trap.",)
-    assert heard.summary.startswith("phonk (as trap), ")
+    parsed = parse_prompt("phonk")
+    assert parsed.notes == ("phonk is played as a kind of trap.",)
+    assert parsed.summary.startswith("phonk (as trap), ")
 
 
 @pytest.mark.parametrize(
@@ -222,12 +223,12 @@ def test_a_style_played_as_another_genre_is_noted() -> None:
         ("steel drums", {"mallets"}, set()),
     ],
 )
-def test_instruments_are_asked_for_and_refused(
+def test_instruments_are_requested_and_excluded(
     text: str, wanted: set[str], refused: set[str]
 ) -> None:
-    wishes = understand(text).wishes
-    assert set(wishes.wanted) == wanted
-    assert set(wishes.refused) == refused
+    instrumentation = parse_prompt(text).instrumentation
+    assert set(instrumentation.requested) == wanted
+    assert set(instrumentation.excluded) == refused
 
 
 @pytest.mark.parametrize(
@@ -253,8 +254,8 @@ def test_instruments_are_asked_for_and_refused(
         ("drum loop with bass", ()),
     ],
 )
-def test_what_shall_play_alone_is_read(text: str, only: tuple[str, ...]) -> None:
-    assert understand(text).wishes.only == only
+def test_instruments_that_play_alone_are_read(text: str, only: tuple[str, ...]) -> None:
+    assert parse_prompt(text).instrumentation.only == only
 
 
 @pytest.mark.parametrize(
@@ -269,42 +270,45 @@ def test_what_shall_play_alone_is_read(text: str, only: tuple[str, ...]) -> None
         ("amapiano with log drums", "bass", "bass-808"),
     ],
 )
-def test_an_instrument_plays_what_the_prompt_says_it_plays(
+def test_an_instrument_takes_the_slot_that_the_prompt_states(
     text: str, slot: str, patch: str
 ) -> None:
     for seed in range(4):
-        voices = {voice.slot: voice for voice in choose_voices(understand(text), seed)}
+        voices = {voice.slot: voice for voice in choose_voices(parse_prompt(text), seed)}
         assert voices[slot].patch == patch
 
 
-def test_a_tune_given_to_the_piano_is_not_doubled_by_its_chords() -> None:
+def test_chords_do_not_double_a_requested_piano_lead() -> None:
     for seed in range(8):
         voices = {
             voice.slot: voice.patch
-            for voice in choose_voices(understand("trap piano melody"), seed)
+            for voice in choose_voices(parse_prompt("trap piano melody"), seed)
         }
         assert voices["lead"] == "keys-piano"
         assert "chords" not in voices or voices["chords"] not in ("keys-piano", voices.get("pad"))
 
 
 @pytest.mark.parametrize("genre", GENRES)
-def test_what_was_refused_does_not_come_back_as_another_part(genre: str) -> None:
+def test_an_excluded_patch_is_used_in_no_slot(genre: str) -> None:
     for seed in range(6):
-        heard = understand(f"{genre} with strings and a flute, no piano, no rhodes, no bells")
-        patches = {voice.patch for voice in choose_voices(heard, seed)}
+        parsed = parse_prompt(f"{genre} with strings and a flute, no piano, no rhodes, no bells")
+        patches = {voice.patch for voice in choose_voices(parsed, seed)}
         assert not patches & {"keys-piano", "keys-rhodes", "lead-bell"}
 
 
 @pytest.mark.parametrize("text", ["beat with space for vocals", "a track for my vocals", "for rap"])
-def test_those_whom_the_music_is_for_do_not_play_in_it(text: str) -> None:
-    heard = understand(text)
-    assert "choir" not in heard.wishes.wanted
-    assert "dreamy" not in heard.moods
+def test_vocals_that_the_music_is_for_are_not_requested(text: str) -> None:
+    parsed = parse_prompt(text)
+    assert "choir" not in parsed.instrumentation.requested
+    assert "dreamy" not in parsed.moods
 
 
-def test_no_percussion_means_no_drums_unless_some_are_asked_for() -> None:
-    assert set(understand("church organ, no percussion").wishes.refused) == {"percussion", "drums"}
-    assert understand("kick and snare, no percussion").wishes.refused == ("percussion",)
+def test_no_percussion_excludes_drums_unless_some_are_requested() -> None:
+    assert set(parse_prompt("church organ, no percussion").instrumentation.excluded) == {
+        "percussion",
+        "drums",
+    }
+    assert parse_prompt("kick and snare, no percussion").instrumentation.excluded == ("percussion",)
 
 
 @pytest.mark.parametrize(
@@ -317,72 +321,72 @@ def test_no_percussion_means_no_drums_unless_some_are_asked_for() -> None:
         ("si bémol majeur, synthwave", 10, "major"),
     ],
 )
-def test_sung_names_of_a_key_are_read(text: str, tonic: int, mode: str) -> None:
+def test_solfege_keys_are_read(text: str, tonic: int, mode: str) -> None:
     words = read_key(text)
     assert (words.tonic, words.mode) == (tonic, mode)
 
 
 @pytest.mark.parametrize("metre", ["3/4", "6/8", "waltz", "7 / 8"])
-def test_another_metre_is_noted(metre: str) -> None:
-    assert understand(f"lo-fi in {metre}").notes[-1] == (
+def test_another_time_signature_is_noted(metre: str) -> None:
+    assert parse_prompt(f"lo-fi in {metre}").notes[-1] == (
         f"Everything is played in 4/4; {metre} was asked for."
     )
 
 
 @pytest.mark.parametrize("text", ["lo-fi in 4/4", "house, 24/7 party", "techno 1/16 hats"])
 def test_common_time_and_other_fractions_are_not_noted(text: str) -> None:
-    assert not any("4/4" in note for note in understand(text).notes)
+    assert not any("4/4" in note for note in parse_prompt(text).notes)
 
 
-def test_what_is_asked_for_guides_the_choice_of_a_genre() -> None:
-    heavy = [understand(f"heavy 808 bass, take {n}").genre for n in range(30)]
-    still = [understand(f"church organ, no drums, take {n}").genre for n in range(30)]
+def test_instruments_guide_the_choice_of_a_genre() -> None:
+    heavy = [parse_prompt(f"heavy 808 bass, take {n}").genre for n in range(30)]
+    still = [parse_prompt(f"church organ, no drums, take {n}").genre for n in range(30)]
     assert heavy.count("trap") > 20
     assert still.count("trap") + still.count("techno") + still.count("house") < 5
 
 
-def test_emphasis_moves_the_level_of_what_it_stands_before() -> None:
-    wishes = understand("trap with heavy 808 bass and subtle bells").wishes
-    assert dict(wishes.emphasis) == {"808 bass": 2.0, "bells": -3.0}
+def test_an_adjective_changes_the_level_of_its_instrument() -> None:
+    instrumentation = parse_prompt("trap with heavy 808 bass and subtle bells").instrumentation
+    assert dict(instrumentation.emphasis) == {"808 bass": 2.0, "bells": -3.0}
 
 
-def test_moods_turn_mode_energy_and_brightness() -> None:
-    dark, happy = understand("dark house"), understand("happy house")
+def test_moods_set_mode_energy_and_brightness() -> None:
+    dark, happy = parse_prompt("dark house"), parse_prompt("happy house")
     assert (dark.key.mode, happy.key.mode) == ("minor", "major")
     assert dark.brightness < 0 < happy.brightness
-    assert understand("energetic trap").energy > 0.5 > understand("calm trap").energy
+    assert parse_prompt("energetic trap").energy > 0.5 > parse_prompt("calm trap").energy
 
 
-def test_a_denied_mood_is_no_mood() -> None:
-    assert understand("house, not dark").moods == ()
-    assert understand("not too aggressive techno").moods == ()
+def test_a_negated_mood_does_not_count() -> None:
+    assert parse_prompt("house, not dark").moods == ()
+    assert parse_prompt("not too aggressive techno").moods == ()
 
 
 def test_a_stated_mode_wins_over_the_mood() -> None:
-    assert understand("sad piano in C major").key.mode == "major"
+    assert parse_prompt("sad piano in C major").key.mode == "major"
 
 
-def test_words_for_speed_move_the_tempo_inside_the_range_of_the_style() -> None:
-    slow, fast = understand("slow techno"), understand("fast techno")
+def test_slow_and_fast_move_the_tempo_inside_the_range_of_the_style() -> None:
+    slow, fast = parse_prompt("slow techno"), parse_prompt("fast techno")
     lowest, usual, highest = GENRES["techno"].tempo
     assert lowest <= slow.tempo_bpm < usual < fast.tempo_bpm <= highest
-    assert "tempo_bpm" not in slow.read
+    assert "tempo_bpm" not in slow.stated
 
 
-def test_a_stated_tempo_is_kept_whatever_the_words_for_speed() -> None:
-    assert understand("slow half-time trap 140 bpm").tempo_bpm == 140.0
+def test_a_stated_tempo_wins_over_slow_and_fast() -> None:
+    assert parse_prompt("slow half-time trap 140 bpm").tempo_bpm == 140.0
 
 
 def test_structure_loop_and_swing_are_read() -> None:
-    heard = understand("house with a build-up and a drop, seamless loop, shuffled")
-    assert set(heard.structure) == {"build", "drop"}
-    assert heard.loop
-    assert heard.swing == 0.6
-    assert understand("straight hip hop").swing == 0.5
+    parsed = parse_prompt("house with a build-up and a drop, seamless loop, shuffled")
+    assert set(parsed.structure) == {"build", "drop"}
+    assert parsed.loop
+    assert parsed.swing == 0.6
+    assert parse_prompt("straight hip hop").swing == 0.5
 
 
-def test_what_was_read_and_what_was_assumed_stay_apart() -> None:
-    facts = understand("dark trap, 140 BPM").to_dict()
+def test_stated_and_assumed_facts_are_separate() -> None:
+    facts = parse_prompt("dark trap, 140 BPM").to_dict()
     assert facts["read"]["tempo_bpm"] == 140.0
     assert facts["read"]["genre"] == "trap"
     assert facts["read"]["mood"] == ["dark"]
@@ -390,16 +394,16 @@ def test_what_was_read_and_what_was_assumed_stay_apart() -> None:
     assert not set(facts["read"]) & set(facts["assumed"])
 
 
-def test_the_summary_says_what_was_assumed() -> None:
-    heard = understand("dark trap 140 BPM with 808 bass, hats, bells")
-    key = heard.key.name
-    assert heard.summary == f"trap, 140 BPM, {key} (assumed), dark; 808 bass, hats, bells"
-    assert "C minor," in understand("trap C minor, dark").summary
+def test_the_summary_marks_assumed_facts() -> None:
+    parsed = parse_prompt("dark trap 140 BPM with 808 bass, hats, bells")
+    key = parsed.key.name
+    assert parsed.summary == f"trap, 140 BPM, {key} (assumed), dark; 808 bass, hats, bells"
+    assert "C minor," in parse_prompt("trap C minor, dark").summary
 
 
-def test_the_summary_names_what_is_left_out() -> None:
-    assert understand("techno 130 bpm in G minor, no drums").summary.endswith("; no drums")
-    assert understand("only drums, trap").summary.endswith("; only drums")
+def test_the_summary_names_excluded_instruments() -> None:
+    assert parse_prompt("techno 130 bpm in G minor, no drums").summary.endswith("; no drums")
+    assert parse_prompt("only drums, trap").summary.endswith("; only drums")
 
 
 @pytest.mark.parametrize(
@@ -414,32 +418,32 @@ def test_the_summary_names_what_is_left_out() -> None:
     ],
 )
 def test_an_unknown_prompt_gives_music_with_everything_assumed(text: str) -> None:
-    heard = understand(text)
-    assert heard.genre in GENRES
-    assert heard.read <= {"genre", "style"}
+    parsed = parse_prompt(text)
+    assert parsed.genre in GENRES
+    assert parsed.stated <= {"genre", "style"}
 
 
-def test_the_same_prompt_is_always_understood_alike() -> None:
-    assert understand("something nice") == understand("something nice")
+def test_the_same_prompt_always_gives_the_same_result() -> None:
+    assert parse_prompt("something nice") == parse_prompt("something nice")
 
 
-def test_prompts_that_leave_all_open_differ_in_genre() -> None:
-    assert len({understand(f"idea number {n} of mine").genre for n in range(40)}) >= 4
+def test_prompts_without_a_genre_get_different_ones() -> None:
+    assert len({parse_prompt(f"idea number {n} of mine").genre for n in range(40)}) >= 4
 
 
 def test_a_stated_tempo_guides_the_choice_of_a_genre() -> None:
-    genres = [understand(f"take {n}, 174 bpm please").genre for n in range(30)]
+    genres = [parse_prompt(f"take {n}, 174 bpm please").genre for n in range(30)]
     assert genres.count("drum and bass") > 20
 
 
 @settings(max_examples=150)
 @given(st.text(min_size=3, max_size=500))
-def test_no_text_breaks_the_reader(text: str) -> None:
-    heard = understand(text)
-    assert 40.0 <= heard.tempo_bpm <= 240.0
-    assert 0 <= heard.key.tonic < 12
-    assert 0.0 <= heard.energy <= 1.0
-    assert json.loads(json.dumps(heard.to_dict()))["summary"] == heard.summary
+def test_any_text_is_parsed(text: str) -> None:
+    parsed = parse_prompt(text)
+    assert 40.0 <= parsed.tempo_bpm <= 240.0
+    assert 0 <= parsed.key.tonic < 12
+    assert 0.0 <= parsed.energy <= 1.0
+    assert json.loads(json.dumps(parsed.to_dict()))["summary"] == parsed.summary
 
 
 _WORDS = st.sampled_from(
@@ -459,21 +463,23 @@ _WORDS = st.sampled_from(
 )
 
 
-@given(st.lists(_WORDS, min_size=1, max_size=12).map(" ".join))
-def test_any_mix_of_known_words_is_understood(text: str) -> None:
-    heard = understand(text)
-    assert heard.genre in GENRES
-    assert not set(heard.wishes.wanted) & set(heard.wishes.refused)
-    assert set(heard.wishes.only) <= set(heard.wishes.wanted)
+@given(st.lists(_WORDS, min_size=1, max_size=12).map(" ".join), st.sampled_from([1.0, 16.0, 60.0]))
+@settings(deadline=None)
+def test_any_mix_of_known_words_is_parsed_and_composed(text: str, seconds: float) -> None:
+    parsed = parse_prompt(text)
+    assert compose(parsed, duration_seconds=seconds, seed=1).parts
+    assert parsed.genre in GENRES
+    assert not set(parsed.instrumentation.requested) & set(parsed.instrumentation.excluded)
+    assert set(parsed.instrumentation.only) <= set(parsed.instrumentation.requested)
 
 
-def test_every_style_has_words_and_is_found_by_its_name() -> None:
+def test_every_style_is_found_by_its_name() -> None:
     assert set(STYLE_WORDS) == set(STYLES)
-    assert {name for name in STYLES if understand(name).style != name} == set()
+    assert {name for name in STYLES if parse_prompt(name).style != name} == set()
 
 
 @pytest.mark.parametrize(
     ("prompt", "genre"), [("acid house in E minor", "house"), ("acid techno", "techno")]
 )
-def test_acid_goes_with_the_genre_it_stands_before(prompt, genre):
-    assert understand(prompt).genre == genre
+def test_acid_takes_the_genre_it_precedes(prompt, genre):
+    assert parse_prompt(prompt).genre == genre

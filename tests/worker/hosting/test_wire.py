@@ -28,8 +28,12 @@ PARAMS = st.builds(
     duration_seconds=st.floats(0.1, 600),
     seed=st.integers(0, SEED_LIMIT - 1),
     temperature=st.floats(0.1, 2),
+    top_k=st.integers(0, 500),
+    top_p=st.floats(0, 1),
+    cfg_coef=st.floats(1, 10),
     melody=PATHS,
     continue_from=PATHS,
+    stems=st.booleans(),
 )
 ORDERS = st.builds(
     Order,

@@ -1,7 +1,6 @@
-"""The sound of the composer: a score becomes stems and a mix.
+"""The synthesiser: renders a score to a mix and stems.
 
-Instruments (drums, basses, keys, pads, leads, textures) are data over a few compiled loops;
-`PATCHES` names them, `render_score` plays them.
+Instruments (drums, basses, keys, pads, leads, textures) are data over a few compiled loops.
 """
 
 from services.generation.composer.synth.patches import PATCHES

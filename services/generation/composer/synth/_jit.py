@@ -1,4 +1,4 @@
-"""The compiler of the sample loops, with the types of what it compiles kept for the checker."""
+"""Compiles the sample loops and keeps their types for mypy."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ _Loop = TypeVar("_Loop", bound=Callable[..., object])
 
 
 def kernel(loop: _Loop) -> _Loop:
-    """Compile on first use, keep the machine code on disk, release the GIL while it runs.
+    """Compile on first use, keep the machine code on disk, and release the GIL while it runs.
 
-    No fast-math: the compiler may not reorder sums, so results do not change with its version.
-    Where numba finds no folder that it may write to, every process compiles anew.
+    Without a folder that numba may write to, every process compiles anew.
     """
+    # No fast-math: reordered sums would make results depend on the version of the compiler.
     try:
         compiled = numba.njit(cache=True, nogil=True, error_model="numpy")(loop)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""What an instrument is: a voice that plays one note, and the way its notes become a stem."""
+"""Instruments: a voice renders one note, and an instrument renders the notes of a part."""
 
 from __future__ import annotations
 
@@ -9,72 +9,73 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from services.generation.composer.synth.kernels import CONTROL, Audio, Curve
-from services.generation.composer.synth.oscillators import hertz
+from services.generation.composer.synth.oscillators import pitch_hertz
 from services.generation.score import Note, Part
 
 REFERENCE_VELOCITY = 0.8
-"""The velocity at which patches have the level they are voiced for."""
-OPENING_OCTAVES = 8.0
-"""How far `Part.brightness` moves a filter from 0 to 1."""
+"""The velocity at which patches have their nominal level."""
+BRIGHTNESS_OCTAVES = 8.0
+"""Range of a filter over `Part.brightness` 0..1."""
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
-    """Where a part is played: the grid of samples, the tempo, its own random numbers."""
+class RenderContext:
+    """What the rendering of a part depends on beside the part."""
 
     rate: int
     """Hz."""
     samples: int
+    """Length of the part's audio."""
     beat_seconds: float
     rng: np.random.Generator
-    check: Callable[[], None] = lambda: None
-    """Called between notes; raises CancelledError to stop."""
+    """Of this part only."""
+    check_cancelled: Callable[[], None] = lambda: None
+    """Called between notes; raises CancelledError when the render is cancelled."""
 
     def sample_at(self, beat: float) -> int:
-        """The nearest sample to a beat, never before the first."""
+        """Return the sample nearest to a beat, at least 0."""
         return max(0, round(beat * self.beat_seconds * self.rate))
 
 
 @dataclass(frozen=True, slots=True)
 class Tone:
-    """One note as a voice sees it."""
+    """A note for a voice, in seconds."""
 
     pitch: int
     velocity: float
     held: float
-    """Seconds until it is let go."""
+    """Seconds until its release."""
     rate: int
     rng: np.random.Generator
     glide_to: int | None = None
     breakpoints: tuple[tuple[float, float], ...] = ()
-    """(seconds from the note's start, 0..1) of the filter."""
+    """(seconds from the note's start, brightness 0..1)."""
 
     @property
     def frequency(self) -> float:
         """Hz."""
-        return hertz(self.pitch)
+        return pitch_hertz(self.pitch)
 
     @property
     def gain(self) -> float:
-        """Level for the velocity: 1 at the reference, -9.6 dB at 0.3, +2.5 dB at 1."""
-        return loudness(self.velocity)
+        return velocity_gain(self.velocity)
 
     def length(self, release: float) -> int:
-        """Samples of the note with `release` seconds after it."""
+        """Return the samples of the note with its `release` in seconds."""
         return max(CONTROL, math.ceil((self.held + release) * self.rate))
 
     def octaves(self, seconds: Curve) -> Curve:
-        """How far the part's brightness moves the filter, at `seconds` from the start."""
-        return OPENING_OCTAVES * (opening(self.breakpoints, seconds) - 0.5)
+        """Return the octaves by which the part's brightness moves the filter at `seconds`."""
+        return BRIGHTNESS_OCTAVES * (brightness_at(self.breakpoints, seconds) - 0.5)
 
 
-def loudness(velocity: float) -> float:
-    """Amplitude for a velocity, 1 at `REFERENCE_VELOCITY`."""
+def velocity_gain(velocity: float) -> float:
+    """Return the amplitude: 1 at `REFERENCE_VELOCITY`, -9.6 dB at 0.3, +2.5 dB at 1."""
     return float((0.2 + min(max(velocity, 0.0), 1.0)) ** 1.6)
 
 
-def opening(breakpoints: tuple[tuple[float, float], ...], at: Curve) -> Curve:
-    """Straight lines through (place, 0..1); 0.5 everywhere when there are none."""
+def brightness_at(breakpoints: tuple[tuple[float, float], ...], at: Curve) -> Curve:
+    """Interpolate breakpoints (place, 0..1) linearly; 0.5 everywhere without any."""
     if not breakpoints:
         return np.full(at.size, 0.5)
     places, values = zip(*breakpoints, strict=True)
@@ -82,77 +83,75 @@ def opening(breakpoints: tuple[tuple[float, float], ...], at: Curve) -> Curve:
 
 
 Voice = Callable[[Tone], Audio]
-"""Plays a note: `[1 or 2, n]`, starting and ending at zero."""
-Play = Callable[[Part, Stage], Audio]
-"""Plays a part, dry and centred: float32 `[2, samples]`."""
-Polish = Callable[[Audio, Stage], Audio]
-"""Treats the whole of a part, `[2, samples]`."""
+"""Renders a note: `[1 or 2, n]`, starting and ending at zero."""
+Play = Callable[[Part, RenderContext], Audio]
+"""Renders a part, dry and centred: float32 `[2, samples]`."""
+Insert = Callable[[Audio, RenderContext], Audio]
+"""An insert effect on a whole part, `[2, samples]`; it may work in place."""
 
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """How a part is played, what is done to it as a whole, and at what level."""
-
     play: Play
     level_db: float = 0.0
-    polish: tuple[Polish, ...] = ()
+    inserts: tuple[Insert, ...] = ()
     filtered: bool = True
-    """The voice follows `Part.brightness` itself; otherwise the mixer does."""
+    """The voice applies `Part.brightness` itself; otherwise the mixer does."""
 
-    def render(self, part: Part, stage: Stage) -> Audio:
-        """The part, dry, centred and at the patch's own level: float32 `[2, samples]`."""
-        out = self.play(part, stage)
-        for treat in self.polish:
-            out = treat(out, stage)
+    def render(self, part: Part, context: RenderContext) -> Audio:
+        """Return the part, dry, centred and at its nominal level: float32 `[2, samples]`."""
+        out = self.play(part, context)
+        for insert in self.inserts:
+            out = insert(out, context)
         out *= np.float32(10.0 ** (self.level_db / 20.0))
         return out
 
 
-def voiced(voice: Voice, *polish: Polish, mono: bool = False) -> Instrument:
-    """An instrument that plays note by note; `mono` lets a note go when the next one starts."""
+def make_instrument(voice: Voice, *inserts: Insert, mono: bool = False) -> Instrument:
+    """Make an instrument of a voice; `mono` ends a note when the next one starts."""
 
-    def play(part: Part, stage: Stage) -> Audio:
-        return play_notes(voice, part, stage, mono=mono)
+    def play(part: Part, context: RenderContext) -> Audio:
+        return play_notes(voice, part, context, mono=mono)
 
-    return Instrument(play, polish=polish)
+    return Instrument(play, inserts=inserts)
 
 
-def add(out: Audio, sound: Audio, begin: int) -> None:
-    """Add `[1 or 2, n]` to `[2, samples]` from sample `begin` on, cut at the end."""
+def add_at(out: Audio, sound: Audio, begin: int) -> None:
+    """Add `[1 or 2, n]` to `out` `[2, samples]` from sample `begin` on, cut at its end."""
     end = min(out.shape[1], begin + sound.shape[1])
     if end > begin:
         out[:, begin:end] += sound[:, : end - begin]
 
 
-def play_notes(voice: Voice, part: Part, stage: Stage, *, mono: bool = False) -> Audio:
-    """Every note through the voice, in the order of their starts."""
-    out = np.zeros((2, stage.samples), dtype=np.float32)
+def play_notes(voice: Voice, part: Part, context: RenderContext, *, mono: bool = False) -> Audio:
+    """Render every note in the order of their starts and add them: `[2, samples]`."""
+    out = np.zeros((2, context.samples), dtype=np.float32)
     notes = sorted(part.notes, key=lambda note: (note.start, note.pitch))
     for note in cut_at_next(notes) if mono else notes:
-        stage.check()
-        begin = stage.sample_at(note.start)
-        if begin < stage.samples:
-            add(out, voice(tone_of(note, part, stage)), begin)
+        context.check_cancelled()
+        begin = context.sample_at(note.start)
+        if begin < context.samples:
+            add_at(out, voice(make_tone(note, part, context)), begin)
     return out
 
 
-def tone_of(note: Note, part: Part, stage: Stage) -> Tone:
-    """A note of a score on the clock of a stage."""
+def make_tone(note: Note, part: Part, context: RenderContext) -> Tone:
+    """Make the tone of a note: its times in seconds, breakpoints from its start."""
     return Tone(
         pitch=note.pitch,
         velocity=note.velocity,
-        held=note.duration * stage.beat_seconds,
-        rate=stage.rate,
-        rng=stage.rng,
+        held=note.duration * context.beat_seconds,
+        rate=context.rate,
+        rng=context.rng,
         glide_to=note.glide_to,
         breakpoints=tuple(
-            ((beat - note.start) * stage.beat_seconds, value) for beat, value in part.brightness
+            ((beat - note.start) * context.beat_seconds, value) for beat, value in part.brightness
         ),
     )
 
 
 def cut_at_next(notes: list[Note]) -> list[Note]:
-    """Shorten each note that reaches into a later one."""
+    """End each note where the next one starts, after 0.01 beats at the earliest."""
     starts = [note.start for note in notes[1:]] + [math.inf]
     return [
         replace(note, duration=min(note.duration, max(start - note.start, 0.01)))

@@ -1,7 +1,7 @@
-"""The loops that touch every sample. Few and general: each costs a compilation once a machine.
+"""The compiled loops over samples. They are few, since each is compiled once a machine.
 
-Arrays are C-contiguous: audio float32 `[channels, n]`, curves float64 at the control rate, one
-value every `CONTROL` samples with at least `n // CONTROL + 2` of them, joined by straight lines.
+Arrays are C-contiguous: audio is float32 `[channels, n]`; curves are float64 at the control rate,
+with one value every `CONTROL` samples, `n // CONTROL + 2` at least, interpolated linearly.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Curve = NDArray[np.float64]
 CONTROL = 32
 """Samples between two values of a control curve: 0.67 ms at 48 kHz."""
 TABLE = 4096
-"""Samples of one cycle in a wave table; tables carry one more, equal to the first."""
+"""Samples of one cycle in a wave table, which has one more, equal to the first."""
 
 _LANES = 16
-"""Samples that one partial computes at once."""
+"""Samples of one partial that are computed at once."""
 
-# Phases are integers, 2**32 to the cycle: they never drift, wrap for free and vectorise.
+# Phases are integers with 2**32 to the cycle: they do not drift, wrap at no cost, and vectorise.
 _TURN = 4294967296.0
 _FRACTION_BITS = 20
 _FRACTION = (1 << _FRACTION_BITS) - 1
@@ -35,10 +35,10 @@ _TO_FRACTION = np.float32(1.0 / (1 << _FRACTION_BITS))
 def unison(
     out: Audio, table: Audio, steps: Curve, phases: Curve, gains: NDArray[np.float64], pitch: Curve
 ) -> None:
-    """Add oscillators that read one table to `out` `[2, n]`.
+    """Add oscillators of one wave table to `out` `[2, n]`.
 
-    `steps` and `phases` are in cycles (a sample), `gains` `[2, voices]`; `pitch` multiplies steps,
-    held for a block.
+    `steps` are cycles a sample, `phases` cycles, `gains` `[2, voices]`; `pitch` is a factor on the
+    steps, constant within a block.
     """
     samples = out.shape[1]
     places = (phases * _TURN).astype(np.int64)
@@ -63,7 +63,7 @@ def unison(
 
 
 @kernel
-def shape(
+def state_variable_filter(
     audio: Audio,
     angle: Curve,
     damping: float,
@@ -72,7 +72,7 @@ def shape(
     drive: float,
     amplitude: Curve,
 ) -> None:
-    """Filter, saturate and scale `audio` in place with a state-variable filter.
+    """Filter `audio` in place, then saturate and scale it.
 
     Trapezoidal integrators (Zavalishin, The Art of VA Filter Design, ch. 4). `angle` is
     tan(pi f / rate), `damping` 1/Q, `weights` mix input, band and low pass, `stages` 1 or 2 in
@@ -81,7 +81,7 @@ def shape(
     channels, samples = audio.shape
     by_input, by_band, by_low = weights[0], weights[1], weights[2]
     for channel in range(channels):
-        # Scalars, not an array: they stay in registers.
+        # Scalars stay in registers; an array would not.
         s1, s2, t1, t2 = 0.0, 0.0, 0.0, 0.0
         for block in range((samples + CONTROL - 1) // CONTROL):
             first = block * CONTROL
@@ -150,7 +150,7 @@ def fm(out: Audio, sine: Audio, step: float, ratio: float, index: Curve, amplitu
 
 @kernel
 def pluck(out: Audio, burst: Audio, allpass: float, damping: float, loss: float) -> None:
-    """Ring a string into `out[n]`: a delay line of `burst.size` that starts filled with `burst`.
+    """Add a plucked string to `out[n]`: a delay line that `burst` fills at the start.
 
     Two-tap loss filter and first-order all-pass in the loop (Jaffe and Smith 1983).
     """
@@ -174,10 +174,10 @@ def pluck(out: Audio, burst: Audio, allpass: float, damping: float, loss: float)
 
 @kernel
 def partials(out: Audio, omegas: Curve, decays: Curve, gains: NDArray[np.float64]) -> None:
-    """Add decaying sines that start at zero to `out` `[2, n]`.
+    """Add decaying sines of phase 0 to `out` `[2, n]`.
 
-    `omegas` radians a sample, `decays` the factor a sample, `gains` `[2, partials]`. A partial
-    stops, at a whole block, once it is 80 dB below a gain of 1.
+    `omegas` are radians a sample, `decays` factors a sample, `gains` `[2, partials]`. A partial
+    ends at a whole block once it is 80 dB below a gain of 1.
     """
     one = np.zeros(_LANES)
     two = np.zeros(_LANES)
@@ -186,7 +186,7 @@ def partials(out: Audio, omegas: Curve, decays: Curve, gains: NDArray[np.float64
         fall = math.log(decays[k])
         left = gains[0, k]
         right = gains[1, k]
-        # A recurrence over whole blocks: its lanes do not wait for one another.
+        # A recurrence over whole blocks: its lanes are independent and vectorise.
         turn = 2.0 * math.exp(_LANES * fall) * math.cos(_LANES * omega)
         back = math.exp(2.0 * _LANES * fall)
         for lane in range(_LANES):
@@ -223,10 +223,10 @@ def biquads(audio: Audio, sections: NDArray[np.float64]) -> None:
 
 
 @kernel
-def wander(audio: Audio, delay: NDArray[np.float64]) -> Audio:
-    """`audio` `[2, n]` read through a moving delay: `delay` `[2, points]` in samples, 2 or more.
+def modulated_delay(audio: Audio, delay: NDArray[np.float64]) -> Audio:
+    """Return `audio` `[2, n]` delayed by `delay` `[2, points]`, in samples, 2 or more.
 
-    Third-order Lagrange reading, flat to the audible end at the rates in use.
+    Third-order Lagrange interpolation.
     """
     channels, samples = audio.shape
     out = np.zeros((channels, samples), dtype=np.float32)
@@ -256,19 +256,27 @@ def wander(audio: Audio, delay: NDArray[np.float64]) -> Audio:
 
 
 @kernel
-def echo(audio: Audio, delay: int, feedback: float, smoothing: float) -> Audio:
-    """The echoes alone of `audio` `[2, n]`, crossing sides at each repeat, darker each time."""
-    samples = audio.shape[1]
-    out = np.zeros((2, samples), dtype=np.float32)
+def echo(audio: Audio, delay: int, feedback: float, smoothing: float) -> None:
+    """Replace `audio` `[2, n]` by its echoes alone, crossing sides and darker at each repeat.
+
+    `delay` in samples, 1 or more.
+    """
+    waiting = np.zeros(delay)
+    place = 0
     dull_left = 0.0
     dull_right = 0.0
-    for i in range(delay, samples):
-        source = 0.5 * (audio[0, i - delay] + audio[1, i - delay])
-        dull_left += smoothing * (source + feedback * out[1, i - delay] - dull_left)
-        dull_right += smoothing * (feedback * out[0, i - delay] - dull_right)
-        out[0, i] = np.float32(dull_left)
-        out[1, i] = np.float32(dull_right)
-    return out
+    for i in range(audio.shape[1]):
+        source = waiting[place]
+        waiting[place] = 0.5 * (audio[0, i] + audio[1, i])
+        place = 0 if place + 1 == delay else place + 1
+        if i < delay:
+            audio[0, i] = np.float32(0.0)
+            audio[1, i] = np.float32(0.0)
+            continue
+        dull_left += smoothing * (source + feedback * audio[1, i - delay] - dull_left)
+        dull_right += smoothing * (feedback * audio[0, i - delay] - dull_right)
+        audio[0, i] = np.float32(dull_left)
+        audio[1, i] = np.float32(dull_right)
 
 
 @kernel
@@ -278,16 +286,16 @@ def reverberate(
     decays: Curve,
     dampings: Curve,
     diffusers: NDArray[np.int64],
-    early: int,
-) -> Audio:
-    """The room alone around `audio` `[2, n]`: a feedback delay network (Jot and Chaigne 1991).
+    predelay: int,
+) -> None:
+    """Replace `audio` `[2, n]` by its reverb alone: a feedback delay network (Jot, Chaigne 1991).
 
     Eight `lines` (samples) joined by a Householder matrix, each losing `decays` a pass and high
     frequencies by a one-pole low pass of `dampings`; four all-pass `diffusers` a side in front,
-    after `early` samples of silence.
+    after a pre-delay of `early` samples, 1 or more.
     """
-    samples = audio.shape[1]
-    out = np.zeros((2, samples), dtype=np.float32)
+    waiting = np.zeros((2, predelay), dtype=np.float32)
+    waiting_place = 0
     memory = np.zeros((8, lines.max()))
     smear = np.zeros((2, 4, diffusers.max()))
     dull = np.zeros(8)
@@ -295,9 +303,10 @@ def reverberate(
     smear_places = np.zeros((2, 4), dtype=np.int64)
     taps = np.zeros(8)
     entry = np.zeros(2)
-    for i in range(early, samples):
+    for i in range(audio.shape[1]):
         for side in range(2):
-            x = float(audio[side, i - early])
+            x = float(waiting[side, waiting_place])
+            waiting[side, waiting_place] = audio[side, i]
             for k in range(4):
                 at = smear_places[side, k]
                 held = smear[side, k, at]
@@ -306,6 +315,7 @@ def reverberate(
                 x = held - 0.6 * inner
                 smear_places[side, k] = 0 if at + 1 == diffusers[side * 4 + k] else at + 1
             entry[side] = x
+        waiting_place = 0 if waiting_place + 1 == predelay else waiting_place + 1
         total = 0.0
         for k in range(8):
             tap = memory[k, places[k]] * decays[k]
@@ -316,6 +326,5 @@ def reverberate(
         for k in range(8):
             memory[k, places[k]] = taps[k] - total + entry[k % 2]
             places[k] = 0 if places[k] + 1 == lines[k] else places[k] + 1
-        out[0, i] = np.float32(0.35 * (taps[0] - taps[2] + taps[4] - taps[6]))
-        out[1, i] = np.float32(0.35 * (taps[1] - taps[3] + taps[5] - taps[7]))
-    return out
+        audio[0, i] = np.float32(0.35 * (taps[0] - taps[2] + taps[4] - taps[6]))
+        audio[1, i] = np.float32(0.35 * (taps[1] - taps[3] + taps[5] - taps[7]))

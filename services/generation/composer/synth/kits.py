@@ -1,4 +1,4 @@
-"""Drum kits: which sound answers which pitch of the General MIDI percussion map, and how loud."""
+"""Drum kits: the sound and level of each pitch of the General MIDI percussion map."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ import numpy as np
 from services.generation.composer.synth.drums import (
     Clap,
     Cymbal,
+    DrumSound,
     Hat,
+    Hit,
     Kick,
     Ping,
-    Shake,
+    Shaker,
     Snare,
-    Sound,
-    Strike,
     Tom,
 )
-from services.generation.composer.synth.filters import low_pass, run
-from services.generation.composer.synth.instrument import Stage, add, loudness
+from services.generation.composer.synth.filters import apply_biquads, low_pass
+from services.generation.composer.synth.instrument import RenderContext, add_at, velocity_gain
 
 if TYPE_CHECKING:
     from services.generation.composer.synth.kernels import Audio
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 KICKS = frozenset({35, 36})
 HATS = frozenset({42, 44, 46})
-ANSWERED = (35, 36, 37, 38, 39, 40, 41, 42, 44, 45, 46, 48, 49, 51, 54, 56, 70, 75)
-"""The pitches that every kit has a sound for."""
+KIT_PITCHES = (35, 36, 37, 38, 39, 40, 41, 42, 44, 45, 46, 48, 49, 51, 54, 56, 70, 75)
+"""The pitches for which every kit has a sound."""
 
-# What the rest of the map is played with: nothing is silent.
+# The other pitches of the map -> the pitch whose sound they use.
 _ALIASES = {
     43: 41, 47: 45, 50: 48, 52: 49, 53: 51, 55: 49, 57: 49, 58: 56, 59: 51, 60: 48, 61: 45,
     62: 48, 63: 45, 64: 41, 65: 48, 66: 41, 67: 56, 68: 56, 69: 70, 71: 75, 72: 75, 73: 75,
@@ -57,40 +57,43 @@ _CHOKE_SECONDS = 0.012
 
 @dataclass(frozen=True, slots=True)
 class Kit:
-    """Sounds by pitch; `top` Hz is how high the kit reaches, `trims` dB against the usual."""
-
-    sounds: dict[int, Sound]
+    sounds: dict[int, DrumSound]
+    """By pitch."""
     top: float = 20_000.0
+    """Low pass over the kit, Hz."""
     trims: dict[int, float] | None = None
+    """Pitch -> dB relative to the other kits."""
 
-    def play(self, part: Part, stage: Stage) -> Audio:
-        """All hits of a part: `[2, samples]`."""
-        out = np.zeros((2, stage.samples), dtype=np.float32)
-        salt = int(stage.rng.integers(2**31))
+    def play(self, part: Part, context: RenderContext) -> Audio:
+        """Render all hits of a part: `[2, samples]`."""
+        out = np.zeros((2, context.samples), dtype=np.float32)
+        salt = int(context.rng.integers(2**31))
         hits: dict[tuple[int, int, int], Audio] = {}
         counts: dict[int, int] = {}
         notes = sorted(part.notes, key=lambda note: (note.start, note.pitch))
-        chokes = _chokes(notes, stage)
+        chokes = _find_chokes(notes, context)
         for note, choke in zip(notes, chokes, strict=True):
-            stage.check()
-            begin = stage.sample_at(note.start)
-            if begin >= stage.samples:
+            context.check_cancelled()
+            begin = context.sample_at(note.start)
+            if begin >= context.samples:
                 continue
-            pitch = answering(note.pitch)
+            pitch = sounding_pitch(note.pitch)
             variant = counts.get(pitch, 0) % _VARIANTS
             counts[pitch] = counts.get(pitch, 0) + 1
             strength = round(min(max(note.velocity, 0.0), 1.0) * _STRENGTHS)
             key = (pitch, strength, variant)
             if key not in hits:
-                hits[key] = self.hit(pitch, strength / _STRENGTHS, variant, salt, stage.rate)
-            sound = hits[key] * np.float32(loudness(note.velocity))
-            add(out, _choked(sound, choke - begin, stage.rate), begin)
-        return run(out, low_pass(self.top, stage.rate)) if self.top < 18_000.0 else out
+                hits[key] = self.render_hit(
+                    pitch, strength / _STRENGTHS, variant, salt, context.rate
+                )
+            sound = hits[key] * np.float32(velocity_gain(note.velocity))
+            add_at(out, _choke(sound, choke - begin, context.rate), begin)
+        return apply_biquads(out, low_pass(self.top, context.rate)) if self.top < 18_000.0 else out
 
-    def hit(self, pitch: int, velocity: float, variant: int, salt: int, rate: int) -> Audio:
-        """One stroke `[2, n]` with the peak it has at the reference velocity."""
+    def render_hit(self, pitch: int, velocity: float, variant: int, salt: int, rate: int) -> Audio:
+        """Return one hit `[2, n]` at the level that it has at the reference velocity."""
         rng = np.random.Generator(np.random.PCG64([salt, pitch, variant]))
-        raw = self.sounds[pitch].strike(Strike(velocity, rate, rng))
+        raw = self.sounds[pitch].render(Hit(velocity, rate, rng))
         trim = (self.trims or {}).get(pitch, 0.0) + 0.35 * (variant - 1)
         level = 10.0 ** ((_PEAK_DB[pitch] + trim) / 20.0) / float(np.max(np.abs(raw)))
         angle = (_PAN.get(pitch, 0.0) + 1.0) * np.pi / 4.0
@@ -98,27 +101,27 @@ class Kit:
         return np.asarray(raw * sides, dtype=np.float32)
 
 
-def answering(pitch: int) -> int:
-    """The pitch whose sound is played for any pitch: itself, a relative, or the nearest."""
+def sounding_pitch(pitch: int) -> int:
+    """Return the pitch whose sound is played: an alias, or the nearest of the kit."""
     if pitch in _ALIASES:
         return _ALIASES[pitch]
-    return min(ANSWERED, key=lambda known: (abs(known - pitch), known))
+    return min(KIT_PITCHES, key=lambda known: (abs(known - pitch), known))
 
 
-def _chokes(notes: list[Note], stage: Stage) -> list[int]:
-    """The sample at which each note is silenced by a later hat; far away where it is not."""
-    never = stage.samples * 2
+def _find_chokes(notes: list[Note], context: RenderContext) -> list[int]:
+    """Return the sample at which a later hat chokes each note, beyond the end where none does."""
+    never = context.samples * 2
     following = never
     out = []
     for note in reversed(notes):
-        is_hat = answering(note.pitch) in HATS
-        out.append(following if answering(note.pitch) == 46 else never)
+        is_hat = sounding_pitch(note.pitch) in HATS
+        out.append(following if sounding_pitch(note.pitch) == 46 else never)
         if is_hat:
-            following = stage.sample_at(note.start)
+            following = context.sample_at(note.start)
     return out[::-1]
 
 
-def _choked(sound: Audio, after: int, rate: int) -> Audio:
+def _choke(sound: Audio, after: int, rate: int) -> Audio:
     if after >= sound.shape[1]:
         return sound
     fade = round(_CHOKE_SECONDS * rate)
@@ -128,7 +131,7 @@ def _choked(sound: Audio, after: int, rate: int) -> Audio:
     return cut
 
 
-_BASE: dict[int, Sound] = {
+_BASE: dict[int, DrumSound] = {
     36: Kick(),
     37: Ping((1_720.0, 480.0), 0.06, 0.4),
     38: Snare(),
@@ -140,23 +143,23 @@ _BASE: dict[int, Sound] = {
     48: Tom(160.0, 0.58),
     49: Cymbal(2.6),
     51: Cymbal(1.9, 3_200.0, ping=0.45, wash=0.45),
-    54: Shake(0.22, 6_000.0, 15_000.0, 0.002, jingles=0.35),
+    54: Shaker(0.22, 6_000.0, 15_000.0, 0.002, jingles=0.35),
     56: Ping((540.0, 800.0), 0.34, 0.1, square=True, centre=880.0),
-    70: Shake(0.11, 5_500.0, 13_000.0, 0.022),
+    70: Shaker(0.11, 5_500.0, 13_000.0, 0.022),
     75: Ping((2_480.0,), 0.08, 0.05),
 }
 
 
-def _kit(
+def _make_kit(
     kick: Kick,
     snare: Snare,
     *,
     top: float = 20_000.0,
     trims: dict[int, float] | None = None,
-    **sounds: Sound,
+    **sounds: DrumSound,
 ) -> Kit:
-    """A kit around its kick and snare; other sounds as `p42=Hat(...)`."""
-    filled: dict[int, Sound] = dict(_BASE)
+    """Make a kit of its kick and snare, and of other sounds given as `p42=Hat(...)`."""
+    filled: dict[int, DrumSound] = dict(_BASE)
     filled[36], filled[38] = kick, snare
     filled[35] = replace(kick, click=0.4 * kick.click, drive=0.8 * kick.drive, top=0.8 * kick.top)
     filled[40] = replace(
@@ -174,7 +177,7 @@ def _kit(
 
 
 KITS: dict[str, Kit] = {
-    "kit-trap": _kit(
+    "kit-trap": _make_kit(
         Kick(230.0, 47.0, 0.022, 0.36, 0.3, 4_200.0, 1.6),
         Snare((196.0, 371.0), 0.2, 0.4, 0.36, 1_500.0, 12_500.0, 0.6, 0.8, 1.2),
         trims={42: 1.0},
@@ -182,7 +185,7 @@ KITS: dict[str, Kit] = {
         p42=Hat(0.1, 7_000.0, 0.9, 0.3, 1.08, 15_000.0),
         p46=Hat(0.62, 6_200.0, 0.9, 0.35, 1.08, 15_000.0),
     ),
-    "kit-boombap": _kit(
+    "kit-boombap": _make_kit(
         Kick(170.0, 58.0, 0.03, 0.27, 0.14, 2_200.0, 1.8, 0.35),
         Snare((172.0, 268.0), 0.24, 0.7, 0.34, 700.0, 8_500.0, 0.6, 0.5, 1.6),
         top=11_000.0,
@@ -190,7 +193,7 @@ KITS: dict[str, Kit] = {
         p42=Hat(0.14, 4_200.0, 0.3, 0.8, 0.86, 10_000.0),
         p46=Hat(0.55, 3_800.0, 0.35, 0.7, 0.86, 10_000.0),
     ),
-    "kit-lofi": _kit(
+    "kit-lofi": _make_kit(
         Kick(135.0, 52.0, 0.034, 0.3, 0.05, 1_600.0, 1.3, 0.25),
         Snare((160.0, 240.0), 0.2, 0.5, 0.28, 700.0, 7_500.0, 0.6, 0.35, 1.2),
         top=9_000.0,
@@ -199,7 +202,7 @@ KITS: dict[str, Kit] = {
         p42=Hat(0.12, 3_600.0, 0.2, 0.8, 0.8, 8_500.0, 0.0012),
         p46=Hat(0.42, 3_400.0, 0.25, 0.7, 0.8, 8_500.0, 0.0012),
     ),
-    "kit-house": _kit(
+    "kit-house": _make_kit(
         Kick(260.0, 49.0, 0.03, 0.4, 0.3, 3_200.0, 1.5),
         Snare((188.0, 336.0), 0.16, 0.5, 0.36, 1_400.0, 10_500.0, 0.6, 0.5, 1.1),
         trims={39: 1.0, 42: 2.0, 46: 2.0},
@@ -207,7 +210,7 @@ KITS: dict[str, Kit] = {
         p42=Hat(0.13, 6_000.0, 0.35, 0.7, 1.25, 13_000.0),
         p46=Hat(0.78, 5_400.0, 0.4, 0.65, 1.25, 13_000.0),
     ),
-    "kit-techno": _kit(
+    "kit-techno": _make_kit(
         Kick(300.0, 46.0, 0.034, 0.44, 0.38, 3_800.0, 2.8),
         Snare((210.0, 382.0), 0.12, 0.35, 0.25, 1_800.0, 12_000.0, 0.7, 0.6, 1.8),
         trims={35: -1.0, 36: -1.5, 39: 1.5, 42: 2.5, 46: 2.5, 51: 2.0},
@@ -215,14 +218,14 @@ KITS: dict[str, Kit] = {
         p42=Hat(0.075, 8_000.0, 0.8, 0.45, 1.6, 16_000.0),
         p46=Hat(0.48, 7_200.0, 0.8, 0.45, 1.6, 16_000.0),
     ),
-    "kit-dnb": _kit(
+    "kit-dnb": _make_kit(
         Kick(290.0, 60.0, 0.018, 0.24, 0.45, 3_600.0, 1.9, 0.12),
         Snare((204.0, 352.0), 0.2, 0.75, 0.36, 1_100.0, 12_500.0, 0.6, 0.85, 1.7),
         p42=Hat(0.085, 4_400.0, 0.25, 0.85, 1.12, 15_000.0),
         p46=Hat(0.5, 4_200.0, 0.3, 0.8, 1.12, 15_000.0),
         p51=Cymbal(1.4, 3_800.0, ping=0.4, wash=0.6),
     ),
-    "kit-synthwave": _kit(
+    "kit-synthwave": _make_kit(
         Kick(190.0, 55.0, 0.024, 0.32, 0.4, 2_800.0, 1.4, 0.1),
         Snare((178.0, 286.0), 0.28, 0.6, 0.4, 900.0, 9_500.0, 0.65, 0.6, 1.3, gate=0.26),
         p41=Tom(78.0, 0.8, 0.6, 0.2, gate=0.3),
@@ -231,7 +234,7 @@ KITS: dict[str, Kit] = {
         p42=Hat(0.16, 4_200.0, 0.5, 0.6, 0.95, 9_500.0),
         p46=Hat(0.62, 3_900.0, 0.5, 0.6, 0.95, 9_500.0),
     ),
-    "kit-soft": _kit(
+    "kit-soft": _make_kit(
         Kick(95.0, 44.0, 0.045, 0.5, 0.0, 1_000.0, 0.6),
         Snare((150.0, 226.0), 0.26, 0.3, 0.42, 900.0, 5_500.0, 0.35, 0.05, 0.6),
         top=12_000.0,

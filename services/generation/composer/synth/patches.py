@@ -1,4 +1,4 @@
-"""The registry: every patch a score may name."""
+"""The patches that a score may name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from services.generation.composer.synth.leads import LEADS
 from services.generation.composer.synth.pads import PADS
 from services.generation.composer.synth.textures import TEXTURES
 
-# Measured: what brings a patch to its place in a static mix at velocity 0.8 and gain 0.
+# Measured: the gain that gives a patch its level in a mix at velocity 0.8 and gain 0.
 _LEVELS_DB: dict[str, float] = {
     "bass-808": -12.8,
     "bass-sub": -7.9,

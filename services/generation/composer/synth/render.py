@@ -1,24 +1,26 @@
-"""From a score to stems and their mix."""
+"""Renders a score: each part by itself, then the bus and the mix."""
 
 from __future__ import annotations
 
 import threading
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from services.errors import CancelledError, EngineError
-from services.generation.composer.synth.instrument import Stage
+from services.generation.composer.synth.instrument import RenderContext
 from services.generation.composer.synth.mix import (
-    Space,
+    SendEffects,
     bus_gain,
     duck_curve,
+    effects_of,
     end_fade,
-    space_of,
-    strip,
+    render_channel,
 )
 from services.generation.composer.synth.patches import PATCHES
 
@@ -36,12 +38,13 @@ WORKERS = 2
 
 @dataclass(frozen=True, slots=True)
 class RenderedScore:
-    """What a score sounds like."""
-
-    stems: Mapping[str, Audio]
-    """Part name -> float32 `[2, samples]`, effects included, in the order of the score."""
     mix: Audio
-    """Their float32 sum in that order, `[2, samples]`."""
+    """The float32 sum of the stems in the order of the score, `[2, samples]`."""
+    stems: Mapping[str, Audio]
+    """Part name -> float32 `[2, samples]`, effects included, in the order of the score.
+
+    Empty unless asked for.
+    """
 
 
 def render_score(
@@ -52,15 +55,22 @@ def render_score(
     seed: int,
     progress: Callable[[str, float], None],
     should_stop: Callable[[], bool],
+    stems: bool = False,
 ) -> RenderedScore:
-    """Play a score: the same bytes for the same score and seed, in every process.
+    """Render a score: the same bytes for the same score and seed, in every process.
 
-    `sample_rate` in Hz; `samples` is the length of everything returned, the last 25 ms of which
-    fade to zero. `progress` and `should_stop` are called from this thread only.
+    Args:
+        score: what to play.
+        sample_rate: Hz.
+        samples: length of everything returned; the last 25 ms fade to zero.
+        seed: of the synthesiser's noise and phases.
+        progress: called with a stage and the fraction done, from this thread only.
+        should_stop: asked about every 50 ms, from this thread only.
+        stems: keep the audio of each part beside the mix.
 
     Raises:
         EngineError: the score names a patch that does not exist.
-        CancelledError: `should_stop` said so.
+        CancelledError: `should_stop` returned True.
     """
     unknown = sorted({part.patch for part in score.parts} - PATCHES.keys())
     if unknown:
@@ -71,58 +81,104 @@ def render_score(
         if halt.is_set():
             raise CancelledError("The render was cancelled.")
 
-    def stage_of(part: Part) -> Stage:
+    def make_context(part: Part) -> RenderContext:
         # The part's name, not its place: a part sounds the same whatever plays beside it.
         entropy = [seed, zlib.crc32(part.name.encode())]
         rng = np.random.Generator(np.random.PCG64(entropy))
-        return Stage(sample_rate, samples, 60.0 / score.tempo_bpm, rng, check)
+        return RenderContext(sample_rate, samples, 60.0 / score.tempo_bpm, rng, check)
 
     duck = duck_curve(score, sample_rate, samples)
-    space = space_of(score.genre)
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="synth") as pool:
-        jobs = [pool.submit(_strip, part, stage_of(part), space, duck) for part in score.parts]
+    effects = effects_of(score.genre)
+    with ExitStack() as files, ThreadPoolExecutor(WORKERS, thread_name_prefix="synth") as pool:
+        channels = [_Channel(part, None if stems else _open_spool(files)) for part in score.parts]
+        jobs = [
+            pool.submit(channel.render, make_context(channel.part), effects, duck)
+            for channel in channels
+        ]
         try:
             _watch(jobs, score.parts, progress, should_stop)
         finally:
             halt.set()
-    rendered = _sum([job.result() for job in jobs], score.parts, sample_rate, samples)
+        rendered = _mix(channels, sample_rate, samples, stems=stems)
     progress("mixing", 1.0)
     return rendered
 
 
-def _strip(part: Part, stage: Stage, space: Space, duck: NDArray[np.float32]) -> Audio:
-    return strip(PATCHES[part.patch], part, stage, space, duck)
+class _Channel:
+    """A part on its way to the mix.
+
+    The gain of the bus is known once all parts are summed, and is then applied to each of them:
+    applied to the sum, it would round the mix differently. Until then the audio is in a temporary
+    file, where there is one and it has space, so that a render does not need the memory of all
+    parts at once.
+    """
+
+    def __init__(self, part: Part, spool: IO[bytes] | None) -> None:
+        self.part = part
+        self._spool = spool
+        self._audio: Audio | None = None
+
+    def render(
+        self, context: RenderContext, effects: SendEffects, duck: NDArray[np.float32]
+    ) -> None:
+        audio = render_channel(PATCHES[self.part.patch], self.part, context, effects, duck)
+        if self._spool is None or not _write(self._spool, audio):
+            self._audio = audio
+
+    def load(self) -> Audio:
+        """Return the audio as it reaches the bus, float32 `[2, samples]`."""
+        if self._audio is not None:
+            return self._audio
+        assert self._spool is not None
+        self._spool.seek(0)
+        return np.fromfile(self._spool, dtype=np.float32).reshape(2, -1)
+
+
+def _open_spool(files: ExitStack) -> IO[bytes] | None:
+    try:
+        return files.enter_context(TemporaryFile())
+    except OSError:
+        return None
+
+
+def _write(spool: IO[bytes], audio: Audio) -> bool:
+    try:
+        audio.tofile(spool)
+    except OSError:
+        return False
+    return True
 
 
 def _watch(
-    jobs: list[Future[Audio]],
+    jobs: list[Future[None]],
     parts: tuple[Part, ...],
     progress: Callable[[str, float], None],
     should_stop: Callable[[], bool],
 ) -> None:
-    """Wait for the parts, telling how far they are and asking whether to go on."""
-    told = 0
-    while told < len(jobs):
+    """Wait for the parts in order, report each one, and stop when asked to."""
+    done = 0
+    while done < len(jobs):
         if should_stop():
             raise CancelledError("The render was cancelled.")
-        wait(jobs[told : told + 1], timeout=0.05)
-        while told < len(jobs) and jobs[told].done():
-            jobs[told].result()
-            told += 1
-            progress(f"playing {parts[told - 1].name}", 0.95 * told / len(jobs))
+        wait(jobs[done : done + 1], timeout=0.05)
+        while done < len(jobs) and jobs[done].done():
+            jobs[done].result()
+            done += 1
+            progress(f"playing {parts[done - 1].name}", 0.95 * done / len(jobs))
 
 
-def _sum(
-    strips: list[Audio], parts: tuple[Part, ...], sample_rate: int, samples: int
-) -> RenderedScore:
-    """Put one gain curve on all strips and add them, always in the order of the score."""
+def _mix(channels: list[_Channel], sample_rate: int, samples: int, *, stems: bool) -> RenderedScore:
+    """Apply one gain curve to all parts and add them, always in the order of the score."""
     total = np.zeros((2, samples), dtype=np.float32)
-    for audio in strips:
-        total += audio
+    for channel in channels:
+        total += channel.load()
     gain = bus_gain(total, sample_rate) * end_fade(samples, sample_rate)
     total[:] = 0.0
-    for audio in strips:
+    kept = {}
+    for channel in channels:
+        audio = channel.load()
         np.multiply(audio, gain, out=audio)
         total += audio
-    stems = {part.name: audio for part, audio in zip(parts, strips, strict=True)}
-    return RenderedScore(stems, total)
+        if stems:
+            kept[channel.part.name] = audio
+    return RenderedScore(total, kept)

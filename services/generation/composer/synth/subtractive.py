@@ -1,4 +1,4 @@
-"""The analogue-style voice that most patches are: detuned oscillators, filter, amplifier."""
+"""The subtractive voice of most patches: detuned oscillators, filter, amplifier."""
 
 from __future__ import annotations
 
@@ -7,15 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.generation.composer.synth.curves import Adsr, envelope, points_of, smooth_step, times
+from services.generation.composer.synth.curves import (
+    Adsr,
+    control_points,
+    control_times,
+    envelope,
+    smooth_step,
+)
 from services.generation.composer.synth.filters import LOW_PASS, sweep
 from services.generation.composer.synth.instrument import REFERENCE_VELOCITY, Tone
 from services.generation.composer.synth.kernels import Audio, Curve, unison
 from services.generation.composer.synth.oscillators import (
     Wave,
     harmonics_below_nyquist,
-    hertz,
     noise,
+    pitch_hertz,
     wavetable,
 )
 
@@ -25,32 +31,31 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A bank of equal oscillators."""
+    """A unison bank of oscillators."""
 
     wave: Wave
     level: float = 1.0
     voices: int = 1
     cents: float = 0.0
-    """Detuning of the outermost voices, up and down."""
+    """Detune of the outermost voices, up and down."""
     width: float = 0.0
-    """0 all in the middle .. 1 outermost voices hard left and right."""
+    """0 with all voices in the middle .. 1 with the outermost ones hard left and right."""
     semitones: float = 0.0
-    aligned: bool = False
-    """Start every voice at the top of its cycle, for the same punch each time."""
+    resets_phase: bool = False
+    """Every note starts its oscillators at the same phase, which gives equal attacks."""
 
 
 @dataclass(frozen=True, slots=True)
-class Movement:
-    """A slow sine: vibrato (cents) or filter sweep (octaves)."""
+class Lfo:
+    """A sine for vibrato (depth in cents) or filter sweeps (depth in octaves)."""
 
     rate: float = 0.0
     """Hz."""
     depth: float = 0.0
     onset: float = 0.0
-    """Seconds until it is at its full depth."""
+    """Seconds to its full depth."""
 
     def curve(self, seconds: Curve, phase: float) -> Curve:
-        """Its value over time."""
         if self.depth == 0.0:
             return np.zeros(seconds.size)
         rise = smooth_step(seconds / self.onset) if self.onset > 0.0 else 1.0
@@ -58,36 +63,36 @@ class Movement:
         return np.asarray(moved, dtype=np.float64)
 
 
-_STILL = Movement()
+_NO_LFO = Lfo()
 _SNAP = Adsr(0.002, 0.3, 0.0, 0.2)
 _ORGANLIKE = Adsr()
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A moving low pass (or what `weights` make of it)."""
+    """A low pass that key, envelope, velocity, brightness and an LFO move."""
 
     cutoff: float = 20_000.0
-    """Hz for middle C at rest."""
-    follow: float = 0.5
-    """How much it follows the pitch, 0..1."""
-    octaves: float = 0.0
-    """How far the envelope opens it."""
+    """Hz for middle C, before modulation."""
+    key_tracking: float = 0.5
+    """Octaves of cutoff for each octave of pitch, 0..1."""
+    envelope_octaves: float = 0.0
+    """Range of the envelope."""
     envelope: Adsr = _SNAP
-    touch: float = 1.5
-    """Octaves that the velocity moves it, full range."""
+    velocity_octaves: float = 1.5
+    """Range over velocity 0..1."""
     resonance: float = 0.0
     stages: int = 2
-    movement: Movement = _STILL
+    lfo: Lfo = _NO_LFO
 
     def curve(self, tone: Tone, seconds: Curve) -> Curve:
-        """Hz over time."""
+        """Return the cutoff in Hz at `seconds`."""
         octaves = (
-            self.follow * (tone.pitch - 60) / 12.0
-            + self.touch * (tone.velocity - REFERENCE_VELOCITY)
-            + self.octaves * envelope(self.envelope, seconds, tone.held)
+            self.key_tracking * (tone.pitch - 60) / 12.0
+            + self.velocity_octaves * (tone.velocity - REFERENCE_VELOCITY)
+            + self.envelope_octaves * envelope(self.envelope, seconds, tone.held)
             + tone.octaves(seconds)
-            + self.movement.curve(seconds, float(tone.rng.random()))
+            + self.lfo.curve(seconds, float(tone.rng.random()))
         )
         return np.asarray(self.cutoff * 2.0**octaves, dtype=np.float64)
 
@@ -97,27 +102,27 @@ _OPEN = Filter()
 
 @dataclass(frozen=True, slots=True)
 class Subtractive:
-    """A voice made of data; `play` is its `Voice`."""
+    """The settings of a subtractive voice; `play` is its `Voice`."""
 
     layers: tuple[Layer, ...]
     amplitude: Adsr = _ORGANLIKE
     filter: Filter = _OPEN
     drive: float = 0.0
-    breath: float = 0.0
-    """Noise beside the oscillators."""
-    vibrato: Movement = _STILL
+    noise_level: float = 0.0
+    """Level of noise beside the oscillators."""
+    vibrato: Lfo = _NO_LFO
     """Depth in cents."""
 
     def play(self, tone: Tone) -> Audio:
-        """A note: `[2, n]`, or `[1, n]` when both sides are the same."""
+        """Return a note: `[2, n]`, or `[1, n]` when both sides are equal."""
         samples = tone.length(self.amplitude.release)
-        seconds = times(points_of(samples), tone.rate)
-        pitch = bend(tone, seconds) * 2.0 ** (self.vibrato.curve(seconds, 0.0) / 1200.0)
+        seconds = control_times(control_points(samples), tone.rate)
+        pitch = pitch_bend(tone, seconds) * 2.0 ** (self.vibrato.curve(seconds, 0.0) / 1200.0)
         out = np.zeros((2, samples), dtype=np.float32)
         for layer in self.layers:
             add_layer(out, layer, tone, pitch)
-        if self.breath > 0.0:
-            out += np.float32(self.breath) * noise(tone.rng, 2, samples)
+        if self.noise_level > 0.0:
+            out += np.float32(self.noise_level) * noise(tone.rng, 2, samples)
         elif all(layer.width == 0.0 for layer in self.layers):
             out = out[:1]
         level = tone.gain * envelope(self.amplitude, seconds, tone.held)
@@ -133,8 +138,8 @@ class Subtractive:
         )
 
 
-def bend(tone: Tone, seconds: Curve) -> Curve:
-    """The factor on the frequency over time: 1, or the slide to `glide_to`."""
+def pitch_bend(tone: Tone, seconds: Curve) -> Curve:
+    """Return the factor on the frequency at `seconds`: 1, or the slide to `glide_to`."""
     if tone.glide_to is None:
         return np.ones(seconds.size)
     interval = (tone.glide_to - tone.pitch) / 12.0
@@ -144,20 +149,20 @@ def bend(tone: Tone, seconds: Curve) -> Curve:
 
 
 def add_layer(out: Audio, layer: Layer, tone: Tone, pitch: Curve) -> None:
-    """Add a bank of oscillators to `out` `[2, n]`; the bank's power does not grow with voices."""
+    """Add a bank to `out` `[2, n]`; its power does not depend on the number of voices."""
     spread = np.linspace(-1.0, 1.0, layer.voices) if layer.voices > 1 else np.zeros(1)
-    frequency = hertz(tone.pitch + layer.semitones)
+    frequency = pitch_hertz(tone.pitch + layer.semitones)
     steps = frequency * 2.0 ** (layer.cents * spread / 1200.0) / tone.rate
     highest = frequency * float(pitch.max()) * 2.0 ** (layer.cents / 1200.0)
-    phases = np.zeros(layer.voices) if layer.aligned else tone.rng.random(layer.voices)
+    phases = np.zeros(layer.voices) if layer.resets_phase else tone.rng.random(layer.voices)
     table = wavetable(layer.wave, harmonics_below_nyquist(highest, tone.rate))
-    unison(out, table, steps, phases, panned(layer, spread), pitch)
+    unison(out, table, steps, phases, unison_gains(layer, spread), pitch)
 
 
-def panned(layer: Layer, spread: Curve) -> NDArray[np.float64]:
-    """Gains `[2, voices]`: equal power; voices detuned alike up and down face each other.
+def unison_gains(layer: Layer, spread: Curve) -> NDArray[np.float64]:
+    """Return equal-power gains `[2, voices]`; voices detuned equally up and down are opposite.
 
-    Every second pair is turned round, so that neither side is the sharp one.
+    Every second pair is swapped, so that neither side is sharp.
     """
     pair = np.minimum(np.arange(layer.voices), np.arange(layer.voices)[::-1])
     place = layer.width * spread * np.where(pair % 2 == 0, 1.0, -1.0)

@@ -1,4 +1,4 @@
-"""Textures: a note says when and how long, its velocity how much."""
+"""Texture patches: the duration of a note is theirs, its pitch does not matter."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ import numpy as np
 from services.generation.composer.synth.curves import (
     Adsr,
     constant,
+    control_points,
+    control_times,
     envelope,
-    points_of,
     smooth_step,
-    times,
 )
-from services.generation.composer.synth.filters import band, high_pass, low_pass, run, sweep
-from services.generation.composer.synth.instrument import Instrument, Tone, voiced
+from services.generation.composer.synth.filters import (
+    apply_biquads,
+    high_pass,
+    keep_band,
+    low_pass,
+    sweep,
+)
+from services.generation.composer.synth.instrument import Instrument, Tone, make_instrument
 from services.generation.composer.synth.oscillators import noise
 
 if TYPE_CHECKING:
@@ -24,17 +30,17 @@ if TYPE_CHECKING:
 BAND_PASS = np.array([0.0, 1.0, 0.0])
 
 
-def _opened(tone: Tone, seconds: Curve, hertz: Curve) -> Curve:
+def _brighten(tone: Tone, seconds: Curve, hertz: Curve) -> Curve:
     return hertz * 2.0 ** tone.octaves(seconds)
 
 
 def vinyl(tone: Tone) -> Audio:
-    """Dust clicks at about nine a second, a little rumble, a bed of hiss."""
-    form = Adsr(0.05, 0.1, 1.0, 0.12)
-    samples = tone.length(form.release)
-    seconds = times(points_of(samples), tone.rate)
-    out = 0.11 * band(noise(tone.rng, 2, samples), tone.rate, 900.0, 7_500.0)
-    out += 0.09 * band(noise(tone.rng, 1, samples), tone.rate, 60.0, 300.0)
+    """Play vinyl: about nine clicks a second, a little rumble, and hiss."""
+    adsr = Adsr(0.05, 0.1, 1.0, 0.12)
+    samples = tone.length(adsr.release)
+    seconds = control_times(control_points(samples), tone.rate)
+    out = 0.11 * keep_band(noise(tone.rng, 2, samples), tone.rate, 900.0, 7_500.0)
+    out += 0.09 * keep_band(noise(tone.rng, 1, samples), tone.rate, 60.0, 300.0)
     clicks = np.zeros((2, samples), dtype=np.float32)
     count = int(9.0 * samples / tone.rate) + 1
     at = tone.rng.integers(0, samples, count)
@@ -42,30 +48,30 @@ def vinyl(tone: Tone) -> Audio:
     side = tone.rng.uniform(0.3, 1.0, (2, count))
     for channel in range(2):
         np.add.at(clicks[channel], at, (2.5 * size * side[channel]).astype(np.float32))
-    out += band(clicks, tone.rate, 700.0, 5_000.0)
-    level = tone.gain * envelope(form, seconds, tone.held)
-    cutoff = _opened(tone, seconds, constant(seconds.size, 8_000.0))
+    out += keep_band(clicks, tone.rate, 700.0, 5_000.0)
+    level = tone.gain * envelope(adsr, seconds, tone.held)
+    cutoff = _brighten(tone, seconds, constant(seconds.size, 8_000.0))
     return sweep(np.ascontiguousarray(out), cutoff, tone.rate, amplitude=level)
 
 
 def riser(tone: Tone) -> Audio:
-    """Noise that opens, brightens and widens until the note ends."""
-    form = Adsr(0.05, 0.1, 1.0, 0.06)
-    samples = tone.length(form.release)
-    seconds = times(points_of(samples), tone.rate)
-    grown = np.clip(seconds / tone.held, 0.0, 1.0)
+    """Play noise that becomes louder, brighter and wider until the note ends."""
+    adsr = Adsr(0.05, 0.1, 1.0, 0.06)
+    samples = tone.length(adsr.release)
+    seconds = control_times(control_points(samples), tone.rate)
+    progress = np.clip(seconds / tone.held, 0.0, 1.0)
     middle, side = noise(tone.rng, 1, samples), noise(tone.rng, 1, samples)
-    width = np.interp(np.arange(samples) / tone.rate, seconds, 0.2 + 0.6 * grown)
+    width = np.interp(np.arange(samples) / tone.rate, seconds, 0.2 + 0.6 * progress)
     side *= width.astype(np.float32)
     out = np.concatenate([middle + side, middle - side])
-    hertz = _opened(tone, seconds, 280.0 * 2.0 ** (5.0 * grown**1.2))
-    level = tone.gain * grown**1.7 * envelope(form, seconds, tone.held)
+    hertz = _brighten(tone, seconds, 280.0 * 2.0 ** (5.0 * progress**1.2))
+    level = tone.gain * progress**1.7 * envelope(adsr, seconds, tone.held)
     shaped = sweep(out, hertz, tone.rate, resonance=0.55, weights=BAND_PASS, amplitude=level)
-    return run(shaped, high_pass(200.0, tone.rate))
+    return apply_biquads(shaped, high_pass(200.0, tone.rate))
 
 
 def impact(tone: Tone) -> Audio:
-    """A boom that falls below the kick, and a long wash of dark noise."""
+    """Play a boom that falls below the kick, and a long tail of dark noise."""
     length = 2.6
     samples = int(length * tone.rate)
     t = np.arange(samples) / tone.rate
@@ -74,39 +80,39 @@ def impact(tone: Tone) -> Audio:
     boom = np.sin(2.0 * np.pi * np.cumsum(frequency) / tone.rate) * np.exp(-t / 0.5)
     boom = np.tanh(1.6 * boom) * np.clip(t / 0.003, 0.0, 1.0) * end
     wash = noise(tone.rng, 2, samples)
-    seconds = times(points_of(samples), tone.rate)
-    hertz = _opened(tone, seconds, 350.0 + 6_500.0 * np.exp(-seconds / 0.22))
+    seconds = control_times(control_points(samples), tone.rate)
+    hertz = _brighten(tone, seconds, 350.0 + 6_500.0 * np.exp(-seconds / 0.22))
     fall = np.clip(seconds / 0.003, 0.0, 1.0) * np.exp(-seconds / 0.55)
     sweep(wash, hertz, tone.rate, amplitude=fall * np.clip((length - seconds) / 0.4, 0.0, 1.0))
-    out = tone.gain * (0.8 * boom + 0.5 * run(wash, high_pass(120.0, tone.rate)))
+    out = tone.gain * (0.8 * boom + 0.5 * apply_biquads(wash, high_pass(120.0, tone.rate)))
     return np.ascontiguousarray(out, dtype=np.float32)
 
 
 def wind(tone: Tone) -> Audio:
-    """Noise through a slow resonance on each side."""
+    """Play noise through a slowly moving resonance on each side."""
     attack = min(1.5, 0.4 * tone.held)
-    form = Adsr(max(attack, 0.01), 1.0, 1.0, 1.2)
-    samples = tone.length(form.release)
-    seconds = times(points_of(samples), tone.rate)
-    level = tone.gain * envelope(form, seconds, tone.held)
+    adsr = Adsr(max(attack, 0.01), 1.0, 1.0, 1.2)
+    samples = tone.length(adsr.release)
+    seconds = control_times(control_points(samples), tone.rate)
+    level = tone.gain * envelope(adsr, seconds, tone.held)
     sides = []
     first = tone.rng.random()
     for phase in (first, first + 0.37):
         slow = np.sin(2.0 * np.pi * (0.071 * seconds + phase))
         quick = np.sin(2.0 * np.pi * (0.23 * seconds + 1.7 * phase))
-        hertz = _opened(tone, seconds, 700.0 * 2.0 ** (0.9 * slow + 0.4 * quick))
+        hertz = _brighten(tone, seconds, 700.0 * 2.0 ** (0.9 * slow + 0.4 * quick))
         gusts = level * (0.6 + 0.4 * smooth_step(0.5 + 0.5 * slow)) * np.sqrt(700.0 / hertz)
         side = noise(tone.rng, 1, samples)
         sweep(side, hertz, tone.rate, resonance=0.7, weights=BAND_PASS, amplitude=gusts)
         sides.append(side)
     left, right = sides
     wide = np.concatenate([left + 0.35 * right, right + 0.35 * left])
-    return run(wide, high_pass(150.0, tone.rate), low_pass(7_000.0, tone.rate))
+    return apply_biquads(wide, high_pass(150.0, tone.rate), low_pass(7_000.0, tone.rate))
 
 
 TEXTURES: dict[str, Instrument] = {
-    "vinyl": voiced(vinyl),
-    "noise-riser": voiced(riser),
-    "impact": voiced(impact),
-    "wind": voiced(wind),
+    "vinyl": make_instrument(vinyl),
+    "noise-riser": make_instrument(riser),
+    "impact": make_instrument(impact),
+    "wind": make_instrument(wind),
 }

@@ -1,4 +1,4 @@
-"""Envelopes, movements and wave tables."""
+"""Envelopes, LFOs and wave tables."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from hypothesis import strategies as st
 
 from services.generation.composer.synth.curves import (
     Adsr,
+    control_points,
+    control_times,
     envelope,
-    points_of,
     smooth_step,
-    times,
 )
-from services.generation.composer.synth.instrument import loudness, opening
+from services.generation.composer.synth.instrument import brightness_at, velocity_gain
 from services.generation.composer.synth.kernels import CONTROL, TABLE
 from services.generation.composer.synth.oscillators import (
     harmonics_below_nyquist,
-    hertz,
     noise,
+    pitch_hertz,
     wavetable,
 )
-from services.generation.composer.synth.subtractive import Layer, Movement, panned
+from services.generation.composer.synth.subtractive import Layer, Lfo, unison_gains
 
 RATE = 48_000
 WAVES = ("sine", "triangle", "saw", "square", "pulse", "organ", "flute", "bowed", "reed")
@@ -32,9 +32,9 @@ seconds = st.floats(0.002, 4.0)
 
 @given(attack=seconds, decay=seconds, sustain=st.floats(0.0, 1.0), release=seconds, held=seconds)
 def test_an_envelope_stays_between_silence_and_full(attack, decay, sustain, release, held):
-    form = Adsr(attack, decay, sustain, release)
+    adsr = Adsr(attack, decay, sustain, release)
     samples = int((held + release) * RATE)
-    level = envelope(form, times(points_of(samples) + 2, RATE), held)
+    level = envelope(adsr, control_times(control_points(samples) + 2, RATE), held)
     assert level[0] == 0.0
     assert level[-1] == 0.0
     assert np.all((level >= 0.0) & (level <= 1.0))
@@ -42,19 +42,21 @@ def test_an_envelope_stays_between_silence_and_full(attack, decay, sustain, rele
 
 @given(attack=seconds, held=seconds, release=seconds)
 def test_an_envelope_has_no_jumps(attack, held, release):
-    level = envelope(Adsr(attack, 1.0, 0.7, release), times(points_of(200_000), RATE), held)
+    level = envelope(
+        Adsr(attack, 1.0, 0.7, release), control_times(control_points(200_000), RATE), held
+    )
     steepest = max(1.6 * CONTROL / RATE / attack, 4.1 * CONTROL / RATE / release, 0.002)
     assert np.max(np.abs(np.diff(level))) <= min(1.0, steepest) * 1.05 + 0.003
 
 
 def test_an_envelope_reaches_its_sustain():
-    level = envelope(Adsr(0.01, 0.1, 0.6, 0.1), times(3_000, RATE), 3.0)
+    level = envelope(Adsr(0.01, 0.1, 0.6, 0.1), control_times(3_000, RATE), 3.0)
     assert level[1_400] == pytest.approx(0.6, abs=1e-3)
 
 
 @given(st.integers(1, 100_000))
-def test_there_is_a_control_value_behind_every_sample(samples):
-    assert points_of(samples) * CONTROL >= samples + CONTROL
+def test_control_points_cover_every_sample(samples):
+    assert control_points(samples) * CONTROL >= samples + CONTROL
 
 
 def test_a_smooth_step_is_flat_at_both_ends():
@@ -66,14 +68,14 @@ def test_a_smooth_step_is_flat_at_both_ends():
 
 
 def test_vibrato_waits_for_its_onset():
-    depth = np.abs(Movement(5.0, 10.0, 1.0).curve(times(3_000, RATE), 0.0))
+    depth = np.abs(Lfo(5.0, 10.0, 1.0).curve(control_times(3_000, RATE), 0.0))
     assert depth[:75].max() < 0.1
     assert depth[2_000:].max() == pytest.approx(10.0, rel=0.01)
 
 
 @pytest.mark.parametrize("wave", WAVES)
 @pytest.mark.parametrize("harmonics", [1, 11, 400])
-def test_a_wave_table_is_one_closed_cycle_with_no_dc_and_no_more_harmonics(wave, harmonics):
+def test_a_wave_table_is_one_band_limited_cycle_without_dc(wave, harmonics):
     table = wavetable(wave, harmonics)
     spectrum = np.abs(np.fft.rfft(table[:-1].astype(np.float64))) / TABLE
     assert table[0] == table[-1]
@@ -84,8 +86,8 @@ def test_a_wave_table_is_one_closed_cycle_with_no_dc_and_no_more_harmonics(wave,
 
 
 @pytest.mark.parametrize(("pitch", "expected"), [(69, 440.0), (57, 220.0), (60, 261.6256)])
-def test_pitches_are_equally_tempered(pitch, expected):
-    assert hertz(pitch) == pytest.approx(expected, abs=1e-3)
+def test_pitches_are_in_equal_temperament(pitch, expected):
+    assert pitch_hertz(pitch) == pytest.approx(expected, abs=1e-3)
 
 
 @given(st.floats(20.0, 20_000.0))
@@ -104,25 +106,25 @@ def test_noise_is_white_and_of_unit_power():
 
 
 def test_the_reference_velocity_is_unity():
-    assert loudness(0.8) == pytest.approx(1.0)
+    assert velocity_gain(0.8) == pytest.approx(1.0)
 
 
 @given(st.floats(0.0, 1.0), st.floats(0.0, 1.0))
 def test_harder_is_louder(one, other):
     low, high = sorted((one, other))
-    assert loudness(low) <= loudness(high)
+    assert velocity_gain(low) <= velocity_gain(high)
 
 
-def test_brightness_is_linear_between_breakpoints_and_the_middle_without_any():
+def test_brightness_is_linear_between_breakpoints():
     at = np.array([0.0, 1.0, 2.0, 9.0])
-    assert opening((), at).tolist() == [0.5] * 4
-    assert opening(((0.0, 0.0), (2.0, 1.0)), at).tolist() == [0.0, 0.5, 1.0, 1.0]
+    assert brightness_at((), at).tolist() == [0.5] * 4
+    assert brightness_at(((0.0, 0.0), (2.0, 1.0)), at).tolist() == [0.0, 0.5, 1.0, 1.0]
 
 
 @pytest.mark.parametrize("voices", range(1, 8))
-def test_a_bank_of_oscillators_is_as_loud_on_both_sides(voices):
+def test_a_bank_of_oscillators_is_equally_loud_on_both_sides(voices):
     spread = np.linspace(-1.0, 1.0, voices) if voices > 1 else np.zeros(1)
-    gains = panned(Layer("saw", 1.0, voices, 10.0, width=1.0), spread)
+    gains = unison_gains(Layer("saw", 1.0, voices, 10.0, width=1.0), spread)
     left, right = (gains**2).sum(axis=1)
     assert left == pytest.approx(right)
     assert left + right == pytest.approx(2.0)

@@ -1,4 +1,4 @@
-"""Drum kits: everything answers, on time, at its level, and kits differ."""
+"""Drum kits: every pitch sounds, on time and at its level, and kits differ."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.generation.composer.synth.instrument import Stage
-from services.generation.composer.synth.kits import ANSWERED, KITS, answering
+from services.generation.composer.synth.instrument import RenderContext
+from services.generation.composer.synth.kits import KIT_PITCHES, KITS, sounding_pitch
 from services.generation.score import Note, Part
 
 RATE = 48_000
@@ -19,8 +19,8 @@ RATE = 48_000
 
 def play(kit, notes, seconds=1.0, seed=1):
     rng = np.random.Generator(np.random.PCG64(seed))
-    stage = Stage(RATE, int(seconds * RATE), 0.5, rng)
-    return KITS[kit].play(Part("drums", "drums", kit, tuple(notes)), stage)
+    context = RenderContext(RATE, int(seconds * RATE), 0.5, rng)
+    return KITS[kit].play(Part("drums", "drums", kit, tuple(notes)), context)
 
 
 def hit(pitch, velocity=0.8, start=0.0):
@@ -38,14 +38,14 @@ def centroid(audio):
 
 
 def duration(audio, share=0.95):
-    """Seconds until that share of the energy has passed."""
+    """Return the seconds that contain that share of the energy."""
     energy = np.cumsum((audio.astype(np.float64) ** 2).sum(axis=0))
     return float(np.searchsorted(energy, share * energy[-1])) / RATE
 
 
 @pytest.mark.parametrize("kit", KITS)
-@pytest.mark.parametrize("pitch", ANSWERED)
-def test_every_kit_answers_every_agreed_pitch(kit, pitch):
+@pytest.mark.parametrize("pitch", KIT_PITCHES)
+def test_every_kit_sounds_on_every_pitch_of_the_composer(kit, pitch):
     audio = play(kit, [hit(pitch)], 3.0)
     assert np.all(np.isfinite(audio))
     assert -36.0 < peak_db(audio) < -6.0
@@ -56,12 +56,12 @@ def test_every_kit_answers_every_agreed_pitch(kit, pitch):
 @given(st.integers(0, 127))
 @settings(deadline=None)
 def test_no_pitch_is_silent(pitch):
-    assert answering(pitch) in ANSWERED
+    assert sounding_pitch(pitch) in KIT_PITCHES
     assert peak_db(play("kit-house", [hit(pitch)], 0.1)) > -40.0
 
 
-def test_relatives_are_played_with_their_own_kind():
-    assert [answering(p) for p in (43, 47, 50, 57, 59, 82, 36)] == [41, 45, 48, 49, 51, 70, 36]
+def test_other_pitches_use_a_related_sound():
+    assert [sounding_pitch(p) for p in (43, 47, 50, 57, 59, 82, 36)] == [41, 45, 48, 49, 51, 70, 36]
 
 
 @pytest.mark.parametrize("kit", KITS)
@@ -74,7 +74,7 @@ def test_a_kick_is_low_mono_and_at_its_level(kit):
 
 @pytest.mark.parametrize("kit", KITS)
 @pytest.mark.parametrize("pitch", [36, 37, 38, 39, 42, 46, 75])
-def test_a_stroke_is_on_time(kit, pitch):
+def test_a_hit_is_on_time(kit, pitch):
     audio = np.abs(play(kit, [hit(pitch, start=1.0)])).max(axis=0)
     first = int(np.argmax(audio > 0.2 * audio.max()))
     assert RATE // 2 <= first < RATE // 2 + int(0.005 * RATE)
@@ -104,7 +104,7 @@ def test_choking_does_not_click():
 
 
 @pytest.mark.parametrize("pitch", [36, 38, 42])
-def test_harder_strokes_are_louder_and_brighter(pitch):
+def test_harder_hits_are_louder_and_brighter(pitch):
     soft, hard = (play("kit-house", [hit(pitch, velocity)]) for velocity in (0.3, 1.0))
     assert peak_db(hard) - peak_db(soft) > 6.0
     assert centroid(hard) > centroid(soft)
@@ -116,7 +116,7 @@ def test_the_second_kick_and_the_ghost_snare_are_softer():
         assert peak_db(play(kit, [hit(40)])) < peak_db(play(kit, [hit(38)])) - 1.0
 
 
-def test_repeated_strokes_differ_a_little_and_come_round_again():
+def test_repeated_hits_cycle_through_variants():
     audio = play("kit-house", [hit(42, start=float(k)) for k in range(4)], 2.0)
     strokes = [audio[:, k * RATE // 2 : (k + 1) * RATE // 2] for k in range(4)]
     assert np.array_equal(strokes[0], strokes[3])
@@ -125,7 +125,7 @@ def test_repeated_strokes_differ_a_little_and_come_round_again():
         assert abs(peak_db(one) - peak_db(other)) < 1.0
 
 
-def test_strokes_do_not_depend_on_what_else_is_played():
+def test_hits_do_not_depend_on_other_hits():
     alone = play("kit-dnb", [hit(38)])
     among = play("kit-dnb", [hit(38), hit(36, start=1.0)])
     assert np.array_equal(alone[:, :20_000], among[:, :20_000])
@@ -133,7 +133,7 @@ def test_strokes_do_not_depend_on_what_else_is_played():
 
 @pytest.mark.parametrize("pitch", [36, 38, 42])
 def test_kits_differ(pitch):
-    """No two kits share a kick, snare or hat: spectra or lengths differ."""
+    """Kicks, snares and hats of two kits differ in spectrum or length."""
     spectra, lengths = {}, {}
     for kit in KITS:
         audio = play(kit, [hit(pitch)])
@@ -160,6 +160,6 @@ def test_a_gated_snare_stops_at_once():
     assert duration(audio) > 2.0 * duration(play("kit-house", [hit(38)]))
 
 
-def test_old_machines_have_no_top():
+def test_lo_fi_and_boom_bap_hats_are_dull():
     for kit, limit in (("kit-lofi", 7_000.0), ("kit-boombap", 9_000.0)):
         assert centroid(play(kit, [hit(42)])) < limit < centroid(play("kit-trap", [hit(42)]))

@@ -1,4 +1,4 @@
-"""Every patch of the registry: that it sounds, in tune, on time, without clicks, at its level."""
+"""Every patch: it sounds in tune, on time, without clicks and at its level."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from services.errors import CancelledError
 from services.generation.composer.synth import PATCHES
-from services.generation.composer.synth.instrument import Stage
+from services.generation.composer.synth.instrument import RenderContext
 from services.generation.composer.synth.subtractive import Layer, Subtractive
 from services.generation.score import Note, Part
 
@@ -52,9 +52,9 @@ QUICK = ("bass-808", "bass-saw", "keys-rhodes", "keys-piano", "stab-house", "lea
 
 def play(patch, notes, seconds, *, brightness=(), seed=1):
     rng = np.random.Generator(np.random.PCG64(seed))
-    stage = Stage(RATE, int(seconds * RATE), BEAT, rng)
+    context = RenderContext(RATE, int(seconds * RATE), BEAT, rng)
     part = Part("x", "lead", patch, tuple(notes), brightness=brightness)
-    return PATCHES[patch].render(part, stage)
+    return PATCHES[patch].render(part, context)
 
 
 def note(pitch, beats=2.0, start=0.0, velocity=0.8):
@@ -62,7 +62,7 @@ def note(pitch, beats=2.0, start=0.0, velocity=0.8):
 
 
 def home(patch):
-    """A pitch that the patch is made for."""
+    """Return a typical pitch of a patch."""
     return 33 if patch in BASSES else 69
 
 
@@ -71,14 +71,14 @@ def rms_db(audio):
 
 
 def loudest_db(audio, seconds=0.4):
-    """Of the windows of that length."""
+    """Return the level of the loudest window of that length."""
     length = int(seconds * RATE)
     power = np.concatenate([[0.0], np.cumsum((audio.astype(np.float64) ** 2).mean(axis=0))])
     return 10.0 * math.log10(float(np.max(power[length:] - power[:-length])) / length + 1e-20)
 
 
 def share_db(audio, low, high):
-    """Energy between two frequencies, against all of it."""
+    """Return the energy between two frequencies relative to all of it."""
     power = (np.abs(np.fft.rfft(audio.astype(np.float64))) ** 2).sum(axis=0)
     hertz = np.fft.rfftfreq(audio.shape[1], 1.0 / RATE)
     return 10.0 * math.log10(power[(hertz >= low) & (hertz < high)].sum() / power.sum() + 1e-20)
@@ -89,7 +89,7 @@ def energy_above(audio, low):
 
 
 def cents_off(audio, pitch):
-    """How far the energy around the fundamental lies from where it should."""
+    """Return the distance of the energy around the fundamental from the pitch."""
     right = 440.0 * 2.0 ** ((pitch - 69) / 12.0)
     wave = audio.sum(axis=0).astype(np.float64) * np.hanning(audio.shape[1])
     power = np.abs(np.fft.rfft(wave, 1 << 20)) ** 2
@@ -98,7 +98,7 @@ def cents_off(audio, pitch):
     return 1200.0 * math.log2((hertz[near] * power[near]).sum() / power[near].sum() / right)
 
 
-def test_the_registry_has_the_agreed_names_and_no_others():
+def test_the_patches_have_the_names_that_scores_use():
     kits = {f"kit-{name}" for name in KITS}
     assert set(PATCHES) == kits | set(PITCHED) | set(TEXTURES)
 
@@ -130,21 +130,21 @@ def test_patches_are_in_tune(patch):
 
 
 @pytest.mark.parametrize("patch", BASSES)
-def test_a_bass_sits_at_its_level_in_the_middle(patch):
+def test_a_bass_has_its_level_and_is_mono(patch):
     audio = play(patch, [note(33)], 1.5)
     assert -20.5 < loudest_db(audio) < -12.0
     assert np.max(np.abs(audio[0] - audio[1])) < 1e-6
 
 
 @pytest.mark.parametrize("patch", [*CHORDS, *PADS])
-def test_a_chord_sits_at_its_level(patch):
+def test_a_chord_has_its_level(patch):
     audio = play(patch, [note(pitch, 4.0) for pitch in (57, 60, 64, 67)], 2.5)
     assert -25.0 < loudest_db(audio) < -18.0
     assert np.max(np.abs(audio)) < 0.7
 
 
 @pytest.mark.parametrize("patch", LEADS)
-def test_a_lead_sits_at_its_level(patch):
+def test_a_lead_has_its_level(patch):
     audio = play(patch, [note(72, 1.0)], 1.2)
     assert -25.5 < loudest_db(audio) < -18.0
     assert np.max(np.abs(audio)) < 0.55
@@ -181,7 +181,7 @@ def test_brightness_moves_within_a_note():
     assert share_db(late, 1_500.0, 20_000.0) > share_db(early, 1_500.0, 20_000.0) + 15.0
 
 
-def test_the_middle_of_the_brightness_is_the_patch_itself():
+def test_brightness_of_one_half_does_not_change_the_patch():
     plain = play("lead-saw", [note(69)], 1.5)
     assert np.array_equal(plain, play("lead-saw", [note(69)], 1.5, brightness=((0.0, 0.5),)))
 
@@ -199,7 +199,7 @@ def test_held_sounds_begin_and_end_without_a_click(patch):
 
 
 @pytest.mark.parametrize("patch", QUICK)
-def test_a_struck_note_speaks_within_five_milliseconds(patch):
+def test_a_struck_note_sounds_within_5_ms(patch):
     begin = int(0.5 * RATE)
     level = np.abs(play(patch, [note(home(patch), 1.0, start=1.0)], 1.2)).max(axis=0)
     first = int(np.argmax(level > 0.1 * level.max()))
@@ -208,7 +208,7 @@ def test_a_struck_note_speaks_within_five_milliseconds(patch):
 
 
 @pytest.mark.parametrize("patch", [*CHORDS, *PADS, *LEADS])
-def test_a_patch_collapses_to_mono_without_falling_apart(patch):
+def test_a_patch_keeps_its_level_in_mono(patch):
     audio = play(patch, [note(pitch, 4.0) for pitch in (60, 64, 67)], 2.5)
     assert rms_db(0.5 * (audio[0] + audio[1])) > rms_db(audio) - 3.5
 
@@ -223,7 +223,7 @@ def test_pads_are_wide_and_balanced(patch):
 
 @pytest.mark.parametrize("patch", CLEAN)
 def test_high_notes_do_not_alias(patch):
-    """C7: what lies away from the harmonics is 50 dB down."""
+    """Energy between the harmonics of C7 is below -50 dB."""
     hertz = 440.0 * 2.0 ** ((96 - 69) / 12.0)
     audio = play(patch, [note(96, 2.0)], 1.0, brightness=((0.0, 1.0),))[0, 2_400:24_000]
     power = np.abs(np.fft.rfft(audio * np.blackman(audio.size))) ** 2
@@ -233,20 +233,20 @@ def test_high_notes_do_not_alias(patch):
     assert 10.0 * math.log10(power[off_cents > 60.0].sum() / power.sum()) < -50.0
 
 
-def test_an_808_is_heard_on_small_speakers():
-    """Harmonics above 150 Hz carry a tenth of its amplitude or more."""
+def test_an_808_has_harmonics_for_small_speakers():
+    """Harmonics above 150 Hz have -24 to -8 dB of its energy."""
     audio = play("bass-808", [note(31, 3.0)], 1.5)
     assert -24.0 < share_db(audio, 150.0, 2_000.0) < -8.0
 
 
-def test_an_808_slides_to_where_it_should():
+def test_an_808_slides_to_its_target():
     slide = Note(0.0, 4.0, 33, 0.8, glide_to=40)
     audio = play("bass-808", [slide], 2.2)
     assert abs(cents_off(audio[:, int(0.2 * RATE) : int(0.95 * RATE)], 33)) < 5.0
     assert share_db(audio[:, int(1.92 * RATE) : 2 * RATE], 70.0, 95.0) > -4.0
 
 
-def test_a_mono_bass_lets_a_note_go_when_the_next_one_starts():
+def test_a_mono_bass_ends_a_note_when_the_next_one_starts():
     together = play("bass-sub", [note(28, 4.0), note(40, 2.0, start=2.0)], 2.5)
     alone = play("bass-sub", [note(40, 2.0, start=2.0)], 2.5)
     late = slice(int(1.2 * RATE), int(1.9 * RATE))
@@ -270,33 +270,33 @@ def test_a_riser_rises_until_its_note_ends():
     assert rms_db(audio[:, int(4.1 * RATE) :]) < -80.0
 
 
-def test_an_impact_starts_at_once_and_dies():
+def test_an_impact_is_loudest_at_its_start():
     audio = play("impact", [note(60, 1.0)], 3.0)
     assert rms_db(audio[:, : RATE // 4]) > rms_db(audio[:, RATE:]) + 15.0
 
 
-def test_vinyl_crackles_and_stays_below_the_music():
+def test_vinyl_crackles_at_a_low_level():
     audio = play("vinyl", [note(60, 8.0)], 4.0)
     assert -50.0 < rms_db(audio) < -36.0
     assert np.max(np.abs(audio)) > 8.0 * np.std(audio)
 
 
-def test_the_same_chance_gives_the_same_bytes():
+def test_the_same_random_numbers_give_the_same_bytes():
     for patch in ("pad-supersaw", "kit-house", "vinyl", "guitar-pluck"):
         one, again = (play(patch, [note(42)], 1.0, seed=7) for _ in range(2))
         assert one.tobytes() == again.tobytes()
         assert not np.array_equal(one, play(patch, [note(42)], 1.0, seed=8))
 
 
-def test_a_voice_asked_to_stop_stops():
+def test_a_cancelled_part_stops_between_notes():
     def refuse():
         raise CancelledError("stop")
 
     rng = np.random.Generator(np.random.PCG64(1))
-    stage = Stage(RATE, RATE, BEAT, rng, refuse)
+    context = RenderContext(RATE, RATE, BEAT, rng, refuse)
     for patch in ("lead-saw", "kit-trap"):
         with pytest.raises(CancelledError):
-            PATCHES[patch].render(Part("x", "lead", patch, (note(42),)), stage)
+            PATCHES[patch].render(Part("x", "lead", patch, (note(42),)), context)
 
 
 def test_notes_outside_the_piece_are_cut_or_left_out():
@@ -306,7 +306,7 @@ def test_notes_outside_the_piece_are_cut_or_left_out():
     assert np.any(early[:, :480])
 
 
-def test_a_patch_is_data():
+def test_voices_compare_by_their_settings():
     voice = Subtractive((Layer("sine"),))
     assert voice == Subtractive((Layer("sine"),))
     assert hash(voice) == hash(Subtractive((Layer("sine"),)))

@@ -1,10 +1,12 @@
-"""Scores become stems and a mix: whole, repeatable, stoppable."""
+"""Rendering of scores: length, stems, repeatability, cancellation."""
 
 from __future__ import annotations
 
 import hashlib
 import subprocess
 import sys
+import tempfile
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -44,7 +46,7 @@ def ignore(stage, fraction):
     pass
 
 
-def render(score=SCORE, samples=RATE * 5 // 2, seed=5, progress=None, should_stop=None):
+def render(score=SCORE, samples=RATE * 5 // 2, seed=5, progress=None, should_stop=None, stems=True):
     return render_score(
         score,
         sample_rate=RATE,
@@ -52,6 +54,7 @@ def render(score=SCORE, samples=RATE * 5 // 2, seed=5, progress=None, should_sto
         seed=seed,
         progress=progress or ignore,
         should_stop=should_stop or (lambda: False),
+        stems=stems,
     )
 
 
@@ -71,7 +74,7 @@ def test_stems_carry_the_names_of_the_parts_in_order(rendered):
     assert list(rendered.stems) == ["drums", "bass", "chords", "pad"]
 
 
-def test_everything_has_the_asked_length_and_type(rendered):
+def test_mix_and_stems_have_the_requested_length_and_type(rendered):
     for audio in (rendered.mix, *rendered.stems.values()):
         assert audio.shape == (2, RATE * 5 // 2)
         assert audio.dtype == np.float32
@@ -81,6 +84,59 @@ def test_everything_has_the_asked_length_and_type(rendered):
 def test_stems_sum_to_the_mix(rendered):
     total = np.sum([stem.astype(np.float64) for stem in rendered.stems.values()], axis=0)
     assert np.max(np.abs(total - rendered.mix)) < 1e-6
+
+
+def test_stems_are_kept_only_when_asked_for(rendered):
+    assert render(stems=False).stems == {}
+    assert len(rendered.stems) == len(SCORE.parts)
+
+
+def test_the_mix_is_the_same_to_the_bit_with_and_without_stems(rendered):
+    loud = replace(SCORE, parts=tuple(replace(part, gain_db=4.0) for part in SCORE.parts))
+    assert render(stems=False).mix.tobytes() == rendered.mix.tobytes()
+    assert render(loud, stems=False).mix.tobytes() == render(loud).mix.tobytes()
+
+
+def test_a_mix_alone_needs_far_less_memory_than_stems():
+    parts = 24
+    score = replace(SCORE, parts=tuple(replace(PAD, name=f"pad {k}") for k in range(parts)))
+
+    def peak(*, stems):
+        tracemalloc.start()
+        try:
+            render(score, samples=RATE, stems=stems)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    one_stem = 2 * 4 * RATE
+    # The rest of the difference is what two threads happen to hold at once.
+    assert peak(stems=True) - peak(stems=False) > parts / 2 * one_stem
+
+
+def test_without_a_temporary_folder_the_mix_is_the_same(rendered, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    assert render(stems=False).mix.tobytes() == rendered.mix.tobytes()
+
+
+def test_without_space_in_the_temporary_folder_the_mix_is_the_same(rendered):
+    """A limit on the size of files stands in for a full disk."""
+    script = (
+        "import importlib.util as u, resource as r, sys;"
+        f"s = u.spec_from_file_location('scores', {__file__!r});"
+        "m = u.module_from_spec(s); s.loader.exec_module(m);"
+        "m.render(samples=4_800);"
+        "r.setrlimit(r.RLIMIT_FSIZE, (100_000, 100_000));"
+        "print(m.hashlib.sha256(m.render(stems=False).mix.tobytes()).hexdigest())"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(filter(None, sys.path))},
+    )
+    assert shown.stdout.strip() == hashlib.sha256(rendered.mix.tobytes()).hexdigest()
 
 
 def test_every_stem_sounds(rendered):
@@ -94,11 +150,11 @@ def test_the_mix_begins_and_ends_at_zero(rendered):
     assert np.max(np.abs(rendered.mix[:, -10:])) < 1e-4
 
 
-def test_sounds_ring_past_the_last_bar(rendered):
+def test_notes_ring_past_the_last_bar(rendered):
     assert np.std(rendered.mix[:, 2 * RATE : 2 * RATE + 9_600]) > 1e-3
 
 
-def test_the_mix_has_no_dc_and_keeps_its_lows_in_the_middle(rendered):
+def test_the_mix_has_no_dc_and_mono_lows(rendered):
     spectrum = np.abs(np.fft.rfft(rendered.mix)) ** 2
     side = np.abs(np.fft.rfft(rendered.mix[0] - rendered.mix[1])) ** 2
     below = int(80 * rendered.mix.shape[1] / RATE)
@@ -115,25 +171,25 @@ def test_another_seed_gives_other_noise(rendered):
 
 
 def test_another_process_gives_the_same_bytes(rendered):
-    """With another hash seed, so that no order of a set or a dict can matter."""
+    """With another hash seed, which would change the order of sets."""
     script = (
         "import importlib.util as u, sys;"
         f"s = u.spec_from_file_location('scores', {__file__!r});"
         "m = u.module_from_spec(s); s.loader.exec_module(m);"
         "print(m.digest(m.render()))"
     )
-    told = subprocess.run(
+    shown = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
         text=True,
         check=True,
         env={"PYTHONHASHSEED": "77", "PYTHONPATH": ":".join(filter(None, sys.path))},
     )
-    assert told.stdout.strip() == digest(rendered)
+    assert shown.stdout.strip() == digest(rendered)
 
 
 def test_a_part_sounds_the_same_whatever_plays_beside_it():
-    """But for the bus, which hears everything: so with parts too quiet to move it."""
+    """The parts are too quiet for the bus compressor, which depends on all of them."""
     quiet = replace(PAD, gain_db=-30.0)
     other = replace(CHORDS, gain_db=-30.0)
     alone = render(replace(SCORE, parts=(quiet,)))
@@ -141,23 +197,23 @@ def test_a_part_sounds_the_same_whatever_plays_beside_it():
     assert np.array_equal(alone.stems["pad"], beside.stems["pad"])
 
 
-def test_progress_is_told_in_order_and_reaches_the_end():
-    told = []
-    render(progress=lambda stage, fraction: told.append((stage, fraction)))
-    fractions = [fraction for _, fraction in told]
-    assert [stage for stage, _ in told][: len(SCORE.parts)] == [
+def test_progress_is_reported_in_order_up_to_1():
+    steps = []
+    render(progress=lambda stage, fraction: steps.append((stage, fraction)))
+    fractions = [fraction for _, fraction in steps]
+    assert [stage for stage, _ in steps][: len(SCORE.parts)] == [
         f"playing {part.name}" for part in SCORE.parts
     ]
     assert fractions == sorted(fractions)
     assert fractions[-1] == 1.0
 
 
-def test_a_render_can_be_stopped_before_it_starts():
+def test_a_render_can_be_cancelled_before_it_starts():
     with pytest.raises(CancelledError):
         render(should_stop=lambda: True)
 
 
-def test_a_render_can_be_stopped_on_the_way():
+def test_a_render_can_be_cancelled_between_parts():
     asked = []
 
     def stop():
@@ -165,17 +221,17 @@ def test_a_render_can_be_stopped_on_the_way():
         return len(asked) > 2
 
     parts = tuple(replace(PAD, name=f"pad {k}") for k in range(30))
-    told = []
+    steps = []
     with pytest.raises(CancelledError):
         render(
             replace(SCORE, parts=parts),
-            progress=lambda *step: told.append(step),
+            progress=lambda *step: steps.append(step),
             should_stop=stop,
         )
-    assert len(told) < 30
+    assert len(steps) < 30
 
 
-def test_an_unknown_patch_is_named():
+def test_an_unknown_patch_is_named_in_the_error():
     wrong = replace(SCORE, parts=(replace(BASS, patch="bass-tuba"),))
     with pytest.raises(EngineError, match="bass-tuba"):
         render(wrong)
@@ -188,11 +244,11 @@ def test_a_score_without_parts_is_silence():
 
 
 @pytest.mark.parametrize("samples", [1, 31, 1_000])
-def test_any_length_can_be_asked_for(samples):
+def test_any_length_can_be_rendered(samples):
     assert render(samples=samples).mix.shape == (2, samples)
 
 
-def test_other_sample_rates_keep_time():
+def test_another_sample_rate_keeps_time():
     parts = (replace(DRUMS, notes=(Note(1.0, 0.1, 37, 0.8),), reverb=0.0),)
     out = render_score(
         replace(SCORE, parts=parts),
@@ -222,7 +278,7 @@ NOTES = st.builds(
     brightness=st.lists(st.tuples(st.floats(0.0, 4.0), st.floats(0.0, 1.0)), max_size=2),
 )
 @settings(deadline=None, max_examples=60)
-def test_anything_a_score_can_say_comes_out_finite(patch, notes, brightness):
+def test_any_score_renders_to_finite_audio(patch, notes, brightness):
     part = Part("x", "lead", patch, tuple(notes), brightness=tuple(sorted(brightness)), reverb=0.2)
     out = render(replace(SCORE, parts=(part,)), samples=RATE)
     assert np.all(np.isfinite(out.mix))

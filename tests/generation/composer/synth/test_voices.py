@@ -1,4 +1,4 @@
-"""Voices note by note: subtractive, FM, strings, and how notes become parts."""
+"""Voices: subtractive, FM and strings, and rendering of the notes of a part."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.generation.composer.synth.bass import Sub808, upright
-from services.generation.composer.synth.curves import Adsr, points_of, times
+from services.generation.composer.synth.curves import Adsr, control_points, control_times
 from services.generation.composer.synth.instrument import (
     Instrument,
-    Stage,
+    RenderContext,
     Tone,
-    add,
+    add_at,
     cut_at_next,
+    make_instrument,
+    make_tone,
     play_notes,
-    tone_of,
-    voiced,
 )
 from services.generation.composer.synth.keys import piano, rhodes
 from services.generation.composer.synth.leads import bell, flute, guitar
@@ -28,9 +28,9 @@ from services.generation.composer.synth.strings import string
 from services.generation.composer.synth.subtractive import (
     Filter,
     Layer,
-    Movement,
+    Lfo,
     Subtractive,
-    bend,
+    pitch_bend,
 )
 from services.generation.composer.synth.textures import impact, riser, vinyl, wind
 from services.generation.score import Note, Part
@@ -77,7 +77,7 @@ def test_a_voice_starts_and_ends_at_zero(voice, held):
 
 
 @pytest.mark.parametrize("voice", VOICES)
-def test_a_voice_stays_within_reason_at_any_pitch(voice):
+def test_a_voice_is_finite_at_any_pitch(voice):
     for pitch in (0, 21, 60, 108, 127):
         audio = voice(tone(pitch, velocity=1.0, held=0.2))
         assert np.all(np.isfinite(audio))
@@ -100,13 +100,13 @@ def test_a_bank_is_about_as_loud_as_one_voice(voices):
     assert db(float(np.mean(many)) / np.std(one)) == pytest.approx(0.0, abs=2.0)
 
 
-def test_a_voice_without_width_is_one_channel():
+def test_a_voice_without_width_is_mono():
     assert plain().play(tone()).shape[0] == 1
     assert Subtractive((Layer("saw", voices=2, width=0.5),)).play(tone()).shape[0] == 2
 
 
 def test_vibrato_has_its_depth_and_rate():
-    audio = plain(vibrato=Movement(5.0, 50.0)).play(tone(held=2.0))[0].astype(np.float64)
+    audio = plain(vibrato=Lfo(5.0, 50.0)).play(tone(held=2.0))[0].astype(np.float64)
     rising = np.flatnonzero((audio[:-1] < 0) & (audio[1:] >= 0))[20:-20]
     exact = rising + audio[rising] / (audio[rising] - audio[rising + 1])
     cents = 1200.0 * np.log2(RATE / np.diff(exact) / 440.0)
@@ -117,24 +117,25 @@ def test_vibrato_has_its_depth_and_rate():
 
 
 def test_the_filter_envelope_opens_and_closes():
-    form = Adsr(0.01, 0.3, 0.0, 0.1)
-    voice = Subtractive((Layer("saw"),), filter=Filter(300.0, octaves=4.0, envelope=form))
+    adsr = Adsr(0.01, 0.3, 0.0, 0.1)
+    voice = Subtractive((Layer("saw"),), filter=Filter(300.0, envelope_octaves=4.0, envelope=adsr))
     audio = voice.play(tone(45, held=1.0))
     early, late = spectrum(audio, 0.02, 0.1), spectrum(audio, 0.8, 0.1)
     assert early[2_000:6_000].sum() > 20.0 * late[2_000:6_000].sum()
 
 
-def test_the_filter_follows_the_pitch_as_far_as_it_is_told():
-    seconds = times(4, RATE)
-    for follow in (0.0, 0.5, 1.0):
+def test_the_filter_tracks_the_key():
+    seconds = control_times(4, RATE)
+    for key_tracking in (0.0, 0.5, 1.0):
         low, high = (
-            Filter(1_000.0, follow=follow).curve(tone(pitch), seconds)[0] for pitch in (60, 72)
+            Filter(1_000.0, key_tracking=key_tracking).curve(tone(pitch), seconds)[0]
+            for pitch in (60, 72)
         )
-        assert high / low == pytest.approx(2.0**follow)
+        assert high / low == pytest.approx(2.0**key_tracking)
 
 
 def test_brightness_moves_the_filter_by_octaves_either_way():
-    seconds = times(4, RATE)
+    seconds = control_times(4, RATE)
     shut, open_ = (
         Filter(1_000.0).curve(tone(60, breakpoints=((0.0, value),)), seconds)[0]
         for value in (0.0, 1.0)
@@ -149,20 +150,22 @@ def test_drive_adds_odd_harmonics():
     assert db(at(clean, 660) / at(clean, 220)) < -60.0
 
 
-def test_breath_is_noise_beside_the_tone():
-    clean, breathy = (spectrum(plain(breath=breath).play(tone(57))) for breath in (0.0, 0.1))
+def test_a_voice_can_have_noise():
+    clean, breathy = (
+        spectrum(plain(noise_level=noise_level).play(tone(57))) for noise_level in (0.0, 0.1)
+    )
     assert np.median(breathy[3_000:9_000]) > 100.0 * np.median(clean[3_000:9_000])
 
 
 @given(st.integers(24, 60), st.integers(24, 60), st.floats(0.05, 3.0))
 def test_a_slide_begins_at_the_note_and_ends_at_the_target(pitch, target, held):
     seconds = np.array([0.0, held, held + 1.0])
-    factors = bend(tone(pitch, held=held, glide_to=target), seconds)
+    factors = pitch_bend(tone(pitch, held=held, glide_to=target), seconds)
     assert factors[0] == pytest.approx(1.0)
     assert factors[1:] == pytest.approx(2.0 ** ((target - pitch) / 12.0))
 
 
-def test_an_808_drops_onto_its_note():
+def test_an_808_falls_to_its_pitch():
     audio = Sub808().play(tone(36, held=1.0))[0]
     rising = np.flatnonzero((audio[:-1] < 0) & (audio[1:] >= 0))
     assert rising[1] - rising[0] < 0.9 * (rising[11] - rising[10])
@@ -181,7 +184,7 @@ def test_a_string_is_tuned_within_a_cent(pitch):
 
 
 @pytest.mark.parametrize("sustain", [0.8, 2.0])
-def test_a_string_sustains_as_long_as_it_is_told(sustain):
+def test_a_string_decays_in_its_sustain_time(sustain):
     wave = string(
         tone(57), int(2.0 * RATE), position=0.2, softness=0.9, damping=0.1, sustain=sustain
     )
@@ -215,7 +218,7 @@ def test_dampers_stop_a_piano_and_a_rhodes():
         assert np.std(held[:, int(0.6 * RATE) :]) > 3.0 * np.std(audio[:, int(0.6 * RATE) :])
 
 
-def test_the_tine_of_a_rhodes_is_heard_when_it_is_hit_hard():
+def test_a_hard_rhodes_note_has_a_tine():
     def tine(velocity):
         amplitudes = spectrum(rhodes(tone(60, velocity=velocity)), 0.0, 0.2)
         return amplitudes[3_300:4_100].max() / amplitudes[255:270].max()
@@ -223,7 +226,7 @@ def test_the_tine_of_a_rhodes_is_heard_when_it_is_hit_hard():
     assert tine(1.0) > 2.0 * tine(0.3)
 
 
-def test_a_bell_has_a_fundamental_and_partials_that_die_first():
+def test_the_partials_of_a_bell_decay_before_its_fundamental():
     audio = bell(tone(72, held=2.0))
     early, late = spectrum(audio, 0.0, 0.3), spectrum(audio, 1.2, 0.3)
     inharmonic = 3.5 * 523.25
@@ -236,64 +239,64 @@ def test_a_flute_has_a_chiff():
     assert noise[0] > 1.3 * noise[1]
 
 
-def test_notes_add_up_at_their_times():
+def test_notes_are_added_at_their_times():
     out = np.zeros((2, 10), dtype=np.float32)
-    add(out, np.ones((1, 4), dtype=np.float32), 2)
-    add(out, np.ones((2, 8), dtype=np.float32), 5)
-    add(out, np.ones((2, 8), dtype=np.float32), 99)
+    add_at(out, np.ones((1, 4), dtype=np.float32), 2)
+    add_at(out, np.ones((2, 8), dtype=np.float32), 5)
+    add_at(out, np.ones((2, 8), dtype=np.float32), 99)
     assert out[0].tolist() == [0, 0, 1, 1, 1, 2, 1, 1, 1, 1]
     assert np.array_equal(out[0], out[1])
 
 
-def test_a_later_note_cuts_an_earlier_one_and_a_chord_leaves_one():
+def test_a_later_note_ends_an_earlier_one():
     notes = [Note(0.0, 4.0, 40, 0.8), Note(1.0, 0.5, 43, 0.8), Note(3.0, 2.0, 45, 0.8)]
     assert [note.duration for note in cut_at_next(notes)] == [1.0, 0.5, 2.0]
     twins = cut_at_next([Note(0.0, 1.0, 40, 0.8), Note(0.0, 1.0, 47, 0.8)])
     assert [note.duration for note in twins] == [0.01, 1.0]
 
 
-def test_a_note_of_a_score_becomes_a_tone_on_the_clock():
-    stage = Stage(RATE, RATE, 0.5, np.random.default_rng(1))
+def test_a_tone_has_its_times_in_seconds():
+    context = RenderContext(RATE, RATE, 0.5, np.random.default_rng(1))
     part = Part("x", "lead", "lead-saw", (), brightness=((2.0, 0.1), (6.0, 0.9)))
-    made = tone_of(Note(4.0, 2.0, 60, 0.7, glide_to=62), part, stage)
+    made = make_tone(Note(4.0, 2.0, 60, 0.7, glide_to=62), part, context)
     assert (made.pitch, made.velocity, made.held, made.glide_to) == (60, 0.7, 1.0, 62)
     assert made.breakpoints == ((-1.0, 0.1), (1.0, 0.9))
     assert made.octaves(np.array([0.0])) == pytest.approx(0.0)
 
 
-def test_a_part_is_its_notes_whatever_their_order():
+def test_the_order_of_notes_in_a_part_does_not_matter():
     notes = (Note(0.0, 0.5, 60, 0.8), Note(1.0, 0.5, 64, 0.8), Note(1.0, 0.5, 67, 0.8))
     parts = [Part("x", "lead", "p", order) for order in (notes, notes[::-1])]
     one, other = (
-        play_notes(plain().play, part, Stage(RATE, RATE, 0.5, np.random.default_rng(1)))
+        play_notes(plain().play, part, RenderContext(RATE, RATE, 0.5, np.random.default_rng(1)))
         for part in parts
     )
     assert np.array_equal(one, other)
 
 
-def test_an_instrument_applies_its_polish_then_its_level():
-    def double(audio, stage):
+def test_an_instrument_applies_its_inserts_and_its_level():
+    def double(audio, context):
         return audio * np.float32(2.0)
 
     part = Part("x", "lead", "p", (Note(0.0, 1.0, 60, 0.8),))
     bare, polished = (
-        instrument.render(part, Stage(RATE, RATE, 0.5, np.random.default_rng(1)))
+        instrument.render(part, RenderContext(RATE, RATE, 0.5, np.random.default_rng(1)))
         for instrument in (
-            voiced(plain().play),
-            replace(voiced(plain().play, double), level_db=-6.0206),
+            make_instrument(plain().play),
+            replace(make_instrument(plain().play, double), level_db=-6.0206),
         )
     )
-    assert isinstance(voiced(plain().play), Instrument)
+    assert isinstance(make_instrument(plain().play), Instrument)
     assert np.allclose(bare, polished, atol=1e-5)
 
 
 def test_the_length_of_a_note_covers_its_release():
     assert tone(held=0.5).length(0.25) == int(0.75 * RATE)
     assert tone(held=0.0001).length(0.0) >= 32
-    assert points_of(tone(held=0.5).length(0.25)) * 32 >= 0.75 * RATE
+    assert control_points(tone(held=0.5).length(0.25)) * 32 >= 0.75 * RATE
 
 
-def test_two_sides_of_wind_are_different_and_alike_in_level():
+def test_wind_is_stereo_and_balanced():
     audio = wind(tone(60, held=12.0))
     assert abs(np.corrcoef(audio)[0, 1]) < 0.8
     assert abs(db(np.std(audio[0]) / np.std(audio[1]))) < 6.0

@@ -1,4 +1,4 @@
-"""The figures in a prompt: its tempo and its key."""
+"""Reads the tempo and the key that a prompt states."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from services.generation.score import Mode
 
 SLOWEST, FASTEST = 40.0, 240.0
-"""BPM a piece may have."""
+"""BPM that a piece may have."""
 
 _NUMBER = r"(\d{1,4}(?:[.,]\d{1,3})?)"
 _RANGE = rf"{_NUMBER}(?:\s*(?:[-\u2013\u2014]|\bto\b)\s*{_NUMBER})?"
@@ -44,7 +44,7 @@ _ACCIDENTAL = (
     r"(#|♯|♭|b(?=m(?:aj(?:or)?|in(?:or)?)?(?![a-z])|[^a-zA-Z]|$)|[ -]?sharp\b|[ -]?flat\b)?"
 )
 _LONG = "|".join(sorted((word for word in MODES if len(word) > 1), key=len, reverse=True))
-_NAMED = re.compile(
+_LETTER_KEY = re.compile(
     rf"(?<![^\W_])(?<!'){_LETTER}{_ACCIDENTAL}[ -]*"
     rf"(?:(?i:natural|harmonic|melodic)[ -]+)?((?i:{_LONG})|(?<! )m|(?<! )M(?=aj))(?![^\W_])"
 )
@@ -61,7 +61,7 @@ _MODE_ALONE = re.compile(
 )
 
 _SOLFEGE = {"do": 0, "re": 2, "ré": 2, "mi": 4, "fa": 5, "sol": 7, "la": 9, "si": 11}
-_SUNG = re.compile(
+_SOLFEGE_KEY = re.compile(
     r"\b(do|r[eé]|mi|fa|sol|la|si)"
     r"(?:\s*(#|♯|\bsostenido|\bdi[eè]se|\bdiesis)|\s*(♭|\bb[eé]mol(?:le)?))?"
     r"\s+(menor|mayor|mineur|majeur|minore|maggiore)\b",
@@ -84,18 +84,17 @@ _KEY_FOLLOWS = re.compile(
 
 
 @dataclass(frozen=True, slots=True)
-class KeyWords:
-    """What a prompt says of the key: either part may be missing."""
+class StatedKey:
+    """The key a prompt states; tonic (pitch class 0..11) and mode may each be missing."""
 
     tonic: int | None
     mode: Mode | None
 
 
 def read_tempo(text: str) -> tuple[float | None, str]:
-    """The stated tempo in BPM (the middle of a range), the last one standing within 40..240.
+    """Return the first tempo within 40..240 BPM (of a range its middle), or None.
 
-    Returns:
-        The tempo or None, and a sentence about a tempo that could not be taken ("" without one).
+    The second value is a sentence about a tempo out of range when no other was found, else "".
     """
     refused = ""
     for match in _TEMPO.finditer(text):
@@ -108,38 +107,41 @@ def read_tempo(text: str) -> tuple[float | None, str]:
 
 
 def read_bare_tempo(text: str, slowest: float, fastest: float) -> float | None:
-    """A number without a unit that can only be a tempo: the only one of its kind, and in range."""
+    """Return the number without a unit that can only be a tempo: the only one in range."""
     figures = [float(figure.replace(",", ".")) for figure in _BARE.findall(text)]
     fitting = [figure for figure in figures if slowest <= figure <= fastest]
     return fitting[0] if len(fitting) == 1 else None
 
 
-def read_metre(text: str) -> str:
-    """A sentence about a metre that is not played, "" without one: everything is in 4/4."""
+def note_unplayed_metre(text: str) -> str:
+    """Return a sentence about a stated time signature other than 4/4, else ""."""
     match = _METRE.search(text)
     return f"Everything is played in 4/4; {match[0].lower()} was asked for." if match else ""
 
 
-def read_key(text: str) -> KeyWords:
-    """The stated tonic and mode; `text` in its own case, since a lone "a" is mostly an article."""
-    if sung := _SUNG.search(text):
-        shift = bool(sung[2]) - bool(sung[3])
-        return KeyWords((_SOLFEGE[sung[1].lower()] + shift) % 12, MODES[sung[4].lower()])
-    shouted = text.upper() == text
-    for match in _NAMED.finditer(text):
-        if _is_key(text, match, shouted=shouted):
+def read_key(text: str) -> StatedKey:
+    """Return the stated tonic and mode.
+
+    `text` keeps its case: a lone "a" is mostly an article.
+    """
+    if match := _SOLFEGE_KEY.search(text):
+        shift = bool(match[2]) - bool(match[3])
+        return StatedKey((_SOLFEGE[match[1].lower()] + shift) % 12, MODES[match[4].lower()])
+    is_upper_case = text.upper() == text
+    for match in _LETTER_KEY.finditer(text):
+        if _is_key(text, match, is_upper_case=is_upper_case):
             mode = MODES[match[3].lower()]
-            return KeyWords(_tonic(match[1], match[2]), mode)
-    alone = _mode_alone(text)
+            return StatedKey(_tonic(match[1], match[2]), mode)
+    alone = _read_mode(text)
     if stated := _KEY_OF.search(text):
-        return KeyWords(_tonic(stated[1], stated[2]), alone)
-    if not shouted and (letter := _IN.search(text)) and _lone_letter_is_key(text, letter):
-        return KeyWords(_tonic(letter[1], letter[2]), alone)
-    return KeyWords(None, alone)
+        return StatedKey(_tonic(stated[1], stated[2]), alone)
+    if not is_upper_case and (letter := _IN.search(text)) and _is_lone_key(text, letter):
+        return StatedKey(_tonic(letter[1], letter[2]), alone)
+    return StatedKey(None, alone)
 
 
-def _is_key(text: str, match: re.Match[str], *, shouted: bool) -> bool:
-    """Whether "<letter> <mode>" names a key and does not start with the article "a"."""
+def _is_key(text: str, match: re.Match[str], *, is_upper_case: bool) -> bool:
+    """Whether "<letter> <mode>" is a key and its letter not the article "a"."""
     letter, accidental, mode = match[1], match[2], match[3]
     before, after = text[: match.start()].rstrip(), text[match.end() :]
     glued = match.end(1) == match.start(3)
@@ -148,19 +150,19 @@ def _is_key(text: str, match: re.Match[str], *, shouted: bool) -> bool:
     if accidental or letter not in "Aa":
         return True
     starts = not before or before[-1] in ".!?"
-    if letter == "a" or shouted:
+    if letter == "a" or is_upper_case:
         wanted = bool(re.search(r"(?:\bin|\bkey of|[,;:(-])$", before, re.IGNORECASE)) or not before
         return wanted and bool(_KEY_FOLLOWS.match(after)) and not _ARTICLE_NOUNS.match(after)
     return not (starts and _ARTICLE_NOUNS.match(after))
 
 
-def _lone_letter_is_key(text: str, match: re.Match[str]) -> bool:
+def _is_lone_key(text: str, match: re.Match[str]) -> bool:
     if match[1] == "A" and not match[2]:
         return bool(_KEY_FOLLOWS.match(text[match.end() :]))
     return True
 
 
-def _mode_alone(text: str) -> Mode | None:
+def _read_mode(text: str) -> Mode | None:
     match = _MODE_ALONE.search(text)
     if not match:
         return None

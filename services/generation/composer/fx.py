@@ -1,4 +1,4 @@
-"""What is neither rhythm nor harmony: beds of noise, risers and impacts at the seams."""
+"""Effects: texture beds, and risers and impacts between sections."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
     from services.generation.composer.voices import Voice
 
 _PITCH = 60
-"""Textures have none; this one stands for it."""
+"""Effects have no pitch; a note needs one."""
 
 
 def play_texture(plan: Plan, voice: Voice) -> list[Note]:
-    """One long note for each stretch of sections in which it plays."""
+    """Return one long note for each run of sections in which the texture plays."""
     notes: list[Note] = []
-    for passage, bars in plan.playing(voice):
+    for passage, bars in plan.passages_of(voice):
         start, length = bars.start * BAR, len(bars) * BAR
         loud = 0.5 + 0.3 * passage.section.energy
         if notes and notes[-1].start + notes[-1].duration == start:
@@ -29,19 +29,21 @@ def play_texture(plan: Plan, voice: Voice) -> list[Note]:
 
 
 def play_risers(plan: Plan, _voice: Voice) -> list[Note]:
-    """Into every section that is clearly louder than the one before it."""
+    """Return a riser before every section with clearly more energy than the one before it."""
     notes = []
     for passage in plan.passages:
-        if passage.into is None or passage.into.energy - passage.shape.energy < 0.2:
+        if passage.next_kind is None or passage.next_kind.energy - passage.kind.energy < 0.2:
             continue
-        bars = min(passage.section.bars, 4 if passage.shape.rises else 2)
+        bars = min(passage.section.bars, 4 if passage.kind.is_build else 2)
         end = passage.end_bar * BAR
-        notes.append(Note(end - bars * BAR, bars * BAR, _PITCH, 0.5 + 0.3 * passage.into.energy))
+        notes.append(
+            Note(end - bars * BAR, bars * BAR, _PITCH, 0.5 + 0.3 * passage.next_kind.energy)
+        )
     return notes
 
 
 def play_impacts(plan: Plan, voice: Voice) -> list[Note]:
-    """On the first beat of what the risers lead to."""
+    """Return an impact on the first beat of every section that a riser leads to."""
     return [
         Note(note.start + note.duration, 2 * BAR, _PITCH, 0.75)
         for note in play_risers(plan, voice)

@@ -1,4 +1,4 @@
-"""Drum grammar: bars of sixteenths to choose from, and how a style fills and varies them.
+"""The grooves: for each a choice of drum patterns, and how it fills and varies them.
 
 A bar is sixteen characters: X accented, x played, o softer, - a ghost, . nothing.
 """
@@ -18,8 +18,8 @@ Pattern = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DrumStyle:
-    """What a kit may play; tuples of patterns hold alternatives, of which a piece takes one."""
+class Groove:
+    """The drum patterns of a style; of the alternatives in a tuple a piece takes one."""
 
     kick: tuple[Pattern, ...]
     snare: tuple[Pattern, ...]
@@ -30,17 +30,17 @@ class DrumStyle:
     open_hat: tuple[Pattern, ...] = ((),)
     ghosts: tuple[Pattern, ...] = ((),)
     extra: tuple[tuple[int, Pattern], ...] = ()
-    """(pitch, pattern): colour for full sections; a piece takes up to two."""
+    """(pitch, pattern) of further percussion; a piece takes up to two."""
     ride: Pattern = ()
-    """What joins, on the ride, when the energy is highest."""
+    """Pattern of the ride in the sections of most energy."""
     kick_freedom: float = 0.0
-    """How often a bar drops or adds a kick away from the main beats."""
+    """Probability that a bar drops or adds a kick off the beat."""
     rolls: float = 0.0
-    """How often a bar has a hat roll."""
+    """Probability that a bar has a hat roll."""
     crash: bool = True
-    """Whether sections start with one."""
+    """Loud sections start with a crash."""
     fills: tuple[str, ...] = ("snare",)
-    """Of `drums.FILLS`."""
+    """Names in `drums.FILLS`, or "none"."""
 
 
 _FOUR = ("X...X...X...X...",)
@@ -58,8 +58,8 @@ _TRAP_KICKS = (
     ("X..x..x...x..x..", "X.....x...x....."),
 )
 
-DRUM_STYLES: dict[str, DrumStyle] = {
-    "trap": DrumStyle(
+GROOVES: dict[str, Groove] = {
+    "trap": Groove(
         kick=_TRAP_KICKS,
         snare=(_HALF, ("........X.......", "........X.....o.")),
         snare_pitches=(SNARE, CLAP),
@@ -78,7 +78,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         rolls=0.55,
         fills=("roll", "cut", "snare", "triplets"),
     ),
-    "drill": DrumStyle(
+    "drill": Groove(
         kick=(
             ("X.....x....x....", "X..x......x....."),
             ("X..x.......x....", "..x...x...x....."),
@@ -91,7 +91,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         rolls=0.45,
         fills=("roll", "cut", "triplets"),
     ),
-    "phonk": DrumStyle(
+    "phonk": Groove(
         kick=(("X.....x...X.....", "X..x..x...X....."), ("X..X..X...X..X..",)),
         snare=(_BACKBEAT, _HALF),
         snare_pitches=(SNARE, CLAP),
@@ -104,7 +104,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         rolls=0.3,
         fills=("roll", "cut"),
     ),
-    "half-time": DrumStyle(
+    "half-time": Groove(
         kick=(("X.....x.........", "X..x......x....."), ("X.........x.....",)),
         snare=(_HALF,),
         snare_pitches=(SNARE, CLAP),
@@ -115,7 +115,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         kick_freedom=0.2,
         fills=("snare", "toms", "cut"),
     ),
-    "boom-bap": DrumStyle(
+    "boom-bap": Groove(
         kick=(
             ("X......x..x.....", "X......x.xx....."),
             ("X.x.......x.....", "X.x....x..x....."),
@@ -135,7 +135,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         kick_freedom=0.25,
         fills=("snare", "cut", "kick", "break"),
     ),
-    "lo-fi": DrumStyle(
+    "lo-fi": Groove(
         crash=False,
         kick=(
             ("X......x..o.....", "X.........x....."),
@@ -150,7 +150,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         kick_freedom=0.2,
         fills=("cut", "snare", "kick"),
     ),
-    "brushes": DrumStyle(
+    "brushes": Groove(
         crash=False,
         kick=(("o.......o.......", "o.......o..o...."),),
         kick_pitch=SOFT_KICK,
@@ -163,7 +163,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         extra=((PEDAL, ("....x.......x...",)), (RIM, ("............o...", ""))),
         fills=("snare", "toms"),
     ),
-    "bossa": DrumStyle(
+    "bossa": Groove(
         crash=False,
         kick=(("x.....ox......o.",), ("x.....x.x.....x.",)),
         kick_pitch=SOFT_KICK,
@@ -173,7 +173,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         extra=((SHAKER, ("o-o-o-o-o-o-o-o-",)), (TAMBOURINE, ("....o.......o...",))),
         fills=("toms", "snare"),
     ),
-    "dembow": DrumStyle(
+    "dembow": Groove(
         kick=(_FOUR, ("X.......X.......",)),
         snare=(("...x..x....x..x.",),),
         snare_pitches=(SNARE, RIM),
@@ -182,7 +182,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         extra=((SHAKER, ("o-o-o-o-o-o-o-o-",)), (PERC, ("..o...o...o..o..",))),
         fills=("snare", "toms", "cut"),
     ),
-    "house": DrumStyle(
+    "house": Groove(
         kick=(_FOUR,),
         snare=(_BACKBEAT,),
         snare_pitches=(CLAP,),
@@ -198,7 +198,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         ride=("..x...x...x...x.",),
         fills=("snare", "cut", "clap"),
     ),
-    "deep": DrumStyle(
+    "deep": Groove(
         kick=(_FOUR,),
         snare=(_BACKBEAT,),
         snare_pitches=(CLAP,),
@@ -213,7 +213,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         ),
         fills=("clap", "cut", "kick"),
     ),
-    "afro": DrumStyle(
+    "afro": Groove(
         kick=(_FOUR, ("X.....x.X.....x.",)),
         snare=(("...x..x.....x...",), ("......x.....x...",)),
         snare_pitches=(RIM,),
@@ -225,7 +225,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         ),
         fills=("toms", "cut"),
     ),
-    "two-step": DrumStyle(
+    "two-step": Groove(
         kick=(("X.........x.....", "X......x..x....."), ("X.....x...x.....",)),
         snare=(_BACKBEAT,),
         snare_pitches=(SNARE, CLAP),
@@ -236,7 +236,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         kick_freedom=0.15,
         fills=("snare", "cut", "kick"),
     ),
-    "trance": DrumStyle(
+    "trance": Groove(
         kick=(_FOUR,),
         snare=(_BACKBEAT,),
         snare_pitches=(CLAP, SNARE),
@@ -246,7 +246,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         ride=("x.x.x.x.x.x.x.x.",),
         fills=("snare", "cut"),
     ),
-    "techno": DrumStyle(
+    "techno": Groove(
         kick=(_FOUR,),
         snare=(_BACKBEAT, ("............x...",), ("....x.......x..o",)),
         snare_pitches=(CLAP,),
@@ -261,7 +261,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         ride=("x.x.x.x.x.x.x.x.",),
         fills=("cut", "snare", "hats"),
     ),
-    "dnb": DrumStyle(
+    "dnb": Groove(
         kick=(
             ("X.........x.....",),
             ("X.........x.....", "X.x.......x....."),
@@ -279,7 +279,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         ride=("x.x.x.x.x.x.x.x.",),
         fills=("break", "snare", "cut"),
     ),
-    "amen": DrumStyle(
+    "amen": Groove(
         kick=(
             ("X.X.......XX....", "X.X.......XX....", "X.X.......X.....", "..XX......X....."),
             ("X.X.......XX....", "X.x......xX....."),
@@ -295,7 +295,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         kick_freedom=0.1,
         fills=("break", "snare", "cut"),
     ),
-    "break": DrumStyle(
+    "break": Groove(
         kick=(("X.x.......x.....", "X.x....x..x....."), ("X..x......x..x..",)),
         snare=(_BACKBEAT,),
         hat=(_EIGHTHS, ("x.x.x.xox.x.x.x.",)),
@@ -306,7 +306,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         kick_freedom=0.2,
         fills=("break", "snare", "toms"),
     ),
-    "ambient": DrumStyle(
+    "ambient": Groove(
         crash=False,
         kick=(("o...............", ""), ("o.........-.....", "")),
         kick_pitch=SOFT_KICK,
@@ -317,7 +317,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         extra=((PERC, ("......-.........", "...........-....")),),
         fills=("none",),
     ),
-    "cinematic": DrumStyle(
+    "cinematic": Groove(
         kick=(("X.....x.....x...",), ("X.......x..x....", "X.......x.......")),
         snare=(("........o.......",), ("",)),
         snare_pitches=(LOW_TOM,),
@@ -326,7 +326,7 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         extra=((MID_TOM, ("......o...o...o.",)), (LOW_TOM, ("..o..o......o.o.",))),
         fills=("toms",),
     ),
-    "synthwave": DrumStyle(
+    "synthwave": Groove(
         kick=(_FOUR, ("X.......X.......",), ("X.....x.X.......",), ("X.......X.x.....",)),
         snare=(_BACKBEAT,),
         hat=(_EIGHTHS, _SIXTEENTHS, ("o.x.o.x.o.x.o.x.",)),
@@ -339,4 +339,4 @@ DRUM_STYLES: dict[str, DrumStyle] = {
         fills=("toms", "snare", "toms"),
     ),
 }
-"""Name -> style."""
+"""Name -> groove."""

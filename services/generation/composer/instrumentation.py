@@ -1,4 +1,4 @@
-"""Which instruments a prompt asks for, which it refuses, and which it wants alone."""
+"""Reads the instruments of a prompt: requested, excluded, and those that play alone."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ _PLAYED_BY = re.compile(
     r"^(?:\s+in\s+[a-g][#b]?(?:\s+\w+)?)?"
     r"\s+(?:for|on|by|played (?:by|on))\s+(?:an?\s+|the\s+)?(?:\w+\s+)?$"
 )
-_GUESTS = re.compile(
+_PERFORMERS = re.compile(
     r"\bfor\s+(?:the\s+|my\s+|your\s+|lead\s+)?(?:rap\s+)?(?:vocals?|voices|vox)\b"
 )
-"""Whom the music is for: they are not part of it."""
+"""Vocals that the music is for; they are not part of it."""
 _JOINED = re.compile(r"^\s*(?:,?\s*(?:or|nor|and|&)|/)\s*(?:any\s+|the\s+|a\s+)?$")
 _COMMA = re.compile(r"^\s*,\s*(?:the\s+|any\s+)?$")
 _LATER_OR = re.compile(r"^[\w', -]{0,40}?\b(?:or|nor)\b")
@@ -46,7 +46,7 @@ _EMPHASIS = re.compile(rf"\b(?:({MORE})|({LESS}))(?:\s+\w+)?\s+$")
 _DRUMLESS = re.compile(
     r"\b(?:drum|beat|percussion)[ -]?less\b|\b(?:no|without)\s+(?:an?\s+|any\s+)?beats?\b"
 )
-_UNACCENTED = re.compile(r"\b(?:no|without)\s+(?:any\s+)?percussion\b")
+_NO_PERCUSSION = re.compile(r"\b(?:no|without)\s+(?:any\s+)?percussion\b")
 _BASSLESS = re.compile(r"\bbass[ -]?less\b")
 
 _WORD = {
@@ -54,22 +54,22 @@ _WORD = {
     for name, instrument in INSTRUMENTS.items()
 }
 
-_JOBS = {"lead": "lead", "chords": "chords", "arpeggio": "arp"}
-"""What names a job rather than a sound -> its slot."""
+_SLOT_WORDS = {"lead": "lead", "chords": "chords", "arpeggio": "arp"}
+"""Names that say what is played rather than which sound plays it -> slot."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
+class Instrumentation:
     """Names of `vocabulary.INSTRUMENTS`, in the order of the prompt."""
 
-    wanted: tuple[str, ...]
-    refused: tuple[str, ...]
+    requested: tuple[str, ...]
+    excluded: tuple[str, ...]
     only: tuple[str, ...]
-    """What shall play alone; empty: anything may join."""
+    """The only instruments that play; empty when others may join."""
     emphasis: tuple[tuple[str, float], ...]
     """(instrument, dB) for "heavy 808", "subtle hats"."""
-    seats: tuple[tuple[str, str], ...] = ()
-    """(instrument, slot) where the prompt says what it plays: "piano melody", "guitar chords"."""
+    slots: tuple[tuple[str, str], ...] = ()
+    """(instrument, slot) where the prompt states both: "piano melody", "guitar chords"."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,43 +79,43 @@ class _Mention:
     end: int
 
 
-def read_wishes(text: str) -> Wishes:
-    """Read lower-case text in which the words of the genre have been blanked out."""
-    text = _GUESTS.sub(lambda match: "·" * len(match[0]), text)
-    mentions = _mentions(text)
-    seats, mentions = _seats(text, mentions)
-    refused = _refused(text, mentions)
-    alone = _alone(text, mentions, refused)
+def read_instrumentation(text: str) -> Instrumentation:
+    """Read lower-case text in which the words of the genre are blanked out with "·"."""
+    text = _PERFORMERS.sub(lambda match: "·" * len(match[0]), text)
+    mentions = _find_mentions(text)
+    slots, mentions = _find_slots(text, mentions)
+    excluded = _find_excluded(text, mentions)
+    alone = _find_solo(text, mentions, excluded)
     names: dict[str, None] = {}
     only: dict[str, None] = {}
     emphasis: dict[str, float] = {}
     for mention in mentions:
-        if mention in refused:
+        if mention in excluded:
             continue
         names[mention.name] = None
         if mention in alone:
             only[mention.name] = None
         if match := _EMPHASIS.search(text[: mention.start]):
             emphasis[mention.name] = 2.0 if match[1] else -3.0
-    out = {mention.name: None for mention in refused}
+    out = {mention.name: None for mention in excluded}
     if _DRUMLESS.search(text):
         out["drums"] = None
-    struck = any(INSTRUMENTS[name].slots == ("drums",) for name in names)
-    if _UNACCENTED.search(text) and not struck:
+    names_drums = any(INSTRUMENTS[name].slots == ("drums",) for name in names)
+    if _NO_PERCUSSION.search(text) and not names_drums:
         out["drums"] = None
     if _BASSLESS.search(text):
         out["bass"] = None
-    return Wishes(
+    return Instrumentation(
         tuple(name for name in names if name not in out),
         tuple(out),
         tuple(name for name in only if name not in out),
         tuple(emphasis.items()),
-        tuple((name, slot) for name, slot in seats.items() if name in names and name not in out),
+        tuple((name, slot) for name, slot in slots.items() if name in names and name not in out),
     )
 
 
-def _mentions(text: str) -> list[_Mention]:
-    """Where instruments are named: the longest match wins, nothing counts twice."""
+def _find_mentions(text: str) -> list[_Mention]:
+    """Return the instruments named, in order; of overlapping matches the longest counts."""
     found = [
         _Mention(name, match.start(), match.end())
         for name, pattern in _WORD.items()
@@ -128,81 +128,90 @@ def _mentions(text: str) -> list[_Mention]:
     return sorted(taken, key=lambda item: item.start)
 
 
-def _refused(text: str, mentions: list[_Mention]) -> list[_Mention]:
-    """What stands under a "no", which reaches along "or" and "and", and along commas to "or"."""
-    refused: list[_Mention] = []
+def _find_excluded(text: str, mentions: list[_Mention]) -> list[_Mention]:
+    """Return the mentions after a "no".
+
+    It covers "no a or b", "no a and b", and a list with commas that ends in "or".
+    """
+    excluded: list[_Mention] = []
     for index, mention in enumerate(mentions):
         before = text[: mention.start]
         if _NEGATION.search(before) or _SUFFIX_NEGATION.match(text[mention.end :]):
-            refused.append(mention)
-        elif index and mentions[index - 1] in refused:
+            excluded.append(mention)
+        elif index and mentions[index - 1] in excluded:
             between = text[mentions[index - 1].end : mention.start]
             if _JOINED.match(between) or (
                 _COMMA.match(between) and _LATER_OR.match(text[mention.end :])
             ):
-                refused.append(mention)
-    return refused
+                excluded.append(mention)
+    return excluded
 
 
-def _seats(text: str, mentions: list[_Mention]) -> tuple[dict[str, str], list[_Mention]]:
-    """Read "piano melody", "melody for cello" as one thing; return what is left to be read."""
-    seats: dict[str, str] = {}
+def _find_slots(text: str, mentions: list[_Mention]) -> tuple[dict[str, str], list[_Mention]]:
+    """Read "piano melody" and "melody for cello" as an instrument in a slot.
+
+    Returns:
+        Instrument -> slot, and the mentions without the words that only name the slot.
+    """
+    slots: dict[str, str] = {}
     left = list(mentions)
     for first, second in pairwise(mentions):
         between = text[first.end : second.start]
-        sound, job = first, second
+        sound, role = first, second
         if _PLAYED_BY.match(between) and first.name == "lead":
-            sound, job = second, first
+            sound, role = second, first
         elif between.strip():
             continue
         pitched = INSTRUMENTS[sound.name].slots[0] in ("chords", "pad", "lead", "arp")
-        if job.name in _JOBS and job in left and pitched and INSTRUMENTS[sound.name].patch:
-            seats[sound.name] = _JOBS[job.name]
-            left.remove(job)
+        has_sound = pitched and INSTRUMENTS[sound.name].patch
+        if role.name in _SLOT_WORDS and role in left and has_sound:
+            slots[sound.name] = _SLOT_WORDS[role.name]
+            left.remove(role)
     for mention in left:
         before, after = text[: mention.start], text[mention.end :]
         if _SOLO_AFTER.match(after) and _BESIDE.search(before):
-            seats.setdefault(mention.name, "lead")
-    return seats, left
+            slots.setdefault(mention.name, "lead")
+    return slots, left
 
 
-def _alone(text: str, mentions: list[_Mention], refused: list[_Mention]) -> list[_Mention]:
-    """What plays without anybody else, along "and" in both directions; or a drum loop."""
-    wanted = [mention for mention in mentions if mention not in refused]
+def _find_solo(text: str, mentions: list[_Mention], excluded: list[_Mention]) -> list[_Mention]:
+    """Return the mentions that play alone ("only a and b", "a and b only"), or a drum loop."""
+    requested = [mention for mention in mentions if mention not in excluded]
     alone: list[_Mention] = []
-    for index, mention in enumerate(wanted):
+    for index, mention in enumerate(requested):
         before = text[: mention.start]
-        joined = index and wanted[index - 1] in alone and _follows(text, wanted[index - 1], mention)
+        previous = requested[index - 1] if index else None
+        joined = previous in alone and _are_listed_together(text, previous, mention)
         if _ONLY_BEFORE.search(before) or joined:
             alone.append(mention)
-    for index, mention in reversed(list(enumerate(wanted))):
+    for index, mention in reversed(list(enumerate(requested))):
         before, after = text[: mention.start], text[mention.end :]
         beside = _SOLO_AFTER.match(after) and _BESIDE.search(before)
-        following = wanted[index + 1] if index + 1 < len(wanted) else None
-        joined = following in alone and _follows(text, mention, following)
+        following = requested[index + 1] if index + 1 < len(requested) else None
+        joined = following in alone and _are_listed_together(text, mention, following)
         if mention not in alone and ((_ONLY_AFTER.match(after) and not beside) or joined):
             alone.append(mention)
-    if not alone and _is_drum_loop(text, wanted):
-        return wanted
+    if not alone and _is_drum_loop(text, requested):
+        return requested
     return sorted(alone, key=lambda mention: mention.start)
 
 
-def _follows(text: str, first: _Mention, second: _Mention) -> bool:
-    """Whether two mentions are items of one list: "a and b", "a, b and c"."""
+def _are_listed_together(text: str, first: _Mention, second: _Mention) -> bool:
+    """Whether two mentions are neighbours in a list: "a and b", "a, b and c"."""
     between = text[first.end : second.start]
     return bool(
         _TOGETHER.match(between) or (_ITEM.match(between) and _LATER_AND.match(text[second.end :]))
     )
 
 
-def _is_drum_loop(text: str, wanted: list[_Mention]) -> bool:
-    """Whether drums are all that is named, as a loop, and not as something added to more."""
+def _is_drum_loop(text: str, requested: list[_Mention]) -> bool:
+    """Whether the text names drums only, as a loop, and does not add them to something else."""
     return (
-        bool(wanted)
-        and all(INSTRUMENTS[mention.name].slots == ("drums",) for mention in wanted)
+        bool(requested)
+        and all(INSTRUMENTS[mention.name].slots == ("drums",) for mention in requested)
         and any(
             _LOOPED.search(text[mention.start : mention.end]) or _LOOPED.match(text[mention.end :])
-            for mention in wanted
+            for mention in requested
         )
-        and not _BESIDE.search(text[: wanted[0].start])
+        and not _BESIDE.search(text[: requested[0].start])
     )

@@ -1,4 +1,4 @@
-"""Which genre suits a prompt that names none: a weighted draw from what it does say."""
+"""Chooses a genre for a prompt that names none, by a draw weighted by its other words."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from services.generation.composer.genres import GENRES
 
 if TYPE_CHECKING:
-    from services.generation.composer.dice import Dice
-    from services.generation.composer.wishes import Wishes
+    from services.generation.composer.instrumentation import Instrumentation
+    from services.generation.composer.random_streams import RandomStream
 
-_USUAL = {
+_WEIGHTS = {
     "trap": 3.0,
     "hip-hop": 3.0,
     "lo-fi": 3.0,
@@ -20,7 +20,7 @@ _USUAL = {
     "techno": 0.7,
     "drum and bass": 0.7,
 }
-"""How often, where nothing points anywhere."""
+"""Weights before any word of the prompt counts."""
 
 _GENTLE = {"ambient": 6.0, "lo-fi": 3.0, "trap": 0.2, "house": 0.2, "synthwave": 0.4}
 _HARD = {"trap": 3.0, "techno": 4.0, "drum and bass": 3.0, "lo-fi": 0.1, "ambient": 0.1}
@@ -28,7 +28,7 @@ _LIVELY = {"house": 3.0, "synthwave": 2.0, "drum and bass": 2.0, "lo-fi": 0.4, "
 _HANDMADE = {"lo-fi": 4.0, "hip-hop": 2.0, "ambient": 4.0, "trap": 0.5, "techno": 0.1}
 _MACHINES = {"synthwave": 4.0, "house": 2.0, "techno": 2.0, "lo-fi": 0.3, "hip-hop": 0.3}
 
-_LEANS: dict[str, dict[str, float]] = {
+_FACTORS: dict[str, dict[str, float]] = {
     "sad": _GENTLE,
     "melancholic": _GENTLE,
     "romantic": _GENTLE,
@@ -69,15 +69,21 @@ _LEANS: dict[str, dict[str, float]] = {
 }
 
 
-def guess_style(wishes: Wishes, moods: tuple[str, ...], tempo: float | None, dice: Dice) -> str:
-    """One of `GENRES`; a stated tempo all but rules out the genres that never go there."""
-    weights = dict(_USUAL)
-    for name in (*moods, *wishes.wanted, *(f"no {name}" for name in wishes.refused)):
-        for genre, factor in _LEANS.get(name, {}).items():
+def choose_genre(
+    instrumentation: Instrumentation,
+    moods: tuple[str, ...],
+    tempo: float | None,
+    rng: RandomStream,
+) -> str:
+    """Return one of `GENRES`; a stated tempo makes genres that are never that fast unlikely."""
+    weights = dict(_WEIGHTS)
+    excluded = (f"no {name}" for name in instrumentation.excluded)
+    for name in (*moods, *instrumentation.requested, *excluded):
+        for genre, factor in _FACTORS.get(name, {}).items():
             weights[genre] *= factor
     if tempo is not None:
         for genre in weights:
             slowest, _, fastest = GENRES[genre].tempo
             if not 0.93 * slowest <= tempo <= 1.07 * fastest:
                 weights[genre] *= 0.02
-    return dice.pick(weights)
+    return rng.weighted_choice(weights)
