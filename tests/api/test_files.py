@@ -22,7 +22,7 @@ from services.api.caller import Caller
 from services.audio import write_wav
 from services.errors import StoreAwayError
 from services.jobs import renditions
-from services.jobs.outfile import SUFFIXES
+from services.jobs.outfile import SUFFIXES, encode_take
 from services.library.reconcile import FILE_MISSING
 from tests.api.test_requests import assert_problem
 from tests.conftest import LIMIT_SECONDS

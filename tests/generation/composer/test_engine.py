@@ -12,12 +12,12 @@ def ask(prompt: str = "trap with 808 bass", seconds: float = 2.0, **fields) -> G
     return GenerationParams(prompt=prompt, duration_seconds=seconds, seed=3, **fields)
 
 
-def render(*requests: GenerationParams, progress=lambda *_: None) -> list[Rendered]:
-    return ComposerEngine().render(requests, progress, lambda: False)
+def render(params: GenerationParams, progress=lambda *_: None) -> Rendered:
+    return ComposerEngine().render(params, progress, lambda: False)
 
 
 def test_stems_are_returned_only_when_asked_for() -> None:
-    plain, split = render(ask(), ask(stems=True))
+    plain, split = render(ask()), render(ask(stems=True))
     assert plain.score is not None
     assert plain.stems == {}
     assert list(split.stems) == [part.name for part in plain.score.parts]
@@ -27,7 +27,7 @@ def test_stems_are_returned_only_when_asked_for() -> None:
 
 
 def test_a_result_has_the_requested_length_tempo_and_key() -> None:
-    (rendered,) = render(ask("house 124 bpm in A minor", 3.21))
+    rendered = render(ask("house 124 bpm in A minor", 3.21))
     assert isinstance(ComposerEngine(), Engine)
     assert rendered.audio.shape == (FACTS.channels, round(3.21 * FACTS.sample_rate))
     assert (rendered.tempo_bpm, rendered.key, rendered.seed) == (124.0, "A minor", 3)
@@ -44,14 +44,14 @@ def test_the_result_reports_only_what_the_prompt_states() -> None:
         "mood": ["dark"],
         "without": ["drums"],
     }
-    assert render(ask("phonk", 1.0))[0].understood["requested"]["style"] == "phonk"
+    assert render(ask("phonk", 1.0)).understood["requested"]["style"] == "phonk"
 
 
-def test_progress_over_several_requests_never_decreases() -> None:
+def test_progress_never_decreases() -> None:
     steps: list[tuple[str, float]] = []
-    render(ask(), ask(), progress=lambda *step: steps.append(step))
+    render(ask(), lambda *step: steps.append(step))
     fractions = [fraction for _, fraction in steps]
-    assert [stage for stage, _ in steps].count("composing") == 2
+    assert [stage for stage, _ in steps].count("composing") == 1
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
 
@@ -63,4 +63,4 @@ def test_a_duration_over_the_maximum_is_refused() -> None:
 
 def test_a_cancelled_request_ends_the_call() -> None:
     with pytest.raises(CancelledError):
-        ComposerEngine().render([ask(), ask()], lambda *_: None, lambda: True)
+        ComposerEngine().render(ask(), lambda *_: None, lambda: True)
