@@ -128,3 +128,45 @@ def test_a_texture_without_a_pause_is_one_note() -> None:
     notes = score.part("texture").notes
     assert len(notes) == 1
     assert notes[0].duration == score.beats
+
+
+@given(st.integers(1, 200), st.sampled_from(FORMS))
+def test_a_loop_is_a_groove_and_its_variation(bars: int, form: str) -> None:
+    passages = arrange(bars, form, loop=True)
+    assert [passage.section.name for passage in passages] == ["groove", "variation"][
+        : len(passages)
+    ]
+    assert not any(passage.resolves or passage.is_last for passage in passages)
+    if bars >= 8:
+        assert passages[0].section.bars % 4 == 0
+
+
+def test_section_names_are_unique_and_numbered() -> None:
+    names = [passage.section.name for passage in arrange(300, "beat")]
+    assert len(set(names)) == len(names)
+    assert {"verse", "verse 2", "hook", "hook 2"} <= set(names)
+
+
+@pytest.mark.parametrize("bars", [1, 2, 3])
+def test_a_very_short_clip_does_not_resolve(bars: int) -> None:
+    passages = arrange(bars, "beat")
+    assert passages[-1].is_last
+    assert not passages[-1].resolves
+
+
+def test_a_break_is_added_only_where_it_fits() -> None:
+    for bars in range(3, SHORT_BARS + 1):
+        names = [p.section.name for p in arrange(bars, "beat", structure=("break",))]
+        assert names.count("break") <= 1
+        assert sum(p.section.bars for p in arrange(bars, "beat", structure=("break",))) == bars
+
+
+def test_slots_outside_a_section_have_no_bars_there() -> None:
+    outro = arrange(180, "dance")[-1]
+    assert not outro.plays("lead")
+    assert len(outro.bars_of("lead")) == 0
+
+
+def test_sections_of_a_short_piece_do_not_change_halfway() -> None:
+    for passage in arrange(20, "dance"):
+        assert passage.midpoint_bar == passage.section.start_bar

@@ -236,3 +236,44 @@ def test_a_key_profile_finds_the_key_of_a_score(genre: str, mode: str) -> None:
         score = compose(parsed, duration_seconds=16.0, seed=seed)
         right += heard_key(score) == (parsed.key.tonic, mode)
     assert right >= 10
+
+
+def test_half_bar_chords_split_a_bar() -> None:
+    for seed in range(60):
+        _, harmony = timeline("lo-fi", 16, seed, mode="major")
+        lengths = {chord.duration for chord in harmony.chords}
+        if 2.0 in lengths:
+            halves = [chord for chord in harmony.chords if chord.duration == 2.0]
+            assert all(chord.start % 2.0 == 0.0 for chord in halves)
+            return
+    raise AssertionError("no half-bar chord in 60 seeds")
+
+
+@pytest.mark.parametrize("genre", ["ambient", "drum and bass"])
+def test_long_pieces_of_slow_genres_hold_chords_for_two_bars(genre: str) -> None:
+    slow = [
+        all(chord.duration >= 8.0 for chord in timeline(genre, 64, seed)[1].chords[:3])
+        for seed in range(20)
+    ]
+    assert sum(slow) > 10
+
+
+def test_a_repeated_chord_starts_anew_only_with_a_phrase_of_its_section() -> None:
+    passages, harmony = timeline("techno", 16, 3)
+    for chord, following in itertools.pairwise(harmony.chords):
+        if chord.symbol == following.symbol:
+            starts = [passage.section.start_bar * BAR for passage in passages]
+            section = max(start for start in starts if start <= following.start)
+            assert (following.start - section) % (4 * BAR) == 0.0
+
+
+def test_voicings_avoid_semitones_and_low_clusters() -> None:
+    voicing = Voicer(41, 62, 5).voice((0, 4, 7, 11, 2))
+    gaps = [high - low for low, high in itertools.pairwise(voicing)]
+    assert 1 not in gaps
+    assert all(gap >= 3 for low, gap in zip(voicing, gaps, strict=False) if low < 55)
+
+
+def test_a_new_voicer_starts_near_the_middle_of_its_register() -> None:
+    voicing = Voicer(48, 84, 3).voice((0, 4, 7))
+    assert abs(sum(voicing) / 3 - 66) <= 3

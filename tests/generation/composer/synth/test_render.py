@@ -8,6 +8,7 @@ import sys
 import tempfile
 import tracemalloc
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from services.errors import CancelledError, EngineError
 from services.generation.composer.synth import PATCHES, RenderedScore, render_score
+from services.generation.composer.synth.instrument import Instrument
 from services.generation.score import Key, Note, Part, Score
 
 RATE = 48_000
@@ -237,10 +239,30 @@ def test_an_unknown_patch_is_named_in_the_error():
         render(wrong)
 
 
+def test_an_error_in_a_part_ends_the_render(monkeypatch):
+    def fail(part, context):
+        raise ZeroDivisionError("no sound")
+
+    monkeypatch.setitem(PATCHES, "broken", Instrument(fail))
+    parts = (replace(BASS, patch="broken"), *(replace(PAD, name=f"pad {k}") for k in range(20)))
+    steps = []
+    with pytest.raises(ZeroDivisionError, match="no sound"):
+        render(replace(SCORE, parts=parts), progress=lambda *step: steps.append(step))
+    assert steps == []
+
+
+def test_no_temporary_file_stays_open_after_an_error():
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    with pytest.raises(CancelledError):
+        render(should_stop=lambda: True, stems=False)
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_a_score_without_parts_is_silence():
-    out = render(replace(SCORE, parts=()), samples=4_800)
-    assert out.stems == {}
-    assert not np.any(out.mix)
+    for stems in (True, False):
+        out = render(replace(SCORE, parts=()), samples=4_800, stems=stems)
+        assert out.stems == {}
+        assert not np.any(out.mix)
 
 
 @pytest.mark.parametrize("samples", [1, 31, 1_000])
