@@ -36,7 +36,7 @@ def test_a_result_has_the_requested_length_tempo_and_key() -> None:
 
 
 def test_the_result_reports_only_what_the_prompt_states() -> None:
-    parsed = render(ask("dark house in A minor, no drums", 1.0))[0].understood
+    parsed = render(ask("dark house in A minor, no drums", 1.0)).understood
     assert parsed["genre"] == "house"
     assert parsed["requested"] == {
         "genre": "house",
