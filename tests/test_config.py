@@ -266,3 +266,61 @@ def test_an_impossible_home_is_refused(monkeypatch, given, reason):
     monkeypatch.setenv("DGX_MUSIC_HOME", given)
     with pytest.raises(SettingsError, match=f"DGX_MUSIC_HOME: .*{reason}"):
         load_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "expected"),
+    [
+        ("api_allowed_hosts", "Studio.local, 10.0.0.1", ("studio.local", "10.0.0.1")),
+        ("api_allowed_hosts", "[::1],*", ("::1", "*")),
+        ("api_trusted_proxies", "10.0.0.1, 10.1.2.3/8", ("10.0.0.1/32", "10.0.0.0/8")),
+        ("api_trusted_proxies", "::1", ("::1/128",)),
+        ("file_store", "s3://studio/takes/", "s3://studio/takes"),
+        ("target_lufs", " OFF ", None),
+    ],
+)
+def test_value_is_read_into_its_normal_form(monkeypatch, name, given, expected):
+    monkeypatch.setenv(variable_of(name), given)
+    assert getattr(load_settings(None), name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "reason"),
+    [
+        ("api_allowed_hosts", "http://studio.local", "without a scheme"),
+        ("api_allowed_hosts", "studio.local:80", "without a scheme or port"),
+        ("api_allowed_hosts", "a b", "separated by commas"),
+        ("api_trusted_proxies", "studio.local", "addresses or networks"),
+        ("api_trusted_proxies", "10.0.0.0/40", "addresses or networks"),
+        ("file_store", "s3://studio/../takes", "s3://bucket"),
+        ("file_store", "gs://studio", "s3://bucket"),
+        ("api_key", "two words", "printable ASCII"),
+        ("api_key", "schlüssel", "printable ASCII"),
+    ],
+)
+def test_impossible_value_is_refused_with_the_reason(monkeypatch, name, given, reason):
+    monkeypatch.setenv(variable_of(name), given)
+    with pytest.raises(SettingsError, match=f"{variable_of(name)}: .*{reason}") as caught:
+        load_settings(None)
+    assert name != "api_key" or given not in str(caught.value)
+
+
+def test_several_bad_values_are_reported_together(monkeypatch):
+    monkeypatch.setenv("DGX_MUSIC_API_PORT", "70000")
+    monkeypatch.setenv("DGX_MUSIC_MAX_RETRIES", "-1")
+    with pytest.raises(SettingsError) as caught:
+        load_settings(None)
+    assert "DGX_MUSIC_MAX_RETRIES" in str(caught.value)
+    assert "DGX_MUSIC_API_PORT" in str(caught.value)
+
+
+def test_env_file_that_cannot_be_read_is_refused(home, monkeypatch):
+    (home / ".env").write_text("DGX_MUSIC_API_PORT=9000\n")
+
+    def deny(*_arguments, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    # Permissions do not bind the superuser.
+    monkeypatch.setattr(Path, "open", deny)
+    with pytest.raises(SettingsError, match=r"\.env cannot be read: Permission denied"):
+        load_settings()

@@ -253,3 +253,40 @@ def test_samples_far_above_full_scale_are_refused(home):
         result = home.call(*arguments)
         assert result.returncode == 2
         assert "100 dB above full scale" in result.stderr
+
+
+def test_terminal_shows_the_waveform_of_one_file(home):
+    clicks(home.path / "a.wav")
+    piped = home.call("analyze", "a.wav").stdout.splitlines()
+    shown = home.call("analyze", "a.wav", width=60).stdout.splitlines()
+    assert len(shown) > len(piped)
+    assert shown[-len(piped) :] == piped
+    assert max(len(line) for line in shown[: -len(piped)]) <= 60
+
+
+def test_silence_has_neither_tempo_nor_key(home):
+    tone(home.path / "silent.wav", level=0.0)
+    lines = home.call("analyze", "silent.wav").stdout.splitlines()
+    values = dict(line.split("  ", 1) for line in lines)
+    assert values["tempo"].strip() == values["key"].strip() == "none found"
+    cells = home.call("analyze", "silent.wav", "silent.wav").stdout.splitlines()[0].split("\t")
+    assert cells[-2:] == ["-", "-"]
+
+
+def test_normalize_follows_the_settings_and_reports_the_result(home):
+    clicks(home.path / "a.wav")
+    home.environment |= {"DGX_MUSIC_TARGET_LUFS": "-23", "DGX_MUSIC_TRUE_PEAK_DBTP": "-3"}
+    result = home.call("normalize", "a.wav", "b.wav")
+    assert (result.returncode, result.stdout) == (0, "b.wav\n")
+    assert result.stderr.startswith("-23.0 LUFS · ")
+    written = json.loads(home.call("normalize", "a.wav", "c.wav", "--json").stdout)
+    assert written["file"] == "c.wav"
+
+
+def test_normalize_needs_a_loudness_where_the_setting_is_off(home):
+    tone(home.path / "a.wav")
+    home.environment["DGX_MUSIC_TARGET_LUFS"] = "off"
+    result = home.call("normalize", "a.wav", "b.wav")
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "--lufs -16" in result.stderr
+    assert home.call("normalize", "a.wav", "b.wav", "--lufs", "-16").returncode == 0

@@ -1,4 +1,4 @@
-"""`dgx-music db move`: from the file a person began with to a PostgreSQL server."""
+"""`dgx-music db move`: from an SQLite file to a PostgreSQL server."""
 
 import json
 import os
@@ -19,17 +19,17 @@ ROWS = 3000
 
 
 @pytest.fixture
-def begun(home):
-    """The home with a database that holds nothing."""
+def empty(home):
+    """The home with an empty database."""
     storage.init_db(f"sqlite:///{home.database}")
     storage.close_db()
     return home
 
 
 @pytest.fixture
-def filled(begun):
+def filled(empty):
     """The home with a database of some thousand rows."""
-    storage.init_db(f"sqlite:///{begun.database}")
+    storage.init_db(f"sqlite:///{empty.database}")
     rows = [
         {"id": f"{number:032}", "prompt": f"calm piano {number % 7}", "model_name": "composer",
          "duration_seconds": 1.0, "sample_rate": 48000, "channels": 2, "attempts": 1,
@@ -40,7 +40,7 @@ def filled(begun):
         session.execute(insert(storage.Generation), rows)
         storage.track_prompt_usage(session, "calm piano 1")
     storage.close_db()
-    return begun
+    return empty
 
 
 def state_of(url: str) -> State:
@@ -48,18 +48,18 @@ def state_of(url: str) -> State:
         return read_schema_status(database).state
 
 
-def test_everything_is_moved_and_the_next_command_finds_it(filled, postgres_url):
+def test_move_copies_everything_and_the_next_command_finds_it(filled, postgres_url):
     url = postgres_url.replace("music@", "music:s3cret@")
-    tried = filled.run("db", "move", "--to", url, "--dry-run", "--json")
+    tried = filled.call("db", "move", "--to", url, "--dry-run", "--json")
     assert (tried.returncode, tried.stderr) == (0, "")
-    told = json.loads(tried.stdout)
-    assert told["moved"] is False
-    assert told["database_url"].startswith("postgresql://music@/")
-    sums = {table["table"]: (table["rows"], table["sha256"]) for table in told["tables"]}
+    plan = json.loads(tried.stdout)
+    assert plan["moved"] is False
+    assert plan["database_url"].startswith("postgresql://music@/")
+    sums = {table["table"]: (table["rows"], table["sha256"]) for table in plan["tables"]}
     assert sums["generations"][0] == ROWS
     assert state_of(postgres_url) is State.EMPTY
     before = filled.database.read_bytes()
-    moved = filled.run("db", "move", "--to", url)
+    moved = filled.call("db", "move", "--to", url)
     assert moved.returncode == 0, moved.stderr
     rows, digest = sums["generations"]
     assert f"generations\t{rows}\t{digest[:16]}\n" in moved.stdout
@@ -67,7 +67,7 @@ def test_everything_is_moved_and_the_next_command_finds_it(filled, postgres_url)
     assert "s3cret" not in tried.stdout + moved.stdout + moved.stderr
     assert filled.database.read_bytes() == before
     filled.environment["DATABASE_URL"] = postgres_url
-    assert filled.run("history", "--search", "piano 6", "--limit", "9").stdout.count("\n") == 9
+    assert filled.call("history", "--search", "piano 6", "--limit", "9").stdout.count("\n") == 9
 
 
 @pytest.mark.parametrize(
@@ -79,16 +79,16 @@ def test_everything_is_moved_and_the_next_command_finds_it(filled, postgres_url)
         ("sqlite:///data/generations.db", 6, "is the source itself"),
     ],
 )
-def test_what_cannot_be_moved_to_is_refused(begun, to, code, said):
-    refused = begun.run("db", "move", "--to", to)
+def test_impossible_target_is_refused(empty, to, code, said):
+    refused = empty.call("db", "move", "--to", to)
     assert refused.returncode == code
     assert said in refused.stderr
     assert "s3cret" not in refused.stderr
     assert "Traceback" not in refused.stderr
 
 
-def test_without_a_database_nothing_is_made(home, postgres_url):
-    refused = home.run("db", "move", "--to", postgres_url)
+def test_move_without_a_database_creates_none(home, postgres_url):
+    refused = home.call("db", "move", "--to", postgres_url)
     assert refused.returncode == 6
     assert "There is no database" in refused.stderr
     assert not home.database.exists()
@@ -103,7 +103,7 @@ def test_without_a_database_nothing_is_made(home, postgres_url):
         ("move-commit:freeze", True),
     ],
 )
-def test_a_move_that_is_killed_leaves_the_target_empty(filled, postgres_url, point, initialised):
+def test_killed_move_leaves_the_target_empty(filled, postgres_url, point, initialised):
     if initialised:
         storage.init_db(postgres_url)
         storage.close_db()

@@ -1,4 +1,4 @@
-"""`dgx-music worker` beside the other commands."""
+"""`dgx-music worker` and `generate` as processes on one database."""
 
 import json
 import signal
@@ -31,7 +31,7 @@ def worker(home):
     process.wait()
 
 
-def test_generate_has_a_worker_make_the_music(home, worker):
+def test_generate_hands_its_job_to_a_worker(home, worker):
     made = home.run("generate", "house at 120 BPM", "--duration", "2", "--json", "--seed", "7")
     assert made.returncode == 0, made.stderr
     job = json.loads(made.stdout)
@@ -47,7 +47,7 @@ def test_generate_has_a_worker_make_the_music(home, worker):
     assert np.array_equal(here[0], there[0])
 
 
-def test_ctrl_c_cancels_what_a_worker_makes(home, worker):
+def test_ctrl_c_cancels_the_job_that_a_worker_runs(home, worker):
     asking = subprocess.Popen(
         home.command("generate", "house", "--duration", "600"),
         cwd=home.path,
@@ -63,9 +63,3 @@ def test_ctrl_c_cancels_what_a_worker_makes(home, worker):
     assert b"Cancelled." in said
     wait_until(lambda: "no longer ours" in log.read_text())
     assert home.rows() == [("cancelled",)]
-
-
-def test_a_model_that_is_not_here_is_said_at_the_start(home):
-    ran = home.run("worker", "--models", "compose")
-    assert ran.returncode == 4
-    assert "Did you mean 'composer'?" in ran.stderr
