@@ -6,6 +6,7 @@ installed command starts is tested with the command itself (tests/cli).
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import runpy
@@ -78,4 +79,8 @@ def _run(
     os.chdir(cwd)
     sys.argv = [str(script), *arguments]
     sys.path[:0] = [str(script.parent), *env.get("PYTHONPATH", "").split(os.pathsep)]
-    runpy.run_path(str(script), run_name="__main__")
+    try:
+        runpy.run_path(str(script), run_name="__main__")
+    finally:
+        # Such a process leaves this out.
+        atexit._run_exitfuncs()

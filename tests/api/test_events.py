@@ -19,13 +19,12 @@ from services.api.routers import events as router
 from services.api.routers.events import Permit, _select_unsent, all_events, job_events
 from services.errors import StorageError
 from tests.api.conftest import EVERYBODY, add_job, set_status
+from tests.conftest import LIMIT_SECONDS
 
 if TYPE_CHECKING:
     from fastapi import Response
 
     from services.api.state import ApiState
-
-PATIENCE = 20.0
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +51,7 @@ class Stream:
     async def next(self) -> dict[str, Any]:
         """Return the next event; raises StopAsyncIteration at the end."""
         while not self._events:
-            piece = await asyncio.wait_for(anext(self._pieces), PATIENCE)
+            piece = await asyncio.wait_for(anext(self._pieces), LIMIT_SECONDS)
             for block in piece.decode().split("\n\n"):
                 fields = dict(line.split(": ", 1) for line in block.split("\n") if ": " in line)
                 if "event" in fields:
@@ -141,7 +140,7 @@ def test_stream_sends_heartbeats_while_nothing_happens(
     async def test() -> None:
         response: Any = await all_events(state, EVERYBODY)
         pieces = response.body_iterator
-        found = [await asyncio.wait_for(anext(pieces), PATIENCE) for _ in range(4)]
+        found = [await asyncio.wait_for(anext(pieces), LIMIT_SECONDS) for _ in range(4)]
         assert found[0] == b"retry: 2000\n\n"
         assert found[1].startswith(b"id: ")
         assert found[2:] == [b": heartbeat\n\n"] * 2

@@ -9,8 +9,7 @@ import pytest
 from services import storage
 from services.operations.figures import BOUNDS, RECOUNTED, FinishedJobs, make_figures_reader
 from services.storage import Generation
-
-PATIENCE = 20.0
+from tests.conftest import LIMIT_SECONDS
 
 
 @pytest.fixture
@@ -20,7 +19,7 @@ def gate(monkeypatch):
     count_finished = storage.count_finished
 
     def wait_and_count(*arguments, **options):
-        assert opened.wait(PATIENCE)
+        assert opened.wait(LIMIT_SECONDS)
         return count_finished(*arguments, **options)
 
     monkeypatch.setattr(storage, "count_finished", wait_and_count)
@@ -51,7 +50,7 @@ def test_slow_first_count_is_none_and_continues(sqlite_rig, gate):
     finished = FinishedJobs()
     assert finished.count(patience=0.0) is None
     gate.set()
-    totals = finished.count(PATIENCE)
+    totals = finished.count(LIMIT_SECONDS)
     assert totals.jobs == {("here", "completed"): 1}
 
 
@@ -64,45 +63,45 @@ def test_failed_first_count_is_none_and_is_repeated(sqlite_rig, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(storage, "count_finished", fail)
-        assert finished.count(PATIENCE) is None
-    assert finished.count(PATIENCE).jobs == {("here", "completed"): 1}
+        assert finished.count(LIMIT_SECONDS) is None
+    assert finished.count(LIMIT_SECONDS).jobs == {("here", "completed"): 1}
 
 
 def test_later_count_raises_if_the_database_does_not_answer(sqlite_rig, monkeypatch):
     finished = FinishedJobs()
-    assert finished.count(PATIENCE).jobs == {}
+    assert finished.count(LIMIT_SECONDS).jobs == {}
 
     def fail(*_arguments, **_options):
         raise storage.DatabaseLockedError("in use")
 
     monkeypatch.setattr(storage, "count_finished", fail)
     with pytest.raises(storage.DatabaseLockedError):
-        finished.count(PATIENCE)
+        finished.count(LIMIT_SECONDS)
 
 
 def test_caller_gets_a_copy_of_the_totals(sqlite_rig):
     add_finished(storage.utc_now() - 3 * RECOUNTED)
     finished = FinishedJobs()
-    totals = finished.count(PATIENCE)
+    totals = finished.count(LIMIT_SECONDS)
     totals.add(totals)
-    assert finished.count(PATIENCE).jobs == {("here", "completed"): 1}
+    assert finished.count(LIMIT_SECONDS).jobs == {("here", "completed"): 1}
 
 
 def test_deleted_row_stays_counted_once_it_is_settled(sqlite_rig):
     add_finished(storage.utc_now() - 3 * RECOUNTED)
     add_finished(storage.utc_now())
     finished = FinishedJobs()
-    assert finished.count(PATIENCE).jobs == {("here", "completed"): 2}
+    assert finished.count(LIMIT_SECONDS).jobs == {("here", "completed"): 2}
     with storage.get_session() as session:
         for row in storage.get_all_generations(session):
             storage.delete_generation(session, row.id)
-    assert finished.count(PATIENCE).jobs == {("here", "completed"): 1}
+    assert finished.count(LIMIT_SECONDS).jobs == {("here", "completed"): 1}
 
 
 def test_settled_rows_are_not_read_again(sqlite_rig, monkeypatch):
     clock = {"now": storage.utc_now()}
     finished = FinishedJobs(now=lambda: clock["now"])
-    finished.count(PATIENCE)
+    finished.count(LIMIT_SECONDS)
     ranges = []
     count_finished = storage.count_finished
 

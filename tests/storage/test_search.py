@@ -395,9 +395,18 @@ SENTENCES = st.lists(
 ).map(" ".join)
 
 
+@pytest.fixture
+def embedded() -> Iterator[Database]:
+    database = Database(resolve_url("sqlite://"))
+    prepare_database(database)
+    yield database
+    database.close()
+
+
 @SHARED
 @given(st.lists(SENTENCES, min_size=1, max_size=4), st.data())
 def test_both_databases_find_the_same(
+    embedded: Database,
     postgres_database: Database,
     prompts: list[str],
     data: st.DataObject,
@@ -405,8 +414,6 @@ def test_both_databases_find_the_same(
     words = [word for prompt in prompts for word in prompt.split()] or ["x"]
     query = " ".join(data.draw(st.lists(st.sampled_from(words) | SENTENCES, max_size=3)))
     answers = []
-    embedded = Database(resolve_url("sqlite://"))
-    prepare_database(embedded)
     for database in (embedded, postgres_database):
         with database.session() as session:
             session.query(Generation).delete()
@@ -414,7 +421,6 @@ def test_both_databases_find_the_same(
             session.flush()
             page = storage.search_generations(session, query)
             answers.append({item.id for item in page.items})
-    embedded.close()
     assert answers[0] == answers[1]
 
 

@@ -22,13 +22,14 @@ from services.storage import Generation, TransferError, move_database
 from services.storage.connection import Database, resolve_url
 from services.storage.database import get_database
 from services.storage.migrations import State, read_schema_status
+from tests.conftest import name_in
 
 if TYPE_CHECKING:
     from tests.conftest import Server
 
 pytestmark = pytest.mark.postgres
 
-EXAMPLES, ROWS = 5, 2000
+EXAMPLES, ROWS = 3, 1_100
 TINY, HUGE = 5e-324, 1.7976931348623157e308
 NUMBERS = (
     st.none() | st.floats(allow_nan=False) | st.sampled_from([0.1, -0.0, TINY, HUGE, math.inf])
@@ -168,6 +169,7 @@ def test_rows_survive_a_move_to_postgresql_and_back(
     moments: list[datetime],
 ) -> None:
     there = postgres_server.new_database()
+    postgres_server.used.append(name_in(there))
     with tempfile.TemporaryDirectory() as folder:
         here, back = f"sqlite:///{folder}/here.db", f"sqlite:///{folder}/back.db"
         storage.init_db(here)

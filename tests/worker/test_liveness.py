@@ -92,7 +92,7 @@ def post(sqlite_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
         one.monitor._ended.set()
     for thread in before:
         if thread.name in {"heartbeat", "upkeep", "lost jobs"}:
-            thread.join(20.0)
+            thread.join(LIMIT_SECONDS)
 
 
 def register(worker_id: str, **changed: Any) -> None:

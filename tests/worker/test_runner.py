@@ -198,7 +198,7 @@ def test_a_lost_job_is_stopped_and_its_row_left_alone(desk):
     desk.runner.stop_jobs(StopReason.LOST, ["another"])
     assert not running.done()
     desk.runner.stop_jobs(StopReason.LOST, [token])
-    assert running.result(20.0) is None
+    assert running.result(LIMIT_SECONDS) is None
     assert row_of(dispatch).attempt_token == token
     assert desk.runner.tokens() == []
 
@@ -211,7 +211,7 @@ def test_a_drained_job_is_given_back_without_an_attempt(desk):
     assert not desk.runner.wait_idle(0.01)
     desk.runner.stop_jobs(StopReason.DRAINED)
     with pytest.raises(DispatchReturned):
-        running.result(20.0)
+        running.result(LIMIT_SECONDS)
     row = row_of(dispatch)
     assert (row.status, row.attempts, entry_of(dispatch).attempt) == ("pending", 0, 1)
     assert desk.runner.wait_idle(0.0)
@@ -225,7 +225,7 @@ def test_the_first_reason_to_stop_a_job_counts(desk):
     desk.runner.stop_jobs(StopReason.ABANDONED)
     desk.runner.stop_jobs(StopReason.LOST)
     with pytest.raises(DispatchReturned):
-        running.result(20.0)
+        running.result(LIMIT_SECONDS)
     assert row_of(dispatch).status == "processing"
 
 
@@ -272,8 +272,8 @@ def test_a_running_job_takes_a_slot_and_a_waiting_one_takes_the_next(desk):
     desk.rig.until(lambda: desk.runner.free_slots("puppet") == -1)
     assert row_of(second).status == "pending"
     release.set()
-    running.result(20.0)
-    waiting.result(20.0)
+    running.result(LIMIT_SECONDS)
+    waiting.result(LIMIT_SECONDS)
     assert [row_of(each).status for each in (first, second)] == ["completed"] * 2
     assert desk.runner.free_slots("puppet") == 1
 
@@ -286,10 +286,10 @@ def test_a_worker_that_takes_nothing_more_returns_waiting_dispatches(desk):
     desk.rig.until(lambda: desk.runner.free_slots("puppet") == -1)
     desk.runner.stop_taking(StopReason.DRAINED)
     with pytest.raises(DispatchReturned):
-        waiting.result(20.0)
+        waiting.result(LIMIT_SECONDS)
     assert desk.runner.free_slots("puppet") == 0
     release.set()
-    assert running.result(20.0) is None
+    assert running.result(LIMIT_SECONDS) is None
 
 
 def test_a_job_whose_worker_died_runs_without_neighbours(make_desk):
@@ -308,6 +308,6 @@ def test_a_job_whose_worker_died_runs_without_neighbours(make_desk):
     assert entry_of(suspect).crashes == 0
     release.set()
     for each in (neighbour, waiting, late):
-        each.result(20.0)
+        each.result(LIMIT_SECONDS)
     assert (row_of(suspect).status, row_of(suspect).attempts) == ("completed", 2)
     assert desk.runner.free_slots("puppet") == 3

@@ -15,6 +15,7 @@ from services.generation.musicgen.loop.loop import DecodeLoop
 from services.generation.musicgen.loop.request import Conditioning, DecodeRequest, Sampling
 from services.generation.musicgen.loop.token_model import SampledDecoder
 from services.generation.weights.weights import StateDictWeights
+from tests.conftest import LIMIT_SECONDS
 from tests.generation.musicgen.oracle import Reference, decoder_of, drawing, generate, prompts
 from tests.generation.musicgen.tiny import geometry_of, tiny_melody_model, tiny_model
 
@@ -53,7 +54,10 @@ def decode(
     step_model: Any, requests: list[DecodeRequest], **windows: int
 ) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
     with DecodeLoop(SampledDecoder(step_model), **windows) as loop:
-        return [handle.result(60) for handle in [loop.submit(request) for request in requests]]
+        return [
+            handle.result(LIMIT_SECONDS)
+            for handle in [loop.submit(request) for request in requests]
+        ]
 
 
 def assert_equal(
@@ -206,8 +210,8 @@ def test_requests_that_join_at_different_steps_equal_their_single_runs(linear: s
                 handles.append(loop.submit(requests[done]))
 
         handles.append(loop.submit(requests[0], progress=join))
-        handles[0].result(60)
-        together = [handle.result(60) for handle in handles]
+        handles[0].result(LIMIT_SECONDS)
+        together = [handle.result(LIMIT_SECONDS) for handle in handles]
     for one, other in zip(alone, together, strict=True):
         np.testing.assert_array_equal(one, other)
 

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -133,10 +132,3 @@ def caller(monkeypatch: pytest.MonkeyPatch) -> Iterator[Caller]:
         for peer in peers:
             peer.kill()
             peer.lines.close()
-
-
-def until(condition: Callable[[], object]) -> None:
-    end = time.monotonic() + LIMIT_SECONDS
-    while not condition():
-        assert time.monotonic() < end, "not in time"
-        time.sleep(0.002)

@@ -11,7 +11,8 @@ import pytest
 from services.errors import CancelledError, EngineError, InvalidRequestError, OutputError
 from services.worker.hosting import host as engine_host
 from services.worker.hosting.wire import LONGEST_MESSAGE, decode_order
-from tests.worker.hosting.conftest import DELIVERY, TAKE, until
+from tests.conftest import wait_until
+from tests.worker.hosting.conftest import DELIVERY, TAKE
 
 
 def test_an_order_is_sent_and_its_take_returned(caller):
@@ -72,7 +73,7 @@ def test_an_invalid_message_fails_the_order_and_kills_the_process(caller, data):
         assert len(data) > LONGEST_MESSAGE  # killed while it was still being sent
     with pytest.raises(EngineError, match="sent an invalid message"):
         asked.result()
-    until(lambda: not host.alive)
+    wait_until(lambda: not host.alive)
     assert not host.takes_orders
 
 
@@ -128,7 +129,7 @@ def test_a_broken_engine_takes_no_more_orders_and_ends_after_its_neighbour(calle
     assert not host.takes_orders
     caller.peer.send(id=two, event="made", take=TAKE)
     assert other.result().bytes == 4
-    until(lambda: not host.alive)
+    wait_until(lambda: not host.alive)
 
 
 @pytest.mark.parametrize(
@@ -225,7 +226,7 @@ def abandoned(caller, monkeypatch):
 def test_an_abandoned_order_that_ends_leaves_the_process_as_it_was(caller, abandoned):
     host, number, other, awaited = abandoned
     caller.peer.send(id=number, event="made", take=TAKE)
-    until(lambda: host.abandoned == 0)
+    wait_until(lambda: host.abandoned == 0)
     assert host.takes_orders
     caller.peer.send(id=awaited, event="made", take=TAKE)
     assert other.result().bytes == 4
@@ -237,22 +238,22 @@ def test_an_overdue_order_retires_the_process_and_its_neighbour_finishes(
 ):
     host, number, other, awaited = abandoned
     host._abandoned[number] = 0.0
-    until(lambda: not host.takes_orders)
+    wait_until(lambda: not host.takes_orders)
     assert host.alive
     caller.peer.send(id=awaited, event="made", take=TAKE)
     assert other.result().bytes == 4
-    until(lambda: not host.alive)
+    wait_until(lambda: not host.alive)
 
 
 def test_an_abandoned_order_that_loads_the_engine_is_overdue_only_after_it(caller, abandoned):
     host, number, _, _ = abandoned
     caller.peer.send(id=number, event="progress", step="loading_model", fraction=0.0)
-    until(lambda: number in host._loading)
+    wait_until(lambda: number in host._loading)
     host._abandoned[number] = 0.0
     host._kill_if_useless()
     assert host.takes_orders
     caller.peer.send(id=number, event="progress", step="generating", fraction=0.0)
-    until(lambda: number not in host._loading)
+    wait_until(lambda: number not in host._loading)
     assert host._abandoned[number] > 0.0
 
 

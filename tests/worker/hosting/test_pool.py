@@ -9,7 +9,7 @@ import pytest
 from services.errors import CancelledError
 from services.worker.hosting.host import Limits
 from services.worker.hosting.pool import HostPool
-from tests.worker.hosting.conftest import until
+from tests.conftest import wait_until
 
 LIMITS = Limits(stall=30.0, deadline=60.0)
 
@@ -129,10 +129,10 @@ def test_a_waiting_job_gets_the_seat_that_becomes_free(make_pool, caller):
 
     with pool.lease("choir") as host:
         holder = caller.threads.submit(use)
-        until(lambda: pool.free_seats("choir") == 0)
+        wait_until(lambda: pool.free_seats("choir") == 0)
         waiter = caller.threads.submit(use)
-        until(lambda: pool.free_seats("choir") == -1)
-    until(lambda: pool._leases[host] == 2)
+        wait_until(lambda: pool.free_seats("choir") == -1)
+    wait_until(lambda: pool._leases[host] == 2)
     release.set()
     holder.result()
     waiter.result()

@@ -207,7 +207,7 @@ def test_the_download_of_a_model_with_a_longer_name_stays(server, models):
     server.stop_at = None
     assert put(server, models).outcome == "installed"
     server.go_on.set()
-    one.join(30)
+    one.join(LIMIT_SECONDS)
     assert outcomes == ["installed"]
 
 

@@ -47,7 +47,7 @@ def test_actions_run_one_after_another_in_order_of_submission() -> None:
     assert order == []
     release.set()
     for thread in threads:
-        thread.join(60)
+        thread.join(LIMIT_SECONDS)
     compute.close()
     assert order == [1, 2]
 
@@ -66,5 +66,5 @@ def test_close_does_not_interrupt_a_running_action() -> None:
     assert runs.wait(LIMIT_SECONDS)
     compute.close()
     release.set()
-    caller.join(60)
+    caller.join(LIMIT_SECONDS)
     assert results == [3]
