@@ -478,6 +478,22 @@ def test_every_style_is_found_by_its_name() -> None:
     assert {name for name in STYLES if parse_prompt(name).style != name} == set()
 
 
+def test_a_tempo_out_of_range_is_noted_and_the_genre_chooses() -> None:
+    parsed = parse_prompt("house at 300 bpm")
+    assert parsed.notes == ("300 BPM is outside 40 to 240. The genre's own tempo was taken.",)
+    assert 120 <= parsed.tempo_bpm <= 128
+    assert "tempo_bpm" not in parsed.stated
+
+
+def test_a_number_beside_a_refused_tempo_is_not_taken_for_it() -> None:
+    assert "tempo_bpm" not in parse_prompt("house 124, 300 bpm").stated
+
+
+def test_a_bare_number_is_a_tempo_only_beside_a_style() -> None:
+    assert parse_prompt("house 124").tempo_bpm == 124.0
+    assert "tempo_bpm" not in parse_prompt("124 things").stated
+
+
 @pytest.mark.parametrize(
     ("prompt", "genre"), [("acid house in E minor", "house"), ("acid techno", "techno")]
 )
