@@ -73,7 +73,6 @@ from services.storage.errors import (
 )
 from services.storage.facts import (
     Measurements,
-    forget_model,
     get_analysis,
     get_models,
     record_analysis,
@@ -239,7 +238,6 @@ __all__ = [
     "find_current_tokens",
     "find_generations_by_prefix",
     "find_idempotency_key",
-    "forget_model",
     "get_all_generations",
     "get_all_prompts",
     "get_analysis",

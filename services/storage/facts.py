@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, select
+from sqlalchemy import select
 
 from services.storage.columns import utc_now
 from services.storage.models import AudioAnalysis, InstalledModel
@@ -109,11 +109,3 @@ def record_model(
 def get_models(session: Session) -> list[InstalledModel]:
     """Return the installed models, sorted by name."""
     return list(session.scalars(select(InstalledModel).order_by(InstalledModel.name)))
-
-
-def forget_model(session: Session, name: str) -> bool:
-    """Delete a model's row, not its files; return False for an unknown name."""
-    deleted = session.execute(
-        delete(InstalledModel).where(InstalledModel.name == name).returning(InstalledModel.name)
-    )
-    return deleted.scalar_one_or_none() is not None
