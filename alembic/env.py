@@ -25,7 +25,10 @@ def main() -> None:
     if given is not None:
         run(given)
         return
-    database = Database(resolve_url())
+    # By hand it works on the database of the commands, which only the settings know.
+    from services.config import load_settings
+
+    database = Database(resolve_url(load_settings().database_url))
     try:
         with migration_transaction(database) as connection:
             run(connection)

@@ -228,7 +228,9 @@ def table(packages: list[Package]) -> list[str]:
 
 def facts_table(what: str, facts: dict[str, tuple[str, str]]) -> list[str]:
     head = [f"| package | {what} | source |", "| --- | --- | --- |"]
-    return head + [f"| {name} | {fact} | {source} |" for name, (fact, source) in facts.items()]
+    return head + [
+        f"| {name} | {fact} | {source} |" for name, (fact, source) in sorted(facts.items())
+    ]
 
 
 def under(family: str, packages: list[Package]) -> str:

@@ -38,10 +38,10 @@ log = logging.getLogger(__name__)
 
 POLL_SECONDS = 0.25
 SECONDS_PER_SUBSCRIBER = 0.001
-"""Poll interval per subscriber once that exceeds `POLL_SECONDS`: writing to each takes time."""
+"""The poll interval is at least this long per subscriber, because writing to each takes time."""
 
 IDLE_SECONDS = 60.0
-"""Time the feed keeps polling without subscribers, so that one that reconnects misses nothing."""
+"""Seconds of polling after the last subscriber leaves: one that reconnects misses nothing."""
 
 HEARTBEAT_SECONDS = 15.0
 """Longest time without a byte on a stream."""
@@ -132,7 +132,7 @@ class Feed:
 
     @property
     def has_capacity(self) -> bool:
-        return self._subscribers < MAX_SUBSCRIBERS
+        return self.subscriber_count < MAX_SUBSCRIBERS
 
     def require_capacity(self) -> None:
         """Refuse a subscriber too many before its stream begins, while a status can be sent.

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 
-from services.generation.engine import GenerationParams, Rendered
+from services.generation.engine import SILENT_PEAK, GenerationParams, Rendered
 
 if TYPE_CHECKING:
     from services.generation.engine import Engine, Progress
@@ -24,9 +24,6 @@ if TYPE_CHECKING:
 PROMPT = "lo-fi hip hop with a warm bass and soft drums at 84 BPM in A minor"
 SEED = 7
 TRIAL_SECONDS = 2.0
-
-SILENCE = 1e-4
-"""Peak below which audio counts as silent: -80 dBFS."""
 
 RTF = (
     "RTF, the real-time factor, is seconds of work per second of audio: below 1 is faster than "
@@ -113,7 +110,7 @@ def find_faults(rendered: Rendered, engine: Engine, seconds: float) -> list[str]
         faults.append(f"the samples are {audio.dtype} instead of float32")
     if not np.all(np.isfinite(audio)):
         faults.append("there are NaN or infinite samples")
-    elif np.max(np.abs(audio), initial=0.0) < SILENCE:
+    elif np.max(np.abs(audio), initial=0.0) < SILENT_PEAK:
         faults.append("it is silent")
     return faults
 

@@ -33,9 +33,6 @@ NAMES = (
 )
 """The points in the order in which a job passes them."""
 
-MOVE_NAMES = ("move-check", "move-copy", "move-verify", "move-commit")
-"""The points of `dgx-music db move` in order; it passes all but the last many times."""
-
 _passed: Counter[str] = Counter()
 
 

@@ -59,12 +59,12 @@ class GenerationRequest(BaseModel):
     melody: str | None = Field(
         None,
         pattern=REFERENCE_PATTERN,
-        description="What the music follows: the id of an input, or of a completed job.",
+        description="Audio with the melody to follow: the id of an input, or of a completed job.",
     )
     continue_from: str | None = Field(
         None,
         pattern=REFERENCE_PATTERN,
-        description="What the music goes on from: the id of an input, or of a completed job.",
+        description="Audio to continue: the id of an input, or of a completed job.",
     )
 
 

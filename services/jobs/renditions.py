@@ -169,7 +169,7 @@ def _refuse(path: Path) -> None:
 def _write(path: Path, data: bytes) -> None:
     from services.audio.atomic import atomic_file
 
-    with atomic_file(path, "written") as staged:
+    with atomic_file(path, "cached") as staged:
         with staged.explain_errors():
             staged.temporary.write_bytes(data)
         staged.finish(frames=0, sha256=hashlib.sha256(data).hexdigest())

@@ -28,7 +28,7 @@ class Order:
     """The take's name in the store."""
     params: GenerationParams
     inputs: Mapping[str, str] = field(default_factory=dict)
-    """Field of `params` -> SHA-256 of the input whose path `fetch_inputs` sets it to."""
+    """Field of `params` -> SHA-256 of its input; `fetch_inputs` replaces the field by a path."""
 
     @classmethod
     def of(cls, generation: storage.Generation) -> Order:

@@ -136,7 +136,10 @@ class AttemptRunner:
             published = self._persist(lambda: self._claims.publish(attempt, take))
         except CancelledError:
             if job.stop is None:
-                self._handle_failure(attempt, EngineError("The engine stopped unasked."))
+                self._handle_failure(
+                    attempt,
+                    EngineError("The engine stopped by itself."),
+                )
             else:
                 self._handle_stop(job)
         except DGXMusicError as error:

@@ -74,7 +74,7 @@ def test_an_engine_crash_costs_one_attempt_and_no_other_job(sqlite_rig: Rig) -> 
         "killed by SIGKILL",
         "killed by SIGSEGV",
         "ZeroDivisionError: as asked",
-        "stopped unasked",
+        "stopped by itself",
         "sent an invalid message",
     ):
         assert said in sqlite_rig.log

@@ -143,7 +143,10 @@ def test_progress_is_recorded_while_a_job_runs(desk):
     [
         (EngineError("no memory"), "no memory"),
         (ZeroDivisionError("odd"), "ZeroDivisionError: odd"),
-        (CancelledError("Cancelled."), "The engine stopped unasked."),
+        (
+            CancelledError("Cancelled."),
+            "The engine stopped by itself.",
+        ),
     ],
 )
 def test_an_attempt_that_may_succeed_next_time_is_queued_again(desk, error, message):

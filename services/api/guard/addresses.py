@@ -27,7 +27,7 @@ class Client:
     address: str
     """`unknown` if the socket has no address."""
     subject: str
-    """What its requests are counted under: the address, or the network of an IPv6 address."""
+    """Key for the rate limit: the IPv4 address, or the network of an IPv6 address."""
     is_loopback: bool
     """Whether it is this machine; False for another machine behind a proxy on this one."""
 

@@ -15,7 +15,7 @@ SHORT_BARS = 22
 """Up to this length a piece is one groove with an intro and an ending; longer ones have a form."""
 
 Melody = Literal["none", "hint", "call", "full"]
-"""Of the two-bar units of a section the melody plays none, every fourth, every second, or all."""
+"""Which two-bar units of a section have melody: none, every fourth, every second, or all."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -54,7 +54,7 @@ class ChordSpan:
     """In its section; -1 for the last bar of a piece, in which the chord is held."""
     bar_start: float
     is_onset: bool
-    """The chord starts here; otherwise it goes on from the bar before."""
+    """True if the chord starts in this bar, False if it is held from the bar before."""
     remaining: float
     """Beats that the chord lasts after this span."""
     energy: float

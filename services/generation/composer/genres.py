@@ -39,7 +39,7 @@ class Genre:
     groove: str
     """A name in `grooves.GROOVES`."""
     swing: tuple[float, float] = (0.5, 0.5)
-    """Share of a pair of sixteenths that the first one takes: lowest, highest."""
+    """Length of the first of two sixteenths as a share of both: lowest, highest."""
     humanise: float = 0.0
     """Largest random deviation of an onset, in seconds."""
     late_snare: float = 0.0

@@ -19,7 +19,7 @@ Pattern = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Groove:
-    """The drum patterns of a style; of the alternatives in a tuple a piece takes one."""
+    """The drum patterns of a style. A piece uses one pattern from each tuple."""
 
     kick: tuple[Pattern, ...]
     snare: tuple[Pattern, ...]

@@ -55,7 +55,7 @@ _WORD = {
 }
 
 _SLOT_WORDS = {"lead": "lead", "chords": "chords", "arpeggio": "arp"}
-"""Names that say what is played rather than which sound plays it -> slot."""
+"""Words for a role, not a sound -> the slot they mean."""
 
 
 @dataclass(frozen=True, slots=True)

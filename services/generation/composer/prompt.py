@@ -66,7 +66,7 @@ class ParsedPrompt:
     structure: tuple[str, ...]
     loop: bool
     swing: float | None
-    """Share of a pair of sixteenths that the first one takes; None for the genre's."""
+    """Length of the first of two sixteenths as a share of both; None for the genre's."""
     stated: frozenset[str]
     """The keys of `to_dict` that the prompt states; the others are assumed."""
     notes: tuple[str, ...]

@@ -26,7 +26,7 @@ class Feel:
     """Swing and timing of a piece; lengths in beats."""
 
     swing: float = 0.5
-    """Share of a pair of sixteenths that the first one takes, 0.5 straight."""
+    """Length of the first of two sixteenths as a share of both; 0.5 is straight."""
     humanise: float = 0.0
     """Largest random deviation of an onset."""
     late_snare: float = 0.0

@@ -25,7 +25,7 @@ SUBSONIC_HZ = 24.0
 END_FADE_SECONDS = 0.025
 
 _RETURN = 0.9
-"""Level of the return of a send of 1."""
+"""Gain of an effect's return when the send is 1."""
 _DUCK_LEAD_SECONDS = 0.004
 _BLOCK = 256
 """Samples between two gains of the bus compressor."""

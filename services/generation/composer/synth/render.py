@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
-from tempfile import TemporaryFile
+from tempfile import TemporaryFile, gettempdir
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
     from services.generation.composer.synth.kernels import Audio
     from services.generation.score import Part, Score
+
+SPOOL_RESERVE_BYTES = 1 << 30
+"""Free space that temporary files must leave to everything else on their disk."""
 
 WORKERS = 2
 """Threads; the loops release the GIL. The result does not depend on their number."""
@@ -90,7 +94,7 @@ def render_score(
     duck = duck_curve(score, sample_rate, samples)
     effects = effects_of(score.genre)
     with ExitStack() as files, ThreadPoolExecutor(WORKERS, thread_name_prefix="synth") as pool:
-        channels = [_Channel(part, None if stems else _open_spool(files)) for part in score.parts]
+        channels = _open_channels(score.parts, samples, files, stems=stems)
         jobs = [
             pool.submit(channel.render, make_context(channel.part), effects, duck)
             for channel in channels
@@ -134,6 +138,21 @@ class _Channel:
         return np.fromfile(self._spool, dtype=np.float32).reshape(2, -1)
 
 
+def _open_channels(
+    parts: tuple[Part, ...], samples: int, files: ExitStack, *, stems: bool
+) -> list[_Channel]:
+    total = 2 * np.dtype(np.float32).itemsize * samples * len(parts)
+    spools = not stems and _temporary_space() > total + SPOOL_RESERVE_BYTES
+    return [_Channel(part, _open_spool(files) if spools else None) for part in parts]
+
+
+def _temporary_space() -> int:
+    try:
+        return shutil.disk_usage(gettempdir()).free
+    except OSError:
+        return 0
+
+
 def _open_spool(files: ExitStack) -> IO[bytes] | None:
     try:
         return files.enter_context(TemporaryFile())
@@ -145,6 +164,8 @@ def _write(spool: IO[bytes], audio: Audio) -> bool:
     try:
         audio.tofile(spool)
     except OSError:
+        with suppress(OSError):
+            spool.truncate(0)
         return False
     return True
 
