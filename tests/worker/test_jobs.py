@@ -227,6 +227,9 @@ def test_a_waiting_caller_runs_its_job_when_the_last_worker_dies(sqlite_rig: Rig
             worker.kill()
             worker.wait()
             sqlite_rig.release()
+            # How long to wait for another worker.
+            patient = sqlite_rig.service.settings
+            sqlite_rig.service.settings = patient.model_copy(update={"worker_ttl_seconds": 0.1})
 
     job = make(sqlite_rig.service, parse_request(prompt="hold", duration=1), kill_once, never)
     assert job.status == "completed"

@@ -243,7 +243,7 @@ def test_a_file_is_moved_and_deleted(shelf):
 def row(final, data=MUSIC):
     with storage.get_session() as session:
         made = storage.create_generation(session, "words", "composer", 1.0, 48_000, 2, final)
-        made.move_to("completed", None)
+        made.set_status("completed", None)
         made.file_size_bytes = len(data)
         made.file_sha256 = digest(data)
     return made.id
@@ -289,10 +289,10 @@ def test_an_unpublished_upload_is_unclaimed_once_its_job_is_finished(
     final = bucket.put()
     with storage.get_session() as session:
         made = storage.create_generation(session, "words", "composer", 1.0, 48_000, 2, NAME)
-        made.move_to("processing", None)
+        made.set_status("processing", None)
     assert find_orphans(bucket.store).orphans == ()
     with storage.get_session() as session:
-        session.get(storage.Generation, made.id).move_to("failed", None)
+        session.get(storage.Generation, made.id).set_status("failed", None)
     row(final)
     (one,) = find_orphans(bucket.store).orphans
     assert (one.kind, one.path) == (OrphanKind.UNCLAIMED, abandoned)
