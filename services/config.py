@@ -70,7 +70,10 @@ def _resolve_home(value: Path) -> Path:
     # A question mark ends the path in a database URL.
     if "?" in str(value):
         raise ValueError("must not contain a question mark")
-    return value.absolute()
+    try:
+        return value.absolute()
+    except OSError:
+        raise ValueError("is relative, and the current folder does not exist") from None
 
 
 def _resolve_path(value: Path, info: ValidationInfo) -> Path:
@@ -84,7 +87,16 @@ def _resolve_database(value: str, info: ValidationInfo) -> str:
     if found is None:
         return value
     scheme, path, options = found.groups()
-    return f"{scheme}{_resolve_path(_parse_folder(path), info)}{options}"
+    folder = _parse_folder(path)
+    if folder.is_absolute() and not path.startswith("~"):
+        return value
+    # The path of a URL is escaped, and a folder's name may hold any character.
+    prefix = "" if folder.is_absolute() else f"{_escape(info.data.get('home', Path()))}/"
+    return f"{scheme}{prefix}{_escape(folder) if path.startswith('~') else folder}{options}"
+
+
+def _escape(path: Path) -> str:
+    return str(path).replace("%", "%25").replace("?", "%3F")
 
 
 def _split_list(value: object) -> object:

@@ -10,6 +10,7 @@ import pytest
 from services import config
 from services.config import Settings, default_home, find_checkout, load_settings, variable_of
 from services.errors import SettingsError
+from services.storage import database_file
 
 ROOT = Path(__file__).parents[1]
 
@@ -324,3 +325,29 @@ def test_env_file_that_cannot_be_read_is_refused(home, monkeypatch):
     monkeypatch.setattr(Path, "open", deny)
     with pytest.raises(SettingsError, match=r"\.env cannot be read: Permission denied"):
         load_settings()
+
+
+@pytest.mark.parametrize("name", ["p%20q", "a#b%41", "with space", "100%", "caf\u00e9"])
+def test_the_database_is_in_a_home_folder_of_any_name(tmp_path, monkeypatch, name):
+    monkeypatch.delenv("DATABASE_URL", raising=False)
+    monkeypatch.setenv("DGX_MUSIC_HOME", str(tmp_path / name))
+    settings = load_settings(None)
+    assert database_file(settings.database_url) == tmp_path / name / "data" / "generations.db"
+    monkeypatch.setenv("DATABASE_URL", "sqlite:///own%20name.db")
+    assert database_file(load_settings(None).database_url) == tmp_path / name / "own name.db"
+
+
+def test_an_absolute_database_url_is_taken_as_it_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv("DGX_MUSIC_HOME", str(tmp_path))
+    monkeypatch.setenv("DATABASE_URL", "sqlite:////srv/music%2541/a.db")
+    assert database_file(load_settings(None).database_url) == Path("/srv/music%41/a.db")
+
+
+def test_a_relative_home_in_a_deleted_folder_is_refused(tmp_path, monkeypatch):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    monkeypatch.setenv("DGX_MUSIC_HOME", "music")
+    with pytest.raises(SettingsError, match="the current folder does not exist"):
+        load_settings(None)

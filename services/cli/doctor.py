@@ -72,9 +72,13 @@ def examine() -> list[Finding]:
 
 def _home(settings: Settings) -> Finding:
     from services.config import default_home, variable_of
+    from services.machine.space import nearest_existing
 
     is_set = "home" in settings.model_fields_set
     reason = variable_of("home") if is_set else default_home()[1]
+    folder = nearest_existing(settings.home)
+    if not folder.is_dir():
+        return Finding("home", "fail", f"{folder} is not a folder; set {variable_of('home')}")
     return Finding("home", "ok", f"{settings.home} ({reason})")
 
 

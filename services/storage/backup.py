@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sqlalchemy import URL
 from sqlalchemy.exc import DBAPIError
 
 from services.storage import postgres_tools, snapshot
@@ -185,7 +186,7 @@ def _prepare_restore(source: Path, ready: Path) -> None:
     ready.unlink(missing_ok=True)
     with closing(snapshot.connect_to_file(source, read_only=True)) as connection:
         snapshot.write_snapshot(connection, ready)
-    copy = Database(resolve_url(f"sqlite:///{ready}"))
+    copy = Database(URL.create("sqlite", database=str(ready.absolute())))
     try:
         status = read_schema_status(copy)
         if status.state is State.NEWER:

@@ -62,6 +62,10 @@ def resolve_url(database_url: str | None = None) -> URL:
             "postgresql://user:password@host/database."
         ) from None
     if url.drivername in _SQLITE_DRIVERS:
+        if url.host:
+            raise InvalidDatabaseURLError(
+                "An SQLite URL has three slashes before its path. Write sqlite:///path/to/file.db."
+            )
         file = get_sqlite_file(url)
         if file is not None and url.query:
             raise InvalidDatabaseURLError(

@@ -111,3 +111,11 @@ def test_doctor_warns_of_settings_in_a_file_that_is_not_read(tmp_path, elsewhere
     found = findings()["settings"]
     assert found["verdict"] == "warn"
     assert found["detail"] == f"{elsewhere}/.env is not read; move it to {tmp_path}/.env"
+
+
+def test_doctor_refuses_a_home_that_is_a_file(tmp_path, findings, monkeypatch):
+    file = tmp_path / "file"
+    file.write_text("not a folder")
+    monkeypatch.setenv("DGX_MUSIC_HOME", str(file / "below"))
+    home = findings()["home"]
+    assert (home["verdict"], str(file) in home["detail"]) == ("fail", True)

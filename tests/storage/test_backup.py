@@ -205,6 +205,17 @@ def test_restore_creates_a_missing_database(sqlite_database: Database, tmp_path:
     assert opened == tmp_path / "new" / "place.db"
 
 
+def test_backup_is_restored_to_a_path_with_a_percent_sign(
+    sqlite_database: Database, tmp_path: Path
+) -> None:
+    backup = storage.backup_database(tmp_path / "backup.db")
+    storage.close_db()
+    target = tmp_path / "r%41" / "generations.db"
+    storage.restore_database(backup, database_url=f"sqlite:///{tmp_path}/r%2541/generations.db")
+    assert target.is_file()
+    assert not (tmp_path / "rA").exists()
+
+
 def test_database_is_not_restored_from_itself(sqlite_database: Database) -> None:
     add("kept")
     assert sqlite_database.file is not None

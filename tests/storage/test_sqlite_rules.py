@@ -93,6 +93,7 @@ def test_postgresql_means_psycopg_3(scheme: str) -> None:
         "mysql://me:sesame@host/db",
         "postgresql+psycopg2://me:sesame@host/db",
         "sqlite+aiosqlite:///sesame.db",
+        "sqlite://sesame.db",
     ],
 )
 def test_invalid_url_is_refused_without_its_password(url: str) -> None:
