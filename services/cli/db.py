@@ -5,35 +5,24 @@ from __future__ import annotations
 import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from services.cli.console import answer, answer_json, answer_table, is_terminal, note
+from services.cli.library import open_database_of_settings
 from services.cli.move import move
 from services.cli.options import App, AsJson
 from services.errors import InvalidRequestError, StorageError
 
-if TYPE_CHECKING:
-    from services.config import Settings
-
 app = App(help="Manage the database.")
-
-
-def _open_database() -> Settings:
-    from services.config import load_settings
-    from services.database import open_database
-
-    settings = load_settings()
-    open_database(settings)
-    return settings
 
 
 def _upgrade() -> None:
     from services.database import storage_errors
     from services.jobs.dbos_queue import QueueManager
 
-    _open_database()
+    open_database_of_settings()
     with storage_errors():
         QueueManager().prepare()
     _show_revision()
@@ -77,7 +66,7 @@ def reset(
     from services import storage
     from services.database import storage_errors
 
-    _open_database()
+    open_database_of_settings()
     with storage_errors():
         with storage.get_session(read_only=True) as session:
             count = storage.count_generations(session)
@@ -92,7 +81,7 @@ def stats(as_json: AsJson = False) -> None:
     from services import storage
     from services.database import storage_errors
 
-    _open_database()
+    open_database_of_settings()
     with storage_errors(), storage.get_session(read_only=True) as session:
         counts = storage.get_database_stats(session)
     if as_json:
@@ -112,7 +101,7 @@ def check() -> None:
     from services import storage
     from services.database import storage_errors
 
-    _open_database()
+    open_database_of_settings()
     with storage_errors():
         result = storage.check_database()
     for problem in result.problems:
@@ -136,7 +125,7 @@ def backup(
     from services import storage
     from services.database import storage_errors
 
-    _open_database()
+    open_database_of_settings()
     with storage_errors():
         answer(str(storage.backup_database(file, force=force)))
 
@@ -185,7 +174,7 @@ def cleanup(
     from services.database import storage_errors
     from services.library.store import open_store
 
-    settings = _open_database()
+    settings = open_database_of_settings()
     with storage_errors(), storage.get_session(read_only=not yes) as session:
         found = storage.cleanup_generations(session, older_than_days=older_than, dry_run=not yes)
     if found.deleted:

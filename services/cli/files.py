@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.console import answer, answer_json, answer_table, make_printable, note
+from services.cli.library import open_database_of_settings
 from services.cli.options import App, AsJson
 from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
     from services.audio.inventory import FileCleanup
-    from services.config import Settings
     from services.library.reconcile import FileCheck, Orphan
 
 app = App(help="Manage the audio files.")
@@ -89,7 +89,7 @@ def cleanup(
             "Choose the files to delete: --older-than DAYS, --max-size SIZE, or both."
         )
     max_bytes = None if max_size is None else parse_size(max_size)
-    settings = _open_database()
+    settings = open_database_of_settings()
     with storage_errors():
         found = clean_up_files(
             open_store(settings), older_than_days=older_than, max_bytes=max_bytes, dry_run=not yes
@@ -118,7 +118,7 @@ def check(
     from services.library.reconcile import find_orphans, repair_orphans
     from services.library.store import open_store
 
-    store = open_store(_open_database())
+    store = open_store(open_database_of_settings())
     with storage_errors():
         fail_abandoned_jobs()
         found = find_orphans(store, deep=deep)
@@ -146,15 +146,6 @@ def parse_size(text: str) -> int:
 def format_size(size: int) -> str:
     """Return a size in megabytes of 10**6 bytes."""
     return f"{size / 1e6:,.1f} MB"
-
-
-def _open_database() -> Settings:
-    from services.config import load_settings
-    from services.database import open_database
-
-    settings = load_settings()
-    open_database(settings)
-    return settings
 
 
 def _show_cleanup(found: FileCleanup, *, as_json: bool) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from services.cli.console import answer, answer_json, answer_table, note
+from services.cli.library import open_database_of_settings
 from services.cli.options import App, AsJson
 from services.errors import InvalidRequestError
 
@@ -14,13 +15,6 @@ if TYPE_CHECKING:
     from services.storage import ApiKey
 
 app = App(help="Manage the API keys of clients.")
-
-
-def _open_database() -> None:
-    from services.config import load_settings
-    from services.database import open_database
-
-    open_database(load_settings())
 
 
 @app.command("create")
@@ -37,7 +31,7 @@ def create(
     from services import storage
     from services.database import storage_errors
 
-    _open_database()
+    open_database_of_settings()
     with storage_errors(), storage.get_session() as session:
         try:
             row, secret = storage.create_api_key(session, name)
@@ -59,7 +53,7 @@ def list_keys(as_json: AsJson = False) -> None:
     from services import storage
     from services.database import storage_errors
 
-    _open_database()
+    open_database_of_settings()
     with storage_errors(), storage.get_session(read_only=True) as session:
         rows = storage.list_api_keys(session)
     if as_json:
@@ -94,7 +88,7 @@ def revoke(
     from services import storage
     from services.database import storage_errors
 
-    _open_database()
+    open_database_of_settings()
     with storage_errors(), storage.get_session() as session:
         row = storage.revoke_api_key(session, key)
     if as_json:

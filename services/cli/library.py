@@ -12,10 +12,20 @@ from services.cli.console import answer, answer_json, answer_table, is_terminal,
 from services.cli.options import App, AsJson, Model
 
 if TYPE_CHECKING:
+    from services.config import Settings
     from services.jobs.models import Job
     from services.jobs.service import MusicService
 
 models_app = App(help="List, install and test the models that make the music.")
+
+
+def open_database_of_settings() -> Settings:
+    from services.config import load_settings
+    from services.database import open_database
+
+    settings = load_settings()
+    open_database(settings)
+    return settings
 
 
 def open_service() -> MusicService:

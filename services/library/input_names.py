@@ -12,7 +12,7 @@ FIELDS = ("melody", "continue_from")
 INPUTS = "inputs"
 """Folder of the inputs in the store."""
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def input_name(sha256: str) -> str:
@@ -23,7 +23,7 @@ def is_unused_input(name: str, used: Collection[str]) -> bool:
     """Whether a file of the store is an input whose SHA-256 is not in `used`."""
     sha256 = name.rpartition("/")[2]
     return (
-        _SHA256.fullmatch(sha256) is not None and name == input_name(sha256) and sha256 not in used
+        SHA256.fullmatch(sha256) is not None and name == input_name(sha256) and sha256 not in used
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -27,7 +26,7 @@ from services.errors import (
 )
 from services.generation.engine import SHORTEST_REFERENCE_SECONDS, SILENT_PEAK
 from services.library.drafts import StrPath, draft_path
-from services.library.input_names import INPUTS, input_name, metadata_key
+from services.library.input_names import INPUTS, SHA256, input_name, metadata_key
 from services.library.reconcile import has_take
 from services.machine.space import require_disk_floor
 
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from services.library.orders import Order
     from services.library.store import FileStore
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _PIECE = 1 << 20
 _MIB = 1 << 20
 
@@ -181,7 +179,7 @@ class InputStore:
         """
         metadata: dict[str, Any] = {}
         for field, reference in references.items():
-            if _SHA256.fullmatch(reference):
+            if SHA256.fullmatch(reference):
                 if not self._store.exists(input_name(reference)):
                     raise unknown_input(field, reference)
                 metadata[metadata_key(field)] = reference
