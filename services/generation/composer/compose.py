@@ -6,8 +6,13 @@ from typing import TYPE_CHECKING
 
 from services.generation.composer.bass import play_bass
 from services.generation.composer.comping import play_arp, play_chords, play_pad
-from services.generation.composer.drums import play_drums
-from services.generation.composer.fx import play_impacts, play_risers, play_texture
+from services.generation.composer.drums import play_drums, play_drums_alone
+from services.generation.composer.fx import (
+    play_impacts,
+    play_riser_alone,
+    play_risers,
+    play_texture,
+)
 from services.generation.composer.melody import play_lead
 from services.generation.composer.plan import Plan, make_plan
 from services.generation.composer.random_streams import RandomStream
@@ -45,7 +50,9 @@ def compose(parsed: ParsedPrompt, *, duration_seconds: float, seed: int) -> Scor
         seed: chooses among the pieces of that tempo, key and style.
     """
     plan = make_plan(parsed, duration_seconds=duration_seconds, seed=seed)
-    parts = (_play_part(plan, voice) for voice in plan.voices)
+    parts = [_perform(plan, voice, _play(plan, voice)) for voice in plan.voices]
+    if not any(part.notes for part in parts):
+        parts = [_perform(plan, voice, _play_alone(plan, voice)) for voice in plan.voices]
     return Score(
         tempo_bpm=plan.tempo_bpm,
         bars=plan.bars,
@@ -57,8 +64,18 @@ def compose(parsed: ParsedPrompt, *, duration_seconds: float, seed: int) -> Scor
     )
 
 
-def _play_part(plan: Plan, voice: Voice) -> Part:
-    notes = _play_kit(plan, voice) if voice.slot == "drums" else _PLAYERS[voice.slot](plan, voice)
+def _play(plan: Plan, voice: Voice) -> list[Note]:
+    return _play_kit(plan, voice) if voice.slot == "drums" else _PLAYERS[voice.slot](plan, voice)
+
+
+def _play_alone(plan: Plan, voice: Voice) -> list[Note]:
+    """Return the notes of a voice that the prompt wants alone and the genre leaves silent."""
+    if voice.slot == "drums":
+        return play_drums_alone(voice.only_pitches, plan.bars)
+    return play_riser_alone(plan)
+
+
+def _perform(plan: Plan, voice: Voice, notes: list[Note]) -> Part:
     played = perform(
         notes,
         plan.feel,

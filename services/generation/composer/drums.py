@@ -49,6 +49,15 @@ _REQUESTED: dict[int, Pattern] = {
 }
 """Pattern of a requested drum that the groove does not use."""
 
+_ALONE: dict[int, Pattern] = {
+    **_REQUESTED,
+    KICK: ("x...x...x...x...",),
+    SNARE: ("....x.......x...",),
+    HAT: ("x.o.x.o.x.o.x.o.",),
+    CRASH: ("x...............",),
+}
+"""Pattern of a drum that plays alone in a genre whose groove does not use it."""
+
 
 @dataclass(frozen=True, slots=True)
 class DrumPatterns:
@@ -119,6 +128,16 @@ def play_drums(
         if level:
             hits.extend(_play_passage(patterns, passage, level, first=number == 0))
     return hits
+
+
+def play_drums_alone(pitches: frozenset[int], bars: int) -> list[Note]:
+    """Return a plain pattern of these drums, for a genre whose groove has none of them."""
+    return [
+        _shift(note, bar * BAR)
+        for bar in range(bars)
+        for pitch in sorted(pitches & _ALONE.keys())
+        for note in _play_marks(pitch, _bar_of(_ALONE[pitch], bar))
+    ]
 
 
 def _play_passage(

@@ -42,6 +42,12 @@ def play_risers(plan: Plan, _voice: Voice) -> list[Note]:
     return notes
 
 
+def play_riser_alone(plan: Plan) -> list[Note]:
+    """Return a riser over the last bars, for a piece of risers that has no section to lead to."""
+    bars = min(plan.bars, 4)
+    return [Note((plan.bars - bars) * BAR, bars * BAR, _PITCH, 0.75)]
+
+
 def play_impacts(plan: Plan, voice: Voice) -> list[Note]:
     """Return an impact on the first beat of every section that a riser leads to."""
     return [

@@ -473,6 +473,19 @@ def test_any_mix_of_known_words_is_parsed_and_composed(text: str, seconds: float
     assert set(parsed.instrumentation.only) <= set(parsed.instrumentation.requested)
 
 
+@pytest.mark.parametrize("seconds", [1.0, 4.0, 16.0])
+@pytest.mark.parametrize("instrument", INSTRUMENTS)
+def test_any_instrument_alone_plays_in_every_genre(instrument: str, seconds: float) -> None:
+    silent = [
+        genre
+        for genre in GENRES
+        if not compose(
+            parse_prompt(f"{genre} {instrument} only"), duration_seconds=seconds, seed=1
+        ).parts
+    ]
+    assert silent == []
+
+
 def test_every_style_is_found_by_its_name() -> None:
     assert set(STYLE_WORDS) == set(STYLES)
     assert {name for name in STYLES if parse_prompt(name).style != name} == set()
