@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -45,7 +46,8 @@ def storage_errors() -> Iterator[None]:
 def open_database(settings: Settings, *, long_lived: bool = False) -> None:
     """Open the database of the settings, creating or upgrading it where needed.
 
-    If it is open already, nothing changes.
+    If it is open already, nothing changes. It is closed when the process ends, after which an
+    SQLite database is one file again.
 
     Args:
         settings: settings of this process.
@@ -64,5 +66,7 @@ def open_database(settings: Settings, *, long_lived: bool = False) -> None:
             # The locks of a frozen worker are released before it is taken for dead.
             idle_timeout_seconds=max(MIN_IDLE_SECONDS, settings.worker_ttl_seconds / 2),
         )
+        atexit.unregister(storage.close_db)
+        atexit.register(storage.close_db)
         if long_lived:
             storage.open_connections()

@@ -6,6 +6,7 @@ Commands import what they need when they run, so that `--help` is quick.
 from __future__ import annotations
 
 import atexit
+import gc
 import logging
 import os
 import signal
@@ -35,6 +36,7 @@ from services.cli import (
 from services.cli.console import note
 from services.cli.options import App
 from services.errors import CancelledError, DGXMusicError
+from services.machine.memory import collect_rarely
 
 UNEXPECTED_EXIT_CODE = 1
 
@@ -95,6 +97,7 @@ def main() -> None:
         # nohup SIGHUP stays ignored.
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
+    collect_rarely()
     try:
         _run()
     except SystemExit as end:
@@ -107,6 +110,9 @@ def main() -> None:
                 sys.stderr.flush()
             os._exit(CancelledError.exit_code)
         raise
+    finally:
+        # Else Python looks through all of Numba and SQLAlchemy, for half a second, before it ends.
+        gc.freeze()
 
 
 def _run() -> None:

@@ -1,8 +1,9 @@
-"""Keeping the memory of long-running processes from growing: glibc's mallopt and malloc_trim."""
+"""Memory management that suits how long a process runs: glibc's malloc and Python's collector."""
 
 from __future__ import annotations
 
 import ctypes
+import gc
 import threading
 import time
 from collections.abc import Callable
@@ -27,12 +28,24 @@ KEPT_FREE_BYTES = 1024 * 1024
 TRIM_SECONDS = 30.0
 """Pause between two calls of malloc_trim, each of which takes 0.2 to 2 ms."""
 
+_USUAL_THRESHOLDS = gc.get_threshold()
+
+_RARE_THRESHOLDS = (50_000, 20, 100)
+"""Imports alone make some hundred thousand objects, nearly all of which stay until the end."""
+
+
+def collect_rarely() -> None:
+    """Search for reference cycles rarely, as suits a command of seconds that is mostly imports."""
+    gc.set_threshold(*_RARE_THRESHOLDS)
+
 
 def limit_memory_growth() -> None:
-    """Make malloc reuse freed memory or return it to the system; does nothing without glibc.
+    """Make malloc reuse freed memory or return it to the system, where it is glibc's.
 
-    Call it before threads are started. Without it the process grows for hours.
+    Call it before threads are started. Without it the process grows for hours. It also undoes
+    `collect_rarely`.
     """
+    gc.set_threshold(*_USUAL_THRESHOLDS)
     library = ctypes.CDLL(None)
     mallopt = getattr(library, "mallopt", None)
     if mallopt is not None:

@@ -1,5 +1,6 @@
 """The edge of the process: errors become sentences and exit codes."""
 
+import gc
 import logging
 import signal
 import subprocess
@@ -13,9 +14,12 @@ from tests.conftest import LIMIT_SECONDS
 
 
 @pytest.fixture(autouse=True)
-def kept_handlers():
+def kept_process_state():
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    thresholds = gc.get_threshold()
     yield
+    gc.set_threshold(*thresholds)
+    gc.unfreeze()
     for number, handler in kept.items():
         signal.signal(number, handler)
 

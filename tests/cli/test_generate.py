@@ -155,6 +155,11 @@ def test_models_and_doctor_describe_the_machine(home):
     assert "fail  database" in broken.stdout
 
 
+def assert_database_is_one_file(home) -> None:
+    """A copy of the file alone would lack what is still in the write-ahead log."""
+    assert [path.name for path in home.database.parent.glob("generations*")] == ["generations.db"]
+
+
 def interrupt(home, number: int, when: str) -> subprocess.CompletedProcess[bytes]:
     """Run a long take on a terminal and send the signal once `when` is on the screen."""
     leader, follower = pty.openpty()
@@ -186,6 +191,7 @@ def test_ctrl_c_leaves_no_file_and_a_cancelled_job(home):
     assert result.returncode == 130, result.stderr
     assert result.stdout == b""
     assert b"Traceback" not in result.stderr
+    assert_database_is_one_file(home)
     assert home.rows() == [("cancelled",)]
     assert home.files() == []
 
@@ -245,6 +251,7 @@ def test_closed_streams_do_not_fail_the_job(home, closed):
         cwd=home.path, env=home.full_environment(), capture_output=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 0
+    assert_database_is_one_file(home)
     assert home.rows() == [("completed",)]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import platform
 import subprocess
 import sys
@@ -79,3 +80,17 @@ def test_free_pages_between_used_ones_are_returned(
 ) -> None:
     printed = run_program(LEAVE_HOLES.format(settle=settle, patience=patience))
     assert printed.strip() == smaller
+
+
+def test_a_server_searches_for_cycles_as_often_as_python_does() -> None:
+    program = """
+import gc
+from services.machine.memory import collect_rarely, limit_memory_growth
+collect_rarely()
+print(*gc.get_threshold())
+limit_memory_growth()
+print(*gc.get_threshold())
+"""
+    rare, usual = (tuple(map(int, line.split())) for line in run_program(program).splitlines())
+    assert rare[0] > usual[0]
+    assert usual == gc.get_threshold()
