@@ -45,9 +45,9 @@ install-models *NAMES: _musicgen
 history *OPTIONS: _core
     @"{{ bin }}/dgx-music" history "$@"
 
-# All tests, two at a time.
+# All tests, some at a time.
 test *OPTIONS: _dev
-    @"{{ bin }}/pytest" --numprocesses 2 --dist worksteal "$@"
+    @"{{ bin }}/pytest" --numprocesses auto --dist worksteal "$@"
 
 # Tests without database servers and other processes.
 test-unit *OPTIONS: _dev

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import http.client
 import itertools
 import os
@@ -25,14 +26,25 @@ from services.storage import sqlite_driver
 from services.storage.connection import Database, resolve_url
 from services.storage.database import get_database
 
+# Nearly all that is imported for the tests stays until the end: it is not searched for cycles.
+gc.disable()
+
 # Two workers share two cores: threads of theirs would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Triton reads it when it is first imported; its kernels then run on the CPU, where it is at all.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
+EXAMPLES = 40
+"""Of a property, in each run. Runs differ, so that together they try many more."""
+
+# A program under test would read the metadata of every package to find plugins.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+
 # A shared machine may pause any example for longer than a deadline allows.
-hypothesis.settings.register_profile("unhurried", deadline=None, print_blob=True)
+hypothesis.settings.register_profile(
+    "unhurried", deadline=None, print_blob=True, max_examples=EXAMPLES
+)
 hypothesis.settings.load_profile("unhurried")
 
 LIMIT_SECONDS = 120.0
@@ -58,6 +70,16 @@ SERVER_PACKAGES = Path("/usr/lib/postgresql")
 NUMBERS = itertools.count()
 
 
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.enable()
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Tests wait for other processes a third of the time: one more than there are cores."""
+    return min(os.cpu_count() or 1, 7) + 1
+
+
 def wait_until(condition: Callable[[], object], describe: Callable[[], str] = str) -> None:
     """Return when the condition holds.
 
@@ -72,7 +94,7 @@ def wait_until(condition: Callable[[], object], describe: Callable[[], str] = st
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not within {LIMIT_SECONDS:g} s\n{describe()}")
-        time.sleep(0.01)
+        time.sleep(0.02)
 
 
 def as_server_user(command: list[str]) -> list[str]:

@@ -22,7 +22,7 @@ from tests.conftest import LIMIT_SECONDS
 PRELOADED = (
     "dbos._client", "dbos._sys_db", "numpy", "obstore", "psycopg", "pytest", "services.api.server",
     "services.worker.runner", "services.worker.worker", "sqlalchemy.dialects.postgresql.psycopg",
-    "sqlcipher3", "uvicorn",
+    "sqlcipher3", "tests.programs", "uvicorn",
 )  # fmt: skip
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(list(PRELOADED))

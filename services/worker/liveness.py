@@ -93,14 +93,16 @@ class LivenessMonitor:
     def start(self) -> None:
         """Take over the jobs of dead workers, then start the threads."""
         self._take_over_dead_workers()
-        for name, task, pause in (
+        beat = self._ttl / HEARTBEATS_PER_TTL
+        for name, task, first_pause, pause in (
             # In a thread of its own: upkeep of a long queue must not delay the heartbeat.
-            ("heartbeat", self._send_heartbeat, self._ttl / HEARTBEATS_PER_TTL),
-            ("upkeep", self._maintain_queue, self._ttl / HEARTBEATS_PER_TTL),
-            ("lost jobs", self._stop_lost_jobs, CANCEL_POLL_SECONDS),
+            ("heartbeat", self._send_heartbeat, beat, beat),
+            # At once: the jobs of a database that was moved or restored have no dispatch.
+            ("upkeep", self._maintain_queue, 0.0, beat),
+            ("lost jobs", self._stop_lost_jobs, CANCEL_POLL_SECONDS, CANCEL_POLL_SECONDS),
         ):
             threading.Thread(
-                target=self._repeat, args=(task, pause), name=name, daemon=True
+                target=self._repeat, args=(task, first_pause, pause), name=name, daemon=True
             ).start()
 
     def announce_draining(self) -> None:
@@ -115,8 +117,10 @@ class LivenessMonitor:
         with storage.get_session() as session:
             storage.remove_workers(session, [self._identity.worker_id])
 
-    def _repeat(self, task: Callable[[], None], pause: float) -> None:
-        while not self._ended.wait(pause):
+    def _repeat(self, task: Callable[[], None], first_pause: float, pause: float) -> None:
+        next_pause = first_pause
+        while not self._ended.wait(next_pause):
+            next_pause = pause
             try:
                 task()
             except storage.StorageError as error:

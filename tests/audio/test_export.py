@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -235,7 +235,6 @@ def test_batch_is_undone_if_the_folder_cannot_be_synced(tmp_path, monkeypatch):
     assert not names_in(tmp_path)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     signal=hnp.arrays(
         st.sampled_from(["<f2", "<f4", ">f8", "<i2", "<i4", "<i8"]),

@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -172,7 +172,6 @@ def test_analysis_is_json_ready():
         elements=st.floats(-4, 4, width=32),
     )
 )
-@settings(max_examples=100)
 def test_features_of_any_signal_are_in_range(signal):
     found = analyse(signal, 8_000)
     features = found.features

@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
@@ -125,7 +125,6 @@ def test_invalid_audio_is_refused():
 
 
 @given(arrays.arrays(np.float32, st.integers(1, 30_000), elements=st.floats(-4, 4, width=32)))
-@settings(max_examples=100)
 def test_result_of_any_signal_is_in_range(signal):
     key = estimate_key(signal, 8_000)
     if key is not None:

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.audio import limit
@@ -62,7 +62,6 @@ def test_the_ceiling_holds_between_the_samples_at_every_rate(rate):
     assert decibels(true_peak(limited, rate)) <= -3.0 + 0.05
 
 
-@settings(max_examples=60, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     rate=st.sampled_from([8_000, 22_050, 48_000]),

@@ -212,7 +212,6 @@ def test_incomplete_last_block_is_discarded():
     assert integrated(loud_end, 48_000) == pytest.approx(expected, abs=1e-5)
 
 
-@settings(max_examples=50, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     gain_db=st.floats(-20, 12),

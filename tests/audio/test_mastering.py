@@ -4,7 +4,7 @@ import math
 import numpy as np
 import pyebur128
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.audio import Mastered, MasterReport, master, mastering, measure_loudness
@@ -204,7 +204,6 @@ def material(seed, rate, seconds, channels):
     return signal.astype(np.float32)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     rate=st.sampled_from([8_000, 32_000, 44_100, 48_000]),

@@ -143,23 +143,19 @@ exporting = given(
 )
 analysing = given(signal=signals(), rate=st.sampled_from(RATES))
 
-few = settings(max_examples=100, deadline=None)
 many = settings(max_examples=2_000, deadline=None)
 
 
-@few
 @mastering
 def test_any_signal_is_refused_or_mastered(signal, rate, target, ceiling):
     check_master(signal, rate, target, ceiling)
 
 
-@few
 @exporting
 def test_any_signal_is_refused_or_exported(tmp_path_factory, signal, rate, name, normalize):
     check_export(tmp_path_factory.mktemp("export"), signal, rate, name, normalize)
 
 
-@few
 @analysing
 def test_any_signal_is_refused_or_analysed(signal, rate):
     check_analysis(signal, rate)

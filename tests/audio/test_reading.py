@@ -190,7 +190,7 @@ def damaged(draw):
 FUZZ = {"deadline": None, "suppress_health_check": [HealthCheck.function_scoped_fixture]}
 
 
-@settings(max_examples=100, **FUZZ)
+@settings(**FUZZ)
 @given(data=damaged())
 def test_damaged_files_are_read_or_refused(tmp_path, data):
     read_or_refuse(data, tmp_path)

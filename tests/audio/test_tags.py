@@ -427,7 +427,7 @@ def read_or_refuse(path, data):
 
 
 @pytest.mark.parametrize("name", TAGGED)
-@settings(max_examples=100, **FUZZ)
+@settings(**FUZZ)
 @given(changes=damages())
 def test_a_damaged_file_is_read_or_refused(tag_file, tmp_path, name, changes):
     read_or_refuse(tmp_path / "damaged", damage(tag_file(name).read_bytes(), changes))

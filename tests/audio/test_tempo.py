@@ -205,7 +205,6 @@ steady_loops = given(
 
 
 @steady_loops
-@settings(max_examples=100)
 def test_any_tempo_is_found_near_the_hint(bpm, off, pattern):
     check_steady_loop(bpm, off, pattern)
 
@@ -221,7 +220,6 @@ def test_any_tempo_is_found_near_the_hint_at_length(bpm, off, pattern):
     arrays.arrays(np.float32, st.integers(1, 30_000), elements=st.floats(-4, 4, width=32)),
     st.none() | st.floats(1.0, 1000.0),
 )
-@settings(max_examples=100)
 def test_result_of_any_signal_is_in_range(signal, hint):
     tempo = estimate_tempo(signal, 8_000, hint_bpm=hint)
     assert 0.0 <= tempo.confidence <= 1.0

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -428,7 +428,6 @@ def test_published_file_can_be_withdrawn(tmp_path):
     assert not names_in(tmp_path)
 
 
-@settings(max_examples=100, deadline=None)
 @given(
     audio=hnp.arrays(
         np.float32,

@@ -580,7 +580,7 @@ def check_round_trip(tmp_path, facts, frames, bit_depth):
     assert read_wav_facts(with_facts) == facts
 
 
-@settings(max_examples=100, **FUZZ)
+@settings(**FUZZ)
 @given(any_facts(), st.integers(1, 500), st.sampled_from(["PCM_16", "PCM_24", "FLOAT"]))
 def test_any_facts_are_read_back_beside_the_same_samples(tmp_path, facts, frames, bit_depth):
     check_round_trip(tmp_path, facts, frames, bit_depth)
@@ -623,7 +623,7 @@ def read_or_refuse(tmp_path, data):
         assert build_chunks(facts, FORM, dithered=False)
 
 
-@settings(max_examples=100, **FUZZ)
+@settings(**FUZZ)
 @given(damaged())
 def test_damaged_files_are_read_or_refused(tmp_path, data):
     read_or_refuse(tmp_path, data)

@@ -238,7 +238,7 @@ def test_next_command_fails_the_job_of_a_killed_process(home):
     process.wait(timeout=LIMIT_SECONDS)
     os.close(leader)
     assert home.rows() == [("processing",)]
-    (job,) = json.loads(home.run("history", "--json").stdout)["generations"]
+    (job,) = json.loads(home.call("history", "--json").stdout)["generations"]
     assert job["status"] == "failed"
     assert "killed" in job["error_message"]
 
@@ -262,12 +262,12 @@ def test_many_processes_on_a_new_database_all_succeed(home):
             command, cwd=home.path, env=home.full_environment(), stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        for _ in range(6)
+        for _ in range(4)
     ]  # fmt: skip
     results = [process.communicate(timeout=LIMIT_SECONDS) for process in running]
-    assert [process.returncode for process in running] == [0] * 6, results
-    assert home.rows() == [("completed",)] * 6
-    assert len(home.files()) == 6
+    assert [process.returncode for process in running] == [0] * 4, results
+    assert home.rows() == [("completed",)] * 4
+    assert len(home.files()) == 4
 
 
 def test_music_and_json_do_not_share_stdout(home):

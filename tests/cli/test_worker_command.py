@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 @pytest.fixture
 def worker(home):
     """A worker in the folder of `home`, ready; its lines are in worker.log."""
-    assert home.run("db", "init").returncode == 0
+    assert home.call("db", "init").returncode == 0
     log = home.path / "worker.log"
     with log.open("w") as lines:
         process = subprocess.Popen(
@@ -42,7 +42,7 @@ def test_generate_hands_its_job_to_a_worker(home, worker):
     assert "house" not in log
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(timeout=LIMIT_SECONDS) == 0
-    again = home.run("generate", "house at 120 BPM", "--duration", "2", "--json", "--seed", "7")
+    again = home.call("generate", "house at 120 BPM", "--duration", "2", "--json", "--seed", "7")
     here, there = (sf.read(home.path / json.loads(ran.stdout)["file"]) for ran in (again, made))
     assert np.array_equal(here[0], there[0])
 

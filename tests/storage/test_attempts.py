@@ -170,7 +170,7 @@ def test_cancelled_attempt_cannot_publish(database: Database) -> None:
 
 
 def test_eight_threads_claim_each_row_once(database: Database) -> None:
-    rows = 200
+    rows = 80
     with storage.get_session() as session:
         for _ in range(rows):
             storage.create_generation(session, "beat", "m", 1.0, 8000, 1, "p.wav")

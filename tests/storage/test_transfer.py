@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.postgres
 
-EXAMPLES, ROWS = 3, 1_100
+EXAMPLES, ROWS = 2, 1_100
 TINY, HUGE = 5e-324, 1.7976931348623157e308
 NUMBERS = (
     st.none() | st.floats(allow_nan=False) | st.sampled_from([0.1, -0.0, TINY, HUGE, math.inf])

@@ -199,7 +199,7 @@ def assert_published_are_whole(rig: Rig) -> None:
 
 
 def test_a_few_seconds_of_chaos_lose_nothing(rig: Rig) -> None:
-    wreak(rig, 6.0, seed=7)
+    wreak(rig, 4.0, seed=7)
 
 
 @pytest.mark.nightly

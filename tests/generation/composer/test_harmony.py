@@ -3,7 +3,7 @@
 import itertools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.generation.composer.arrangement import arrange
@@ -94,7 +94,6 @@ def timeline(genre: str, bars: int, seed: int, *, mode: str = "minor", loop: boo
     st.sampled_from(MODES),
     st.booleans(),
 )
-@settings(deadline=None)
 def test_sections_begin_on_the_tonic(
     genre: str, bars: int, seed: int, mode: str, loop: bool
 ) -> None:

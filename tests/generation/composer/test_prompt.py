@@ -464,7 +464,6 @@ _WORDS = st.sampled_from(
 
 
 @given(st.lists(_WORDS, min_size=1, max_size=12).map(" ".join), st.sampled_from([1.0, 16.0, 60.0]))
-@settings(deadline=None)
 def test_any_mix_of_known_words_is_parsed_and_composed(text: str, seconds: float) -> None:
     parsed = parse_prompt(text)
     assert compose(parsed, duration_seconds=seconds, seed=1).parts

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.generation.composer.synth.instrument import RenderContext
@@ -54,7 +54,6 @@ def test_every_kit_sounds_on_every_pitch_of_the_composer(kit, pitch):
 
 
 @given(st.integers(0, 127))
-@settings(deadline=None)
 def test_no_pitch_is_silent(pitch):
     assert sounding_pitch(pitch) in KIT_PITCHES
     assert peak_db(play("kit-house", [hit(pitch)], 0.1)) > -40.0

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from services.errors import CancelledError, EngineError
@@ -299,7 +299,6 @@ NOTES = st.builds(
     notes=st.lists(NOTES, min_size=1, max_size=3),
     brightness=st.lists(st.tuples(st.floats(0.0, 4.0), st.floats(0.0, 1.0)), max_size=2),
 )
-@settings(deadline=None, max_examples=60)
 def test_any_score_renders_to_finite_audio(patch, notes, brightness):
     part = Part("x", "lead", patch, tuple(notes), brightness=tuple(sorted(brightness)), reverb=0.2)
     out = render(replace(SCORE, parts=(part,)), samples=RATE)

@@ -150,7 +150,6 @@ def split_mix(state: int) -> int:
     return state ^ (state >> 31)
 
 
-@settings(max_examples=50)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 2**31), st.integers(0, 7), st.integers(0, 2047))
 def test_bits_are_those_of_split_mix(seed: int, step: int, codebook: int, token: int) -> None:
     gamma = 0x9E3779B97F4A7C15
