@@ -45,9 +45,9 @@ install-models *NAMES: _musicgen
 history *OPTIONS: _core
     @"{{ bin }}/dgx-music" history "$@"
 
-# All tests, some at a time.
+# All tests, some at a time. They keep pytest's bytecode, whatever the environment says.
 test *OPTIONS: _dev
-    @"{{ bin }}/pytest" --numprocesses auto --dist worksteal "$@"
+    @PYTHONDONTWRITEBYTECODE="" "{{ bin }}/pytest" --numprocesses auto --dist worksteal "$@"
 
 # Tests without database servers and other processes.
 test-unit *OPTIONS: _dev

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.conftest import LIMIT_SECONDS
+from tests.conftest import LIMIT_SECONDS, NUMBERS
 
 PRELOADED = (
     "dbos._client", "dbos._sys_db", "numpy", "obstore", "psycopg", "pytest", "services.api.server",
@@ -66,6 +66,13 @@ class Program:
 
     def kill(self) -> None:
         self.send_signal(signal.SIGKILL)
+
+
+def start_python(program: str, *arguments: str, folder: Path) -> Program:
+    """Start a program given as text; its log is in the folder, `log`."""
+    script = folder / f"program-{next(NUMBERS)}.py"
+    script.write_text(program, encoding="utf-8")
+    return Program(script, *arguments, env=os.environ, cwd=folder, log=folder / "log")
 
 
 def _run(

@@ -16,7 +16,7 @@ from services.storage.sqlite_driver import load_library
 pytestmark = pytest.mark.integration
 
 ROWS = 3000
-MOMENTS = [number * 0.006 for number in range(14)]
+MOMENTS = [number * 0.01 for number in range(9)]
 
 OLD = f"""
 CREATE TABLE generations (

@@ -28,6 +28,7 @@ from services.storage.migrations import (
 )
 from services.storage.schema import HEAD_REVISION, KNOWN_REVISIONS
 from services.storage.sqlite_driver import load_library
+from tests.programs import start_python
 
 pytestmark = pytest.mark.integration
 
@@ -492,15 +493,14 @@ def test_threads_that_open_at_once_create_one_database(database_url: str) -> Non
     assert storage.check_database().ok
 
 
-def test_processes_that_open_at_once_upgrade_once(before_revisions: Path) -> None:
+def test_processes_that_open_at_once_upgrade_once(before_revisions: Path, tmp_path: Path) -> None:
     program = (
         f"from services import storage; storage.init_db('sqlite:///{before_revisions}'); "
         "print(storage.check_database().ok)"
     )
-    starters = [
-        subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) for _ in range(3)
-    ]
-    assert [starter.communicate()[0] for starter in starters] == [b"True\n"] * 3
+    running = [start_python(program, folder=tmp_path) for _ in range(3)]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    assert (tmp_path / "log").read_text() == "True\n" * 3
 
 
 def alembic(url: str, *arguments: str) -> subprocess.CompletedProcess[str]:

@@ -17,6 +17,7 @@ from services.jobs.dispatch import Dispatch
 from services.storage import Priority
 from services.storage.migrations import get_alembic_options
 from tests.conftest import LIMIT_SECONDS
+from tests.programs import start_python
 
 if TYPE_CHECKING:
     from services.storage.connection import Database
@@ -163,16 +164,14 @@ def test_a_database_of_the_first_revision_is_upgraded_for_the_queue(database: Da
         assert storage.count_generations(session) == 2
 
 
-def test_several_processes_can_prepare_the_queue_at_once(database_url: str) -> None:
+def test_several_processes_can_prepare_the_queue_at_once(database_url: str, tmp_path: Path) -> None:
     program = (
         "import sys; from services import storage; storage.init_db(sys.argv[1]);"
         "from services.jobs.dbos_queue import QueueManager; QueueManager().prepare()"
     )
-    command = [sys.executable, "-c", program, database_url]
-    ran = [subprocess.Popen(command, stderr=subprocess.PIPE) for _ in range(3)]
-    for process in ran:
-        _, errors = process.communicate(timeout=LIMIT_SECONDS)
-        assert process.returncode == 0, errors
+    running = [start_python(program, database_url, folder=tmp_path) for _ in range(3)]
+    codes = [process.wait() for process in running]
+    assert codes == [0, 0, 0], (tmp_path / "log").read_text()
 
 
 def test_dbos_uses_our_sqlite_library_and_its_settings(sqlite_database: Database) -> None:

@@ -44,7 +44,8 @@ class HubServer:
         self.stop_at: threading.Event | None = None
         """Set when half of a large file is sent; the connection closes after `go_on` is set."""
         self.go_on = threading.Event()
-        handler = type("Handler", (_Handler,), {"hub": self})
+        # Else each answer waits 40 ms for the acknowledgement of its first packet.
+        handler = type("Handler", (_Handler,), {"hub": self, "disable_nagle_algorithm": True})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self._server.daemon_threads = True
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,))
