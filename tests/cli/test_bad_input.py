@@ -146,7 +146,7 @@ def fill(folder: Path, leaving: int) -> None:
         ballast.write(b"\0" * max(0, free - leaving))
 
 
-@pytest.mark.parametrize("leaving", [0, 64 * 1024, 1024 * 1024])
+@pytest.mark.parametrize("leaving", [0, 1024 * 1024])
 def test_full_disk_is_reported_and_leaves_nothing_half_done(home, small_disk, leaving):
     assert home.run("db", "init").returncode == 0
     fill(small_disk, leaving)
