@@ -1,4 +1,4 @@
-"""Databases for tests: SQLite files, and a private PostgreSQL server where one is installed."""
+"""What all tests share: databases, a bucket, a home folder, waiting, and the settings of a run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
 EXAMPLES = 30
-"""Of a property, in each run. Runs differ, so that together they try many more."""
+"""Examples of a property in each run. Each run draws others, so that many runs try many."""
 
 # A program under test would read the metadata of every package to find plugins.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
@@ -48,8 +48,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("unhurried")
 
 LIMIT_SECONDS = 120.0
-"""How long a test waits for what must happen. A machine that does much else may need a good part of
-it; what takes longer does not happen."""
+"""How long a test waits for something that must happen. A busy machine may need a good part of it;
+what takes longer is taken for a failure."""
 
 # No test ends the server, so that nothing of it need ever be on a disk.
 FORGETFUL = " ".join(
@@ -98,7 +98,7 @@ def wait_until(condition: Callable[[], object], describe: Callable[[], str] = st
 
 
 def as_server_user(command: list[str]) -> list[str]:
-    """PostgreSQL refuses to run as root."""
+    """Return the command as the user of the server, since PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return command
     return ["runuser", "-u", SERVER_USER, "--", *command]
@@ -115,7 +115,7 @@ def find_server_programs() -> Path | None:
 
 
 def install_server() -> None:
-    """Debian's package makes and starts a cluster of its own unless it is told not to."""
+    """Install Debian's package, which would also start a cluster if it were not told otherwise."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         return
     settings = Path("/etc/postgresql-common")
@@ -158,7 +158,7 @@ class Server:
         return f"postgresql://music@/{database}?host={self.folder}"
 
     def new_database(self, template: str = "template1") -> str:
-        """Make a database, with the tables of the template, and drop those that were used."""
+        """Create a database with the tables of the template; drop those of finished tests."""
         name = f"music_{next(NUMBERS)}"
         with psycopg.connect(self.url("postgres"), autocommit=True) as connection:
             while self.used:
@@ -168,7 +168,7 @@ class Server:
 
 
 def memory() -> Path | None:
-    """The folder whose files are in memory, if there is one with room; else None."""
+    """Return a folder whose files are kept in memory, or None without one that has enough space."""
     if not MEMORY.is_dir() or shutil.disk_usage(MEMORY).free < ROOM_IN_MEMORY:
         return None
     return MEMORY
@@ -199,7 +199,7 @@ def postgres_server() -> Iterator[Server]:
 
 
 class BucketServer:
-    """A server that speaks S3, in a process of its own; what it keeps ends with it."""
+    """An S3 server in a process of its own, which loses its objects when it ends."""
 
     def __init__(self) -> None:
         with socket.socket() as free:
@@ -238,7 +238,7 @@ def bucket_server() -> Iterator[BucketServer]:
 
 @pytest.fixture
 def bucket_url(bucket_server: BucketServer, monkeypatch: pytest.MonkeyPatch) -> str:
-    """An empty bucket, with the variables that lead to it."""
+    """The URL of an empty bucket; its endpoint and credentials are in the environment."""
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{bucket_server.port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
@@ -254,7 +254,7 @@ def make_tables(url: str, *, queue: bool) -> None:
 
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], Path]:
-    """Give a file with our tables, and those of the queue if asked for; each is made once."""
+    """Return a file with our tables and, on request, those of the queue; each is made once."""
     folder = tmp_path_factory.mktemp("templates")
 
     def template(queue: bool) -> Path:
@@ -269,7 +269,7 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool]
 
 @pytest.fixture(scope="session")
 def postgres_template(postgres_server: Server) -> Callable[[bool], str]:
-    """As `sqlite_template`; give the name of a database."""
+    """As `sqlite_template`, but returns the name of a database."""
     made: dict[bool, str] = {}
 
     def template(queue: bool) -> str:
@@ -357,7 +357,7 @@ def database_url(request: pytest.FixtureRequest, database_kind: str) -> str:
 
 @pytest.fixture(autouse=True)
 def _empty_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """A home folder for each test, which is never the checkout; no database stays open."""
+    """Give each test a home folder of its own, never the checkout, and close its database."""
     monkeypatch.setenv("DGX_MUSIC_HOME", str(tmp_path))
     monkeypatch.delenv("DATABASE_URL", raising=False)
     yield

@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parent
 TTL = 60.0
-"""A worker that a busy machine keeps from its work for so long may be taken for dead."""
+"""Seconds: so long that a busy machine does not make a live worker look dead."""
 SHORT_TTL = 2.0
-"""Of the worker that is to be frozen, and of the one that is to find it: of no other."""
+"""Seconds, for a worker that is frozen and the worker that is to notice it, and for no other."""
 
 
 def load_engines() -> ModuleType:
