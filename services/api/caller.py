@@ -18,6 +18,11 @@ class Caller:
     is_exempt: bool = False
     """Whether the rate limit does not apply: loopback."""
 
+    @property
+    def is_unknown(self) -> bool:
+        """Whether no key was checked: on an open path, or without the database."""
+        return self.owner is None and not self.sees_all
+
     def can_see(self, owner: str | None) -> bool:
         return self.sees_all or (self.owner is not None and self.owner == owner)
 

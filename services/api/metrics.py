@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 
 from services import __version__, storage
 from services.api.http_metrics import HttpInstruments
-from services.api.state import Api
+from services.api.state import Api, CurrentCaller
 from services.operations.figures import JobFigures, make_figures_reader
 from services.operations.probes import NoAnswerError, Probe, Value, wait_for
 
@@ -87,11 +87,7 @@ class _ServiceCollector(Collector):
         driver = self._gpus.begin() if self._api.settings.use_gpu else None
         yield _collect_build_info(self._api)
         figures = _wait_until(deadline, database)
-        yield GaugeMetricFamily(
-            "dgx_music_database_up",
-            "Whether the database answered this scrape.",
-            value=float(figures is not None),
-        )
+        yield _collect_database_up(figures is not None)
         if figures is not None:
             yield from _collect_jobs(figures)
         report = None if driver is None else _wait_until(deadline, driver)
@@ -107,12 +103,32 @@ class _ServiceCollector(Collector):
             return None
 
 
+class _Outage(Collector):
+    """What anybody is told while the database cannot say whose key is valid."""
+
+    def collect(self) -> Iterator[Metric]:
+        yield _collect_database_up(False)
+
+
 @router.get("/metrics")
-def get_metrics(request: Request, api: Api) -> Response:
-    metrics: Metrics = request.app.state.metrics
-    text = metrics.encode(api, api.health.gpus.get)
+def get_metrics(request: Request, api: Api, caller: CurrentCaller) -> Response:
+    if caller.is_unknown:
+        outage = CollectorRegistry()
+        outage.register(_Outage())
+        text = generate_latest(outage)
+    else:
+        metrics: Metrics = request.app.state.metrics
+        text = metrics.encode(api, api.health.gpus.get)
     headers = {"Cache-Control": "no-store"}
     return Response(text, media_type=CONTENT_TYPE_PLAIN_0_0_4, headers=headers)
+
+
+def _collect_database_up(answered: bool) -> Metric:
+    return GaugeMetricFamily(
+        "dgx_music_database_up",
+        "Whether the database answered this scrape.",
+        value=float(answered),
+    )
 
 
 def _collect_build_info(api: ApiState) -> Metric:

@@ -160,6 +160,22 @@ def test_lists_hide_the_jobs_of_other_owners(server: Guarded) -> None:
     assert server.ask("nobody", "GET", "/metrics").status_code == 401
 
 
+def test_metrics_say_that_the_database_is_away_and_nothing_else(server, monkeypatch):
+    def away(**_options):
+        raise storage.DatabaseUnreachableError("The database does not answer.")
+
+    monkeypatch.setattr(storage, "get_session", away)
+    answer = server.ask("other", "GET", "/metrics")
+    assert answer.status_code == 200
+    lines = [line for line in answer.text.splitlines() if not line.startswith("#")]
+    assert lines == ["dgx_music_database_up 0.0"]
+    own = server.ask("operator", "GET", "/metrics").text
+    assert "dgx_music_database_up 0.0" in own
+    assert "dgx_music_http_requests_total" in own
+    assert server.ask("nobody", "GET", "/metrics").status_code == 401
+    assert server.ask("other", "GET", "/api/v1/history").status_code == 503
+
+
 def test_every_answer_has_request_id_and_security_headers(server: Guarded) -> None:
     for caller, path in (("owner", "/history"), ("nobody", "/history"), ("owner", "/nothing")):
         answer = server.ask(caller, "GET", f"/api/v1{path}")
