@@ -7,16 +7,27 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
 from services.errors import OutputError
 
+if TYPE_CHECKING:
+    from rich.console import Group
+    from rich.table import Table
+
 READER_GONE_EXIT_CODE = 141
 """As if SIGPIPE had ended the process: the reader, such as `head`, has closed the pipe."""
 
-WRAPPING = frozenset({"prompt", "description", "file", "available", "licence of outputs"})
+PROSE_COLUMNS = frozenset({"prompt", "description", "file", "available"})
+"""Headings of columns that wrap."""
+
+PROSE_WIDTH = 20
+"""Characters of a prose column below which a table is hard to read, and becomes a list."""
+
+_GAP = 2
+"""Characters between two columns of a table."""
 
 
 def is_terminal(stream: TextIO | None) -> bool:
@@ -92,23 +103,54 @@ def answer_json(value: Any) -> None:
 
 
 def answer_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print a table on a terminal, or tab-separated lines without headings in a pipe."""
+    """Print a table on a terminal, or tab-separated lines without headings in a pipe.
+
+    On a terminal too narrow for the table each row becomes a list of its cells; nothing is cut.
+    """
     if not is_terminal(sys.stdout):
         for row in rows:
             answer("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
         return
     from rich.console import Console
+
+    console = Console()
+    table = _make_table(headings, rows)
+    narrowest = sum(column.min_width or 0 for column in table.columns)
+    if narrowest + _GAP * (len(headings) - 1) <= console.width:
+        console.print(table)
+        return
+    for row in rows:
+        console.print(_make_list(headings, row))
+
+
+def _make_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        # Prose columns wrap into the width that the others leave.
-        wraps = heading in WRAPPING
-        table.add_column(
-            heading, no_wrap=not wraps, overflow="fold", min_width=10 if wraps else None
-        )
+    for heading, *cells in zip(headings, *rows, strict=True):
+        width = max(map(cell_len, (heading, *cells)))
+        if heading in PROSE_COLUMNS:
+            table.add_column(heading, overflow="fold", min_width=min(width, PROSE_WIDTH))
+        else:
+            table.add_column(heading, no_wrap=True, min_width=width)
     for row in rows:
         # Text, not str: rich would read markup in a prompt.
-        table.add_row(*(Text(cell) for cell in row))
-    Console().print(table)
+        table.add_row(*map(Text, row))
+    return table
+
+
+def _make_list(headings: Sequence[str], row: Sequence[str]) -> Group:
+    from rich.console import Group
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = Table.grid(padding=(0, 2, 0, 0))
+    cells.add_column(no_wrap=True)
+    cells.add_column(overflow="fold")
+    for heading, cell in zip(headings[1:], row[1:], strict=True):
+        if cell:
+            cells.add_row(heading, Text(cell))
+    return Group(Text(row[0], style="bold"), Padding(cells, (0, 0, 0, 2)))

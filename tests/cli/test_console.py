@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import pytest
 
 from services.cli import console
+from tests.cli.conftest import COLOUR
 
 
 def on_terminal(monkeypatch, width):
@@ -34,11 +35,29 @@ def test_rows_are_a_table_on_a_terminal_and_prompts_are_not_markup(monkeypatch):
 
 
 def test_only_prose_columns_wrap(monkeypatch):
-    stream = on_terminal(monkeypatch, 40)
+    stream = on_terminal(monkeypatch, 44)
     console.answer_table(("id", "prompt"), [("0123456789" * 2, "word " * 10)])
     lines = stream.getvalue().splitlines()
     assert len(lines) > 3
     assert lines[1].startswith("0123456789" * 2)
+
+
+@pytest.mark.parametrize("width", [24, 40, 60, 80, 120])
+def test_no_figure_is_cut_at_any_width(monkeypatch, width):
+    stream = on_terminal(monkeypatch, width)
+    row = ("8c02f977", "completed", "122.5", "F# phrygian", "word " * 12)
+    console.answer_table(("id", "status", "bpm", "key", "prompt"), [row])
+    shown = COLOUR.sub("", stream.getvalue())
+    assert max(map(len, shown.splitlines())) <= width
+    assert all(cell in shown for cell in row[:3])
+    assert shown.count("word") == 12
+
+
+def test_table_becomes_a_list_with_headings_where_it_does_not_fit(monkeypatch):
+    stream = on_terminal(monkeypatch, 30)
+    console.answer_table(("id", "key", "prompt"), [("1" * 20, "", "[red]x"), ("2", "A minor", "y")])
+    lines = [line.rstrip() for line in COLOUR.sub("", stream.getvalue()).splitlines()]
+    assert lines == ["1" * 20, "  prompt  [red]x", "2", "  key     A minor", "  prompt  y"]
 
 
 def test_json_keeps_the_order_of_keys_and_letters_of_any_language(capsys):
