@@ -25,7 +25,10 @@ from services.audio.inventory import (
 
 Day = dt.date | dt.datetime
 
-_JOB_ID = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,126}[A-Za-z0-9_-])?")
+_JOB_ID = re.compile(r"\w(?:[\w.-]{0,126}[\w-])?")
+_LONGEST_ID_BYTES = 200
+"""In UTF-8. File systems allow 255 bytes for a name, which has an extension too."""
+
 _EXTENSION = re.compile(r"\.?([A-Za-z0-9]{1,10})")
 _DAY_SECONDS = 86_400
 _MIB = 1 << 20
@@ -52,8 +55,8 @@ class AudioFileManager:
         """Return the path for the file of a job: `base_dir/YYYY/MM/DD/job_id.wav`.
 
         Args:
-            job_id: up to 128 letters, digits, `.`, `_` and `-`. It neither begins with `.` or `-`
-                nor ends with `.`.
+            job_id: up to 128 letters and digits of any script, `.`, `_` and `-`. It neither
+                begins with `.` or `-` nor ends with `.`. The extension may be part of it.
             extension: with or without its dot.
             create_dirs: create the folder.
             date: the day; today by default.
@@ -62,12 +65,14 @@ class AudioFileManager:
             ValueError: the id or extension is not a plain name, or a folder is a link that leads
                 out of the base folder.
         """
-        if not _JOB_ID.fullmatch(job_id):
+        if not _JOB_ID.fullmatch(job_id) or len(job_id.encode()) > _LONGEST_ID_BYTES:
             raise ValueError(
                 f"Invalid job id {job_id!r}: use up to 128 letters, digits, '.', '_' and '-'."
             )
         folder = self.base_dir / _to_utc_day(date).isoformat().replace("-", "/")
-        path = folder / f"{job_id}{_normalise_extension(extension)}"
+        ending = _normalise_extension(extension)
+        has_ending = job_id.lower().endswith(ending.lower())
+        path = folder / (job_id if has_ending else job_id + ending)
         self.resolve(path)
         if create_dirs:
             folder.mkdir(parents=True, exist_ok=True)

@@ -179,13 +179,13 @@ class Generation(Base):
     def mark_processing(self) -> None:
         self.set_status(GenerationStatus.PROCESSING, self.error_message)
 
-    def mark_completed(self, seconds: float) -> None:
-        """Set the status to completed and `generation_time_seconds` to `seconds`."""
+    def mark_completed(self, generation_time: float) -> None:
+        """Set the status to completed; the time it took is in seconds."""
         self.set_status(GenerationStatus.COMPLETED, None)
-        self.generation_time_seconds = seconds
+        self.generation_time_seconds = generation_time
 
-    def mark_failed(self, message: str) -> None:
-        self.set_status(GenerationStatus.FAILED, message)
+    def mark_failed(self, error_message: str) -> None:
+        self.set_status(GenerationStatus.FAILED, error_message)
 
     def mark_cancelled(self) -> None:
         self.set_status(GenerationStatus.CANCELLED, self.error_message)

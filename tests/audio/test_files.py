@@ -76,8 +76,19 @@ def test_extension_may_begin_with_a_dot(manager, extension):
     assert manager.get_output_path("job", extension).name == "job.flac"
 
 
+@pytest.mark.parametrize("job_id", ["job.wav", "job.WAV"])
+def test_extension_of_an_id_is_not_repeated(manager, job_id):
+    assert manager.get_output_path(job_id, ".wav").name == job_id
+    assert manager.get_output_path(job_id, ".flac").name == f"{job_id}.flac"
+
+
+@pytest.mark.parametrize("job_id", ["é", "ритм-7", "拍子", "beat_\u0661"])
+def test_id_may_be_in_any_script(manager, job_id):
+    assert manager.get_output_path(job_id).name == f"{job_id}.wav"
+
+
 BAD_IDS = ["", ".", "..", "a/b", "../a", "/etc/passwd", "a\\b", "a\0b", "a\n", ".hidden", "-x",
-           "a.", "é", "a b", "x" * 129]  # fmt: skip
+           "a.", "a b", "x" * 129, "拍" * 100]  # fmt: skip
 
 
 @pytest.mark.parametrize("job_id", BAD_IDS)

@@ -105,7 +105,7 @@ def test_marking_moves_from_pending_to_completed() -> None:
     made.mark_processing()
     assert made.is_processing
     assert made.completed_at is None
-    made.mark_completed(18.5)
+    made.mark_completed(generation_time=18.5)
     assert made.is_complete
     assert made.generation_time_seconds == 18.5
     assert made.completed_at is not None
@@ -114,7 +114,7 @@ def test_marking_moves_from_pending_to_completed() -> None:
 
 def test_failure_message_stays_until_completion() -> None:
     made = generation()
-    made.mark_failed("no memory")
+    made.mark_failed(error_message="no memory")
     assert (made.is_failed, made.error_message) == (True, "no memory")
     made.mark_pending()
     assert made.is_pending
