@@ -34,7 +34,7 @@ COMMANDS = (
     "", "generate", "history", "status", "serve", "worker", "analyze", "normalize", "convert",
     "models", "models list", "models install", "models test",
     "files", "files stats", "files cleanup", "files check",
-    "keys", "keys create", "keys list", "keys revoke",
+    "keys", "keys create", "keys list", "keys revoke", "keys delete-all",
     "doctor", "validate-gpu", "benchmark",
     "db", "db init", "db migrate", "db reset", "db stats", "db check", "db backup",
     "db restore", "db move", "db cleanup",

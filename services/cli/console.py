@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from services.errors import OutputError
+from services.errors import InvalidRequestError, OutputError
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -96,6 +96,15 @@ def silence_libraries() -> Iterator[None]:
         os.dup2(kept, descriptor)
         os.close(kept)
         os.close(nowhere)
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    if yes:
+        return
+    if not is_terminal(sys.stdin):
+        raise InvalidRequestError(f"{question} Not a terminal: pass --yes to confirm.")
+    if not typer.confirm(question, err=True):
+        raise typer.Exit(1)
 
 
 def answer_json(value: Any) -> None:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from services.cli.console import answer, answer_json, answer_table, is_terminal, note
+from services.cli.console import answer, answer_json, answer_table, confirm, note
 from services.cli.library import open_database_of_settings
 from services.cli.move import move
 from services.cli.options import App, AsJson
-from services.errors import InvalidRequestError, StorageError
+from services.errors import StorageError
 
 app = App(help="Manage the database.")
 
@@ -35,15 +34,6 @@ def _show_revision() -> None:
     with storage_errors():
         facts = storage.describe_database()
     note(f"{facts['name']}: revision {facts['revision']}, up to date.")
-
-
-def _confirm(question: str, *, yes: bool) -> None:
-    if yes:
-        return
-    if not is_terminal(sys.stdin):
-        raise InvalidRequestError(f"{question} Not a terminal: pass --yes to confirm.")
-    if not typer.confirm(question, err=True):
-        raise typer.Exit(1)
 
 
 @app.command("init")
@@ -70,7 +60,7 @@ def reset(
     with storage_errors():
         with storage.get_session(read_only=True) as session:
             count = storage.count_generations(session)
-        _confirm(f"Delete all {count} jobs from the database?", yes=yes)
+        confirm(f"Delete all {count} jobs from the database?", yes=yes)
         storage.reset_database()
     note(f"Deleted {count} jobs; their audio files stay.")
 

@@ -1,4 +1,4 @@
-"""`dgx-music keys`: create, list and revoke API keys."""
+"""`dgx-music keys`: create, list and revoke API keys, or stop asking for them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli.console import answer, answer_json, answer_table, note
+from services.cli.console import answer, answer_json, answer_table, confirm, note
 from services.cli.library import open_database_of_settings
 from services.cli.options import App, AsJson
 from services.errors import InvalidRequestError
@@ -33,6 +33,7 @@ def create(
 
     open_database_of_settings()
     with storage_errors(), storage.get_session() as session:
+        is_first = not storage.has_api_keys(session)
         try:
             row, secret = storage.create_api_key(session, name)
         except ValueError as error:
@@ -45,11 +46,16 @@ def create(
         f"Created the key {row.id} for {row.name!r}. It cannot be shown again. Clients send "
         "'Authorization: Bearer KEY'."
     )
+    if is_first:
+        note(
+            "From now on each request needs a key, on this machine too. To undo that: "
+            "dgx-music keys delete-all"
+        )
 
 
 @app.command("list")
 def list_keys(as_json: AsJson = False) -> None:
-    """List the API keys, revoked ones too; the secrets are not stored."""
+    """List the API keys, also revoked ones; secrets are not stored."""
     from services import storage
     from services.database import storage_errors
 
@@ -84,7 +90,7 @@ def revoke(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Revoke an API key; running servers refuse it within three seconds."""
+    """Revoke an API key; servers refuse it within three seconds."""
     from services import storage
     from services.database import storage_errors
 
@@ -94,6 +100,41 @@ def revoke(
     if as_json:
         answer_json(_describe_key(row))
     note(f"Revoked the key {row.id} of {row.name!r}. Its jobs stay.")
+
+
+@app.command("delete-all")
+def delete_all(
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+) -> None:
+    """Delete all keys: a server for this machine then needs none.
+
+    Every program on this machine can then see, cancel and download all jobs. Restart running
+    servers afterwards: until then they ask for a key that no longer exists.
+    """
+    from services import storage
+    from services.api.guard import is_loopback_host
+    from services.database import storage_errors
+
+    settings = open_database_of_settings()
+    if settings.api_key is not None:
+        raise InvalidRequestError("DGX_MUSIC_API_KEY is set, which a server asks for. Unset it.")
+    if not is_loopback_host(settings.api_host):
+        raise InvalidRequestError(
+            f"Other machines can reach {settings.api_host}, where a server needs a key. "
+            "Set DGX_MUSIC_API_HOST=127.0.0.1 first."
+        )
+    with storage_errors(), storage.get_session(read_only=True) as session:
+        count = len(storage.list_api_keys(session))
+    if not count:
+        note("There are no keys: a server for this machine alone asks for none.")
+        return
+    confirm(
+        f"Delete all {count} API keys? Every program on this machine can then see all jobs.",
+        yes=yes,
+    )
+    with storage_errors(), storage.get_session() as session:
+        count = storage.delete_api_keys(session)
+    note(f"Deleted {count} API keys. Restart running servers; then no request needs a key.")
 
 
 def _describe_key(row: ApiKey) -> dict[str, Any]:

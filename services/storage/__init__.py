@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.storage.api_keys import (
     create_api_key,
+    delete_api_keys,
     find_active_keys,
     find_api_key,
     has_api_keys,
@@ -229,6 +230,7 @@ __all__ = [
     "create_generation",
     "database_errors",
     "database_file",
+    "delete_api_keys",
     "delete_generation",
     "describe_database",
     "describe_sqlite_library",

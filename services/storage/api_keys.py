@@ -8,7 +8,7 @@ from collections.abc import Collection
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import or_, select, update
+from sqlalchemy import delete, or_, select, update
 
 from services.storage.client_models import ApiKey
 from services.storage.columns import pad_values, utc_now
@@ -106,6 +106,13 @@ def revoke_api_key(session: Session, text: str) -> ApiKey:
         row.revoked_at = utc_now()
         session.flush()
     return row
+
+
+def delete_api_keys(session: Session) -> int:
+    """Delete every key, revoked ones too; return their number. Jobs keep the id of their owner."""
+    rows = len(list_api_keys(session))
+    session.execute(delete(ApiKey))
+    return rows
 
 
 def _find_one(rows: list[ApiKey], text: str) -> ApiKey:

@@ -97,3 +97,45 @@ def test_impossible_key_is_refused(home, arguments, code):
     result = home.call("keys", *arguments)
     assert (result.returncode, result.stdout) == (code, "")
     assert "Traceback" not in result.stderr
+
+
+def test_only_the_first_key_is_created_with_a_warning(home):
+    warning = "each request needs a key"
+    assert warning in home.call("keys", "create", "laptop").stderr
+    assert warning not in home.call("keys", "create", "desk").stderr
+
+
+def test_authentication_is_disabled_by_deleting_every_key(home):
+    create(home, "laptop"), create(home, "desk")
+    home.call("keys", "revoke", "desk")
+    refused = home.call("keys", "delete-all")
+    assert refused.returncode == 2
+    assert "--yes" in refused.stderr
+    assert len(json.loads(home.call("keys", "list", "--json").stdout)) == 2
+    done = home.call("keys", "delete-all", "--yes")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "Deleted 2 API keys. Restart" in done.stderr
+    assert home.call("keys", "list", "--json").stdout == "[]\n"
+    assert "There are no keys" in home.call("keys", "delete-all").stderr
+
+
+def test_answer_no_keeps_the_keys(home):
+    create(home)
+    assert home.call("keys", "delete-all", answer="n\n").returncode == 1
+    assert len(json.loads(home.call("keys", "list", "--json").stdout)) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("DGX_MUSIC_API_KEY", "the-operators-key", "DGX_MUSIC_API_KEY is set"),
+        ("DGX_MUSIC_API_HOST", "0.0.0.0", "Other machines can reach 0.0.0.0"),
+    ],
+)
+def test_authentication_stays_where_a_server_would_ask_for_a_key(home, name, value, said):
+    create(home)
+    home.environment[name] = value
+    refused = home.call("keys", "delete-all", "--yes")
+    assert refused.returncode == 2
+    assert said in refused.stderr
+    assert len(json.loads(home.call("keys", "list", "--json").stdout)) == 1
