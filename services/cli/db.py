@@ -51,18 +51,26 @@ def migrate() -> None:
 @app.command("reset")
 def reset(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    keys: Annotated[bool, typer.Option("--keys", help="Delete the API keys too.")] = False,
+    in_use: Annotated[
+        bool,
+        typer.Option("--in-use", help="Even while workers run, which then lose their jobs."),
+    ] = False,
 ) -> None:
-    """Delete all jobs and prompts from the database; audio files stay."""
-    from services import storage
-    from services.database import storage_errors
+    """Delete all jobs and prompts from the database; audio files stay.
 
-    open_database_of_settings()
-    with storage_errors():
-        with storage.get_session(read_only=True) as session:
-            count = storage.count_generations(session)
-        confirm(f"Delete all {count} jobs from the database?", yes=yes)
-        storage.reset_database()
-    note(f"Deleted {count} jobs; their audio files stay.")
+    API keys and the records of installed models stay too.
+    """
+    from services.operations.resetting import count_contents, reset_database
+
+    settings = open_database_of_settings()
+    found = count_contents(with_keys=keys)
+    contents = f"{found.jobs} jobs, {found.prompts} prompts and the queue"
+    if keys:
+        contents += f", and all {found.keys} API keys"
+    confirm(f"Delete {contents} from the database?", yes=yes)
+    reset_database(settings, with_keys=keys, even_in_use=in_use)
+    note(f"Deleted {contents}. " + ("" if keys else "API keys stay, and ") + "audio files stay.")
 
 
 @app.command("stats")

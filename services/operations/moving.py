@@ -6,14 +6,11 @@ from typing import TYPE_CHECKING
 
 from services import storage
 from services.database import storage_errors
-from services.errors import InvalidRequestError, StorageError
-from services.jobs.attempt_token import AttemptToken
+from services.errors import InvalidRequestError
 from services.jobs.failpoints import reach
-from services.jobs.living import is_living
+from services.operations.in_use import refuse_in_use
 
 if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
     from services.config import Settings
     from services.generation.engine import Progress
 
@@ -45,10 +42,6 @@ def move_database(
             "sqlite:///path/to/file.db."
         )
 
-    def refuse_in_use(session: Session) -> None:
-        _refuse_workers(session, settings.worker_ttl_seconds)
-        _refuse_running_jobs(session)
-
     def report(stage: str, table: str, share: float) -> None:
         progress(f"{stage} {table}".strip(), share)
         reach(f"move-{stage}")
@@ -57,30 +50,8 @@ def move_database(
         return storage.move_database(
             target_url,
             settings.database_url,
-            refuse_in_use=refuse_in_use,
+            refuse_in_use=lambda session: refuse_in_use(session, settings.worker_ttl_seconds),
             report=report,
             dry_run=dry_run,
             busy_timeout_seconds=settings.database_timeout_seconds,
         )
-
-
-def _refuse_workers(session: Session, ttl: float) -> None:
-    living = [state for state in storage.list_workers(session) if is_living(state, ttl)]
-    if living:
-        named = ", ".join(f"{state.host} (process {state.pid})" for state in living)
-        raise StorageError(
-            f"Workers use this database: {named}. Stop them and the servers with SIGTERM, wait "
-            "until they have exited, then try again."
-        )
-
-
-def _refuse_running_jobs(session: Session) -> None:
-    # Jobs of dead workers are copied; a worker of the new database takes them over. Only a process
-    # outside the queue, which writes no heartbeat, is named by its token.
-    for generation_id, token in storage.list_running_attempts(session).items():
-        process = AttemptToken.parse(token).process
-        if process is not None and not process.has_ended():
-            raise StorageError(
-                f"'dgx-music generate' is running the job {generation_id}, perhaps on another "
-                "machine. Wait until it is finished, then try again."
-            )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -167,16 +167,20 @@ def get_session(*, read_only: bool = False) -> Iterator[Session]:
         yield session
 
 
-def reset_database() -> None:
+def reset_database(*, keep: Collection[str] = ()) -> None:
     """Drop the tables of DGX Music with all their rows and create them again, empty.
 
     Tables of other programs stay.
+
+    Args:
+        keep: names of our tables that stay as they are.
 
     Raises:
         RuntimeError: `init_db` has not been called.
     """
     with migration_transaction(get_database()) as connection:
-        Base.metadata.drop_all(connection)
+        dropped = [table for table in Base.metadata.sorted_tables if table.name not in keep]
+        Base.metadata.drop_all(connection, tables=dropped)
         create_schema(connection)
 
 

@@ -133,7 +133,7 @@ def test_reset_asks_on_a_terminal(home, answer, code, left):
     home.add_job("calm piano")
     result = home.call("db", "reset", answer=answer)
     assert result.returncode == code
-    assert "Delete all 1 jobs" in result.stderr
+    assert "Delete 1 jobs, 1 prompts and the queue from the database?" in result.stderr
     assert len(home.rows()) == left
     assert len(home.files()) == 1
 
@@ -144,6 +144,17 @@ def test_reset_in_a_script_needs_yes(home):
     assert (result.returncode, result.stdout) == (2, "")
     assert "--yes" in result.stderr
     assert len(home.rows()) == 1
+
+
+def test_reset_says_what_went_and_keeps_the_keys(home):
+    home.add_job("calm piano")
+    home.call("keys", "create", "laptop")
+    kept = home.call("db", "reset", "--yes")
+    assert "Deleted 1 jobs, 1 prompts and the queue. API keys stay" in kept.stderr
+    assert home.call("keys", "list").stdout.count("laptop") == 1
+    gone = home.call("db", "reset", "--yes", "--keys")
+    assert "and all 1 API keys" in gone.stderr
+    assert home.call("keys", "list").stdout == ""
 
 
 def test_cleanup_takes_only_finished_jobs_of_that_age(home):
