@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import re
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+_MEMINFO = Path("/proc/meminfo")
+_AVAILABLE = re.compile(r"^MemAvailable:\s+(\d+) kB$", re.MULTILINE)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 
@@ -61,3 +66,12 @@ def _trim_forever(trim: Callable[[int], int]) -> None:
     while True:
         time.sleep(TRIM_SECONDS)
         trim(KEPT_FREE_BYTES)
+
+
+def read_available_bytes() -> int | None:
+    """Return the memory that programs can get, the page cache included; None outside Linux."""
+    try:
+        found = _AVAILABLE.search(_MEMINFO.read_text(encoding="ascii"))
+    except OSError:
+        return None
+    return None if found is None else int(found[1]) * 1024

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gc
+import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from services.machine import memory
 from tests.conftest import LIMIT_SECONDS
 
 COUNT_MAPPED = """
@@ -94,3 +97,21 @@ print(*gc.get_threshold())
     rare, usual = (tuple(map(int, line.split())) for line in run_program(program).splitlines())
     assert rare[0] > usual[0]
     assert usual == gc.get_threshold()
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="of Linux")
+def test_available_memory_is_positive_and_at_most_all() -> None:
+    everything = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    available = memory.read_available_bytes()
+    assert available is not None
+    assert 0 < available <= everything
+
+
+@pytest.mark.parametrize("content", [None, "MemTotal: 5 kB\n"])
+def test_available_memory_is_unknown_without_linux(
+    content: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "_MEMINFO", tmp_path / "meminfo")
+    if content is not None:
+        (tmp_path / "meminfo").write_text(content)
+    assert memory.read_available_bytes() is None

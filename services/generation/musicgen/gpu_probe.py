@@ -8,6 +8,7 @@ from dataclasses import replace
 import torch
 
 from services.machine.gpu_verdict import Device, KernelRun, TorchBuild
+from services.machine.memory import read_available_bytes
 
 _SIZE = 512
 _SEED = 5
@@ -28,6 +29,17 @@ def probe_gpus() -> TorchBuild:
     except (RuntimeError, AssertionError) as error:
         return replace(build, problem=_first_line(error))
     return replace(build, devices=devices)
+
+
+def read_device_memory(device: torch.device | int) -> tuple[int, int, bool]:
+    """Return the free and the total bytes of a GPU, and whether they are the processor's too.
+
+    The driver of such a GPU (GB10) counts the page cache as used, which Linux gives back on demand.
+    """
+    free, total = torch.cuda.mem_get_info(device)
+    is_shared = bool(getattr(torch.cuda.get_device_properties(device), "is_integrated", False))
+    available = read_available_bytes() if is_shared else None
+    return (free if available is None else min(available, total)), total, is_shared
 
 
 def run_kernel(device: torch.device) -> KernelRun:
@@ -57,7 +69,7 @@ def run_kernel(device: torch.device) -> KernelRun:
 
 def _probe_device(index: int) -> Device:
     properties = torch.cuda.get_device_properties(index)
-    free, total = torch.cuda.mem_get_info(index)
+    free, total, is_shared = read_device_memory(index)
     kernel, problem = None, None
     try:
         kernel = run_kernel(torch.device("cuda", index))
@@ -68,7 +80,7 @@ def _probe_device(index: int) -> Device:
         capability=(properties.major, properties.minor),
         memory_bytes=total,
         free_bytes=free,
-        shares_memory=bool(getattr(properties, "is_integrated", False)),
+        shares_memory=is_shared,
         kernel=kernel,
         problem=problem,
     )

@@ -48,6 +48,7 @@ def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda index: (10 + index, 100 + index))
+    monkeypatch.setattr(gpu_probe, "read_available_bytes", lambda: 70)
 
 
 @pytest.mark.usefixtures("two_gpus")
@@ -58,8 +59,19 @@ def test_each_device_is_described_with_its_kernel(monkeypatch: pytest.MonkeyPatc
     first, second = build.devices
     assert (first.name, first.capability, first.shares_memory) == ("GPU 0", (12, 0), False)
     assert (second.name, second.capability, second.shares_memory) == ("GPU 1", (12, 1), True)
-    assert (second.free_bytes, second.memory_bytes) == (11, 101)
+    # The second has the memory of the processor, whose page cache its driver counts as used.
+    assert (first.free_bytes, first.memory_bytes) == (10, 100)
+    assert (second.free_bytes, second.memory_bytes) == (70, 101)
     assert first.kernel == second.kernel == RUN
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(("available", "free"), [(None, 11), (500, 101)])
+def test_free_memory_of_an_integrated_gpu_is_at_most_its_own(
+    monkeypatch: pytest.MonkeyPatch, available: int | None, free: int
+) -> None:
+    monkeypatch.setattr(gpu_probe, "read_available_bytes", lambda: available)
+    assert gpu_probe.read_device_memory(1) == (free, 101, True)
 
 
 @pytest.mark.usefixtures("two_gpus")

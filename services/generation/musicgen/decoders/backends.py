@@ -17,6 +17,7 @@ from services.generation.musicgen.decoders.device_decoder import MAX_STATES, Dev
 from services.generation.musicgen.decoders.graphed_decoder import GraphedDecoder
 from services.generation.musicgen.decoders.memory_plan import BUCKETS, DeviceMemory, plan_slots
 from services.generation.musicgen.decoders.self_check import self_check
+from services.generation.musicgen.gpu_probe import read_device_memory
 from services.generation.musicgen.loop.token_model import SampledDecoder
 
 if TYPE_CHECKING:
@@ -101,10 +102,10 @@ def load_on_gpu(source: WeightSource, geometry: Geometry, slots: int) -> Backend
         EngineUnavailableError: not even one slot fits.
     """
     device = torch.device("cuda", torch.cuda.current_device())
-    free, _ = torch.cuda.mem_get_info(device)
+    free, _, is_shared = read_device_memory(device)
     properties = torch.cuda.get_device_properties(device)
     planned = plan_slots(
-        DeviceMemory(free=free, is_shared=bool(properties.is_integrated)),
+        DeviceMemory(free=free, is_shared=is_shared),
         geometry,
         positions=positions_needed(geometry),
         states=MAX_STATES,
