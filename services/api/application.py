@@ -17,6 +17,7 @@ from starlette.routing import compile_path
 from services import __version__
 from services.api import docs_page, metrics
 from services.api.document import build_document, list_operations
+from services.api.head_requests import HeadRequests
 from services.api.metrics import Metrics
 from services.api.problems import (
     INTERNAL_DETAIL,
@@ -98,6 +99,7 @@ def create_app(state: ApiState | None, registry: Registry) -> FastAPI:
         app.include_router(module.router, prefix=PREFIX)
     app.include_router(metrics.router)
     _install_handlers(app)
+    app.add_middleware(HeadRequests)
     # Assigning the method is how FastAPI lets an application replace the document.
     app.openapi = lambda: build_document(app)  # type: ignore[method-assign]
     return app
@@ -157,7 +159,7 @@ def _list_methods(app: FastAPI, path: str) -> str:
         for template, method, _ in list_operations(app.openapi())
         if compile_path(template)[0].match(path)
     }
-    if "GET" in methods and path.startswith(f"{PREFIX}/files/"):
+    if "GET" in methods:
         methods.add("HEAD")
     return ", ".join(sorted(methods))
 

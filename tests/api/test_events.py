@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from fastapi import Request
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from fastapi import Response
 
     from services.api.state import ApiState
+
+GET = Request({"type": "http", "method": "GET"})
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +69,7 @@ def test_stream_of_all_jobs_shows_the_caller_its_own_jobs_only(state: ApiState) 
     mine, _ = add_job("alice"), add_job("bob")
 
     async def test() -> None:
-        stream = Stream(await all_events(state, Caller("alice", sees_all=False, name="alice")))
+        stream = Stream(await all_events(GET, state, Caller("alice", sees_all=False, name="alice")))
         first = await stream.next()
         assert first["event"] == "snapshot"
         assert [job["job_id"] for job in first["data"]["jobs"]] == [mine]
@@ -81,14 +84,14 @@ def test_stream_of_all_jobs_shows_the_caller_its_own_jobs_only(state: ApiState) 
 
 def test_resumed_stream_sends_the_missed_events_and_no_snapshot(state: ApiState) -> None:
     async def test() -> None:
-        stream = Stream(await all_events(state, EVERYBODY))
+        stream = Stream(await all_events(GET, state, EVERYBODY))
         position = (await stream.next())["id"]
         job_id = add_job()
         await stream.next()
         set_status(job_id, "cancelled")
         await stream.next()
         await stream.close()
-        resumed = Stream(await all_events(state, EVERYBODY, position))
+        resumed = Stream(await all_events(GET, state, EVERYBODY, position))
         missed = [await resumed.next(), await resumed.next()]
         assert [event["event"] for event in missed] == ["progress", "done"]
         await resumed.close()
@@ -100,7 +103,7 @@ def test_stream_of_a_job_ends_after_done(state: ApiState) -> None:
     job_id = add_job()
 
     async def test() -> None:
-        stream = Stream(await job_events(job_id, state, EVERYBODY))
+        stream = Stream(await job_events(GET, job_id, state, EVERYBODY))
         assert (await stream.next())["event"] == "snapshot"
         add_job()
         set_status(job_id, "failed")
@@ -117,15 +120,15 @@ def test_stream_of_a_finished_job_is_its_snapshot_and_done_then_204(state: ApiSt
     set_status(job_id, "failed")
 
     async def test() -> None:
-        stream = Stream(await job_events(job_id, state, EVERYBODY))
+        stream = Stream(await job_events(GET, job_id, state, EVERYBODY))
         both = [await stream.next(), await stream.next()]
         assert [event["event"] for event in both] == ["snapshot", "done"]
         assert both[0]["data"] == both[1]["data"]
         with pytest.raises(StopAsyncIteration):
             await stream.next()
-        again = await job_events(job_id, state, EVERYBODY, both[1]["id"])
+        again = await job_events(GET, job_id, state, EVERYBODY, both[1]["id"])
         assert again.status_code == 204
-        unknown = Stream(await job_events(job_id, state, EVERYBODY, "0000-1"))
+        unknown = Stream(await job_events(GET, job_id, state, EVERYBODY, "0000-1"))
         assert (await unknown.next())["event"] == "snapshot"
         await unknown.close()
 
@@ -138,7 +141,7 @@ def test_stream_sends_heartbeats_while_nothing_happens(
     monkeypatch.setattr(feed_module, "HEARTBEAT_SECONDS", 0.0)
 
     async def test() -> None:
-        response: Any = await all_events(state, EVERYBODY)
+        response: Any = await all_events(GET, state, EVERYBODY)
         pieces = response.body_iterator
         found = [await asyncio.wait_for(anext(pieces), LIMIT_SECONDS) for _ in range(4)]
         assert found[0] == b"retry: 2000\n\n"

@@ -176,6 +176,36 @@ def test_metrics_say_that_the_database_is_away_and_nothing_else(server, monkeypa
     assert server.ask("other", "GET", "/api/v1/history").status_code == 503
 
 
+GETTABLE = sorted(path for method, path in EXPECTED if method == "GET")
+VARYING = {"x-request-id", "date", "content-length"}
+
+
+@pytest.mark.parametrize("caller", ["owner", "other", "nobody"])
+def test_head_has_the_status_and_headers_of_get(server: Guarded, caller: str) -> None:
+    for template in (*GETTABLE, "/metrics", "/api/v1/openapi.json", "/api/v1/docs", "/nowhere"):
+        path = template.format(
+            job_id=server.job_id, filename=f"{server.job_id}.wav", name="not-found"
+        )
+        head = server.ask(caller, "HEAD", path)
+        assert head.content == b"", path
+        if path.endswith("/events"):
+            # A stream of GET would not end by itself.
+            statuses = dict(zip(CALLERS, EXPECTED["GET", template], strict=True))
+            assert head.status_code == statuses[caller]
+            continue
+        got = server.ask(caller, "GET", path)
+        assert head.status_code == got.status_code, path
+        assert {*head.headers} | VARYING == {*got.headers} | VARYING, path
+        for name in ("content-type", "etag", "www-authenticate"):
+            assert head.headers.get(name) == got.headers.get(name), path
+
+
+def test_head_of_a_route_without_get_is_refused(server: Guarded) -> None:
+    answer = server.ask("owner", "HEAD", "/api/v1/generate")
+    assert (answer.status_code, answer.headers["allow"]) == (405, "POST")
+    assert answer.content == b""
+
+
 def test_every_answer_has_request_id_and_security_headers(server: Guarded) -> None:
     for caller, path in (("owner", "/history"), ("nobody", "/history"), ("owner", "/nothing")):
         answer = server.ask(caller, "GET", f"/api/v1{path}")

@@ -9,10 +9,11 @@ from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Header, Request, Response
 from fastapi.responses import StreamingResponse
 
 from services.api.feed import HEARTBEAT_SECONDS, encode_event
+from services.api.head_requests import is_head
 from services.api.problems import describe_problems
 from services.api.routers.jobs import PROBLEMS, JobId
 from services.api.schemas import JobView
@@ -51,6 +52,7 @@ _FINISHED: dict[int | str, dict[str, Any]] = {
     204: {"description": "The job is finished, and the client has received its last event"}
 }
 
+_HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 
 KEY_SECONDS = 5.0
 """Time between two checks of whether the key of a stream was revoked."""
@@ -90,7 +92,11 @@ class EventStream(StreamingResponse):
     summary="Follow a job",
 )
 async def job_events(
-    job_id: JobId, api: Api, caller: CurrentCaller, last_event_id: LastEventId = None
+    request: Request,
+    job_id: JobId,
+    api: Api,
+    caller: CurrentCaller,
+    last_event_id: LastEventId = None,
 ) -> Response:
     """The stream ends after `done`; a browser that reconnects gets 204 and stops."""
     job = await to_thread.run_sync(find_visible_job, api, caller, job_id)
@@ -99,6 +105,8 @@ async def job_events(
         batch = api.feed.get_events_after(last_event_id)
         if batch is not None and not any(event.job_id == job_id for event in batch.events):
             return Response(status_code=204)
+    if is_head(request):
+        return EventStream(iter(()), headers=_HEADERS)
 
     def read() -> View:
         job = api.service.find(job_id)
@@ -120,10 +128,12 @@ async def job_events(
     summary="Follow all jobs",
 )
 async def all_events(
-    api: Api, caller: CurrentCaller, last_event_id: LastEventId = None
+    request: Request, api: Api, caller: CurrentCaller, last_event_id: LastEventId = None
 ) -> Response:
     """One stream for all jobs the caller can see; its `snapshot` lists the unfinished ones."""
     api.feed.require_capacity()
+    if is_head(request):
+        return EventStream(iter(()), headers=_HEADERS)
 
     def read() -> View:
         jobs = api.service.list_unfinished(caller.owner_filter)
@@ -140,8 +150,7 @@ async def all_events(
 
 
 def _respond(stream: AsyncIterator[bytes]) -> Response:
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return EventStream(stream, headers=headers)
+    return EventStream(stream, headers=_HEADERS)
 
 
 async def _stream(
