@@ -16,7 +16,6 @@ from services.cli.console import (
     answer_json,
     answer_table,
     is_terminal,
-    make_printable,
     note,
     silence_libraries,
 )
@@ -217,7 +216,7 @@ class _Report:
     def to_dict(self) -> dict[str, Any]:
         file = self.file
         return {
-            "file": make_printable(str(file.path)),
+            "file": str(file.path),
             "bytes": file.bytes,
             "container": file.container,
             "encoding": file.encoding,
@@ -266,7 +265,8 @@ def _show_report(report: _Report) -> None:
         with audio_errors():
             peaks = compute_source_peaks(report.file)
         columns = min(_WAVEFORM_COLUMNS, shutil.get_terminal_size().columns)
-        answer(draw_waveform(peaks, columns, _WAVEFORM_LINES))
+        for line in draw_waveform(peaks, columns, _WAVEFORM_LINES).split("\n"):
+            answer(line)
     for name, value in lines.items():
         answer(f"{name:<{width}}  {value}")
 

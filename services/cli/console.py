@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -23,6 +24,9 @@ READER_GONE_EXIT_CODE = 141
 PROSE_COLUMNS = frozenset({"prompt", "description", "file", "available"})
 """Headings of columns that wrap."""
 
+_CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
+"""Control characters but for the tab, and those that end a line or turn its direction round."""
+
 PROSE_WIDTH = 20
 """Characters of a prose column below which a table is hard to read, and becomes a list."""
 
@@ -38,17 +42,18 @@ def is_terminal(stream: TextIO | None) -> bool:
 def note(text: str) -> None:
     """Print to stderr; nothing happens if stderr is closed."""
     with suppress(OSError):
-        typer.echo(text, err=True)
+        typer.echo("\n".join(map(make_printable, text.split("\n"))), err=True)
 
 
 def answer(text: str) -> None:
-    """Print a line of the answer to stdout.
+    """Print a line of the answer to stdout; on a terminal without control characters.
 
     Raises:
         OutputError: stdout cannot be written.
     """
     with stdout_errors():
-        typer.echo(make_printable(text))
+        shows = is_terminal(sys.stdout)
+        typer.echo(make_printable(text) if shows else replace_undecodable(text))
 
 
 @contextmanager
@@ -65,9 +70,14 @@ def stdout_errors() -> Iterator[None]:
         raise OutputError(f"stdout cannot be written: {error.strerror}.") from error
 
 
-def make_printable(name: str) -> str:
+def replace_undecodable(name: str) -> str:
     """Replace what is not text; a file name may contain any bytes."""
     return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def make_printable(text: str) -> str:
+    """Replace what is not text, and escape what a terminal would act on instead of showing it."""
+    return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", replace_undecodable(text))
 
 
 @contextmanager
@@ -108,7 +118,9 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def answer_json(value: Any) -> None:
-    answer(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False))
+    # The control characters that JSON allows within strings are escaped in its own way.
+    for line in json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False).split("\n"):
+        answer(line)
 
 
 def answer_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
@@ -132,6 +144,10 @@ def answer_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
         console.print(_make_list(headings, row))
 
 
+def _make_cell(text: str) -> str:
+    return make_printable(text.replace("\n", " "))
+
+
 def _make_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     from rich.cells import cell_len
     from rich.table import Table
@@ -139,14 +155,14 @@ def _make_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading, *cells in zip(headings, *rows, strict=True):
-        width = max(map(cell_len, (heading, *cells)))
+        width = max(cell_len(_make_cell(text)) for text in (heading, *cells))
         if heading in PROSE_COLUMNS:
             table.add_column(heading, overflow="fold", min_width=min(width, PROSE_WIDTH))
         else:
             table.add_column(heading, no_wrap=True, min_width=width)
     for row in rows:
         # Text, not str: rich would read markup in a prompt.
-        table.add_row(*map(Text, row))
+        table.add_row(*(Text(_make_cell(cell)) for cell in row))
     return table
 
 
@@ -161,5 +177,5 @@ def _make_list(headings: Sequence[str], row: Sequence[str]) -> Group:
     cells.add_column(overflow="fold")
     for heading, cell in zip(headings[1:], row[1:], strict=True):
         if cell:
-            cells.add_row(heading, Text(cell))
-    return Group(Text(row[0], style="bold"), Padding(cells, (0, 0, 0, 2)))
+            cells.add_row(heading, Text(_make_cell(cell)))
+    return Group(Text(_make_cell(row[0]), style="bold"), Padding(cells, (0, 0, 0, 2)))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli.console import answer, answer_json, answer_table, make_printable, note
+from services.cli.console import answer, answer_json, answer_table, note
 from services.cli.library import open_database_of_settings
 from services.cli.options import App, AsJson
 from services.errors import InvalidRequestError
@@ -52,7 +52,7 @@ def stats(as_json: AsJson = False) -> None:
     }
     for name, value in shown.items():
         if value not in {None, ""}:
-            answer(f"{name:<6}  {make_printable(str(value))}")
+            answer(f"{name:<6}  {value}")
 
 
 @app.command("cleanup")
@@ -150,9 +150,7 @@ def format_size(size: int) -> str:
 
 def _show_cleanup(found: FileCleanup, *, as_json: bool) -> None:
     if as_json:
-        files = [
-            {"file": make_printable(file.relative), "bytes": file.size} for file in found.files
-        ]
+        files = [{"file": file.relative, "bytes": file.size} for file in found.files]
         answer_json(
             {
                 "deleted": found.deleted,
@@ -162,10 +160,7 @@ def _show_cleanup(found: FileCleanup, *, as_json: bool) -> None:
             }
         )
         return
-    rows = [
-        (f"{file.day}", f"{file.size / 1e6:.1f}", make_printable(file.relative))
-        for file in found.files
-    ]
+    rows = [(f"{file.day}", f"{file.size / 1e6:.1f}", file.relative) for file in found.files]
     answer_table(("day", "MB", "file"), rows)
     done = "Deleted" if found.deleted else "With --yes, this deletes"
     note(
@@ -184,10 +179,7 @@ def _show_check(found: FileCheck, done: list[tuple[Orphan, str | None]], *, as_j
             }
         )
         return
-    rows = [
-        (orphan.kind, make_printable(orphan.path), make_printable(action or orphan.detail))
-        for orphan, action in done
-    ]
+    rows = [(orphan.kind, orphan.path, action or orphan.detail) for orphan, action in done]
     answer_table(("problem", "file", "description"), rows)
     left = sum(action is None for _, action in done)
     counts = f"Files: {found.files}, jobs: {found.generations}."
@@ -198,9 +190,9 @@ def _show_check(found: FileCheck, done: list[tuple[Orphan, str | None]], *, as_j
 def _describe_problem(orphan: Orphan, action: str | None) -> dict[str, Any]:
     return {
         "kind": orphan.kind,
-        "file": make_printable(orphan.path),
+        "file": orphan.path,
         "bytes": orphan.size_bytes,
         "job_id": orphan.generation_id,
         "detail": orphan.detail,
-        "repaired": None if action is None else make_printable(action),
+        "repaired": action,
     }

@@ -1,6 +1,7 @@
 """Output of the commands to pipes, terminals and closed streams."""
 
 import io
+import json
 import os
 import sys
 from contextlib import contextmanager
@@ -68,6 +69,33 @@ def test_json_keeps_the_order_of_keys_and_letters_of_any_language(capsys):
 def test_bytes_that_are_no_text_are_replaced_in_output(capsys):
     console.answer(os.fsdecode(b"a\xff.wav"))
     assert capsys.readouterr().out == "a\ufffd.wav\n"
+
+
+HOSTILE = "a\x1b]0;title\x07\x9b31m\u202egnp\n.wav"
+HARMLESS = r"a\u001b]0;title\u0007\u009b31m\u202egnp\u000a.wav"
+
+
+def test_control_characters_are_escaped_on_a_terminal(monkeypatch, capsys):
+    stream = on_terminal(monkeypatch, 120)
+    console.answer(HOSTILE)
+    console.answer_table(("id", "file"), [("1", HOSTILE)])
+    shown = COLOUR.sub("", stream.getvalue())
+    assert shown.splitlines()[0] == HARMLESS
+    assert HARMLESS.replace(r"\u000a", " ") in shown.splitlines()[2]
+    console.note(f"no file {HOSTILE}")
+    assert capsys.readouterr().err == f"no file {HARMLESS}\n".replace(r"\u000a", "\n")
+
+
+def test_program_that_reads_the_output_gets_names_as_they_are(capsys):
+    console.answer(HOSTILE)
+    assert capsys.readouterr().out == f"{HOSTILE}\n"
+
+
+def test_json_on_a_terminal_has_the_exact_name_and_no_control_character(monkeypatch):
+    stream = on_terminal(monkeypatch, 80)
+    console.answer_json({"file": HOSTILE})
+    assert json.loads(stream.getvalue()) == {"file": HOSTILE}
+    assert not set(stream.getvalue()) & {"\x1b", "\x07", "\x9b", "\u202e"}
 
 
 def test_closed_stream_is_no_terminal():
