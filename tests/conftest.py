@@ -29,7 +29,7 @@ from services.storage.database import get_database
 # Nearly all that is imported for the tests stays until the end: it is not searched for cycles.
 gc.disable()
 
-# Two workers share two cores: threads of theirs would only wait for one another.
+# The workers share the cores: threads of theirs would only wait for one another.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Triton reads it when it is first imported; its kernels then run on the CPU, where it is at all.

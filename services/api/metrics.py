@@ -104,7 +104,7 @@ class _ServiceCollector(Collector):
 
 
 class _Outage(Collector):
-    """What anybody is told while the database cannot say whose key is valid."""
+    """What a caller is told whose key cannot be checked, because the database does not answer."""
 
     def collect(self) -> Iterator[Metric]:
         yield _collect_database_up(False)

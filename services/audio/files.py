@@ -55,8 +55,9 @@ class AudioFileManager:
         """Return the path for the file of a job: `base_dir/YYYY/MM/DD/job_id.wav`.
 
         Args:
-            job_id: up to 128 letters and digits of any script, `.`, `_` and `-`. It neither
-                begins with `.` or `-` nor ends with `.`. The extension may be part of it.
+            job_id: up to 128 letters and digits, also of other scripts as far as they have no
+                combining marks, `.`, `_` and `-`; at most 200 bytes in UTF-8. It neither begins
+                with `.` or `-` nor ends with `.`. It may end with the extension.
             extension: with or without its dot.
             create_dirs: create the folder.
             date: the day; today by default.
@@ -67,7 +68,8 @@ class AudioFileManager:
         """
         if not _JOB_ID.fullmatch(job_id) or len(job_id.encode()) > _LONGEST_ID_BYTES:
             raise ValueError(
-                f"Invalid job id {job_id!r}: use up to 128 letters, digits, '.', '_' and '-'."
+                f"Invalid job id {job_id!r}: use up to 128 letters, digits, '.', '_' and '-', "
+                f"and no more than {_LONGEST_ID_BYTES} bytes."
             )
         folder = self.base_dir / _to_utc_day(date).isoformat().replace("-", "/")
         ending = _normalise_extension(extension)

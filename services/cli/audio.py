@@ -14,6 +14,7 @@ import typer
 from services.cli.console import (
     answer,
     answer_json,
+    answer_lines,
     answer_table,
     is_terminal,
     note,
@@ -265,8 +266,7 @@ def _show_report(report: _Report) -> None:
         with audio_errors():
             peaks = compute_source_peaks(report.file)
         columns = min(_WAVEFORM_COLUMNS, shutil.get_terminal_size().columns)
-        for line in draw_waveform(peaks, columns, _WAVEFORM_LINES).split("\n"):
-            answer(line)
+        answer_lines(draw_waveform(peaks, columns, _WAVEFORM_LINES))
     for name, value in lines.items():
         answer(f"{name:<{width}}  {value}")
 

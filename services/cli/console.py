@@ -24,6 +24,8 @@ READER_GONE_EXIT_CODE = 141
 PROSE_COLUMNS = frozenset({"prompt", "description", "file", "available"})
 """Headings of columns that wrap."""
 
+_UNDECODABLE = re.compile("[\ud800-\udfff]")
+
 _CONTROLS = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 """Control characters but for the tab, and those that end a line or turn its direction round."""
 
@@ -42,7 +44,7 @@ def is_terminal(stream: TextIO | None) -> bool:
 def note(text: str) -> None:
     """Print to stderr; nothing happens if stderr is closed."""
     with suppress(OSError):
-        typer.echo("\n".join(map(make_printable, text.split("\n"))), err=True)
+        typer.echo(_make_lines_printable(text), err=True)
 
 
 def answer(text: str) -> None:
@@ -54,6 +56,13 @@ def answer(text: str) -> None:
     with stdout_errors():
         shows = is_terminal(sys.stdout)
         typer.echo(make_printable(text) if shows else replace_undecodable(text))
+
+
+def answer_lines(text: str) -> None:
+    """Print several lines at once; as `answer`."""
+    with stdout_errors():
+        shows = is_terminal(sys.stdout)
+        typer.echo(_make_lines_printable(text) if shows else replace_undecodable(text))
 
 
 @contextmanager
@@ -72,12 +81,16 @@ def stdout_errors() -> Iterator[None]:
 
 def replace_undecodable(name: str) -> str:
     """Replace what is not text; a file name may contain any bytes."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
+    return _UNDECODABLE.sub("\ufffd", name)
 
 
 def make_printable(text: str) -> str:
     """Replace what is not text, and escape what a terminal would act on instead of showing it."""
     return _CONTROLS.sub(lambda found: f"\\u{ord(found[0]):04x}", replace_undecodable(text))
+
+
+def _make_lines_printable(text: str) -> str:
+    return "\n".join(map(make_printable, text.split("\n")))
 
 
 @contextmanager
@@ -118,9 +131,8 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def answer_json(value: Any) -> None:
-    # The control characters that JSON allows within strings are escaped in its own way.
-    for line in json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False).split("\n"):
-        answer(line)
+    # What is escaped in a string of JSON is escaped in JSON's own way.
+    answer_lines(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=False))
 
 
 def answer_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

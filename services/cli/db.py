@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.console import answer, answer_json, answer_table, confirm, note
+from services.cli.keys import why_key_needed
 from services.cli.library import open_database_of_settings
 from services.cli.move import move
 from services.cli.options import App, AsJson
-from services.errors import StorageError
+from services.errors import InvalidRequestError, StorageError
 
 app = App(help="Manage the database.")
 
@@ -54,7 +55,7 @@ def reset(
     keys: Annotated[bool, typer.Option("--keys", help="Delete the API keys too.")] = False,
     in_use: Annotated[
         bool,
-        typer.Option("--in-use", help="Even while workers run, which then lose their jobs."),
+        typer.Option("--in-use", help="Delete even while workers run; they lose their jobs."),
     ] = False,
 ) -> None:
     """Delete all jobs and prompts from the database; audio files stay.
@@ -65,10 +66,13 @@ def reset(
 
     settings = open_database_of_settings()
     found = count_contents(with_keys=keys)
-    contents = f"{found.jobs} jobs, {found.prompts} prompts and the queue"
+    contents = f"jobs: {found.jobs}, prompts: {found.prompts}"
     if keys:
-        contents += f", and all {found.keys} API keys"
-    confirm(f"Delete {contents} from the database?", yes=yes)
+        reason = why_key_needed(settings)
+        if reason is not None:
+            raise InvalidRequestError(f"--keys: {reason}")
+        contents += f", API keys: {found.keys}"
+    confirm(f"Empty the database ({contents})?", yes=yes)
     reset_database(settings, with_keys=keys, even_in_use=in_use)
     note(f"Deleted {contents}. " + ("" if keys else "API keys stay, and ") + "audio files stay.")
 

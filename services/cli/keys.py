@@ -12,6 +12,7 @@ from services.cli.options import App, AsJson
 from services.errors import InvalidRequestError
 
 if TYPE_CHECKING:
+    from services.config import Settings
     from services.storage import ApiKey
 
 app = App(help="Manage the API keys of clients.")
@@ -31,7 +32,7 @@ def create(
     from services import storage
     from services.database import storage_errors
 
-    open_database_of_settings()
+    settings = open_database_of_settings()
     with storage_errors(), storage.get_session() as session:
         is_first = not storage.has_api_keys(session)
         try:
@@ -46,9 +47,9 @@ def create(
         f"Created the key {row.id} for {row.name!r}. It cannot be shown again. Clients send "
         "'Authorization: Bearer KEY'."
     )
-    if is_first:
+    if is_first and why_key_needed(settings) is None:
         note(
-            "From now on each request needs a key, on this machine too. To undo that: "
+            "From now on a server on this machine needs a key too. To undo that: "
             "dgx-music keys delete-all"
         )
 
@@ -108,33 +109,44 @@ def delete_all(
 ) -> None:
     """Delete all keys: a server for this machine then needs none.
 
-    Every program on this machine can then see, cancel and download all jobs. Restart running
-    servers afterwards: until then they ask for a key that no longer exists.
+    Every program on this machine, and everybody whom a proxy on it lets through, can then see,
+    cancel and download all jobs. Restart running servers afterwards: until then they ask for a key
+    that no longer exists.
     """
     from services import storage
-    from services.api.guard import is_loopback_host
     from services.database import storage_errors
 
     settings = open_database_of_settings()
-    if settings.api_key is not None:
-        raise InvalidRequestError("DGX_MUSIC_API_KEY is set, which a server asks for. Unset it.")
-    if not is_loopback_host(settings.api_host):
-        raise InvalidRequestError(
-            f"Other machines can reach {settings.api_host}, where a server needs a key. "
-            "Set DGX_MUSIC_API_HOST=127.0.0.1 first."
-        )
+    reason = why_key_needed(settings)
+    if reason is not None:
+        raise InvalidRequestError(reason)
     with storage_errors(), storage.get_session(read_only=True) as session:
         count = len(storage.list_api_keys(session))
     if not count:
         note("There are no keys: a server for this machine alone asks for none.")
         return
     confirm(
-        f"Delete all {count} API keys? Every program on this machine can then see all jobs.",
+        f"Delete {count} API keys? Every program on this machine, and everybody whom a proxy on it "
+        "lets through, can then see all jobs.",
         yes=yes,
     )
     with storage_errors(), storage.get_session() as session:
         count = storage.delete_api_keys(session)
     note(f"Deleted {count} API keys. Restart running servers; then no request needs a key.")
+
+
+def why_key_needed(settings: Settings) -> str | None:
+    """Return why a server asks for a key even where none was created; None if it does not."""
+    from services.api.guard import is_loopback_host
+
+    if settings.api_key is not None:
+        return "DGX_MUSIC_API_KEY is set, which a server asks for. Unset it first."
+    if not is_loopback_host(settings.api_host):
+        return (
+            f"Other machines can reach {settings.api_host}, where a server needs a key. Set "
+            "DGX_MUSIC_API_HOST=127.0.0.1 first."
+        )
+    return None
 
 
 def _describe_key(row: ApiKey) -> dict[str, Any]:

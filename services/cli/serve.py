@@ -52,9 +52,10 @@ def serve(
     from services.config import load_settings
     from services.generation.registry import default_registry
     from services.logs import configure_logging, wants_json
-    from services.machine.memory import limit_memory_growth
+    from services.machine.memory import collect_as_usual, limit_memory_growth
     from services.worker.worker import Worker
 
+    collect_as_usual()
     limit_memory_growth()
     settings = load_settings()
     as_json = wants_json(settings, sys.stderr)

@@ -44,13 +44,16 @@ def collect_rarely() -> None:
     gc.set_threshold(*_RARE_THRESHOLDS)
 
 
+def collect_as_usual() -> None:
+    """Search for reference cycles as often as Python does, in a process that stays."""
+    gc.set_threshold(*_USUAL_THRESHOLDS)
+
+
 def limit_memory_growth() -> None:
     """Make malloc reuse freed memory or return it to the system, where it is glibc's.
 
-    Call it before threads are started. Without it the process grows for hours. It also undoes
-    `collect_rarely`.
+    Call it before threads are started. Without it the process grows for hours.
     """
-    gc.set_threshold(*_USUAL_THRESHOLDS)
     library = ctypes.CDLL(None)
     mallopt = getattr(library, "mallopt", None)
     if mallopt is not None:

@@ -38,8 +38,8 @@ def _refuse_workers(session: Session, ttl: float) -> None:
 
 
 def _refuse_running_jobs(session: Session) -> None:
-    # Jobs of dead workers are copied; a worker of the new database takes them over. Only a process
-    # outside the queue, which writes no heartbeat, is named by its token.
+    # The jobs of dead workers refuse nothing. Only a process outside the queue, which writes no
+    # heartbeat, is named by its token.
     for generation_id, token in storage.list_running_attempts(session).items():
         process = AttemptToken.parse(token).process
         if process is not None and not process.has_ended():

@@ -10,6 +10,8 @@ from services.database import storage_errors
 from services.operations.in_use import refuse_in_use
 
 if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
     from services.config import Settings
 
 MODELS, KEYS = storage.InstalledModel.__tablename__, storage.ApiKey.__tablename__
@@ -46,8 +48,10 @@ def reset_database(settings: Settings, *, with_keys: bool, even_in_use: bool) ->
     Raises:
         StorageError: workers or commands use the database, or it does not answer.
     """
-    with storage_errors():
+
+    def check(session: Session) -> None:
         if not even_in_use:
-            with storage.get_session(read_only=True) as session:
-                refuse_in_use(session, settings.worker_ttl_seconds)
-        storage.reset_database(keep=[MODELS] if with_keys else [MODELS, KEYS])
+            refuse_in_use(session, settings.worker_ttl_seconds)
+
+    with storage_errors():
+        storage.reset_database(keep=[MODELS] if with_keys else [MODELS, KEYS], check=check)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
 from services.storage.connection import (
     BUSY_TIMEOUT_SECONDS,
@@ -32,7 +33,6 @@ from services.storage.sqlite_driver import get_library_version, wal_is_safe
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Engine
-    from sqlalchemy.orm import Session
 
 
 class _Process:
@@ -167,18 +167,23 @@ def get_session(*, read_only: bool = False) -> Iterator[Session]:
         yield session
 
 
-def reset_database(*, keep: Collection[str] = ()) -> None:
+def reset_database(
+    *, keep: Collection[str] = (), check: Callable[[Session], None] = lambda _session: None
+) -> None:
     """Drop the tables of DGX Music with all their rows and create them again, empty.
 
     Tables of other programs stay.
 
     Args:
         keep: names of our tables that stay as they are.
+        check: raises to refuse; called within the transaction that drops the tables.
 
     Raises:
         RuntimeError: `init_db` has not been called.
     """
     with migration_transaction(get_database()) as connection:
+        with Session(connection) as session:
+            check(session)
         dropped = [table for table in Base.metadata.sorted_tables if table.name not in keep]
         Base.metadata.drop_all(connection, tables=dropped)
         create_schema(connection)

@@ -133,7 +133,7 @@ def test_reset_asks_on_a_terminal(home, answer, code, left):
     home.add_job("calm piano")
     result = home.call("db", "reset", answer=answer)
     assert result.returncode == code
-    assert "Delete 1 jobs, 1 prompts and the queue from the database?" in result.stderr
+    assert "Empty the database (jobs: 1, prompts: 1)?" in result.stderr
     assert len(home.rows()) == left
     assert len(home.files()) == 1
 
@@ -150,10 +150,10 @@ def test_reset_says_what_went_and_keeps_the_keys(home):
     home.add_job("calm piano")
     home.call("keys", "create", "laptop")
     kept = home.call("db", "reset", "--yes")
-    assert "Deleted 1 jobs, 1 prompts and the queue. API keys stay" in kept.stderr
+    assert "Deleted jobs: 1, prompts: 1. API keys stay" in kept.stderr
     assert home.call("keys", "list").stdout.count("laptop") == 1
     gone = home.call("db", "reset", "--yes", "--keys")
-    assert "and all 1 API keys" in gone.stderr
+    assert "API keys: 1" in gone.stderr
     assert home.call("keys", "list").stdout == ""
 
 

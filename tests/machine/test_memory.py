@@ -88,10 +88,10 @@ def test_free_pages_between_used_ones_are_returned(
 def test_a_server_searches_for_cycles_as_often_as_python_does() -> None:
     program = """
 import gc
-from services.machine.memory import collect_rarely, limit_memory_growth
+from services.machine.memory import collect_as_usual, collect_rarely
 collect_rarely()
 print(*gc.get_threshold())
-limit_memory_growth()
+collect_as_usual()
 print(*gc.get_threshold())
 """
     rare, usual = (tuple(map(int, line.split())) for line in run_program(program).splitlines())
