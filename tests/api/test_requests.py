@@ -335,9 +335,9 @@ def test_unknown_paths_and_methods_are_problems(sqlite_api: Api) -> None:
     assert_problem(sqlite_api.client.get("/"), "not-found")
     answer = sqlite_api.client.put("/api/v1/history")
     assert_problem(answer, "method-not-allowed")
-    assert answer.headers["allow"] == "GET"
+    assert answer.headers["allow"] == "GET, HEAD"
     answer = sqlite_api.client.post("/api/v1/jobs/x")
-    assert answer.headers["allow"] == "DELETE, GET"
+    assert answer.headers["allow"] == "DELETE, GET, HEAD"
     answer = sqlite_api.client.post("/api/v1/files/x")
     assert answer.headers["allow"] == "GET, HEAD"
 
