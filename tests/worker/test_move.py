@@ -45,7 +45,8 @@ def test_jobs_queued_before_a_database_move_run_after_it(
     assert (counted["generations"], counted["queue_entries"]) == (6, 4)
     rig = make_rig(postgres_url)
     assert rig.get(running).status == "processing"
-    rig.worker()
+    # Were they dispatched only after a part of this time, the test would end before.
+    rig.worker(worker_ttl_seconds=3600)
     jobs = rig.finished([running, *waiting, urgent])
     assert {job.status for job in jobs} == {"completed"}
     assert [rig.count("rendered", job.job_id) for job in jobs] == [1] * 4
