@@ -1,6 +1,6 @@
 """The wait for a first take: `dgx-music generate` of 16 s in a cold process, and from a bare clone.
 
-python -m benchmarks.cold_start [--clone]
+python -m benchmarks.cold_start [--clone] [--against PROGRAM]
 """
 
 from __future__ import annotations
@@ -20,15 +20,13 @@ PROGRAM = Path(sys.executable).parent / "dgx-music"
 Row = tuple[str, str]
 
 
-def seconds(command: list[str], folder: Path) -> float:
+def seconds(command: list[str], folder: Path, home: Path | None = None) -> float:
+    """Time a command in a folder; `home` is its home folder, None the one it chooses."""
+    environment = {name: text for name, text in os.environ.items() if name != "DGX_MUSIC_HOME"}
+    if home is not None:
+        environment["DGX_MUSIC_HOME"] = str(home)
     started = time.perf_counter()
-    subprocess.run(
-        command,
-        cwd=folder,
-        env=os.environ | {"DGX_MUSIC_HOME": str(folder)},
-        check=True,
-        capture_output=True,
-    )
+    subprocess.run(command, cwd=folder, env=environment, check=True, capture_output=True)
     return time.perf_counter() - started
 
 
@@ -43,10 +41,35 @@ def run(repeats: int = 5) -> list[Row]:
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
-        seconds([str(PROGRAM), "generate", PROMPT, "-d", "1"], home)
+        seconds([str(PROGRAM), "generate", PROMPT, "-d", "1"], home, home)
         for name, arguments in commands.items():
-            times = [seconds([str(PROGRAM), *arguments], home) for _ in range(repeats)]
+            times = [seconds([str(PROGRAM), *arguments], home, home) for _ in range(repeats)]
             rows.append((name, f"{statistics.median(times):.2f} s (best {min(times):.2f})"))
+    return rows
+
+
+def compare(other: Path, pairs: int = 9) -> list[Row]:
+    """Time this program and another version of it in turns, each in its own folder.
+
+    Args:
+        other: the `dgx-music` of the other version, in the virtual environment of its checkout.
+        pairs: runs of each.
+    """
+    commands = {
+        "generate, 16 s": ["generate", PROMPT],
+        "history": ["history"],
+        "--help": ["--help"],
+    }
+    folders = {program: program.parents[2] for program in (PROGRAM, other)}
+    rows = []
+    for name, arguments in commands.items():
+        ratios = []
+        for number in range(pairs):
+            order = (PROGRAM, other) if number % 2 else (other, PROGRAM)
+            took = {each: seconds([str(each), *arguments], folders[each]) for each in order}
+            ratios.append(took[PROGRAM] / took[other])
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        rows.append((f"{name}, of the other's time", f"{statistics.median(ratios):.2f} ({spread})"))
     return rows
 
 
@@ -68,8 +91,13 @@ def from_clone() -> list[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--clone", action="store_true", help="also from a bare clone")
+    parser.add_argument("--against", type=Path, help="compare with the program of another version")
     options = parser.parse_args()
-    for name, value in run() + (from_clone() if options.clone else []):
+    if options.against is not None:
+        rows = compare(options.against.absolute())
+    else:
+        rows = run() + (from_clone() if options.clone else [])
+    for name, value in rows:
         print(f"{name:<46} {value}")
 
 

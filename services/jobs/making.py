@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from services import storage
@@ -80,15 +80,15 @@ class JobMaker:
         def load() -> Engine:
             return self._engine(entry or self._service.registry.resolve(order.model))
 
-        try:
+        with ExitStack() as undo:
+            # A signal may arrive before the job is claimed, or between two of its steps.
+            undo.callback(cancel_job, order)
             with storage_errors():
                 store = self._service.store
                 run_job(order, load, self._delivery, store, progress, should_stop)
-            return self._service.get(order.generation_id)
-        except BaseException:
-            # A signal may arrive before the job is claimed, or between two of its steps.
-            cancel_job(order)
-            raise
+            job = self._service.get(order.generation_id)
+            undo.pop_all()
+        return job
 
     def _engine(self, entry: EngineEntry) -> Engine:
         name = entry.facts.name

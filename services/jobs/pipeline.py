@@ -7,7 +7,7 @@ job ends early, no file is left and the row says why.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from services import storage
@@ -98,12 +98,11 @@ def _produce(
     try:
         ready = fetch_inputs(order, path, store)
         take = make_take(ready, path, engine, delivery, progress, should_stop)
-        try:
+        with ExitStack() as undo:
+            undo.callback(_remove_unpublished, order, store)
             upload_take(order, token, take, store)
             is_published = publish_take(order, token, take, store)
-        except BaseException:
-            _remove_unpublished(order, store)
-            raise
+            undo.pop_all()
     finally:
         remove_draft(path)
     if not is_published:

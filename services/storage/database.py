@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -74,11 +74,10 @@ def init_db(
     database = Database(
         resolve_url(database_url), busy_timeout_seconds, idle_timeout_seconds, cache_kib
     )
-    try:
+    with ExitStack() as undo:
+        undo.callback(database.close)
         prepare_database(database)
-    except BaseException:
-        database.close()
-        raise
+        undo.pop_all()
     close_db()
     _Process.database = database
 

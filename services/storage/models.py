@@ -180,7 +180,7 @@ class Generation(Base):
         self.set_status(GenerationStatus.PROCESSING, self.error_message)
 
     def mark_completed(self, generation_time: float) -> None:
-        """Set the status to completed; the time it took is in seconds."""
+        """Set the status to completed, and the seconds that it took."""
         self.set_status(GenerationStatus.COMPLETED, None)
         self.generation_time_seconds = generation_time
 

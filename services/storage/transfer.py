@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -138,11 +138,11 @@ def _open_both(
     if of_source is not None and of_target is not None and _is_same(of_source, of_target):
         raise TransferError(f"{of_target} is the source itself. Choose another database.")
     source = Database(resolve_url(source_url), busy_timeout_seconds)
-    try:
-        return source, Database(resolve_url(target_url), busy_timeout_seconds)
-    except BaseException:
-        source.close()
-        raise
+    with ExitStack() as undo:
+        undo.callback(source.close)
+        target = Database(resolve_url(target_url), busy_timeout_seconds)
+        undo.pop_all()
+    return source, target
 
 
 def _is_same(source: Path, target: Path) -> bool:
