@@ -3,7 +3,6 @@
 import subprocess
 import sys
 
-import mir_eval
 import numpy as np
 import pytest
 
@@ -69,6 +68,9 @@ def test_tempo_or_a_multiple_is_found_without_a_hint(analyses):
 
 
 def test_beats_match_the_played_beats(analyses):
+    # It imports SciPy's statistics, for seconds, of which no other process of the tests has need.
+    import mir_eval
+
     scores = [
         mir_eval.beat.f_measure(np.arange(0.0, 20.0, 60 / bpm), np.array(hinted.tempo.beats))
         for bpm, _, _, hinted in analyses.values()
@@ -82,6 +84,8 @@ def test_waltz_and_minuet_have_three_beats_and_the_rest_four(analyses):
 
 
 def test_estimated_keys_reach_the_required_score(analyses):
+    import mir_eval
+
     scores = [
         mir_eval.key.weighted_score(key, blind.key.name) for _, key, blind, _ in analyses.values()
     ]

@@ -5,6 +5,7 @@ import logging
 import signal
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -16,6 +17,8 @@ from tests.conftest import LIMIT_SECONDS
 @pytest.fixture(autouse=True)
 def kept_process_state(monkeypatch):
     monkeypatch.setattr(gc, "freeze", lambda: None)
+    # A thread that another test has left would end the process of the tests at once.
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
     kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     thresholds = gc.get_threshold()
     yield

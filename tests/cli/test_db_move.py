@@ -117,6 +117,6 @@ def test_killed_move_leaves_the_target_empty(filled, postgres_url, point, initia
             assert os.waitstatus_to_exitcode(status) == EXIT_CODE
             process.returncode = EXIT_CODE
     assert state_of(postgres_url) is (State.CURRENT if initialised else State.EMPTY)
-    again = filled.run("db", "move", "--to", postgres_url)
+    again = filled.call("db", "move", "--to", postgres_url)
     assert again.returncode == 0, again.stderr
     assert "generations\t3000\t" in again.stdout

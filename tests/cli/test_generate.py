@@ -262,12 +262,12 @@ def test_many_processes_on_a_new_database_all_succeed(home):
             command, cwd=home.path, env=home.full_environment(), stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
         )
-        for _ in range(4)
+        for _ in range(3)
     ]  # fmt: skip
     results = [process.communicate(timeout=LIMIT_SECONDS) for process in running]
-    assert [process.returncode for process in running] == [0] * 4, results
-    assert home.rows() == [("completed",)] * 4
-    assert len(home.files()) == 4
+    assert [process.returncode for process in running] == [0] * 3, results
+    assert home.rows() == [("completed",)] * 3
+    assert len(home.files()) == 3
 
 
 def test_music_and_json_do_not_share_stdout(home):

@@ -1,10 +1,12 @@
 """POSTs from one address, all at once: run_requests.py COUNT.
 
-Prints "ready", waits for a line, and prints the number of accepted requests.
+Prints "ready", waits for the file `go` in its folder, and prints the number of accepted requests.
 """
 
 import asyncio
 import sys
+import time
+from pathlib import Path
 
 import guarded_app
 import httpx2 as httpx
@@ -33,5 +35,6 @@ async def send(count: int) -> int:
 open_database(load_settings(None))
 sys.stdout.write("ready\n")
 sys.stdout.flush()
-sys.stdin.readline()
+while not Path("go").exists():
+    time.sleep(0.001)
 sys.stdout.write(f"{asyncio.run(send(int(sys.argv[1])))}\n")
