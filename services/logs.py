@@ -10,7 +10,7 @@ import re
 import sys
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
 
@@ -124,31 +124,35 @@ class _RequestFilter(logging.Filter):
         return True
 
 
-def configure_logging(settings: Settings, *, as_json: bool, stream: TextIO | None = None) -> None:
-    """Log our events from the level of the settings (INFO if unset), other libraries' from WARNING.
+def configure_logging(level: str, *, as_json: bool, stream: TextIO | None = None) -> None:
+    """Log our events from a level, and other libraries' from WARNING.
 
     Args:
-        settings: of the process.
+        level: a name of the standard library; `--debug` outranks it.
         as_json: JSON lines instead of text.
         stream: None is stderr.
     """
     root = logging.getLogger()
-    # `--debug` has set this already, and outranks the settings.
+    # `--debug` has set this already.
     debug = root.level == logging.DEBUG
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if as_json else TextLines())
     handler.addFilter(_RequestFilter())
-    level = settings.log_level if "log_level" in settings.model_fields_set else "INFO"
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, handlers=[handler], force=True
     )
     logging.getLogger("services").setLevel(logging.DEBUG if debug else level)
 
 
-def current_format() -> Literal["json", "text"]:
-    """Return this process's log format, for the processes that it starts."""
+def find_level(settings: Settings) -> str:
+    """Return the level of a server or worker: that of the settings, or INFO if it is unset."""
+    return settings.log_level if "log_level" in settings.model_fields_set else "INFO"
+
+
+def logs_json() -> bool:
+    """Return whether this process logs JSON, as the processes that it starts are to do."""
     handlers = logging.getLogger().handlers
-    return "json" if any(isinstance(each.formatter, JsonLines) for each in handlers) else "text"
+    return any(isinstance(each.formatter, JsonLines) for each in handlers)
 
 
 def wants_json(settings: Settings, stream: TextIO | None) -> bool:

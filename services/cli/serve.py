@@ -51,7 +51,7 @@ def serve(
     from services.api.server import serve as run
     from services.config import load_settings
     from services.generation.registry import default_registry
-    from services.logs import configure_logging, wants_json
+    from services.logs import configure_logging, find_level, wants_json
     from services.machine.memory import collect_as_usual, limit_memory_growth
     from services.worker.worker import Worker
 
@@ -59,7 +59,7 @@ def serve(
     limit_memory_growth()
     settings = load_settings()
     as_json = wants_json(settings, sys.stderr)
-    configure_logging(settings, as_json=as_json)
+    configure_logging(find_level(settings), as_json=as_json)
     registry = default_registry(settings)
     worker = None if no_worker else Worker(settings, registry, concurrency=concurrency)
     address = host or settings.api_host

@@ -30,14 +30,14 @@ def worker(concurrency: Concurrency = None, models: Models = None) -> None:
     """
     from services.config import load_settings
     from services.generation.registry import default_registry
-    from services.logs import configure_logging
+    from services.logs import configure_logging, find_level
     from services.machine.memory import collect_as_usual, limit_memory_growth
     from services.worker.worker import Worker, run_worker
 
     collect_as_usual()
     limit_memory_growth()
     settings = load_settings()
-    configure_logging(settings, as_json=settings.log_format == "json")
+    configure_logging(find_level(settings), as_json=settings.log_format == "json")
     names = [name.strip() for name in models.split(",")] if models else None
     queue_worker = Worker(
         settings, default_registry(settings), concurrency=concurrency, models=names

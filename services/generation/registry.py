@@ -11,7 +11,7 @@ from services.errors import EngineUnavailableError
 
 if TYPE_CHECKING:
     from services.config import Settings
-    from services.generation.engine import Engine, EngineFacts
+    from services.generation.engine import Engine, EngineFacts, EngineSettings
     from services.generation.musicgen.catalogue import PublishedModel
 
 AUTO = "auto"
@@ -96,7 +96,7 @@ def _load_composer() -> Engine:
     return ComposerEngine()
 
 
-def _musicgen(model: PublishedModel, settings: Settings) -> EngineEntry:
+def _musicgen(model: PublishedModel, settings: Settings | EngineSettings) -> EngineEntry:
     def load() -> Engine:
         from services.generation.musicgen.engine import MusicGenEngine
 
@@ -110,7 +110,7 @@ def _musicgen(model: PublishedModel, settings: Settings) -> EngineEntry:
     return EngineEntry(model.facts, load, why_unavailable, is_installed_apart=True)
 
 
-def default_registry(settings: Settings) -> Registry:
+def default_registry(settings: Settings | EngineSettings) -> Registry:
     """Return the engines of this release: MusicGen from small to large, then the composer."""
     from services.generation.composer.engine import FACTS
     from services.generation.musicgen.catalogue import MODELS

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from services import storage
 from services.database import open_database, storage_errors
 from services.errors import EngineUnavailableError
+from services.generation.engine import EngineSettings
 from services.jobs.dbos_queue import QueueListener, QueueManager
 from services.jobs.living import living_workers
 from services.library.drafts import remove_old_drafts
@@ -28,6 +29,7 @@ from services.worker.claims import Claims
 from services.worker.hosting.host import (
     DEFAULT_REGISTRY,
     STOP_GRACE_SECONDS,
+    EngineSource,
     Limits,
 )
 from services.worker.hosting.pool import HostPool
@@ -108,7 +110,7 @@ class Worker:
         limits = Limits(stall=settings.engine_stall_seconds, deadline=settings.job_deadline_seconds)
         self._hosts = HostPool(
             self.concurrency,
-            registry_source,
+            EngineSource(registry_source, EngineSettings.of(settings)),
             limits,
             settings.engine_idle_seconds,
             seats={

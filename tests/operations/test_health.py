@@ -14,7 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services import storage
+from services.config import Settings
 from services.errors import OutputError, StoreAwayError
+from services.generation.engine import EngineSettings
 from services.jobs.models import parse_request
 from services.machine import gpu
 from services.machine.gpu import detect_gpus
@@ -30,7 +32,7 @@ from services.operations.health import (
     check_queue,
     judge_gpus,
 )
-from services.worker.hosting.host import DEFAULT_REGISTRY, Limits
+from services.worker.hosting.host import DEFAULT_REGISTRY, EngineSource, Limits
 from services.worker.hosting.pool import HostPool
 from tests.conftest import LIMIT_SECONDS, wait_until
 
@@ -218,7 +220,10 @@ def test_missing_gpu_is_healthy_if_a_model_needs_none(monkeypatch, tmp_path):
 
 def test_host_pool_counts_its_loaded_models():
     pool = HostPool(
-        1, DEFAULT_REGISTRY, Limits(stall=LIMIT_SECONDS, deadline=LIMIT_SECONDS), idle_seconds=10
+        1,
+        EngineSource(DEFAULT_REGISTRY, EngineSettings.of(Settings(_env_file=None))),
+        Limits(stall=LIMIT_SECONDS, deadline=LIMIT_SECONDS),
+        idle_seconds=10,
     )
     assert pool.count_models() == {}
     with pool.lease("composer"):

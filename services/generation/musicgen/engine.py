@@ -34,7 +34,13 @@ from services.generation.musicgen.loop.windows import plan_windows
 if TYPE_CHECKING:
     from services.audio.arrays import Audio
     from services.config import Settings
-    from services.generation.engine import EngineFacts, GenerationParams, Progress, ShouldStop
+    from services.generation.engine import (
+        EngineFacts,
+        EngineSettings,
+        GenerationParams,
+        Progress,
+        ShouldStop,
+    )
     from services.generation.musicgen.catalogue import PublishedModel
     from services.generation.musicgen.checkpoint.checkpoints import Checkpoint
     from services.generation.musicgen.decoders.backends import Backend
@@ -79,7 +85,7 @@ class MusicGenEngine:
             self._loop = DecodeLoop(parts.backend.model)
 
     @classmethod
-    def load(cls, model: PublishedModel, settings: Settings) -> MusicGenEngine:
+    def load(cls, model: PublishedModel, settings: Settings | EngineSettings) -> MusicGenEngine:
         """Load the checkpoint of a published model from this machine.
 
         Raises:
@@ -91,7 +97,7 @@ class MusicGenEngine:
 
     @classmethod
     def from_checkpoint(
-        cls, checkpoint: Checkpoint, facts: EngineFacts, settings: Settings
+        cls, checkpoint: Checkpoint, facts: EngineFacts, settings: Settings | EngineSettings
     ) -> MusicGenEngine:
         """Load a checkpoint; raises as `load`."""
         compute = ComputeThread()
@@ -225,7 +231,7 @@ class _Parts:
     backend: Backend
 
 
-def _load_parts(checkpoint: Checkpoint, settings: Settings) -> _Parts:
+def _load_parts(checkpoint: Checkpoint, settings: Settings | EngineSettings) -> _Parts:
     weights = open_weights(checkpoint)
     text = TextEncoder.load(checkpoint, weights)
     melody = None

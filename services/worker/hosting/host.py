@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import queue
 import signal
 import socket
@@ -12,21 +12,28 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from services import errors
-from services.config import variable_of
 from services.errors import CancelledError, DGXMusicError, EngineError
-from services.logs import current_format
-from services.worker.hosting.wire import MessageReader, decode_take, encode_message, encode_order
+from services.logs import logs_json
+from services.worker.hosting.wire import (
+    Launch,
+    MessageReader,
+    decode_take,
+    encode_message,
+    encode_order,
+)
 
 if TYPE_CHECKING:
-    from services.generation.engine import ShouldStop
+    from services.generation.engine import EngineSettings, ShouldStop
     from services.library.drafts import StrPath
     from services.library.orders import Order
     from services.library.takes import Delivery, Take
+
+log = logging.getLogger(__name__)
 
 DEFAULT_REGISTRY = "services.generation.registry:default_registry"
 
@@ -58,6 +65,15 @@ class Limits:
     """From its start to its end."""
 
 
+@dataclass(frozen=True, slots=True)
+class EngineSource:
+    """Where engine processes get their engines, and the settings for them."""
+
+    registry: str
+    """"module:function" that returns them."""
+    settings: EngineSettings
+
+
 class EngineHost:
     """One engine in one process, which runs up to `seats` orders at once.
 
@@ -66,7 +82,7 @@ class EngineHost:
     process is retired: it takes no more orders, and is killed when no caller waits for one.
     """
 
-    def __init__(self, model: str, registry_source: str, limits: Limits, seats: int = 1) -> None:
+    def __init__(self, model: str, source: EngineSource, limits: Limits, seats: int = 1) -> None:
         self.model = model
         self.seats = seats
         self._limits = limits
@@ -80,6 +96,14 @@ class EngineHost:
         self._retired = False
         self._ending: str | None = None
         """How the process ended, for error messages; None while it runs."""
+        launch = Launch(
+            registry=source.registry,
+            # The engine sizes its memory by it.
+            settings=replace(source.settings, worker_concurrency=seats),
+            seats=seats,
+            log_level=logging.getLevelName(log.getEffectiveLevel()),
+            logs_json=logs_json(),
+        )
         ours, theirs = socket.socketpair()
         # A new interpreter: a fork would inherit threads and locks. A session of its own, so that
         # Ctrl-C reaches only the worker.
@@ -89,16 +113,9 @@ class EngineHost:
                 "-m",
                 "services.worker.hosting.process",
                 str(theirs.fileno()),
-                registry_source,
-                str(seats),
+                launch.encode(),
             ],
             pass_fds=[theirs.fileno()],
-            # The engine sizes its memory by these variables, which go before a `.env` file.
-            env=os.environ
-            | {
-                variable_of("worker_concurrency"): str(seats),
-                variable_of("log_format"): current_format(),
-            },
             stdin=subprocess.DEVNULL,
             start_new_session=True,
         )

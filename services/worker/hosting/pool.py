@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from services.errors import CancelledError
-from services.worker.hosting.host import EngineHost, Limits
+from services.worker.hosting.host import EngineHost, EngineSource, Limits
 
 if TYPE_CHECKING:
     from services.generation.engine import ShouldStop
@@ -33,7 +33,7 @@ class HostPool:
     def __init__(
         self,
         size: int,
-        registry_source: str,
+        source: EngineSource,
         limits: Limits,
         idle_seconds: float,
         seats: Mapping[str, int] | None = None,
@@ -42,13 +42,13 @@ class HostPool:
 
         Args:
             size: jobs at once, and processes at most, not counting those about to end.
-            registry_source: "module:function", for the processes.
+            source: of the engines, for the processes.
             limits: of each order.
             idle_seconds: time after which a process without orders is ended.
             seats: engine -> orders it takes at once; 1 if missing.
         """
         self._size = size
-        self._source = registry_source
+        self._source = source
         self._limits = limits
         self._idle_seconds = idle_seconds
         self._seats = {model: min(most, size) for model, most in (seats or {}).items()}

@@ -1,7 +1,7 @@
 """The process an engine runs in: orders come in and takes go out over one socket.
 
-A worker starts it as `python -m services.worker.hosting.process SOCKET REGISTRY SEATS`. It ends
-with its worker. If an engine crashes it, only the attempts in it are lost. The messages are in
+A worker starts it as `python -m services.worker.hosting.process SOCKET LAUNCH`. It ends with its
+worker. If an engine crashes it, only the attempts in it are lost. The messages are in
 wire.py.
 """
 
@@ -20,15 +20,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from services.config import load_settings
 from services.errors import CancelledError, DGXMusicError, EngineError
 from services.library.takes import make_take
 from services.logs import configure_logging
-from services.worker.hosting.wire import decode_order, encode_message, encode_take
+from services.worker.hosting.wire import Launch, decode_order, encode_message, encode_take
 
 if TYPE_CHECKING:
-    from services.config import Settings
-    from services.generation.engine import Engine, ShouldStop
+    from services.generation.engine import Engine, EngineSettings, ShouldStop
     from services.generation.registry import Registry
 
 STEP_OF_STAGE = {
@@ -43,7 +41,7 @@ _FAULT_EXIT_CODE = 70
 _POLL_SECONDS = 0.1
 
 
-def load_registry(source: str, settings: Settings) -> Registry:
+def load_registry(source: str, settings: EngineSettings) -> Registry:
     """Return the registry from the function named "module:function", called with the settings."""
     module, _, function = source.partition(":")
     registry: Registry = getattr(importlib.import_module(module), function)(settings)
@@ -160,9 +158,10 @@ def main() -> None:
     channel = socket.socket(fileno=int(sys.argv[1]))
     # Output of an engine belongs in the log.
     os.dup2(2, 1)
-    settings = load_settings()
-    configure_logging(settings, as_json=settings.log_format == "json")
-    _Server(channel, load_registry(sys.argv[2], settings), int(sys.argv[3])).serve()
+    launch = Launch.decode(sys.argv[2])
+    configure_logging(launch.log_level, as_json=launch.logs_json)
+    registry = load_registry(launch.registry, launch.settings)
+    _Server(channel, registry, launch.seats).serve()
 
 
 if __name__ == "__main__":

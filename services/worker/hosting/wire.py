@@ -11,19 +11,20 @@
 | `{"event": "progress", "id", "step", "fraction"}` | while an order runs |
 | `{"event": "loaded" / "made" / "cancelled" / "failed", "id", ...}` | once for each order |
 
-The worker numbers its orders; `id` is that number, because several orders may run at once.
+The worker numbers its orders; `id` is that number, because several orders may run at once. What the
+process is started with is a `Launch`, which is JSON too.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from services.generation.engine import GenerationParams
+from services.generation.engine import EngineSettings, GenerationParams
 from services.library.input_names import FIELDS
 from services.library.orders import Order
 from services.library.takes import Delivery, Take
@@ -35,6 +36,30 @@ LONGEST_MESSAGE = 1 << 20
 """Bytes; a longer message is invalid."""
 
 _TAKE_FIELDS = ("bytes", "sha256", "seconds", "metadata", "measurements")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Launch:
+    """What an engine process is started with."""
+
+    registry: str
+    """"module:function", which returns the engines when it is called with the settings."""
+    settings: EngineSettings
+    seats: int
+    """Orders that it takes at once."""
+    log_level: str
+    logs_json: bool
+
+    def encode(self) -> str:
+        fields = asdict(self)
+        return json.dumps(fields | {"settings": _encode_paths(fields["settings"])})
+
+    @classmethod
+    def decode(cls, text: str) -> Launch:
+        fields = json.loads(text)
+        settings = fields["settings"]
+        settings |= {"models_dir": Path(settings["models_dir"])}
+        return cls(**fields | {"settings": EngineSettings(**settings)})
 
 
 def encode_message(message: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from services import storage
 from services.config import Settings
-from services.logs import configure_logging, wants_json
+from services.logs import configure_logging, find_level, wants_json
 
 NASTY = "x\n2026-01-01T00:00:00.000Z ERROR forged\x1b[31m\r\u2028\u202e"
 KEY = {"X-API-Key": "the-operators-key"}
@@ -25,7 +25,8 @@ def logged():
 
     def start(*, as_json, **settings):
         stream = io.StringIO()
-        configure_logging(Settings(_env_file=None, **settings), as_json=as_json, stream=stream)
+        level = find_level(Settings(_env_file=None, **settings))
+        configure_logging(level, as_json=as_json, stream=stream)
         return lambda: stream.getvalue().removesuffix("\n").split("\n")
 
     return start
@@ -64,7 +65,7 @@ def test_text_log_has_one_line_per_event(logged):
 @given(st.text(), st.text(), st.booleans())
 def test_no_text_adds_a_line(message, value, as_json):
     stream = io.StringIO()
-    configure_logging(Settings(_env_file=None), as_json=as_json, stream=stream)
+    configure_logging("INFO", as_json=as_json, stream=stream)
     logging.getLogger("services.x").info("%s job=%s", message, value)
     text = stream.getvalue()
     assert text.count("\n") == 1

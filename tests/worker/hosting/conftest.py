@@ -17,13 +17,17 @@ from typing import Any
 
 import pytest
 
-from services.generation.engine import GenerationParams
+from services.generation.engine import EngineSettings, GenerationParams
 from services.library.orders import Order
 from services.library.takes import Delivery, Take
 from services.worker.hosting import host as engine_host
-from services.worker.hosting.host import EngineHost, Limits
+from services.worker.hosting.host import EngineHost, EngineSource, Limits
+from services.worker.hosting.wire import Launch
 from tests.conftest import LIMIT_SECONDS
 
+SETTINGS = EngineSettings(
+    models_dir=Path("/models"), worker_concurrency=1, use_gpu=False, cpu_precision="fp32"
+)
 TAKE = {"bytes": 4, "sha256": "ab", "seconds": 0.5, "metadata": {}, "measurements": {}}
 DELIVERY = Delivery(
     output_dir=Path("/music"), target_lufs=None, true_peak_dbtp=-1.0, bit_depth="PCM_16"
@@ -33,8 +37,8 @@ DELIVERY = Delivery(
 class Peer:
     """Takes the place of `subprocess.Popen`, and reads and sends what a test says."""
 
-    def __init__(self, command: list[str], *, pass_fds: list[int], **options: Any) -> None:
-        self.command, self.environment = command, options["env"]
+    def __init__(self, command: list[str], *, pass_fds: list[int], **_options: Any) -> None:
+        self.launch = Launch.decode(command[-1])
         self.channel = socket.socket(fileno=os.dup(pass_fds[0]))
         self.channel.settimeout(LIMIT_SECONDS)
         self.lines = self.channel.makefile("r", encoding="utf-8")
@@ -84,7 +88,9 @@ class Caller:
         return self.peers[-1]
 
     def start(self, seats: int = 1, stall: float = 30.0, deadline: float = 60.0) -> EngineHost:
-        host = EngineHost("tone", "a:b", Limits(stall=stall, deadline=deadline), seats)
+        host = EngineHost(
+            "tone", EngineSource("a:b", SETTINGS), Limits(stall=stall, deadline=deadline), seats
+        )
         self.hosts.append(host)
         return host
 

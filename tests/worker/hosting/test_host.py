@@ -18,15 +18,17 @@ from services.generation.engine import GenerationParams
 from services.library.orders import Order
 from services.library.takes import Delivery, Take
 from services.worker.hosting import host as engine_host
-from services.worker.hosting.host import EngineHost, Limits
+from services.worker.hosting.host import EngineHost, EngineSource, Limits
 from services.worker.hosting.pool import HostPool
+from services.worker.hosting.wire import Launch
 from tests.conftest import LIMIT_SECONDS, wait_until
+from tests.worker.hosting.conftest import SETTINGS
 
 pytestmark = pytest.mark.integration
 
 ENGINES = Path(__file__).parents[1]
 LIMITS = Limits(stall=LIMIT_SECONDS, deadline=LIMIT_SECONDS)
-SOURCE = "queue_engines:registry"
+SOURCE = EngineSource("queue_engines:registry", SETTINGS)
 
 
 def never() -> bool:
@@ -85,8 +87,9 @@ def test_one_process_runs_orders_one_after_the_other(tmp_path):
 
 
 @pytest.mark.parametrize("form", ["json", "text"])
-def test_a_process_logs_as_its_worker_does(tmp_path, monkeypatch, capfd, form):
-    monkeypatch.setattr(engine_host, "current_format", lambda: form)
+def test_a_process_logs_as_its_worker_does(tmp_path, monkeypatch, caplog, capfd, form):
+    caplog.set_level("INFO", "services")
+    monkeypatch.setattr(engine_host, "logs_json", lambda: form == "json")
     host = EngineHost("puppet", SOURCE, LIMITS)
     render(host, tmp_path, "log")
     host.kill()
@@ -140,8 +143,11 @@ def test_a_process_ends_with_the_worker_that_started_it(tmp_path):
 def test_a_process_ends_when_its_worker_left_messages_unread(tmp_path):
     ours, theirs = socket.socketpair()
     number = theirs.fileno()
+    launch = Launch(
+        registry=SOURCE.registry, settings=SETTINGS, seats=1, log_level="INFO", logs_json=False
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "services.worker.hosting.process", str(number), SOURCE, "1"],
+        [sys.executable, "-m", "services.worker.hosting.process", str(number), launch.encode()],
         pass_fds=[number],
     )
     theirs.close()

@@ -32,8 +32,7 @@ def test_an_order_is_sent_and_its_take_returned(caller):
 
 def test_the_process_is_told_its_seats(caller):
     caller.start(seats=3)
-    assert caller.peer.command[-1] == "3"
-    assert caller.peer.environment["DGX_MUSIC_WORKER_CONCURRENCY"] == "3"
+    assert (caller.peer.launch.seats, caller.peer.launch.settings.worker_concurrency) == (3, 3)
 
 
 def test_orders_have_numbers_of_their_own(caller):

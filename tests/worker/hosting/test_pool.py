@@ -7,9 +7,10 @@ import threading
 import pytest
 
 from services.errors import CancelledError
-from services.worker.hosting.host import Limits
+from services.worker.hosting.host import EngineSource, Limits
 from services.worker.hosting.pool import HostPool
 from tests.conftest import wait_until
+from tests.worker.hosting.conftest import SETTINGS
 
 LIMITS = Limits(stall=30.0, deadline=60.0)
 
@@ -17,7 +18,7 @@ LIMITS = Limits(stall=30.0, deadline=60.0)
 @pytest.fixture
 def make_pool(caller):
     def make(size=2, idle_seconds=60.0, **seats):
-        return HostPool(size, "a:b", LIMITS, idle_seconds, seats)
+        return HostPool(size, EngineSource("a:b", SETTINGS), LIMITS, idle_seconds, seats)
 
     return make
 

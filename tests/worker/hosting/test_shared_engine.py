@@ -18,15 +18,16 @@ from services.generation.engine import GenerationParams
 from services.library.orders import Order
 from services.library.takes import Delivery, Take
 from services.worker.hosting import host as engine_host
-from services.worker.hosting.host import EngineHost, Limits
+from services.worker.hosting.host import EngineHost, EngineSource, Limits
 from services.worker.hosting.pool import HostPool
 from tests.conftest import LIMIT_SECONDS, wait_until
+from tests.worker.hosting.conftest import SETTINGS
 
 pytestmark = pytest.mark.integration
 
 ENGINES = Path(__file__).parents[1]
 LIMITS = Limits(stall=LIMIT_SECONDS, deadline=LIMIT_SECONDS)
-SOURCE = "queue_engines:registry"
+SOURCE = EngineSource("queue_engines:registry", SETTINGS)
 
 
 def never() -> bool:
@@ -100,8 +101,8 @@ def test_orders_run_together_and_each_gets_its_own_take(start_choir):
 
 
 def test_the_process_gets_the_number_of_its_seats(start_choir):
-    environment = Path(f"/proc/{start_choir().host.pid}/environ")
-    wait_until(lambda: b"DGX_MUSIC_WORKER_CONCURRENCY=3\0" in environment.read_bytes())
+    command = Path(f"/proc/{start_choir().host.pid}/cmdline")
+    wait_until(lambda: b'"worker_concurrency": 3' in command.read_bytes())
 
 
 def test_one_of_three_orders_is_stopped_and_the_others_run_on(start_choir, monkeypatch):
