@@ -105,8 +105,7 @@ class AudioFileManager:
             FileNotFoundError: the source does not exist.
             ValueError: either path is outside the base folder.
         """
-        found, target = self._require_file(source), self.resolve(destination)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        found, target = self._require_file(source), self._prepare_target(destination)
         found.replace(target)
         return target
 
@@ -117,8 +116,7 @@ class AudioFileManager:
             FileNotFoundError: the source does not exist.
             ValueError: either path is outside the base folder.
         """
-        found, target = self._require_file(source), self.resolve(destination)
-        target.parent.mkdir(parents=True, exist_ok=True)
+        found, target = self._require_file(source), self._prepare_target(destination)
         temporary = target.parent / temporary_name()
         try:
             shutil.copy2(found, temporary)
@@ -231,6 +229,15 @@ class AudioFileManager:
         if not found.is_file():
             raise FileNotFoundError(f"No such file: {os.fspath(path)}")
         return found
+
+    def _prepare_target(self, path: AnyPath) -> Path:
+        """Return the path to write to, in a folder that exists."""
+        target = self.resolve(path)
+        if ".." in target.parts:
+            # To follow `missing/..`, the system would need `missing`, which may lie outside.
+            target = target.parent.resolve() / target.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        return target
 
     def _files(self) -> list[StoredFile]:
         return [file for file in scan(self.base_dir) if not file.is_temporary]

@@ -492,6 +492,17 @@ def contents(folder):
     return {path.name: path.read_text() for path in folder.iterdir()}
 
 
+@pytest.mark.parametrize("operation", ["copy_file", "move_file"])
+def test_a_path_through_a_missing_folder_outside_does_not_create_it(tmp_path, operation):
+    base = tmp_path / "outputs"
+    base.mkdir()
+    (base / "source").write_text("x")
+    target = f"{tmp_path}/missing/../outputs/kept/f.wav"
+    assert getattr(AudioFileManager(base), operation)("source", target) == base / "kept" / "f.wav"
+    assert names_in(tmp_path) == ["outputs"]
+    assert (base / "kept" / "f.wav").read_text() == "x"
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_no_path_reads_or_writes_outside(tmp_path, data):
