@@ -13,6 +13,9 @@ class DGXMusicError(Exception):
     exit_code = 1
     retryable = False
     """Whether a retry of the same job may succeed."""
+    is_of_machine = False
+    """Whether the machine, its disks, the store or the database is at fault and not the job: a
+    worker gives the job back, counts no attempt, and waits until it can work again."""
 
 
 class InvalidRequestError(DGXMusicError):
@@ -87,11 +90,21 @@ class EngineError(DGXMusicError):
     retryable = True
 
 
+class EngineEndedError(EngineError):
+    """The process of the engine ended during the job."""
+
+    def __init__(self, message: str, jobs: int = 1) -> None:
+        """`jobs` is the number of jobs that were running in the process."""
+        super().__init__(message)
+        self.jobs = jobs
+
+
 class StorageError(DGXMusicError):
     """The database cannot be used."""
 
     exit_code = 6
     retryable = True
+    is_of_machine = True
 
 
 class OutputError(DGXMusicError):
@@ -99,16 +112,22 @@ class OutputError(DGXMusicError):
 
     exit_code = 7
     retryable = True
+    is_of_machine = True
 
 
 class FileGoneError(OutputError):
     """A published file is missing."""
 
     retryable = False
+    is_of_machine = False
 
 
 class StoreAwayError(OutputError):
     """The bucket of the finished files does not respond."""
+
+
+class ShortageError(OutputError):
+    """The machine is short of what every job needs: open files, processes or memory."""
 
 
 class CancelledError(DGXMusicError):

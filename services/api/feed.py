@@ -25,6 +25,7 @@ from services.api.problems import ProblemError
 from services.api.schemas import JobView
 from services.errors import StorageError
 from services.jobs.view import rank_job, rank_state
+from services.machine.open_files import count_allowed_connections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,13 +133,15 @@ class Feed:
 
     @property
     def has_capacity(self) -> bool:
-        return self.subscriber_count < MAX_SUBSCRIBERS
+        # The other half of the connections is for requests.
+        most = min(MAX_SUBSCRIBERS, count_allowed_connections() // 2)
+        return self.subscriber_count < most
 
     def require_capacity(self) -> None:
         """Refuse a subscriber too many before its stream begins, while a status can be sent.
 
         Raises:
-            ProblemError: `unavailable`; `MAX_SUBSCRIBERS` are subscribed.
+            ProblemError: `unavailable`; as many as may be are subscribed.
         """
         if not self.has_capacity:
             raise ProblemError(

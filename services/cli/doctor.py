@@ -63,11 +63,26 @@ def examine() -> list[Finding]:
         _settings(settings),
         *_database(settings),
         _disk(settings),
+        _open_files(),
         *_bucket(settings),
         _gpu(),
         *_engines(settings),
         *_installed_models(settings),
     ]
+
+
+def _open_files() -> Finding:
+    from services.machine.open_files import LOW_LIMIT, read_open_files_limits
+
+    _, hard = read_open_files_limits()
+    if hard < LOW_LIMIT:
+        return Finding(
+            "open files",
+            "warn",
+            f"A process may open {hard} files, so that a server holds few connections. Raise the "
+            f"hard limit to {LOW_LIMIT} or more (ulimit -Hn, LimitNOFILE of systemd).",
+        )
+    return Finding("open files", "ok", f"A process may open {hard}.")
 
 
 def _home(settings: Settings) -> Finding:

@@ -53,10 +53,12 @@ def serve(
     from services.generation.registry import default_registry
     from services.logs import configure_logging, find_level, wants_json
     from services.machine.memory import collect_as_usual, limit_memory_growth
+    from services.machine.open_files import raise_open_files_limit
     from services.worker.worker import Worker
 
     collect_as_usual()
     limit_memory_growth()
+    raise_open_files_limit()
     settings = load_settings()
     as_json = wants_json(settings, sys.stderr)
     configure_logging(find_level(settings), as_json=as_json)

@@ -32,10 +32,12 @@ def worker(concurrency: Concurrency = None, models: Models = None) -> None:
     from services.generation.registry import default_registry
     from services.logs import configure_logging, find_level
     from services.machine.memory import collect_as_usual, limit_memory_growth
+    from services.machine.open_files import raise_open_files_limit
     from services.worker.worker import Worker, run_worker
 
     collect_as_usual()
     limit_memory_growth()
+    raise_open_files_limit()
     settings = load_settings()
     configure_logging(find_level(settings), as_json=settings.log_format == "json")
     names = [name.strip() for name in models.split(",")] if models else None

@@ -30,7 +30,7 @@ def publish_take(order: Order, token: AttemptToken, take: Take, store: FileStore
     """
     name = final_name(order, token, store)
     with storage.get_session() as session:
-        if not holds_job(session, order.generation_id, token):
+        if lock_held(session, order.generation_id, token) is None:
             return False
         reach("publish-before-rename")
         store.publish(take.path, name)
@@ -67,7 +67,10 @@ def final_name(order: Order, token: AttemptToken, store: FileStore) -> str:
     return store.final_name(order.file_path, token.nonce)
 
 
-def holds_job(session: Session, generation_id: str, token: AttemptToken) -> bool:
-    """Lock the row and return whether it is still the attempt's."""
+def lock_held(
+    session: Session, generation_id: str, token: AttemptToken
+) -> storage.Generation | None:
+    """Lock and return the row of the job; None if it is no longer the attempt's."""
     row = storage.lock_generation(session, generation_id)
-    return row is not None and row.is_processing and row.attempt_token == str(token)
+    held = row is not None and row.is_processing and row.attempt_token == str(token)
+    return row if held else None

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services import storage
-from services.errors import DGXMusicError, OutputError
+from services.errors import DGXMusicError, EngineEndedError, OutputError
 from services.jobs.attempt_token import AttemptToken
 from services.jobs.dispatch import Dispatch
 from services.jobs.failpoints import reach
-from services.jobs.publication import final_name, holds_job, publish_take, upload_take
+from services.jobs.publication import final_name, lock_held, publish_take, upload_take
 from services.library.drafts import draft_path, remove_draft
 from services.library.inputs import fetch_inputs
 from services.library.orders import Order
 from services.library.store import try_remove_leftovers
-from services.worker.retry import has_crashed_too_often, retry_delay
+from services.worker.retry import ENDINGS_ALLOWED, crash_pause, retry_delay
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
@@ -34,10 +34,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WORKER_LOST = (
-    "The worker was lost three times while it ran this job, perhaps because of it. Try another "
-    "prompt or duration, and check the worker's log."
-)
+MACHINE_FAILED = "The worker could not write or store the take. Its log says why."
+"""What a job says of a fault of the machine, whose own message has paths in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +77,14 @@ class Claims:
         """Claim the row for a new attempt; None when this dispatch needs none.
 
         A row that is processing is claimed only when its token is of the same dispatch: the queue
-        hands out a dispatch again when its worker is dead. That counts as a crash of the job.
+        hands out a dispatch again when its worker is dead. That attempt does not count, but after
+        the second such death the job pauses first.
         """
         with storage.get_session() as session:
             attempt, leftover = self._claim_row(session, dispatch)
             if attempt is not None:
                 reach("attempt-before-commit")
         if attempt is None:
-            if leftover is not None:
-                try_remove_leftovers(self._store, leftover)
             return None
         reach("attempt-after-commit")
         if leftover is not None:
@@ -109,11 +106,13 @@ class Claims:
             if not AttemptToken.parse(before).belongs_to(dispatch):
                 return None, None
             entry.crashes += 1
-            if has_crashed_too_often(entry.crashes):
-                storage.fail_generation(session, row.id, before, WORKER_LOST)
-                storage.remove_queue_entry(session, row.id)
-                return None, row.file_path
-        leftover = row.file_path if row.attempts > 0 else None
+            row.attempts -= 1
+            if pause := crash_pause(entry.crashes):
+                storage.release_generation(session, row.id, before, row.error_message)
+                self._enqueue_again(session, dispatch, row.model_name, pause)
+                log.warning("workers died with it=%d, pauses job=%s", entry.crashes, row.id)
+                return None, None
+        leftover = row.file_path if row.attempts > 0 or entry.crashes > 0 else None
         token = AttemptToken.for_dispatch(dispatch, self._worker_id)
         if not storage.claim_generation(session, row.id, str(token), taking_over=before):
             return None, None
@@ -155,33 +154,44 @@ class Claims:
     def retry_or_fail(self, attempt: Attempt, error: DGXMusicError) -> float | None:
         """Queue the job again or fail it; return the delay in seconds, or None for failed."""
         delay = None
+        message = MACHINE_FAILED if error.is_of_machine else str(error)
         with storage.get_session() as session:
-            if not _holds(session, attempt):
+            row = _lock_held(session, attempt)
+            if row is None:
                 return None
-            row = storage.lock_generation(session, attempt.generation_id)
-            token = str(attempt.token)
-            if row is not None and error.retryable:
+            if error.retryable:
                 delay = retry_delay(
                     row.attempts,
-                    max_retries=self._settings.max_retries,
+                    max_retries=self._count_retries(error),
                     first_delay=self._settings.retry_delay_seconds,
                 )
             if delay is None:
-                storage.fail_generation(session, attempt.generation_id, token, str(error))
-                storage.remove_queue_entry(session, attempt.generation_id)
+                storage.fail_generation(session, row.id, str(attempt.token), message)
+                storage.remove_queue_entry(session, row.id)
             else:
-                storage.release_generation(session, attempt.generation_id, token, str(error))
-                self._enqueue_again(session, attempt, delay)
+                storage.release_generation(session, row.id, str(attempt.token), message)
+                self._enqueue_again(session, attempt.dispatch, attempt.order.model, delay)
             reach("retry-before-commit")
         reach("retry-after-commit")
         return delay
 
+    def _count_retries(self, error: DGXMusicError) -> int:
+        most = self._settings.max_retries
+        return min(most, ENDINGS_ALLOWED) if isinstance(error, EngineEndedError) else most
+
+    def put_off(self, attempt: Attempt, delay: float) -> None:
+        """Queue the job again after a delay in seconds, as if this attempt had never started."""
+        with storage.get_session() as session:
+            row = _lock_held(session, attempt)
+            if row is not None:
+                storage.release_generation(session, row.id, str(attempt.token), row.error_message)
+                row.attempts -= 1
+                self._enqueue_again(session, attempt.dispatch, attempt.order.model, delay)
+
     def give_back(self, attempt: Attempt) -> None:
         """Return the job to the queue as if this attempt had never started."""
         with storage.get_session() as session:
-            if not _holds(session, attempt):
-                return
-            row = storage.lock_generation(session, attempt.generation_id)
+            row = _lock_held(session, attempt)
             entry = storage.get_queue_entry(session, attempt.generation_id, for_update=True)
             if row is not None and entry is not None:
                 storage.release_generation(session, row.id, str(attempt.token), row.error_message)
@@ -222,17 +232,17 @@ class Claims:
             row.is_complete and row.file_path == self._final_name(attempt)
         )
 
-    def _enqueue_again(self, session: Session, attempt: Attempt, delay: float) -> None:
-        entry = storage.get_queue_entry(session, attempt.generation_id, for_update=True)
+    def _enqueue_again(
+        self, session: Session, dispatch: Dispatch, model: str, delay: float
+    ) -> None:
+        entry = storage.get_queue_entry(session, dispatch.generation_id, for_update=True)
         if entry is None:
             return
         entry.attempt += 1
         entry.worker_id, entry.step, entry.progress = None, "queued", 0.0
         session.flush()
-        again = Dispatch(attempt.generation_id, entry.attempt)
-        self._queue.enqueue(
-            session, again, model=attempt.order.model, place=entry.place, delay=delay
-        )
+        again = Dispatch(dispatch.generation_id, entry.attempt)
+        self._queue.enqueue(session, again, model=model, place=entry.place, delay=delay)
 
     def _final_name(self, attempt: Attempt) -> str:
         return final_name(attempt.order, attempt.token, self._store)
@@ -240,8 +250,8 @@ class Claims:
     @contextmanager
     def _lock_job(self, attempt: Attempt) -> Iterator[bool]:
         with storage.get_session() as session:
-            yield _holds(session, attempt)
+            yield _lock_held(session, attempt) is not None
 
 
-def _holds(session: Session, attempt: Attempt) -> bool:
-    return holds_job(session, attempt.generation_id, attempt.token)
+def _lock_held(session: Session, attempt: Attempt) -> storage.Generation | None:
+    return lock_held(session, attempt.generation_id, attempt.token)

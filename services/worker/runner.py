@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,15 +13,18 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, TypeVar
 
 from services import storage
-from services.errors import CancelledError, DGXMusicError, EngineError
+from services.errors import CancelledError, DGXMusicError, EngineEndedError, EngineError
 from services.jobs.dbos_queue import DispatchReturned
 from services.jobs.failpoints import reach
+from services.machine.shortage import find_shortage
+from services.worker.retry import outage_pause
 
 if TYPE_CHECKING:
     from services.jobs.dispatch import Dispatch
     from services.library.takes import Delivery, Take
     from services.worker.claims import Attempt, Claims
     from services.worker.hosting.pool import HostPool
+    from services.worker.outage import Outage
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +32,9 @@ PROGRESS_SECONDS = 0.25
 """Least time between two records of progress, each of which is a write."""
 
 _DATABASE_RETRY_SECONDS = 0.5
+
+SAME_END_SECONDS = 0.5
+"""What ends an engine process, such as a power cut or a supervisor, may end this worker next."""
 
 Result = TypeVar("Result")
 
@@ -55,12 +62,20 @@ class AttemptRunner:
     """Runs the dispatches of this worker, up to `concurrency` at once."""
 
     def __init__(
-        self, claims: Claims, hosts: HostPool, delivery: Delivery, concurrency: int
+        self,
+        claims: Claims,
+        hosts: HostPool,
+        delivery: Delivery,
+        concurrency: int,
+        outage: Outage,
     ) -> None:
         self._claims = claims
         self._hosts = hosts
         self._delivery = delivery
         self._concurrency = concurrency
+        self._outage = outage
+        self._outages: Counter[str] = Counter()
+        """Job -> faults of the machine that ended an attempt at it and were over at once."""
         self._changed = threading.Condition()
         self._taken = 0
         self._waiting = 0
@@ -72,7 +87,7 @@ class AttemptRunner:
     def free_slots(self, model: str) -> int:
         """Return the number of dispatches for an engine that may be picked up now."""
         with self._changed:
-            if self.stopping or self._suspects:
+            if self.stopping or self._suspects or self._outage.reason:
                 return 0
             free = self._concurrency - self._taken - self._waiting
         # A job that would wait for a seat here may find one at another worker.
@@ -136,18 +151,16 @@ class AttemptRunner:
             published = self._persist(lambda: self._claims.publish(attempt, take))
         except CancelledError:
             if job.stop is None:
-                self._handle_failure(
-                    attempt,
-                    EngineError("The engine stopped by itself."),
-                )
+                self._handle_failure(attempt, EngineError("The engine stopped by itself."))
             else:
                 self._handle_stop(job)
         except DGXMusicError as error:
-            self._handle_failure(attempt, error)
+            self._handle_error(job, error)
         except Exception as error:
             # The outer edge of a job: a bug costs an attempt, not the worker.
             log.exception("unexpected job=%s attempt=%d", *_log_fields(attempt.dispatch))
-            self._handle_failure(attempt, EngineError(f"{type(error).__name__}: {error}"))
+            failed = find_shortage(error) or EngineError(f"{type(error).__name__}: {error}")
+            self._handle_error(job, failed)
         else:
             event = "completed" if published else "lost, result refused"
             log.info("%s job=%s attempt=%d", event, *_log_fields(attempt.dispatch))
@@ -183,6 +196,34 @@ class AttemptRunner:
             self._persist(lambda: self._claims.give_back(job.attempt))
             log.info("given back job=%s attempt=%d", *names)
         raise DispatchReturned
+
+    def _handle_error(self, job: RunningJob, error: DGXMusicError) -> None:
+        """Count the attempt if the job is at fault, and put it off if something else is."""
+        attempt = job.attempt
+        if isinstance(error, EngineEndedError):
+            time.sleep(SAME_END_SECONDS)
+            if self.stopping:
+                job.stop = self.stopping
+                self._handle_stop(job)
+            if error.jobs > 1:
+                # Any of them may have ended it. The next time each runs alone.
+                self._put_off(attempt, error, pause=0.0)
+                return
+        if error.is_of_machine:
+            if self._outage.is_found(estimate_bytes(attempt.order)):
+                log.warning("given back job=%s attempt=%d: %s", *_log_fields(attempt.dispatch), error)
+                self._persist(lambda: self._claims.give_back(attempt))
+                raise DispatchReturned
+            self._outages[attempt.generation_id] += 1
+            pause = outage_pause(self._outages[attempt.generation_id])
+            if pause is not None:
+                self._put_off(attempt, error, pause)
+                return
+        self._handle_failure(attempt, error)
+
+    def _put_off(self, attempt: Attempt, error: DGXMusicError, pause: float) -> None:
+        self._persist(lambda: self._claims.put_off(attempt, pause))
+        log.warning("put off for %g s job=%s attempt=%d: %s", pause, *_log_fields(attempt.dispatch), error)
 
     def _handle_failure(self, attempt: Attempt, error: DGXMusicError) -> None:
         delay = self._persist(lambda: self._claims.retry_or_fail(attempt, error))

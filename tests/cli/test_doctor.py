@@ -13,7 +13,7 @@ from services.generation import registry
 from services.generation.musicgen.catalogue import MODELS
 from services.generation.registry import EngineEntry, Registry
 from services.library.installed_models import record_installed_model
-from services.machine import space
+from services.machine import open_files, space
 from tests.generation.test_trial import FACTS, Tone
 
 pytestmark = pytest.mark.integration
@@ -160,3 +160,12 @@ def test_installed_model_is_listed_with_its_commit_until_its_folder_is_gone(home
     found = examine(home)["model musicgen-small"]
     assert found["verdict"] == "warn"
     assert "models install musicgen-small" in found["detail"]
+
+
+@pytest.mark.parametrize(("hard", "verdict"), [(1024, "warn"), (1 << 20, "ok")])
+def test_few_open_files_are_a_warning(home, monkeypatch, hard, verdict):
+    monkeypatch.setattr(open_files.resource, "getrlimit", lambda _kind: (1024, hard))
+    found = examine(home)["open files"]
+    assert found["verdict"] == verdict
+    assert f"may open {hard}" in found["detail"]
+    assert ("LimitNOFILE" in found["detail"]) == (verdict == "warn")

@@ -1,16 +1,20 @@
-"""Limits on connections that stall or send invalid HTTP.
+"""Limits on the number of connections, and on those that stall or send invalid HTTP.
 
-Uvicorn has none: it waits for the rest of a header for ever, and buffers a header of any length.
+Uvicorn has none of use: it waits for the rest of a header for ever, buffers a header of any length,
+and its limit of connections counts the silent ones, so that they would keep out everybody else.
 """
 
 from __future__ import annotations
 
+import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.api.guard.headers import DEFAULTS
-from services.api.problems import MEDIA_TYPE, ProblemError, encode_problem
+from services.api.problems import MEDIA_TYPE, RETRY_SECONDS, ProblemError, encode_problem
+from services.machine.open_files import count_allowed_connections
 
 if TYPE_CHECKING:
     from asyncio import Transport
@@ -49,10 +53,37 @@ class BoundedConnection(HttpToolsProtocol):
         self._body_bytes = 0
         self._head_timer: TimerHandle | None = None
         self._read_timer: TimerHandle | None = None
+        self._silent_since = 0.0
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._silent_since = time.monotonic()
         self._await_head()
+        if len(self.connections) > count_allowed_connections():
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Close the connection that has been without a request for longest; refuse this if none."""
+        silent = [
+            other
+            for other in self.connections
+            if isinstance(other, BoundedConnection) and other is not self and other.is_silent
+        ]
+        if silent:
+            min(silent, key=lambda other: other._silent_since).transport.close()
+        else:
+            self._answer_and_close(
+                ProblemError(
+                    "unavailable",
+                    "The server holds as many connections as it may. Try again in a moment.",
+                    headers={"Retry-After": str(RETRY_SECONDS)},
+                )
+            )
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether no request is being answered on it."""
+        return not self._is_answering and not self.transport.is_closing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_head_timer()
@@ -92,6 +123,7 @@ class BoundedConnection(HttpToolsProtocol):
         # The base class starts the next request if it has already arrived.
         super().on_response_complete()
         self._is_answering = not self.cycle.response_complete
+        self._silent_since = time.monotonic()
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -107,17 +139,23 @@ class BoundedConnection(HttpToolsProtocol):
         cycle: RequestResponseCycle | None = self.cycle
         # Inside another answer, these bytes would be read as part of that answer.
         if cycle is None or cycle.response_complete or not cycle.response_started:
-            error = ProblemError("bad-request", msg)
-            body = encode_problem(error, None)
-            headers = {
-                b"content-type": MEDIA_TYPE.encode(),
-                b"content-length": str(len(body)).encode(),
-                b"cache-control": b"no-store",
-                b"connection": b"close",
-                **DEFAULTS,
-            }
-            lines = [b"%b: %b\r\n" % pair for pair in headers.items()]
-            self.transport.write(b"HTTP/1.1 400 Bad Request\r\n%b\r\n%b" % (b"".join(lines), body))
+            self._answer_and_close(ProblemError("bad-request", msg))
+        self.transport.close()
+
+    def _answer_and_close(self, error: ProblemError) -> None:
+        body = encode_problem(error, None)
+        headers = {
+            b"content-type": MEDIA_TYPE.encode(),
+            b"content-length": str(len(body)).encode(),
+            b"cache-control": b"no-store",
+            b"connection": b"close",
+            **{name.lower().encode(): value.encode() for name, value in error.headers.items()},
+            **DEFAULTS,
+        }
+        lines = b"".join(b"%b: %b\r\n" % pair for pair in headers.items())
+        status = HTTPStatus(error.kind.status)
+        start = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
+        self.transport.write(start + lines + b"\r\n" + body)
         self.transport.close()
 
     def _pass_boundary(self, *, is_in_head: bool) -> None:

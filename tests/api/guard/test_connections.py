@@ -1,15 +1,16 @@
 """The guard in a real server, against clients that misbehave."""
 
+import asyncio
 import json
 import socket
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import httpx2 as httpx
 import pytest
 import uvicorn
 
-from services.api.guard import BoundedConnection, assemble
+from services.api.guard import BoundedConnection, assemble, connections
 from services.api.guard.bodies import BodyLimits
 from services.api.route_names import RouteNames
 from services.config import Settings
@@ -201,3 +202,76 @@ def test_server_takes_the_address_from_the_socket(serve, sqlite_database):
     with listening(guarded) as port:
         url = f"http://127.0.0.1:{port}/api/v1/jobs/1"
         assert httpx.get(url, headers=forged).json()["name"] == "127.0.0.1"
+
+
+def hanging_app(release):
+    """Answer `/hang` when the event is set, and all else at once."""
+
+    async def app(scope, receive, send):
+        if scope["path"] == "/hang":
+            while not release.is_set():
+                await asyncio.sleep(0.005)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"well"})
+
+    return app
+
+
+def read_answer(connection):
+    answer = b""
+    while not answer.endswith(b"well\r\n0\r\n\r\n"):
+        answer += connection.recv(65536)
+        assert answer
+    return answer
+
+
+def ask(connection, path):
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+
+
+def test_silent_connections_make_room_for_requests(monkeypatch):
+    monkeypatch.setattr(connections, "count_allowed_connections", lambda: 5)
+    release = threading.Event()
+    with listening(hanging_app(release)) as port, ExitStack() as opened:
+        silent = [opened.enter_context(connect(port)) for _ in range(20)]
+        client = opened.enter_context(connect(port))
+        ask(client, "/health")
+        assert read_answer(client).startswith(b"HTTP/1.1 200")
+        # The oldest were closed to make room.
+        assert [read_to_the_end(each) for each in silent[:15]] == [b""] * 15
+
+
+def test_a_server_that_is_full_of_requests_says_so(monkeypatch):
+    monkeypatch.setattr(connections, "count_allowed_connections", lambda: 3)
+    release = threading.Event()
+    arrived = []
+    app = hanging_app(release)
+
+    async def counting(scope, receive, send):
+        arrived.append(scope["path"])
+        await app(scope, receive, send)
+
+    with listening(counting) as port, ExitStack() as opened:
+        busy = [opened.enter_context(connect(port)) for _ in range(3)]
+        for each in busy:
+            ask(each, "/hang")
+        wait_until(lambda: arrived == ["/hang"] * 3)
+        refused = opened.enter_context(connect(port))
+        head, _, body = read_to_the_end(refused).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+        assert b"\r\nretry-after: 5\r\n" in head
+        assert json.loads(body)["type"] == "/api/v1/problems/unavailable"
+        release.set()
+        for each in busy:
+            assert read_answer(each).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_is_silent_again_after_its_answer(monkeypatch):
+    monkeypatch.setattr(connections, "count_allowed_connections", lambda: 1)
+    with listening(hanging_app(threading.Event())) as port, connect(port) as first:
+        ask(first, "/health")
+        read_answer(first)
+        with connect(port) as second:
+            ask(second, "/health")
+            read_answer(second)
+        assert read_to_the_end(first) == b""
