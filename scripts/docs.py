@@ -31,7 +31,8 @@ from services.generation.registry import default_registry
 
 DOCS = Path(__file__).parents[1] / "docs"
 COMMANDS = (
-    "", "generate", "history", "status", "serve", "worker", "analyze", "normalize", "convert",
+    "", "generate", "retry", "history", "status", "serve", "worker",
+    "analyze", "normalize", "convert",
     "models", "models list", "models install", "models test",
     "files", "files stats", "files cleanup", "files check",
     "keys", "keys create", "keys list", "keys revoke", "keys delete-all",

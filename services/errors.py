@@ -71,6 +71,12 @@ class JobFinishedError(DGXMusicError):
     exit_code = 2
 
 
+class JobNotFailedError(DGXMusicError):
+    """Only a failed or cancelled job can be sent again."""
+
+    exit_code = 2
+
+
 class EngineUnavailableError(DGXMusicError):
     """The model does not exist, or cannot run on this machine."""
 

@@ -15,6 +15,7 @@ from services.errors import (
     FileGoneError,
     InvalidRequestError,
     JobFinishedError,
+    JobNotFailedError,
     OutputError,
     QueueFullError,
     RequestMismatchError,
@@ -93,6 +94,12 @@ TYPES = {
         ),
         ProblemType(
             "job-finished", 409, "Job already finished", "A finished job cannot be cancelled."
+        ),
+        ProblemType(
+            "job-not-failed",
+            409,
+            "Job has not failed",
+            "Only a job that failed or was cancelled can be sent again.",
         ),
         ProblemType(
             "not-ready",
@@ -228,6 +235,7 @@ _NAMES: tuple[tuple[type[DGXMusicError], str], ...] = (
     (UnknownPageError, "not-found"),
     (UnknownKeyError, "not-found"),
     (JobFinishedError, "job-finished"),
+    (JobNotFailedError, "job-not-failed"),
     (RequestMismatchError, "idempotency-key-reused"),
     (InvalidRequestError, "invalid-request"),
     (EngineUnavailableError, "invalid-request"),

@@ -6,7 +6,7 @@ import re
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Response
+from fastapi import Path, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from services.api.problems import PREFIX
@@ -16,6 +16,7 @@ from services.jobs.submission import LARGEST_BATCH
 
 MAX_PAGE_SIZE = 100
 JOB_ID = "0d5e5a3c-8a8c-4c9b-9a55-3f0d6a2f7a11"
+JobId = Annotated[str, Path(examples=[JOB_ID], description="`job_id` of the answer to /generate.")]
 
 Status = Literal["pending", "processing", "completed", "failed", "cancelled"]
 Step = Literal[

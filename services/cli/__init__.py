@@ -29,6 +29,7 @@ from services.cli import (
     install,
     keys,
     library,
+    retry,
     serve,
     trial,
     worker,
@@ -51,6 +52,7 @@ app = App(
     epilog="Settings are environment variables or lines of .env: see docs/settings.md.",
 )
 app.command("generate")(generate.generate)
+app.command("retry")(retry.retry)
 app.command("history")(library.history)
 app.command("status")(library.status)
 app.command("serve")(serve.serve)

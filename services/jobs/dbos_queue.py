@@ -120,6 +120,10 @@ class QueueManager:
         """Return the ids of the workers that hold dispatches, whether alive or dead."""
         return {str(workflow.executor_id) for workflow in self._picked_up()}
 
+    def dispatches_of(self, worker_id: str) -> set[Dispatch]:
+        """Return the dispatches that the queue says a worker has picked up."""
+        return {Dispatch.parse(workflow.workflow_id) for workflow in self._picked_up([worker_id])}
+
     def give_back(self, worker_ids: Collection[str]) -> int:
         """Return the dispatches of these workers to the queue, and their number.
 

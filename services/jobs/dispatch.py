@@ -12,6 +12,11 @@ class Dispatch:
     generation_id: str
     attempt: int
 
+    @classmethod
+    def parse(cls, workflow_id: str) -> Dispatch:
+        generation_id, _, attempt = workflow_id.rpartition(":")
+        return cls(generation_id, int(attempt))
+
     @property
     def workflow_id(self) -> str:
         """Its unique name in the queue; a dispatch that is enqueued twice is picked up once."""

@@ -42,16 +42,26 @@ class JobMaker:
             QueueFullError, OutputError, StorageError: there is no space for it.
             DGXMusicError: the job failed; its row has the same message.
         """
-        if self.is_served(checked.entry.facts.name):
-            (job,) = self._service.enqueue([checked])
-            return self._follow(job, progress, should_stop)
+        job = self.queue(checked)
+        if job is not None:
+            return self.follow(job, progress, should_stop)
         return self.run(self.prepare(checked), progress, should_stop, checked.entry)
+
+    def queue(self, checked: CheckedRequest) -> Job | None:
+        """Queue a job for a worker, to be followed; None if no worker is alive for its engine."""
+        if not self.is_served(checked.entry.facts.name):
+            return None
+        (job,) = self._service.enqueue([checked])
+        return job
 
     def is_served(self, model: str) -> bool:
         """Whether a worker that is alive takes jobs for this engine."""
+        return bool(self._find_workers(model))
+
+    def _find_workers(self, model: str) -> list[storage.WorkerState]:
         with storage_errors():
             living = living_workers(self._service.settings.worker_ttl_seconds)
-        return any(model in state.models and not state.draining for state in living)
+        return [state for state in living if model in state.models and not state.draining]
 
     def prepare(self, checked: CheckedRequest) -> Order:
         """Write the row of a job that is not queued; raises as `make`."""
@@ -96,8 +106,11 @@ class JobMaker:
             self._engines[name] = entry.load()
         return self._engines[name]
 
-    def _follow(self, job: Job, progress: Progress, should_stop: ShouldStop) -> Job:
-        """Wait for a queued job; run it here when no worker is left for its engine."""
+    def follow(self, job: Job, progress: Progress, should_stop: ShouldStop) -> Job:
+        """Wait for a queued job; run it here when no worker is left for its engine.
+
+        Returns and raises as `make`.
+        """
         service = self._service
         last_served = time.monotonic()
         try:
@@ -105,9 +118,10 @@ class JobMaker:
                 if should_stop():
                     service.cancel(job.job_id)
                     raise CancelledError("Cancelled.")
-                progress(job.current_step.replace("_", " "), job.progress)
+                workers = self._find_workers(job.model)
+                progress(_describe_step(job, workers), job.progress)
                 time.sleep(POLL_SECONDS)
-                if self.is_served(job.model):
+                if workers:
                     last_served = time.monotonic()
                 elif time.monotonic() - last_served > service.settings.worker_ttl_seconds:
                     order = _take_from_queue(service, job.job_id)
@@ -125,6 +139,13 @@ class JobMaker:
             raise EngineError(str(job.error_message))
         progress("completed", 1.0)
         return job
+
+
+def _describe_step(job: Job, workers: list[storage.WorkerState]) -> str:
+    outages = [worker.outage for worker in workers if worker.outage is not None]
+    if job.current_step == "queued" and workers and len(outages) == len(workers):
+        return f"waiting: {outages[0]}"
+    return job.current_step.replace("_", " ")
 
 
 def _take_from_queue(service: MusicService, job_id: str) -> Order | None:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 LARGEST_BATCH = 10
 
+SAMPLING = ("temperature", "top_k", "top_p", "cfg_coef")
+"""Fields of a request that a row keeps in its metadata if they are not the default."""
+
 _ABILITIES = (
     ("melody", "takes_melody", "follow a melody"),
     ("continue_from", "takes_continuation", "continue other music"),
@@ -52,6 +55,8 @@ class CheckedRequest:
     entry: EngineEntry
     passed_over: Mapping[str, str]
     """Engines that `auto` prefers and that cannot run here -> why."""
+    parent: str | None = None
+    """The id of the failed job that is sent again."""
 
 
 def check_batch(jobs: int, priority: str | Sequence[str]) -> list[storage.Priority]:
@@ -126,9 +131,12 @@ def add_row(
     session: Session, checked: CheckedRequest, owner: str | None, inputs: Mapping[str, Any]
 ) -> storage.Generation:
     """Write the row of a job; a seed is drawn unless the request has one."""
+    parent = {} if checked.parent is None else {"parent": checked.parent}
     request, entry = checked.request, checked.entry
     seed = secrets.randbelow(SEED_LIMIT) if request.seed is None else request.seed
     generation_id = str(uuid.uuid4())
+    if checked.parent is not None:
+        storage.record_successor(session, checked.parent, generation_id)
     return storage.create_generation(
         session,
         prompt=request.prompt,
@@ -138,7 +146,7 @@ def add_row(
         sample_rate=entry.facts.sample_rate,
         channels=entry.facts.channels,
         file_path=f"{datetime.now(UTC):%Y/%m/%d}/{generation_id}.wav",
-        metadata={"seed": seed, **_sampling(request), **inputs},
+        metadata={"seed": seed, **_sampling(request), **inputs, **parent},
         generation_id=generation_id,
         owner=owner,
     )
@@ -167,7 +175,7 @@ def find_repeated(
 
 def _sampling(request: GenerationRequest) -> dict[str, Any]:
     """Return the sampling fields that differ from their defaults."""
-    fields = request.model_dump(include={"temperature", "top_k", "top_p", "cfg_coef"})
+    fields = request.model_dump(include=set(SAMPLING))
     return {
         name: value
         for name, value in fields.items()

@@ -114,6 +114,11 @@ def make_take(
     )
 
 
+def estimate_most_bytes(delivery: Delivery, seconds: float) -> int:
+    """Return the size of a stereo take at 48 kHz, which is the largest that any engine makes."""
+    return int(seconds * 48_000) * 2 * BYTES_A_SAMPLE[delivery.bit_depth]
+
+
 def require_space(delivery: Delivery, seconds: float, facts: EngineFacts) -> None:
     """Check before rendering that the disk has space for the take.
 

@@ -43,7 +43,7 @@ class JobFigures:
     """Model -> seconds of music per second of run time."""
     store_bytes: int
     workers: dict[str, float]
-    """`taking` or `draining` -> number of workers that are alive."""
+    """`taking`, `draining` or `outage` -> number of workers that are alive."""
     oldest_waiting_seconds: float
 
 
@@ -102,6 +102,12 @@ class FinishedJobs:
             self._settled = settled
 
 
+def _name_state(worker: storage.WorkerState) -> str:
+    if worker.draining:
+        return "draining"
+    return "taking" if worker.outage is None else "outage"
+
+
 def make_figures_reader(settings: Settings) -> Callable[[], JobFigures]:
     """Return a function that reads the figures and caches the expensive ones between calls.
 
@@ -113,9 +119,9 @@ def make_figures_reader(settings: Settings) -> Callable[[], JobFigures]:
 
     def read() -> JobFigures:
         totals = finished.count()
-        workers = {"taking": 0.0, "draining": 0.0}
+        workers = {"taking": 0.0, "draining": 0.0, "outage": 0.0}
         for one in living_workers(settings.worker_ttl_seconds):
-            workers["draining" if one.draining else "taking"] += 1
+            workers[_name_state(one)] += 1
         with storage.get_session(read_only=True) as session:
             models = [] if totals is None else list(totals.audio_seconds)
             speeds = {model: storage.average_real_time_factor(session, model) for model in models}

@@ -70,6 +70,9 @@ class QueueCheck(Check):
     draining_workers: int | None = Field(
         default=None, description="Workers that are shutting down and take no new jobs."
     )
+    outages: list[str] = Field(
+        default=[], description="Why workers take no jobs for now: what their machines lack."
+    )
     models: list[str] = Field(default=[], description="Models that a worker takes jobs for.")
     unserved_models: list[str] = Field(
         default=[], description="Models with waiting jobs and no worker."
@@ -228,25 +231,33 @@ def check_queue(settings: Settings) -> QueueCheck:
             living = living_in(session, settings.worker_ttl_seconds)
     except storage.StorageError:
         return _fail_queue()
-    taking = [worker for worker in living if not worker.draining]
+    draining = [worker for worker in living if worker.draining]
+    outages = sorted({worker.outage for worker in living if worker.outage is not None})
+    taking = [worker for worker in living if not worker.draining and worker.outage is None]
     models = sorted({model for worker in taking for model in worker.models})
     unserved = [one.model for one in waiting if one.model not in models]
     oldest = min((one.oldest for one in waiting), default=None)
     age = None if oldest is None else max(0.0, (storage.utc_now() - oldest).total_seconds())
-    status, detail = _judge_queue(unserved, age, settings.queue_slow_seconds)
+    status, detail = _judge_queue(unserved, outages, age, settings.queue_slow_seconds)
     return QueueCheck(
         status=status,
         detail=detail,
         waiting_jobs=sum(one.jobs for one in waiting),
         oldest_waiting_seconds=age,
         workers=len(taking),
-        draining_workers=len(living) - len(taking),
+        draining_workers=len(draining),
+        outages=outages,
         models=models,
         unserved_models=unserved,
     )
 
 
-def _judge_queue(unserved: list[str], age: float | None, slow: float) -> tuple[Status, str]:
+def _judge_queue(
+    unserved: list[str], outages: list[str], age: float | None, slow: float
+) -> tuple[Status, str]:
+    if outages:
+        reasons = " ".join(outages)
+        return "degraded", f"A worker takes no jobs until this is over: {reasons}"
     if unserved:
         names = ", ".join(unserved)
         return "degraded", f"No worker runs the waiting jobs for {names}: start `dgx-music worker`."

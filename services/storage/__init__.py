@@ -90,8 +90,10 @@ from services.storage.generations import (
     get_generation,
     get_generations_by_status,
     get_pending_generations,
+    list_failed_without_successor,
     list_generations,
     lock_generation,
+    record_successor,
     update_generation_status,
 )
 from services.storage.idempotency import find_idempotency_key, record_request
@@ -263,6 +265,7 @@ __all__ = [
     "is_open",
     "list_api_keys",
     "list_changed_states",
+    "list_failed_without_successor",
     "list_generations",
     "list_prompts",
     "list_queue_entries",
@@ -282,6 +285,7 @@ __all__ = [
     "record_model",
     "record_progress",
     "record_request",
+    "record_successor",
     "register_worker",
     "release_generation",
     "remove_queue_entry",

@@ -279,6 +279,24 @@ def lock_generation(session: Session, generation_id: str) -> Generation | None:
     return session.get(Generation, generation_id, with_for_update=True, populate_existing=True)
 
 
+def record_successor(session: Session, generation_id: str, successor: str) -> None:
+    """Record in the metadata of a failed job which job it was sent again as."""
+    generation = lock_generation(session, generation_id)
+    if generation is not None:
+        generation.merge_metadata({"sent_again_as": successor})
+
+
+def list_failed_without_successor(session: Session) -> list[str]:
+    """Return the ids of the failed jobs that were not sent again, oldest first."""
+    failed = (
+        select(Generation)
+        .where(*match_status(GenerationStatus.FAILED))
+        .order_by(Generation.created_at, Generation.id)
+    )
+    rows = session.scalars(failed)
+    return [row.id for row in rows if "sent_again_as" not in row.get_metadata()]
+
+
 def _filter_status(query: Select[Any], *, status: str | None = None) -> Select[Any]:
     return query if status is None else query.where(*match_status(require_status(status)))
 

@@ -93,5 +93,7 @@ class WorkerRow(Base):
     """Names, joined by commas."""
     concurrency: Mapped[int] = mapped_column(Integer)
     draining: Mapped[int] = mapped_column(Integer, server_default=sql("0"))
+    outage: Mapped[str | None] = mapped_column(Text)
+    """Why it takes no jobs for now, in a sentence without paths."""
     beat_at: Mapped[float] = mapped_column(Real)
     """The last heartbeat, in seconds since 1970 on the database's clock."""

@@ -26,6 +26,8 @@ class WorkerState:
     models: tuple[str, ...]
     concurrency: int
     draining: bool
+    outage: str | None
+    """Why it takes no jobs for now: what its machine lacks."""
     age: float
     """Seconds since the last heartbeat."""
 
@@ -57,8 +59,16 @@ def register_worker(
     )
 
 
-def record_heartbeat(session: Session, worker_id: str, *, draining: bool = False) -> bool:
+def record_heartbeat(
+    session: Session, worker_id: str, *, draining: bool = False, outage: str | None = None
+) -> bool:
     """Update a worker's heartbeat.
+
+    Args:
+        session: a session that can write.
+        worker_id: of the worker.
+        draining: whether it is shutting down and takes no new jobs.
+        outage: why it takes no jobs for now.
 
     Returns:
         False when the worker's row is gone: it was taken for dead, and its jobs were taken over.
@@ -66,7 +76,7 @@ def record_heartbeat(session: Session, worker_id: str, *, draining: bool = False
     beaten = session.execute(
         update(WorkerRow)
         .where(WorkerRow.id == worker_id)
-        .values(beat_at=database_seconds(), draining=int(draining))
+        .values(beat_at=database_seconds(), draining=int(draining), outage=outage)
         .returning(WorkerRow.id)
     )
     return beaten.scalar_one_or_none() is not None
@@ -90,6 +100,7 @@ def list_workers(session: Session) -> list[WorkerState]:
             models=tuple(row.models.split(",")),
             concurrency=row.concurrency,
             draining=bool(row.draining),
+            outage=row.outage,
             age=seconds,
         )
         for row, seconds in rows

@@ -46,6 +46,8 @@ class Attempt:
     token: AttemptToken
     worker_id: str
     order: Order
+    number: int
+    """1 for the first; attempts that count nothing against the job are left out."""
 
     @property
     def generation_id(self) -> str:
@@ -67,7 +69,7 @@ class Claims:
         """Attempts whose files are in the store but not known to be published."""
 
     def is_suspect(self, dispatch: Dispatch) -> bool:
-        """Whether a worker died while it ran this job, perhaps because of it."""
+        """Whether a process ended while it ran this job, perhaps because of it."""
         with storage.get_session(read_only=True) as session:
             row = storage.get_generation(session, dispatch.generation_id)
             entry = storage.get_queue_entry(session, dispatch.generation_id)
@@ -113,12 +115,17 @@ class Claims:
                 log.warning("workers died with it=%d, pauses job=%s", entry.crashes, row.id)
                 return None, None
         leftover = row.file_path if row.attempts > 0 or entry.crashes > 0 else None
+        number = row.attempts + 1
         token = AttemptToken.for_dispatch(dispatch, self._worker_id)
         if not storage.claim_generation(session, row.id, str(token), taking_over=before):
             return None, None
         entry.worker_id, entry.step, entry.progress = self._worker_id, "loading_model", 0.0
         attempt = Attempt(
-            dispatch=dispatch, token=token, worker_id=self._worker_id, order=Order.of(row)
+            dispatch=dispatch,
+            token=token,
+            worker_id=self._worker_id,
+            order=Order.of(row),
+            number=number,
         )
         return attempt, leftover
 
@@ -179,13 +186,21 @@ class Claims:
         most = self._settings.max_retries
         return min(most, ENDINGS_ALLOWED) if isinstance(error, EngineEndedError) else most
 
-    def put_off(self, attempt: Attempt, delay: float) -> None:
-        """Queue the job again after a delay in seconds, as if this attempt had never started."""
+    def put_off(self, attempt: Attempt, delay: float, *, is_suspect: bool = False) -> None:
+        """Queue the job again, as if this attempt had never started.
+
+        Args:
+            attempt: by this worker.
+            delay: seconds before the next attempt.
+            is_suspect: the process of its engine ended, perhaps because of it: it is to run alone.
+        """
         with storage.get_session() as session:
             row = _lock_held(session, attempt)
-            if row is not None:
+            entry = storage.get_queue_entry(session, attempt.generation_id, for_update=True)
+            if row is not None and entry is not None:
                 storage.release_generation(session, row.id, str(attempt.token), row.error_message)
                 row.attempts -= 1
+                entry.crashes += is_suspect
                 self._enqueue_again(session, attempt.dispatch, attempt.order.model, delay)
 
     def give_back(self, attempt: Attempt) -> None:

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services import storage
+from services.jobs.dbos_queue import queue_name
 from services.machine.process_identity import has_ended
-from services.worker.lost_dispatches import replace_lost_dispatches
+from services.worker.lost_dispatches import dispatch_again, replace_lost_dispatches
 
 if TYPE_CHECKING:
     from services.jobs.dbos_queue import QueueManager
+    from services.jobs.dispatch import Dispatch
     from services.worker.hosting.pool import HostPool
     from services.worker.runner import AttemptRunner
 
@@ -73,17 +75,8 @@ class LivenessMonitor:
         self._ended = threading.Event()
         self._last_heartbeat = time.monotonic()
         self._done = dict.fromkeys(("replace lost", "delete finished"), float("-inf"))
-        with storage.get_session() as session:
-            storage.register_worker(
-                session,
-                worker_id=identity.worker_id,
-                slot=identity.slot,
-                process=identity.process,
-                host=identity.host,
-                pid=identity.pid,
-                models=identity.models,
-                concurrency=identity.concurrency,
-            )
+        self._unheld: set[Dispatch] = set()
+        self._register()
 
     @property
     def heartbeat_age(self) -> float:
@@ -117,6 +110,20 @@ class LivenessMonitor:
         with storage.get_session() as session:
             storage.remove_workers(session, [self._identity.worker_id])
 
+    def _register(self) -> None:
+        identity = self._identity
+        with storage.get_session() as session:
+            storage.register_worker(
+                session,
+                worker_id=identity.worker_id,
+                slot=identity.slot,
+                process=identity.process,
+                host=identity.host,
+                pid=identity.pid,
+                models=identity.models,
+                concurrency=identity.concurrency,
+            )
+
     def _repeat(self, task: Callable[[], None], first_pause: float, pause: float) -> None:
         next_pause = first_pause
         while not self._ended.wait(next_pause):
@@ -134,25 +141,47 @@ class LivenessMonitor:
         try:
             with storage.get_session() as session:
                 known = storage.record_heartbeat(
-                    session, self._identity.worker_id, draining=self._attempts.stopping is not None
+                    session,
+                    self._identity.worker_id,
+                    draining=self._attempts.stopping is not None,
+                    outage=self._attempts.outage,
                 )
         except storage.StorageError:
             if time.monotonic() - self._last_heartbeat > self._ttl:
                 self._give_up(f"no heartbeat was written for {self._ttl:g} s")
             raise
         if not known:
-            self._give_up("another worker took over its jobs")
+            if self.heartbeat_age > self._ttl:
+                self._give_up("another worker took over its jobs")
+            # Nobody can have taken it for dead: the database was put back to an earlier state.
+            log.warning("registered again: the database no longer had this worker")
+            self._register()
+            self._queue.register_queues([queue_name(model) for model in self._identity.models])
         self._last_heartbeat = started
 
     def _maintain_queue(self) -> None:
         # Whatever delays this worker's heartbeat may delay those of others, which are not dead.
         if time.monotonic() - self._last_heartbeat < self._ttl / 2:
             self._take_over_dead_workers()
+        self._return_unheld_dispatches()
         self._hosts.unload_idle()
         if self._is_due("replace lost", self._ttl):
             replace_lost_dispatches(self._queue)
         if self._is_due("delete finished", min(self._ttl * 4, KEEP_FINISHED_SECONDS)):
             self._queue.delete_finished(older_than_seconds=KEEP_FINISHED_SECONDS)
+
+    def _return_unheld_dispatches(self) -> None:
+        """Enqueue anew what the database says is at work here and is not, as after a restore."""
+        if self._attempts.stopping:
+            return
+        claimed = self._queue.dispatches_of(self._identity.worker_id)
+        unheld = claimed - self._attempts.dispatches()
+        # Seen twice: one that was just picked up or is just finished is unheld for a moment.
+        stale = unheld & self._unheld
+        for dispatch in stale:
+            dispatch_again(self._queue, dispatch)
+        self._queue.cancel(stale)
+        self._unheld = unheld - stale
 
     def _is_due(self, name: str, every: float) -> bool:
         now = time.monotonic()

@@ -1,4 +1,4 @@
-"""Unfinished jobs whose dispatch is missing from the queue get another one."""
+"""Unfinished jobs whose dispatch no worker will run get another one."""
 
 from __future__ import annotations
 
@@ -32,13 +32,18 @@ def replace_lost_dispatches(queue: QueueManager) -> int:
             entries = storage.list_queue_entries(session, after=last, limit=_PAGE)
         dispatches = [Dispatch(entry.generation_id, entry.attempt) for entry in entries]
         for dispatch in queue.find_lost(dispatches):
-            replaced += _dispatch_again(queue, dispatch)
+            replaced += dispatch_again(queue, dispatch)
         if len(entries) < _PAGE:
             return replaced
         last = entries[-1]
 
 
-def _dispatch_again(queue: QueueManager, dispatch: Dispatch) -> bool:
+def dispatch_again(queue: QueueManager, dispatch: Dispatch) -> bool:
+    """Enqueue the job of a dispatch anew; return False if it no longer needs that.
+
+    Raises:
+        StorageError: the database cannot be used.
+    """
     with storage.get_session() as session:
         row = storage.lock_generation(session, dispatch.generation_id)
         entry = storage.get_queue_entry(session, dispatch.generation_id, for_update=True)
@@ -49,6 +54,7 @@ def _dispatch_again(queue: QueueManager, dispatch: Dispatch) -> bool:
             return False
         if row.is_processing and row.attempt_token is not None:
             storage.release_generation(session, row.id, row.attempt_token, row.error_message)
+            row.attempts -= 1
         entry.attempt += 1
         entry.worker_id, entry.step, entry.progress = None, "queued", 0.0
         session.flush()

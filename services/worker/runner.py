@@ -16,6 +16,7 @@ from services import storage
 from services.errors import CancelledError, DGXMusicError, EngineEndedError, EngineError
 from services.jobs.dbos_queue import DispatchReturned
 from services.jobs.failpoints import reach
+from services.library.takes import estimate_most_bytes
 from services.machine.shortage import find_shortage
 from services.worker.retry import outage_pause
 
@@ -81,6 +82,7 @@ class AttemptRunner:
         self._waiting = 0
         self._suspects = 0
         self._jobs: dict[str, RunningJob] = {}
+        self._dispatches: set[Dispatch] = set()
         self.stopping: StopReason | None = None
         """Set when the worker starts no more jobs."""
 
@@ -92,6 +94,16 @@ class AttemptRunner:
             free = self._concurrency - self._taken - self._waiting
         # A job that would wait for a seat here may find one at another worker.
         return min(free, self._hosts.free_seats(model))
+
+    @property
+    def outage(self) -> str | None:
+        """Why the worker takes no jobs for now; None while it does."""
+        return self._outage.reason
+
+    def dispatches(self) -> set[Dispatch]:
+        """Return the dispatches that are at work here, or wait for a slot."""
+        with self._changed:
+            return set(self._dispatches)
 
     def tokens(self) -> list[str]:
         """Return the attempt tokens of the running jobs."""
@@ -123,6 +135,15 @@ class AttemptRunner:
             DispatchReturned: the dispatch is left to another worker.
         """
         reach("job-claimed")
+        with self._changed:
+            self._dispatches.add(dispatch)
+        try:
+            self._run_dispatch(dispatch)
+        finally:
+            with self._changed:
+                self._dispatches.discard(dispatch)
+
+    def _run_dispatch(self, dispatch: Dispatch) -> None:
         with self._hold_slot(alone=self._persist(lambda: self._claims.is_suspect(dispatch))):
             attempt = self._persist(lambda: self._claims.claim(dispatch))
             if attempt is None:
@@ -183,8 +204,7 @@ class AttemptRunner:
             return job.stop is not None
 
         # A job that failed before may have ended its engine process, with the other jobs in it.
-        failed_before = attempt.dispatch.attempt > 1
-        with self._hosts.lease(order.model, should_stop, alone=failed_before) as host:
+        with self._hosts.lease(order.model, should_stop, alone=attempt.number > 1) as host:
             return host.render(order, path, self._delivery, progress, should_stop)
 
     def _handle_stop(self, job: RunningJob) -> None:
@@ -198,32 +218,41 @@ class AttemptRunner:
         raise DispatchReturned
 
     def _handle_error(self, job: RunningJob, error: DGXMusicError) -> None:
-        """Count the attempt if the job is at fault, and put it off if something else is."""
+        """Count the attempt if the job is at fault, and put the job off if something else is."""
         attempt = job.attempt
         if isinstance(error, EngineEndedError):
             time.sleep(SAME_END_SECONDS)
             if self.stopping:
                 job.stop = self.stopping
                 self._handle_stop(job)
+                return
             if error.jobs > 1:
-                # Any of them may have ended it. The next time each runs alone.
-                self._put_off(attempt, error, pause=0.0)
+                self._put_off(attempt, error, pause=0.0, is_suspect=True)
                 return
-        if error.is_of_machine:
-            if self._outage.is_found(estimate_bytes(attempt.order)):
-                log.warning("given back job=%s attempt=%d: %s", *_log_fields(attempt.dispatch), error)
-                self._persist(lambda: self._claims.give_back(attempt))
-                raise DispatchReturned
-            self._outages[attempt.generation_id] += 1
-            pause = outage_pause(self._outages[attempt.generation_id])
-            if pause is not None:
-                self._put_off(attempt, error, pause)
-                return
-        self._handle_failure(attempt, error)
+        pause = self._pause_for_outage(attempt) if error.is_of_machine else None
+        if pause is None:
+            self._handle_failure(attempt, error)
+        else:
+            self._put_off(attempt, error, pause)
 
-    def _put_off(self, attempt: Attempt, error: DGXMusicError, pause: float) -> None:
-        self._persist(lambda: self._claims.put_off(attempt, pause))
-        log.warning("put off for %g s job=%s attempt=%d: %s", pause, *_log_fields(attempt.dispatch), error)
+    def _pause_for_outage(self, attempt: Attempt) -> float | None:
+        """Return the pause in seconds before the job is tried again, or None to count the fault."""
+        seconds = attempt.order.params.duration_seconds
+        if self._outage.is_found(estimate_most_bytes(self._delivery, seconds)):
+            # No pause: another worker may take the job at once.
+            return 0.0
+        self._outages[attempt.generation_id] += 1
+        return outage_pause(self._outages[attempt.generation_id])
+
+    def _put_off(
+        self, attempt: Attempt, error: DGXMusicError, pause: float, *, is_suspect: bool = False
+    ) -> None:
+        self._persist(lambda: self._claims.put_off(attempt, pause, is_suspect=is_suspect))
+        log.warning(
+            "put off, no attempt counted job=%s attempt=%d: %s",
+            *_log_fields(attempt.dispatch),
+            error,
+        )
 
     def _handle_failure(self, attempt: Attempt, error: DGXMusicError) -> None:
         delay = self._persist(lambda: self._claims.retry_or_fail(attempt, error))

@@ -12,6 +12,7 @@ import uuid
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ from services.worker.hosting.host import (
 from services.worker.hosting.pool import HostPool
 from services.worker.liveness import LivenessMonitor, WorkerIdentity
 from services.worker.lock import WorkerLock
+from services.worker.outage import Outage, find_reason
 from services.worker.preflight import (
     explain_unshared_folder,
     require_local_disk,
@@ -119,7 +121,11 @@ class Worker:
             },
         )
         claims = Claims(settings, self._queue, self.id, store)
-        self._attempts = AttemptRunner(claims, self._hosts, Delivery.of(settings), self.concurrency)
+        delivery = Delivery.of(settings)
+        self._outage = Outage(partial(find_reason, delivery, store))
+        self._attempts = AttemptRunner(
+            claims, self._hosts, delivery, self.concurrency, self._outage
+        )
 
     def start(self) -> None:
         """Start the heartbeat, take over the jobs of dead workers, and pick up jobs."""
@@ -170,6 +176,7 @@ class Worker:
         with storage_errors():
             self._liveness.deregister()
         self._stopped_killer.end()
+        self._outage.end()
         self._hosts.kill_all()
         self._lock.release()
         log.info("ended worker=%s", self.id)

@@ -36,6 +36,7 @@ EXPECTED = {
     ("POST", "/api/v1/inputs"): (201, 200, 200, 401, 401),
     ("GET", "/api/v1/jobs/{job_id}"): OWNED,
     ("DELETE", "/api/v1/jobs/{job_id}"): (409, 404, 409, 401, 401),
+    ("POST", "/api/v1/jobs/{job_id}/retry"): (409, 404, 409, 401, 401),
     ("GET", "/api/v1/jobs/{job_id}/events"): OWNED,
     ("GET", "/api/v1/events"): KEYED,
     ("GET", "/api/v1/files/{filename}"): OWNED,

@@ -362,6 +362,38 @@ def test_locked_database_is_unavailable(sqlite_api: Api, monkeypatch: pytest.Mon
     assert int(answer.headers["retry-after"]) > 0
 
 
+def fail(api: Api, job_id: str, status: str = "failed") -> None:
+    with storage.get_session() as session:
+        storage.update_generation_status(session, job_id, status)
+        storage.remove_queue_entry(session, job_id)
+
+
+@pytest.mark.parametrize("status", ["failed", "cancelled"])
+def test_a_job_that_failed_is_sent_again(api: Api, status: str) -> None:
+    old = api.ask("sleep 0", seed=5)
+    fail(api, old, status)
+    url = f"/api/v1/jobs/{old}/retry"
+    answer = api.client.post(url, headers={"Idempotency-Key": "one"})
+    assert answer.status_code == 202, answer.text
+    job = answer.json()
+    assert answer.headers["location"] == f"/api/v1/jobs/{job['job_id']}"
+    assert (job["status"], job["seed"], job["queue_position"]) == ("pending", 5, 1)
+    assert job["metadata"]["parent"] == old != job["job_id"]
+    shown = api.client.get(f"/api/v1/jobs/{old}").json()
+    assert (shown["status"], shown["metadata"]["sent_again_as"]) == (status, job["job_id"])
+    repeated = api.client.post(url, headers={"Idempotency-Key": "one"})
+    assert repeated.json()["job_id"] == job["job_id"]
+
+
+def test_only_a_failed_job_is_sent_again(sqlite_api: Api) -> None:
+    job_id = sqlite_api.ask()
+    answer = sqlite_api.client.post(f"/api/v1/jobs/{job_id}/retry")
+    problem = assert_problem(answer, "job-not-failed")
+    assert "is pending" in problem["detail"]
+    answer = sqlite_api.client.post(f"/api/v1/jobs/{uuid.uuid4()}/retry")
+    assert_problem(answer, "not-found")
+
+
 def test_draining_server_refuses_jobs(sqlite_api: Api) -> None:
     job_id = sqlite_api.ask()
     sqlite_api.state.is_draining = True

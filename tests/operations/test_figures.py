@@ -129,18 +129,19 @@ def test_figures_of_an_empty_database_are_zero(sqlite_rig):
     assert sum(figures.totals.worked.counts) == 0
     assert len(figures.totals.worked.counts) == len(BOUNDS) + 1
     assert figures.statuses == dict.fromkeys(storage.STATUSES, 0.0)
-    assert figures.workers == {"taking": 0.0, "draining": 0.0}
+    assert figures.workers == {"taking": 0.0, "draining": 0.0, "outage": 0.0}
     assert (figures.realtime, figures.store_bytes, figures.oldest_waiting_seconds) == ({}, 0, 0.0)
 
 
-def test_figures_count_draining_workers_and_the_oldest_wait(sqlite_rig):
-    sqlite_rig.start_worker("one", "here")
-    sqlite_rig.start_worker("two", "here")
+def test_figures_count_workers_by_state_and_the_oldest_wait(sqlite_rig):
+    for name in ("one", "two", "three"):
+        sqlite_rig.start_worker(name, "here")
     with storage.get_session() as session:
-        storage.record_heartbeat(session, "two", draining=True)
+        storage.record_heartbeat(session, "two", draining=True, outage="A disk is full.")
+        storage.record_heartbeat(session, "three", outage="A disk is full.")
     sqlite_rig.queue_up()
     figures = make_figures_reader(sqlite_rig.state.settings)()
-    assert figures.workers == {"taking": 1.0, "draining": 1.0}
+    assert figures.workers == {"taking": 1.0, "draining": 1.0, "outage": 1.0}
     assert figures.statuses["pending"] == 1
     assert figures.oldest_waiting_seconds > 0
 

@@ -45,7 +45,7 @@ def test_queue_stats_count_jobs_and_workers(rig):
         "cancelled_jobs": 0,
         "average_processing_time_seconds": 2.0,
         "workers_alive": 1,
-        "workers": [{"models": ["here"], "concurrency": 2, "draining": False}],
+        "workers": [{"models": ["here"], "concurrency": 2, "draining": False, "outage": None}],
     }
 
 

@@ -342,8 +342,7 @@ def test_revision_004_keeps_everything_but_the_unread_columns(
             connection.exec_driver_sql(re.sub(r"X'(\w+)'", literal, statement))
     before = rows_of_every_table(bare_database)
     assert all(len(rows) == 1 for rows in before.values())
-    prepare_database(bare_database)
-    assert read_schema_status(bare_database).state is State.CURRENT
+    upgrade(bare_database, "004")
     after = rows_of_every_table(bare_database)
     assert after == without(before, *UNREAD_COLUMNS)
     assert after != before
@@ -352,6 +351,20 @@ def test_revision_004_keeps_everything_but_the_unread_columns(
     assert rows_of_every_table(bare_database) == {
         table: [row | empty.get(table, {}) for row in rows] for table, rows in before.items()
     }
+
+
+def test_revision_005_adds_why_a_worker_takes_no_jobs(bare_database: Database) -> None:
+    upgrade(bare_database, "003")
+    with bare_database.engine.begin() as connection:
+        (worker,) = [row for row in ROWS_OF_003 if "INTO workers" in row]
+        connection.exec_driver_sql(worker)
+    upgrade(bare_database, "004")
+    (before,) = rows_of_every_table(bare_database)["workers"]
+    prepare_database(bare_database)
+    assert read_schema_status(bare_database).state is State.CURRENT
+    assert rows_of_every_table(bare_database)["workers"] == [before | {"outage": None}]
+    downgrade(bare_database, "004")
+    assert rows_of_every_table(bare_database)["workers"] == [before]
 
 
 def test_unknown_target_revision_is_refused(database: Database) -> None:

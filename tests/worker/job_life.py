@@ -36,7 +36,7 @@ from services.errors import (
     UnknownGenerationError,
 )
 from services.jobs.attempt_token import AttemptToken
-from services.jobs.dbos_queue import APPLICATION_VERSION, queue_name
+from services.jobs.dbos_queue import APPLICATION_VERSION, QueueManager, queue_name
 from services.jobs.dispatch import Dispatch
 from services.jobs.models import parse_request
 from services.jobs.submission import Repeatable
@@ -50,7 +50,6 @@ from tests.worker.conftest import load_engines
 MODEL = "puppet"
 QUEUE_LIMIT = 7
 MAX_RETRIES = 1
-CRASHES_ALLOWED = 2
 PRIORITIES = ("high", "normal", "low")
 OWNERS = (None, "mine", "theirs")
 
@@ -81,6 +80,12 @@ class World:
         )
         for module in ("worker.claims", "jobs.publication", "jobs.service"):
             monkeypatch.setattr(f"services.{module}.reach", world.reach)
+        enqueue = QueueManager.enqueue
+
+        def enqueue_at_once(*given: Any, delay: float = 0.0, **named: Any) -> None:
+            enqueue(*given, **named)
+
+        monkeypatch.setattr(QueueManager, "enqueue", enqueue_at_once)
         world.start()
         return world
 
@@ -158,7 +163,6 @@ class JobModel:
     status: str = "pending"
     attempts: int = 0
     crashes: int = 0
-    given_again: int = 0
     dispatch: int = 1
     worker: str | None = None
     holder: HeldAttempt | None = None
@@ -201,7 +205,10 @@ DEATHS = {
     ),
     "fail": ("retry-before-commit", "retry-after-commit"),
 }
-ACTS = ("begin", "begin", "publish", "fail", "begin", "publish", "give up", "draft", "progress")
+ACTS = (
+    "begin", "begin", "publish", "fail", "begin", "publish", "give up", "put off", "draft",
+    "progress",
+)  # fmt: skip
 SOMETIMES = st.sampled_from([False, False, False, True])
 STEPS = {
     "work": {
@@ -382,6 +389,8 @@ class JobLife(RuleBasedStateMachine):
         elif what in {"fail", "give up"}:
             error = EngineError("again") if what == "fail" else InvalidRequestError("never")
             self.fail(attempt, error, dies)
+        elif what == "put off":
+            self.put_off(attempt, is_suspect=fate % 2 == 0)
         elif what == "draft":
             self.draft(attempt)
         else:
@@ -412,7 +421,7 @@ class JobLife(RuleBasedStateMachine):
         claims = self.workers.get(worker) or self.claims(worker)
         may_begin = not job.is_finished and not self.is_old(dispatch)
         crashed = may_begin and job.status == "processing"
-        is_last = crashed and job.crashes == CRASHES_ALLOWED
+        pauses = crashed and job.crashes > 0
         if crashed:
             assert job.holder is not None
             assert job.holder.real.dispatch == dispatch
@@ -421,17 +430,19 @@ class JobLife(RuleBasedStateMachine):
             real = claims.claim(dispatch)
         if may_begin and not (died and dies == "attempt-before-commit"):
             job.crashes += crashed
-            if is_last:
-                job.leave("failed")
+            job.attempts -= crashed
+            if pauses:
+                job.send_again()
+                self.dispatches[job.named] = None
             else:
                 job.status, job.worker, job.shown = "processing", worker, ("loading_model", 0.0)
                 job.attempts += 1
                 job.holder = HeldAttempt(real or self.unseen(dispatch, worker), worker, claims, job)
-            job.is_littered = job.is_littered and bool(died)
+                job.is_littered = job.is_littered and bool(died)
         if died:
             self.kill(worker)
         elif real is None:
-            assert not may_begin or is_last
+            assert not may_begin or pauses
             self.end(dispatch, worker)
         else:
             assert job.holder is not None
@@ -440,7 +451,7 @@ class JobLife(RuleBasedStateMachine):
     def unseen(self, dispatch: Dispatch, worker: str) -> Attempt:
         """Return the attempt of a worker that died after the commit of its claim."""
         token = AttemptToken.for_dispatch(dispatch, worker)
-        return Attempt(dispatch=dispatch, token=token, worker_id=worker, order=None)  # type: ignore[arg-type]  # never looked at
+        return Attempt(dispatch=dispatch, token=token, worker_id=worker, order=None, number=0)  # type: ignore[arg-type]  # never looked at
 
     def end(self, dispatch: Dispatch, worker: str) -> None:
         self.world.record_end(dispatch, worker)
@@ -507,6 +518,17 @@ class JobLife(RuleBasedStateMachine):
             else:
                 job.leave("failed")
         self.over(attempt, is_killed=bool(died))
+
+    def put_off(self, attempt: HeldAttempt, *, is_suspect: bool) -> None:
+        """Queue a job again without counting the attempt."""
+        job = attempt.job
+        attempt.claims.put_off(attempt.real, 0.0, is_suspect=is_suspect)
+        if job.holder is attempt:
+            job.send_again()
+            job.attempts -= 1
+            job.crashes += is_suspect
+            self.dispatches[job.named] = None
+        self.over(attempt, is_killed=False)
 
     def lose_worker(self, which: int, how: str, noticed: bool) -> None:
         """Lose a worker; a frozen one continues later."""
@@ -584,8 +606,8 @@ class JobLife(RuleBasedStateMachine):
         lost = [job for job in self.unfinished() if job.named not in self.dispatches]
         assert replace_lost_dispatches(self.world.service.queue) == len(lost)
         for job in lost:
+            job.attempts -= job.status == "processing"
             job.send_again()
-            job.given_again += 1
             self.dispatches[job.named] = None
 
     # What must be true
@@ -617,7 +639,7 @@ class JobLife(RuleBasedStateMachine):
     def check_row(self, job: JobModel, row: Generation) -> None:
         assert (row.status, row.attempts, row.file_sha256) == (job.status, job.attempts, job.sha256)
         assert (row.attempt_token is None) == (job.holder is None)
-        assert 0 <= row.attempts <= 1 + MAX_RETRIES + job.crashes + job.given_again
+        assert 0 <= row.attempts <= 1 + MAX_RETRIES
         if job.is_finished:
             end = (row.status, row.completed_at, row.file_sha256, row.error_message, row.attempts)
             assert self.ends.setdefault(job.id, end) == end

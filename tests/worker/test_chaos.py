@@ -178,8 +178,8 @@ def wreak(rig: Rig, seconds: float, seed: int, **how: Any) -> None:
     assert statuses["cancelled"] == chaos.counts["cancelled jobs"]
     for job in jobs:
         if job.status == "failed":
-            # Three of its workers or four of its engines were killed, and its row says so.
-            assert "lost three times" in str(job.error_message) or job.retry_count == 3
+            # Its engine was killed three times, or it failed by itself as well.
+            assert job.retry_count >= 2
     starts = sum(line[1] == "start" for line in rig.ledger())
     sys.stdout.write(
         f"\n{rig.url.partition(':')[0]}, seed {seed}: {dict(chaos.counts)}; jobs {dict(statuses)}, "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from pathlib import Path
@@ -19,6 +20,7 @@ from services.worker.lost_dispatches import replace_lost_dispatches
 from tests.worker.conftest import SHORT_TTL, pick_up_as
 
 if TYPE_CHECKING:
+    from tests.programs import Program
     from tests.worker.conftest import Rig
 
 pytestmark = pytest.mark.integration
@@ -146,7 +148,7 @@ def test_a_frozen_worker_loses_its_job_and_its_result_is_refused(rig: Rig) -> No
     ended = rig.ended(frozen)
     assert ended == 6 or (rig.is_sqlite and ended == -signal.SIGKILL)
     assert ("giving up" if ended == 6 else "killed worker") in rig.log
-    assert (job.status, job.retry_count) == ("completed", 1)
+    assert (job.status, job.retry_count) == ("completed", 0)
     assert rig.get(job_id).metadata == digest
     rig.assert_settled([job_id])
 
@@ -187,22 +189,93 @@ def token_of(job_id: str) -> str:
         return str(row.attempt_token)
 
 
-def test_a_job_that_kills_its_workers_fails_and_its_neighbours_do_not(
-    sqlite_rig: Rig,
-) -> None:
+def test_a_job_that_kills_its_engine_fails_and_its_neighbours_do_not(sqlite_rig: Rig) -> None:
     rig = sqlite_rig
     rig.worker(concurrency=2)
-    poison, good = rig.submit("poison 9", "sleep 2")
+    deadly, good = rig.submit("die 9", "sleep 2")
+    bad, neighbour = rig.finished([deadly, good])
+    assert (bad.status, rig.count("start", deadly)) == ("failed", 3)
+    assert "ended its process with code 3" in str(bad.error_message)
+    assert (neighbour.status, rig.count("start", good)) == ("completed", 1)
+    rig.assert_settled([deadly, good])
+
+
+def test_a_job_whose_workers_die_pauses_and_is_made_in_the_end(sqlite_rig: Rig) -> None:
+    rig = sqlite_rig
+    rig.worker(concurrency=2)
+    poison, good = rig.submit("poison 3", "sleep 0.2")
     while not rig.get(poison).is_finished:
         rig.until(lambda: rig.workers[-1].poll() is not None or rig.get(poison).is_finished)
         if rig.workers[-1].poll() is not None:
             rig.worker(concurrency=2)
-    bad, neighbour = rig.finished([poison, good])
-    assert (bad.status, rig.count("start", poison)) == ("failed", 3)
-    assert "lost three times" in str(bad.error_message)
-    assert neighbour.status == "completed"
+    jobs = rig.finished([poison, good])
+    assert {(job.status, job.retry_count) for job in jobs} == {("completed", 0)}
+    assert rig.count("start", poison) == 4
     assert rig.count("start", good) <= 2
+    assert "pauses job=" in rig.log
     rig.assert_settled([poison, good])
+
+
+def end_everything(worker: Program) -> None:
+    """Kill a worker and its engines together, as a power cut does."""
+    for path in Path(f"/proc/{worker.pid}/task").glob("*/children"):
+        for child in path.read_text(encoding="ascii").split():
+            os.kill(int(child), signal.SIGKILL)
+    worker.kill()
+    worker.wait()
+
+
+def wait_for_start(rig: Rig, lines: int) -> None:
+    rig.until(lambda: len(rig.ledger()) > lines)
+
+
+def test_power_cuts_fail_no_job(rig: Rig) -> None:
+    jobs = rig.submit(*["sleep 0.3"] * 12)
+    for _ in range(5):
+        worker = rig.worker(concurrency=2)
+        wait_for_start(rig, len(rig.ledger()))
+        end_everything(worker)
+    rig.worker(concurrency=4)
+    finished = rig.finished(jobs)
+    assert {(job.status, job.retry_count) for job in finished} == {("completed", 0)}
+    rig.assert_settled(jobs)
+
+
+def test_a_database_put_back_in_time_heals(sqlite_rig: Rig) -> None:
+    rig = sqlite_rig
+    rig.worker(concurrency=2, worker_ttl_seconds=SHORT_TTL)
+    running, waiting = rig.submit("hold", "hold")
+    rig.started(running)
+    rig.started(waiting)
+    backup = rig.folder / "backup.db"
+    storage.backup_database(backup)
+    rig.release()
+    rig.finished([running, waiting])
+    (late,) = rig.submit("sleep 0")
+    rig.finished([late])
+    storage.close_db()
+    storage.restore_database(backup, force=True, database_url=rig.url)
+    storage.init_db(rig.url)
+    assert {rig.get(job).status for job in (running, waiting)} == {"processing"}
+    jobs = rig.finished([running, waiting])
+    assert {(job.status, job.retry_count) for job in jobs} == {("completed", 0)}
+    assert rig.workers[-1].poll() is None
+    assert rig.count("start", running) == 2
+
+
+def test_a_worker_outlives_a_database_from_before_its_start(sqlite_rig: Rig) -> None:
+    rig = sqlite_rig
+    waiting = rig.submit("sleep 0", "sleep 0")
+    backup = rig.folder / "backup.db"
+    storage.backup_database(backup)
+    worker = rig.worker(worker_ttl_seconds=SHORT_TTL)
+    rig.finished(waiting)
+    storage.close_db()
+    storage.restore_database(backup, force=True, database_url=rig.url)
+    storage.init_db(rig.url)
+    assert {job.status for job in rig.finished(waiting)} == {"completed"}
+    rig.until(lambda: "registered again" in rig.log)
+    assert worker.poll() is None
 
 
 def test_simultaneous_takeovers_return_each_job_once(rig: Rig) -> None:

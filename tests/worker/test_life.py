@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from services.library.orders import Order
     from services.library.store import FileStore
     from services.library.takes import Take
-    from services.worker.claims import Attempt, Claims
+    from services.storage import Generation
+    from services.worker.claims import Claims
 
 pytestmark = pytest.mark.integration
 
@@ -78,18 +79,18 @@ def test_no_long_sequence_of_steps_loses_a_job_or_publishes_it_twice(world: Worl
 
 
 def without_token_check(patch: pytest.MonkeyPatch) -> None:
-    def holds_job(session: Session, generation_id: str, _token: AttemptToken) -> bool:
-        return storage.lock_generation(session, generation_id) is not None
+    def lock_held(session: Session, generation_id: str, _token: AttemptToken) -> Generation | None:
+        return storage.lock_generation(session, generation_id)
 
-    patch.setattr(publication, "holds_job", holds_job)
-    patch.setattr(claims, "holds_job", holds_job)
+    patch.setattr(publication, "lock_held", lock_held)
+    patch.setattr(claims, "lock_held", lock_held)
 
 
 def row_before_file(patch: pytest.MonkeyPatch) -> None:
     def publish_take(order: Order, token: AttemptToken, take: Take, store: FileStore) -> bool:
         name = publication.final_name(order, token, store)
         with storage.get_session() as session:
-            if not publication.holds_job(session, order.generation_id, token):
+            if publication.lock_held(session, order.generation_id, token) is None:
                 return False
             storage.publish_generation(
                 session,
@@ -125,13 +126,15 @@ def key_is_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def retry_keeps_its_slot(patch: pytest.MonkeyPatch) -> None:
-    def enqueue_again(self: Claims, session: Session, attempt: Attempt, delay: float) -> None:
-        entry = storage.get_queue_entry(session, attempt.generation_id, for_update=True)
+    def enqueue_again(
+        self: Claims, session: Session, dispatch: Dispatch, model: str, _delay: float
+    ) -> None:
+        entry = storage.get_queue_entry(session, dispatch.generation_id, for_update=True)
         assert entry is not None
         entry.attempt += 1
         session.flush()
-        again = Dispatch(attempt.generation_id, entry.attempt)
-        self._queue.enqueue(session, again, model=attempt.order.model, place=entry.place)
+        again = Dispatch(dispatch.generation_id, entry.attempt)
+        self._queue.enqueue(session, again, model=model, place=entry.place)
 
     patch.setattr(claims.Claims, "_enqueue_again", enqueue_again)
 
@@ -140,8 +143,8 @@ def first_come_first_served(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("services.storage.queue.compute_rank", lambda *_ranks: 1)
 
 
-def crashes_are_not_counted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(claims, "has_crashed_too_often", lambda _crashes: False)
+def crashed_jobs_never_pause(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(claims, "crash_pause", lambda _crashes: 0.0)
 
 
 @pytest.mark.parametrize(
@@ -153,7 +156,7 @@ def crashes_are_not_counted(patch: pytest.MonkeyPatch) -> None:
         (key_is_forgotten, 5),
         (retry_keeps_its_slot, 4),
         (first_come_first_served, 3),
-        (crashes_are_not_counted, 1),
+        (crashed_jobs_never_pause, 1),
     ],
 )
 def test_the_state_machine_detects_each_planted_bug(

@@ -34,7 +34,12 @@ class Attempts:
     def __init__(self) -> None:
         self.stopping: StopReason | None = None
         self.held: list[str] = []
+        self.outage: str | None = None
+        self.at_work: set[Dispatch] = set()
         self.stopped: list[tuple[StopReason, list[str]]] = []
+
+    def dispatches(self) -> set[Dispatch]:
+        return set(self.at_work)
 
     def tokens(self) -> list[str]:
         return list(self.held)
@@ -196,13 +201,66 @@ def test_heartbeats_renew_the_row_and_carry_the_drain(post, sqlite_rig):
     assert one.reasons == []
 
 
-def test_a_worker_whose_row_is_gone_gives_up(post):
-    one = post(ttl=0.1)
+def remove_me() -> None:
     with storage.get_session() as session:
         storage.remove_workers(session, ["me"])
-    one.monitor.start()
-    one.rig.until(lambda: one.reasons)
-    assert one.reasons[0] == "another worker took over its jobs"
+
+
+def test_a_worker_that_was_taken_for_dead_gives_up(post):
+    one = post(ttl=30.0)
+    remove_me()
+    one.monitor._last_heartbeat -= 31.0
+    one.monitor._send_heartbeat()
+    assert one.reasons == ["another worker took over its jobs"]
+
+
+def test_a_worker_that_nobody_can_have_taken_for_dead_registers_again(post, caplog):
+    one = post(ttl=30.0)
+    remove_me()
+    one.monitor._last_heartbeat -= 29.0
+    one.monitor._send_heartbeat()
+    assert one.reasons == []
+    assert set(workers()) == {"me"}
+    assert "registered again" in caplog.text
+
+
+def test_heartbeats_carry_an_outage_and_its_end(post):
+    one = post()
+    for reason in ("A disk is full.", None):
+        one.attempts.outage = reason
+        one.monitor._send_heartbeat()
+        assert workers()["me"].outage == reason
+
+
+def test_a_dispatch_that_is_not_at_work_here_is_enqueued_anew_at_the_second_look(post, sqlite_rig):
+    one = post()
+    jobs = sqlite_rig.submit("sleep 0", "sleep 0")
+    pick_up_as("me", sqlite_rig)
+    held, unheld = (Dispatch(job, 1) for job in jobs)
+    with storage.get_session() as session:
+        token = f"{unheld.workflow_id}/me/1"
+        assert storage.claim_generation(session, unheld.generation_id, token)
+    one.attempts.at_work = {held}
+    queue = sqlite_rig.service.queue
+    again = Dispatch(unheld.generation_id, 2)
+    one.monitor._maintain_queue()
+    assert queue.dispatches_of("me") == {held, unheld}
+    one.monitor._maintain_queue()
+    assert queue.dispatches_of("me") == {held}
+    assert queue.find_lost([again]) == []
+    with storage.get_session(read_only=True) as session:
+        row = storage.get_generation(session, unheld.generation_id)
+        assert (row.status, row.attempts) == ("pending", 0)
+
+
+def test_a_draining_worker_leaves_its_returned_dispatches_to_its_end(post, sqlite_rig):
+    one = post()
+    sqlite_rig.submit("sleep 0")
+    pick_up_as("me", sqlite_rig)
+    one.attempts.stopping = StopReason.DRAINED
+    for _ in range(3):
+        one.monitor._maintain_queue()
+    assert len(sqlite_rig.service.queue.dispatches_of("me")) == 1
 
 
 def test_a_worker_that_cannot_write_its_heartbeat_gives_up_after_its_time(post, monkeypatch):

@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from services import storage
-from services.errors import CancelledError, EngineError, InvalidRequestError
+from services.errors import (
+    CancelledError,
+    DGXMusicError,
+    EngineEndedError,
+    EngineError,
+    FileGoneError,
+    InvalidRequestError,
+    OutputError,
+    StoreAwayError,
+)
 from services.jobs.dbos_queue import DispatchReturned
 from services.jobs.dispatch import Dispatch
 from services.library.takes import Delivery, make_take
 from services.worker import runner as runner_module
-from services.worker.claims import Claims
+from services.worker.claims import MACHINE_FAILED, Claims
+from services.worker.outage import Outage
 from services.worker.runner import AttemptRunner, StopReason
 from tests.conftest import LIMIT_SECONDS
 from tests.worker.conftest import load_engines
@@ -58,7 +70,9 @@ class Desk:
         self.rig, self.threads, self.hosts = rig, threads, LocalHosts()
         self.claims = Claims(service.settings, service.queue, "here.0.1", service.store)
         delivery = Delivery.of(service.settings)
-        self.runner = AttemptRunner(self.claims, self.hosts, delivery, concurrency)  # type: ignore[arg-type]  # a pool without processes
+        self.machine = SimpleNamespace(reason=None)
+        outage = Outage(lambda _need: self.machine.reason)
+        self.runner = AttemptRunner(self.claims, self.hosts, delivery, concurrency, outage)  # type: ignore[arg-type]  # a pool without processes
 
     def submit(self) -> Dispatch:
         return Dispatch(self.rig.submit("sleep 0")[0], 1)
@@ -83,6 +97,7 @@ class Desk:
 @pytest.fixture
 def make_desk(sqlite_rig: Rig, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Desk]]:
     monkeypatch.setattr(runner_module, "_DATABASE_RETRY_SECONDS", 0.001)
+    monkeypatch.setattr(runner_module, "SAME_END_SECONDS", 0.0)
     with ThreadPoolExecutor(4) as threads:
 
         def make(concurrency: int = 1) -> Desk:
@@ -163,6 +178,114 @@ def test_an_attempt_that_may_succeed_next_time_is_queued_again(desk, error, mess
     desk.runner.run(second)
     assert row_of(dispatch).status == "completed"
     assert desk.hosts.alone == [False, True]
+
+
+MACHINE_FAULTS = [
+    OutputError("/secret/folder cannot be written."),
+    StoreAwayError("s3://secret does not respond."),
+    OSError(errno.EMFILE, "Too many open files"),
+]
+
+
+@pytest.mark.parametrize("error", MACHINE_FAULTS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("reason", [None, "A disk is full."])
+def test_a_fault_of_the_machine_costs_no_attempt(desk, error, reason):
+    dispatch = desk.submit()
+    desk.hosts.act = raise_error(error)
+    desk.machine.reason = reason
+    desk.runner.run(dispatch)
+    row, entry = row_of(dispatch), entry_of(dispatch)
+    assert (row.status, row.attempts, row.error_message) == ("pending", 0, None)
+    assert (entry.attempt, entry.worker_id, entry.crashes) == (2, None, 0)
+    assert desk.runner.outage == reason
+    assert desk.runner.free_slots("puppet") == (0 if reason else 1)
+    desk.hosts.act = lambda _should_stop: None
+    desk.runner.run(Dispatch(dispatch.generation_id, 2))
+    assert row_of(dispatch).status == "completed"
+    assert desk.hosts.alone == [False, False]
+
+
+def test_a_machine_blamed_too_often_for_a_job_is_blamed_no_more(desk, monkeypatch):
+    monkeypatch.setattr(runner_module, "outage_pause", lambda outages: 0.0 if outages < 3 else None)
+    first = desk.submit()
+    desk.hosts.act = raise_error(OutputError("/secret/folder cannot be written."))
+    seen = []
+    for number in range(1, 7):
+        desk.runner.run(Dispatch(first.generation_id, number))
+        row = row_of(first)
+        seen.append((row.status, row.attempts))
+    pending = [("pending", attempts) for attempts in (0, 0, 1, 2, 3)]
+    assert seen == [*pending, ("failed", 4)]
+    assert row_of(first).error_message == MACHINE_FAILED
+    assert "secret" not in MACHINE_FAILED
+
+
+def test_a_missing_input_is_a_fault_of_the_job(desk):
+    dispatch = desk.submit()
+    desk.hosts.act = raise_error(FileGoneError("The melody is gone."))
+    desk.runner.run(dispatch)
+    assert (row_of(dispatch).status, row_of(dispatch).error_message) == (
+        "failed",
+        "The melody is gone.",
+    )
+
+
+@pytest.mark.parametrize(
+    ("jobs", "attempts", "crashes"), [(1, 1, 0), (2, 0, 1)], ids=["alone", "with a neighbour"]
+)
+def test_the_end_of_an_engine_process_counts_only_against_a_job_alone_in_it(
+    desk, jobs, attempts, crashes
+):
+    dispatch = desk.submit()
+    desk.hosts.act = raise_error(EngineEndedError("It was killed by SIGSEGV.", jobs))
+    desk.runner.run(dispatch)
+    row, entry = row_of(dispatch), entry_of(dispatch)
+    assert (row.status, row.attempts) == ("pending", attempts)
+    assert (entry.attempt, entry.crashes) == (2, crashes)
+    assert desk.claims.is_suspect(Dispatch(dispatch.generation_id, 2)) == bool(crashes)
+
+
+@pytest.mark.parametrize(
+    ("error", "starts"), [(EngineEndedError("It ended."), 3), (EngineError("It failed."), 4)]
+)
+def test_a_job_that_ends_its_engine_fails_at_the_third_time(
+    desk, error: DGXMusicError, starts: int
+) -> None:
+    first = desk.submit()
+    desk.hosts.act = raise_error(error)
+    for number in range(1, starts + 1):
+        assert row_of(first).status == "pending"
+        desk.runner.run(Dispatch(first.generation_id, number))
+    assert (row_of(first).status, row_of(first).error_message) == ("failed", str(error))
+
+
+def test_an_engine_that_ends_with_its_worker_costs_no_attempt(desk):
+    dispatch = desk.submit()
+
+    def end(_should_stop: object) -> None:
+        desk.runner.stop_taking(StopReason.DRAINED)
+        raise EngineEndedError("It was killed by SIGTERM.")
+
+    desk.hosts.act = end
+    with pytest.raises(DispatchReturned):
+        desk.runner.run(dispatch)
+    assert (row_of(dispatch).status, row_of(dispatch).attempts) == ("pending", 0)
+
+
+@pytest.mark.parametrize("crashes", [1, 2, 70])
+def test_the_death_of_workers_pauses_a_job_and_never_fails_it(desk, crashes):
+    dispatch = desk.submit()
+    with storage.get_session() as session:
+        token = f"{dispatch.workflow_id}/gone/1"
+        assert storage.claim_generation(session, dispatch.generation_id, token)
+        storage.get_queue_entry(session, dispatch.generation_id, for_update=True).crashes = crashes
+    desk.runner.run(dispatch)
+    row, entry = row_of(dispatch), entry_of(dispatch)
+    assert (row.status, row.attempts, row.attempt_token) == ("pending", 0, None)
+    assert (entry.attempt, entry.crashes, entry.worker_id) == (2, crashes + 1, None)
+    assert desk.hosts.alone == []
+    desk.runner.run(Dispatch(dispatch.generation_id, 2))
+    assert (row_of(dispatch).status, row_of(dispatch).attempts) == ("completed", 1)
 
 
 def test_an_attempt_that_cannot_succeed_fails_the_job(desk):
@@ -312,5 +435,5 @@ def test_a_job_whose_worker_died_runs_without_neighbours(make_desk):
     release.set()
     for each in (neighbour, waiting, late):
         each.result(LIMIT_SECONDS)
-    assert (row_of(suspect).status, row_of(suspect).attempts) == ("completed", 2)
+    assert (row_of(suspect).status, row_of(suspect).attempts) == ("completed", 1)
     assert desk.runner.free_slots("puppet") == 3

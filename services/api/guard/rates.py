@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-LIMITED_PATHS = frozenset({f"{PREFIX}/generate", f"{PREFIX}/generate/batch"})
-INPUT_PATHS = frozenset({f"{PREFIX}/inputs"})
+LIMITED_PATHS = re.compile(rf"{PREFIX}/(generate|generate/batch|jobs/[^/]+/retry)")
+INPUT_PATHS = re.compile(rf"{PREFIX}/inputs")
 
 
 class DatabaseCounters(Storage, SlidingWindowCounterSupport):
@@ -97,7 +98,7 @@ class RateLimit:
         app: ASGIApp,
         limiter: CapacityLimiter,
         per_minute: int,
-        paths: Collection[str] = LIMITED_PATHS,
+        paths: re.Pattern[str] = LIMITED_PATHS,
         prefix: str = "",
     ) -> None:
         """Wrap an application.
@@ -112,7 +113,7 @@ class RateLimit:
         self._app = app
         self._limiter = limiter
         self._item = RateLimitItemPerMinute(per_minute)
-        self._paths = frozenset(paths)
+        self._paths = paths
         self._prefix = prefix
         self._strategy = SlidingWindowCounterRateLimiter(DatabaseCounters(storage.get_session))
 
@@ -141,9 +142,8 @@ class RateLimit:
         await self._app(scope, receive, send_with_rate)
 
     def _is_limited(self, scope: Scope) -> bool:
-        return (
-            scope["type"] == "http" and scope["method"] == "POST" and scope["path"] in self._paths
-        )
+        is_post = scope["type"] == "http" and scope["method"] == "POST"
+        return is_post and self._paths.fullmatch(scope["path"]) is not None
 
     def _build_headers(self, stats: WindowStats) -> dict[str, str]:
         seconds = max(0, math.ceil(stats.reset_time - time.time()))

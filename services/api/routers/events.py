@@ -15,8 +15,8 @@ from fastapi.responses import StreamingResponse
 from services.api.feed import HEARTBEAT_SECONDS, encode_event
 from services.api.head_requests import is_head
 from services.api.problems import describe_problems
-from services.api.routers.jobs import PROBLEMS, JobId
-from services.api.schemas import JobView
+from services.api.routers.jobs import PROBLEMS
+from services.api.schemas import JobId, JobView
 from services.api.snapshots import Snapshot, View
 from services.api.state import Api, ApiState, CurrentCaller
 from services.api.visible import find_visible_job

@@ -15,8 +15,8 @@ from fastapi.responses import FileResponse
 from starlette.responses import MalformedRangeHeader, RangeNotSatisfiable
 
 from services.api.problems import ProblemError, describe_problems
-from services.api.routers.jobs import PROBLEMS, JobId
-from services.api.schemas import JOB_ID, PeaksData
+from services.api.routers.jobs import PROBLEMS
+from services.api.schemas import JOB_ID, JobId, PeaksData
 from services.api.state import Api, ApiState, CurrentCaller
 from services.api.visible import find_visible_job
 from services.errors import UnknownGenerationError

@@ -1,4 +1,4 @@
-"""Requests for music: one job, or a batch."""
+"""Requests for music: one job, a batch, or a failed job again."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from anyio import to_thread
 from fastapi import APIRouter, Header, Request, Response
 
 from services.api.problems import PREFIX, FieldProblem, ProblemError, describe_problems
-from services.api.schemas import BatchAccepted, BatchRequest, GenerateRequest, JobView
+from services.api.schemas import BatchAccepted, BatchRequest, GenerateRequest, JobId, JobView
 from services.api.state import Api, ApiState, CurrentCaller
+from services.api.visible import find_visible_job
+from services.jobs.resubmission import check_again
 from services.jobs.submission import Repeatable
 
 if TYPE_CHECKING:
@@ -141,6 +143,35 @@ def create_batch(
         total_jobs=len(ids),
         estimated_total_time_seconds=last.estimated_time_seconds,
     )
+
+
+@router.post(
+    "/jobs/{job_id}/retry",
+    status_code=202,
+    response_model=JobView,
+    responses=_PROBLEMS | describe_problems("not-found", "job-not-failed"),
+    summary="Send a failed job again",
+)
+def retry_job(
+    job_id: JobId,
+    response: Response,
+    api: Api,
+    caller: CurrentCaller,
+    idempotency_key: IdempotencyKey = None,
+) -> JobView:
+    """Queue a new job with the request, seed and audio of one that failed or was cancelled.
+
+    Its metadata names the old job as `parent`.
+    """
+    _require_accepting(api)
+    repeatable = _parse_idempotency_key(idempotency_key, "retry", {"job_id": job_id})
+    failed = find_visible_job(api, caller, job_id)
+    checked = check_again(api.service, failed.job_id)
+    jobs = api.service.enqueue([checked], caller.name, owner=failed.owner, repeatable=repeatable)
+    _log_accepted(caller, jobs)
+    response.headers["Location"] = f"{PREFIX}/jobs/{jobs[0].job_id}"
+    response.headers["Retry-After"] = RETRY_AFTER_SECONDS
+    return JobView.from_job(api.service.find(jobs[0].job_id))
 
 
 def _require_accepting(api: ApiState) -> None:

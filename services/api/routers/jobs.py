@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Response
 
 from services.api.problems import describe_problems
-from services.api.schemas import JOB_ID, JobView, build_response
+from services.api.schemas import JobId, JobView, build_response
 from services.api.state import Api, CurrentCaller
 from services.api.visible import find_visible_job, require_visible
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 
-JobId = Annotated[str, Path(examples=[JOB_ID], description="`job_id` of the answer to /generate.")]
 PROBLEMS = ("key-required", "not-found", "host-not-allowed", "unavailable")
 
 

@@ -31,6 +31,9 @@ class WorkerStats(BaseModel):
     models: list[str] = Field(description="Models whose jobs it runs.")
     concurrency: int = Field(description="Jobs it runs at once.")
     draining: bool = Field(description="Whether it is shutting down and takes no new jobs.")
+    outage: str | None = Field(
+        description="Why it takes no jobs for now: what its machine lacks. Null while it does."
+    )
 
 
 class QueueStats(BaseModel):
@@ -48,7 +51,14 @@ class QueueStats(BaseModel):
                     "oldest_pending_job_age_seconds": 4.2,
                     "average_processing_time_seconds": 2.1,
                     "workers_alive": 1,
-                    "workers": [{"models": ["composer"], "concurrency": 1, "draining": False}],
+                    "workers": [
+                        {
+                            "models": ["composer"],
+                            "concurrency": 1,
+                            "draining": False,
+                            "outage": None,
+                        }
+                    ],
                 }
             ]
         }
@@ -111,7 +121,12 @@ def _read_stats(api: Api, finished: Callable[[], dict[str, int]]) -> bytes:
         average_processing_time_seconds=average,
         workers_alive=len(living),
         workers=[
-            WorkerStats(models=list(one.models), concurrency=one.concurrency, draining=one.draining)
+            WorkerStats(
+                models=list(one.models),
+                concurrency=one.concurrency,
+                draining=one.draining,
+                outage=one.outage,
+            )
             for one in living
         ],
     )

@@ -11,13 +11,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from services import errors
-from services.errors import CancelledError, DGXMusicError, EngineError
+from services.errors import CancelledError, DGXMusicError, EngineEndedError, EngineError
 from services.logs import logs_json
 from services.worker.hosting.wire import (
     Launch,
@@ -94,8 +95,8 @@ class EngineHost:
         self._loading: set[int] = set()
         """Orders for which the engine is being loaded, which cannot be stopped."""
         self._retired = False
-        self._ending: str | None = None
-        """How the process ended, for error messages; None while it runs."""
+        self._ending: Callable[[], EngineEndedError] | None = None
+        """Makes the error that says how the process ended; None while it runs."""
         launch = Launch(
             registry=source.registry,
             # The engine sizes its memory by it.
@@ -104,22 +105,12 @@ class EngineHost:
             log_level=logging.getLevelName(log.getEffectiveLevel()),
             logs_json=logs_json(),
         )
-        ours, theirs = socket.socketpair()
-        # A new interpreter: a fork would inherit threads and locks. A session of its own, so that
-        # Ctrl-C reaches only the worker.
-        self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
-            [
-                sys.executable,
-                "-m",
-                "services.worker.hosting.process",
-                str(theirs.fileno()),
-                launch.encode(),
-            ],
-            pass_fds=[theirs.fileno()],
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        theirs.close()
+        with ExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            with theirs:
+                self._process = _start_process(theirs, launch)
+            undo.pop_all()
         ours.settimeout(_CHECK_SECONDS)
         self._channel = ours
         threading.Thread(target=self._listen, name=f"engine {model}", daemon=True).start()
@@ -229,7 +220,7 @@ class EngineHost:
         except queue.Empty:
             return None
         if reply is None:
-            raise EngineError(str(self._ending))
+            raise self._ending() if self._ending else EngineError(_INVALID_MESSAGE)
         return reply
 
     def _check_final_reply(self, reply: dict[str, Any]) -> dict[str, Any]:
@@ -280,9 +271,10 @@ class EngineHost:
             ending = _INVALID_MESSAGE
         self.kill()
         with self._lock:
-            if len(self._awaited) > 1:
-                ending += f" {len(self._awaited)} jobs were running in it."
-            self._ending = ending
+            jobs = len(self._awaited)
+            if jobs > 1:
+                ending += f" {jobs} jobs were running in it."
+            self._ending = partial(EngineEndedError, ending, jobs)
             for answers in self._awaited.values():
                 answers.put(None)
             self._abandoned.clear()
@@ -329,6 +321,18 @@ class EngineHost:
             memory = " The system may have been out of memory." if name == "SIGKILL" else ""
             return f"The engine {self.model} was killed by {name}.{memory}"
         return f"The engine {self.model} ended its process with code {code}."
+
+
+def _start_process(channel: socket.socket, launch: Launch) -> subprocess.Popen[bytes]:
+    # A new interpreter: a fork would inherit threads and locks. A session of its own, so that
+    # Ctrl-C reaches only the worker.
+    module = "services.worker.hosting.process"
+    return subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
+        [sys.executable, "-m", module, str(channel.fileno()), launch.encode()],
+        pass_fds=[channel.fileno()],
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _check_message(message: dict[str, Any]) -> dict[str, Any]:

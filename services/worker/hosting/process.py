@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from services.errors import CancelledError, DGXMusicError, EngineError
 from services.library.takes import make_take
 from services.logs import configure_logging
+from services.machine.shortage import find_shortage
 from services.worker.hosting.wire import Launch, decode_order, encode_message, encode_take
 
 if TYPE_CHECKING:
@@ -102,15 +103,12 @@ class _Server:
         except CancelledError:
             reply = {"event": "cancelled"}
         except DGXMusicError as error:
-            reply = {
-                "event": "failed",
-                "kind": type(error).__name__,
-                "message": str(error),
-                "broken": isinstance(error, EngineError),
-            }
+            reply = _describe_failure(error)
         except Exception as error:  # noqa: BLE001  (the outer edge: any engine may raise anything)
-            text = f"The engine {order['model']} failed: {type(error).__name__}: {error}"
-            reply = {"event": "failed", "kind": "EngineError", "message": text, "broken": True}
+            failed = find_shortage(error) or EngineError(
+                f"The engine {order['model']} failed: {type(error).__name__}: {error}"
+            )
+            reply = _describe_failure(failed) | {"broken": True}
         del self._stops[number]
         self._send(id=number, **reply)
 
@@ -151,6 +149,15 @@ class _Server:
                 self._channel.sendall(encode_message(message))
         except OSError:
             os._exit(0)
+
+
+def _describe_failure(error: DGXMusicError) -> dict[str, Any]:
+    return {
+        "event": "failed",
+        "kind": type(error).__name__,
+        "message": str(error),
+        "broken": isinstance(error, EngineError),
+    }
 
 
 def main() -> None:

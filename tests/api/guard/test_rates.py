@@ -53,6 +53,14 @@ def test_limit_is_enforced_and_reported(sqlite_database, serve):
     assert "ratelimit-limit" not in read.headers
 
 
+def test_sending_a_job_again_counts_as_a_request_for_music(sqlite_database, serve):
+    served = serve(api_key="k", rate_limit_per_minute=2)
+    paths = ["/generate", "/jobs/1/retry", "/jobs/2/retry"]
+    statuses = [post(served, path, address=ELSEWHERE).status_code for path in paths]
+    assert statuses[-1] == 429
+    assert 429 not in statuses[:-1]
+
+
 def test_loopback_is_exempt_and_the_limit_can_be_off(sqlite_database, serve):
     for served, address in (
         (serve(api_key="k", rate_limit_per_minute=1), "::1"),
