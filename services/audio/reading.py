@@ -1,12 +1,11 @@
 """Open untrusted audio files, check them and read them in blocks.
 
-libsndfile reads WAV, RF64, FLAC, MP3, Ogg Vorbis and Opus, AIFF, CAF and others. A header may claim
-any length, so that no memory is allocated by it.
+libsndfile reads WAV, RF64, FLAC, MP3, Ogg Vorbis and Opus, AIFF, CAF and others, in a process of
+its own (decoding.py). A header may claim any length, so that no memory is allocated by it.
 """
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,9 +18,8 @@ import numpy as np
 from services.audio.arrays import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_CHANNELS, has_valid_samples
 
 if TYPE_CHECKING:
-    import soundfile  # type: ignore[import-untyped]  # ships neither stubs nor py.typed
-
     from services.audio.arrays import Audio
+    from services.audio.decoding import Decoding
 
 BLOCK_FRAMES = 1 << 16
 
@@ -76,20 +74,18 @@ class AudioFile:
         Raises:
             UnreadableAudioError: the file cannot be decoded, or has no or invalid samples.
         """
-        with _open_file(self.path) as file:
-            for count in itertools.count():
-                with _explain_errors(self.path):
-                    block = file.read(frames, dtype="float32", always_2d=True)
-                if not block.size:
-                    if not count:
-                        raise UnreadableAudioError(f"{self.path} has no samples.")
-                    return
+        with _decode(self.path, frames) as decoding:
+            is_empty = True
+            for block in decoding.blocks():
+                is_empty = False
                 if not has_valid_samples(block):
                     raise UnreadableAudioError(
                         f"{self.path} has NaN or infinite samples, or samples more than 100 dB "
                         "above full scale."
                     )
                 yield np.ascontiguousarray(block.T)
+            if is_empty:
+                raise UnreadableAudioError(f"{self.path} has no samples.")
 
     def read(self) -> Audio:
         """Return all samples, `[channels, frames]`; raises like `blocks`."""
@@ -111,16 +107,8 @@ def open_audio(path: str | os.PathLike[str]) -> AudioFile:
         raise FileNotFoundError(f"No such file: {target}")
     if not is_file:
         raise UnreadableAudioError(f"{target} is not a file.")
-    with _open_file(target) as file:
-        found = AudioFile(
-            path=target,
-            sample_rate=file.samplerate,
-            channels=file.channels,
-            frames=file.frames,
-            container=file.format,
-            encoding=file.subtype,
-            bytes=target.stat().st_size,
-        )
+    with _decode(target, frames=0) as decoding:
+        found = AudioFile(path=target, bytes=target.stat().st_size, **decoding.about)
     if not LOWEST_RATE_HZ <= found.sample_rate <= HIGHEST_RATE_HZ:
         raise UnreadableAudioError(
             f"{target} has a sample rate of {found.sample_rate} Hz; "
@@ -136,26 +124,21 @@ def open_audio(path: str | os.PathLike[str]) -> AudioFile:
 
 
 @contextmanager
-def _open_file(path: Path) -> Iterator[soundfile.SoundFile]:
-    # Imported here, so that writing WAV files does not load the library.
-    import soundfile
+def _decode(path: Path, frames: int) -> Iterator[Decoding]:
+    # Imported here, so that writing WAV files starts no decoder.
+    from services.audio.decoding import DecodingError, decode
 
     with _explain_errors(path):
-        # File names need not be valid text, and libsndfile accepts bytes.
-        file = soundfile.SoundFile(os.fsencode(path))
-    with file:
-        yield file
+        try:
+            with decode(path, frames) as decoding:
+                yield decoding
+        except DecodingError as error:
+            raise UnreadableAudioError(f"{path} {error}") from error
 
 
 @contextmanager
 def _explain_errors(path: Path) -> Iterator[None]:
-    import soundfile
-
     try:
         yield
-    except soundfile.LibsndfileError as error:
-        raise UnreadableAudioError(
-            f"{path} is not audio, or it is damaged: {error.error_string}"
-        ) from error
-    except (OSError, TypeError, ValueError, OverflowError, MemoryError) as error:
+    except (OSError, ValueError) as error:
         raise UnreadableAudioError(f"{path} cannot be read: {error}") from error

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 import pytest
 import soundfile as sf
@@ -18,9 +19,11 @@ from services.api.application import create_app
 from services.api.caller import Caller
 from services.api.guard.bodies import BodyLimits
 from services.api.server import wrap_app
+from services.audio import decoding
 from tests.api.conftest import Api, Served
 from tests.api.test_files import finish
 from tests.api.test_requests import GENERATE, assert_problem
+from tests.audio.test_decoding import SPINNING
 
 INPUTS = "/api/v1/inputs"
 LIMIT = 100_000
@@ -89,6 +92,34 @@ def test_invalid_or_too_large_upload_is_refused(open_api: Api) -> None:
         answer = send(open_api, content, {"Content-Type": kind})
         assert ".dgx" not in assert_problem(answer, problem)["detail"]
         assert not [path for path in folder(open_api).rglob("*") if path.is_file()]
+
+
+async def flood(app: Any, content: bytes, uploads: int) -> tuple[list[Any], int]:
+    """Upload a file many times at once; return the answers, and the lists of jobs got meanwhile."""
+    transport = httpx.ASGITransport(app, client=("127.0.0.1", 1))
+    async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+        sent = [
+            asyncio.ensure_future(client.post(INPUTS, content=content, headers=WAV))
+            for _ in range(uploads)
+        ]
+        lists = 0
+        while not all(each.done() for each in sent):
+            assert (await client.get("/api/v1/history")).status_code == 200
+            lists += 1
+        return [each.result() for each in sent], lists
+
+
+def test_uploads_that_hang_their_decoder_keep_no_other_request_waiting(
+    open_api: Api, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "CPU_SECONDS", 0.05)
+    # More than the threads of a server.
+    answers, lists = asyncio.run(flood(open_api.client.app, SPINNING["info"], 50))
+    for answer in answers:
+        problem = assert_problem(answer, "invalid-request")
+        assert problem["detail"].startswith("The body is damaged")
+    assert lists > 10
+    assert [path for path in folder(open_api).rglob("*") if path.is_file()] == []
 
 
 def test_slow_upload_is_refused() -> None:

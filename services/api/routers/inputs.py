@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from anyio import to_thread
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 from starlette.requests import ClientDisconnect
@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from services.library.inputs import Upload
 
 router = APIRouter(tags=["inputs"])
+
+EXAMINERS = CapacityLimiter(2)
+"""Uploads decoded at once: the others wait without a thread, which other routes need."""
 
 WRITE_BYTES = 1 << 20
 """Bytes that are buffered before they are written."""
@@ -75,7 +78,9 @@ async def add_input(
     upload = await to_thread.run_sync(uploading.__enter__)
     try:
         await _receive(request, upload)
-        kept = await to_thread.run_sync(lambda: api.service.inputs.accept(upload, label="The body"))
+        kept = await to_thread.run_sync(
+            lambda: api.service.inputs.accept(upload, label="The body"), limiter=EXAMINERS
+        )
     finally:
         uploading.__exit__(None, None, None)
     if not kept.is_new:

@@ -1,0 +1,116 @@
+"""The process that decodes audio files: a bug of libsndfile ends or delays nothing else.
+
+It is started by decoding.py as `python -m services.audio.decoder SOCKET`, loads the library once,
+and forks for each file. A fork has limits on CPU time, memory and files, and writes to a pipe what
+it reads: messages that begin with a number in 4 bytes. A negative one is the length of a JSON
+object, first of all about the file, or else an error. Another is the number of frames of a block,
+0 at the end, and then come its samples: float32, frame by frame. It ends with its parent.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+import sys
+from typing import Any, BinaryIO
+
+MEMORY_BYTES = 2 << 30
+
+SIZE = struct.Struct("<i")
+"""Of a message: frames of a block, or minus the length of an object."""
+
+
+def main() -> None:
+    """Serve requests until the other end of the socket is closed."""
+    channel = socket.socket(fileno=int(sys.argv[1]))
+    # Nobody waits for the forks.
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    # Ctrl-C is for the program that started this one.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    import numpy as np  # noqa: F401  (loaded once, for all forks)
+    import soundfile  # type: ignore[import-untyped]  # noqa: F401
+
+    while True:
+        data, (output,) = receive(channel)
+        if not data:
+            return
+        process = os.fork()
+        if not process:
+            channel.close()
+            _serve_fork(json.loads(data), output)
+        os.close(output)
+        handle = os.pidfd_open(process)
+        socket.send_fds(channel, [b"."], [handle])
+        os.close(handle)
+
+
+def receive(channel: socket.socket) -> tuple[bytes, tuple[int]]:
+    """Return a message and the descriptor that came with it; an empty one at the end."""
+    data, descriptors, _, _ = socket.recv_fds(channel, 1 << 17, 1)
+    return data, (descriptors[0] if descriptors else -1,)
+
+
+def _serve_fork(request: dict[str, Any], output: int) -> None:
+    try:
+        with os.fdopen(output, "wb") as out:
+            seconds = float(request["cpu_seconds"])
+            _limit(seconds)
+            _decode(bytes.fromhex(request["path"]), int(request["frames"]), seconds, out)
+    except BrokenPipeError:
+        # The reader has seen enough.
+        os._exit(0)
+    finally:
+        os._exit(1)
+
+
+def _limit(cpu_seconds: float) -> None:
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    # The signal ends the process, wherever it is: no handler is set.
+    signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+
+
+def _decode(path: bytes, frames: int, cpu_seconds: float, out: BinaryIO) -> None:
+    import soundfile
+
+    try:
+        with soundfile.SoundFile(path) as file:
+            about = {
+                "sample_rate": file.samplerate,
+                "channels": file.channels,
+                "frames": file.frames,
+                "container": file.format,
+                "encoding": file.subtype,
+            }
+            _write_object(out, about)
+            while frames:
+                # Each block has the whole time again.
+                signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+                block = file.read(frames, dtype="float32", always_2d=True)
+                out.write(SIZE.pack(len(block)))
+                out.write(block.tobytes())
+                out.flush()
+                if not len(block):
+                    return
+    except soundfile.LibsndfileError as error:
+        reason = f"is not audio, or it is damaged: {error.error_string}"
+        _write_object(out, {"error": reason})
+    except (OSError, TypeError, ValueError, OverflowError, MemoryError) as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        _write_object(out, {"error": f"cannot be read: {error}"})
+
+
+def _write_object(out: BinaryIO, fields: dict[str, Any]) -> None:
+    text = json.dumps(fields).encode()
+    out.write(SIZE.pack(-len(text)) + text)
+    out.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,194 @@
+"""Read audio files in a process of their own, which a hostile file can hang or crash alone."""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from services.audio.decoder import SIZE
+
+if TYPE_CHECKING:
+    from services.audio.arrays import Audio
+
+CPU_SECONDS = 10.0
+"""Most CPU time to open a file, and to decode one block, which take milliseconds."""
+
+WAIT_SECONDS = 60.0
+"""Longest wait for the next block, of a busy machine or a file that is not on a disk."""
+
+_PIPE_BYTES = 1 << 20
+_SAMPLE_BYTES = 4
+_LONGEST_OBJECT = 1 << 16
+_CRASHED = "is damaged: it crashes its decoder, or keeps it busy without end"
+
+
+class DecodingError(Exception):
+    """The file cannot be decoded; the message is the rest of a sentence about it."""
+
+
+@dataclass(slots=True)
+class Decoding:
+    """A file that is being decoded."""
+
+    about: dict[str, Any]
+    """sample_rate, channels, frames, container and encoding, by the file's header."""
+    _stream: _Stream
+    _longest: int
+    """Frames of a block."""
+
+    def blocks(self) -> Iterator[Audio]:
+        """Yield the samples as `[frames, channels]`, to be read once.
+
+        Raises:
+            DecodingError: the file is damaged, or takes too much time or memory.
+        """
+        while True:
+            frames = self._stream.read_size()
+            if frames < 0:
+                raise DecodingError(self._stream.read_object(-frames)["error"])
+            if not frames:
+                return
+            if frames > self._longest:
+                raise DecodingError(_CRASHED)
+            channels = self.about["channels"]
+            data = self._stream.read(frames * channels * _SAMPLE_BYTES)
+            yield np.frombuffer(data, np.float32).reshape(frames, channels)
+
+
+@contextmanager
+def decode(path: Path, frames: int) -> Iterator[Decoding]:
+    """Decode a file in a process, which is killed at the end of the block.
+
+    Args:
+        path: of the file, which may be hostile.
+        frames: samples per channel of a block; 0 reads the header only.
+
+    Raises:
+        DecodingError: the file is not audio, or takes too much time or memory.
+    """
+    output, process = _decoder.start(path, frames)
+    try:
+        stream = _Stream(output)
+        about = stream.read_object(-stream.read_size())
+        if "error" in about:
+            raise DecodingError(about["error"])
+        yield Decoding(about, stream, frames)
+    finally:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+        os.close(process)
+        os.close(output)
+
+
+@dataclass(slots=True)
+class _Stream:
+    """The end of the pipe at which blocks arrive."""
+
+    _descriptor: int
+    _poll: select.poll = field(default_factory=select.poll)
+
+    def __post_init__(self) -> None:
+        self._poll.register(self._descriptor, select.POLLIN)
+
+    def read_size(self) -> int:
+        return int(SIZE.unpack(self.read(SIZE.size))[0])
+
+    def read_object(self, length: int) -> dict[str, Any]:
+        if not 0 < length <= _LONGEST_OBJECT:
+            raise DecodingError(_CRASHED)
+        found: dict[str, Any] = json.loads(self.read(length))
+        return found
+
+    def read(self, length: int) -> bytearray:
+        data = bytearray(length)
+        view, filled = memoryview(data), 0
+        end = time.monotonic() + WAIT_SECONDS
+        while filled < length:
+            if not self._poll.poll(max(0.0, end - time.monotonic()) * 1000):
+                raise DecodingError(f"cannot be read: nothing came of it for {WAIT_SECONDS:g} s")
+            count = os.readv(self._descriptor, [view[filled:]])
+            if not count:
+                raise DecodingError(_CRASHED)
+            filled += count
+        return data
+
+
+class _Decoder:
+    """The process that forks for each file; started at the first, again if it ended."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._channel: socket.socket | None = None
+        self._owner = 0
+
+    def start(self, path: Path, frames: int) -> tuple[int, int]:
+        """Return the pipe that a file's blocks come from, and a handle on the fork."""
+        name = os.fsencode(path.absolute()).hex()
+        request = json.dumps({"path": name, "frames": frames, "cpu_seconds": CPU_SECONDS})
+        output, theirs = os.pipe()
+        try:
+            with suppress(OSError):
+                fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            with self._lock:
+                try:
+                    return output, self._ask(request, theirs)
+                except OSError:
+                    # It ended: killed by the system, or by somebody.
+                    self.end()
+                    return output, self._ask(request, theirs)
+        except BaseException:
+            os.close(output)
+            raise
+        finally:
+            os.close(theirs)
+
+    def end(self) -> None:
+        if self._channel is not None:
+            self._channel.close()
+        if self._process is not None and self._owner == os.getpid():
+            self._process.kill()
+            self._process.wait()
+        self._process = self._channel = None
+
+    def _ask(self, request: str, output: int) -> int:
+        # A fork of this process shares the socket with it.
+        if self._channel is None or self._owner != os.getpid():
+            self._start_process()
+        assert self._channel is not None
+        socket.send_fds(self._channel, [request.encode()], [output])
+        answer, handles, _, _ = socket.recv_fds(self._channel, 1, 1)
+        if not answer or not handles:
+            raise ConnectionResetError("the decoder has ended")
+        return handles[0]
+
+    def _start_process(self) -> None:
+        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
+                [sys.executable, "-m", "services.audio.decoder", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            )
+        self._owner = os.getpid()
+
+
+_decoder = _Decoder()
+atexit.register(_decoder.end)
