@@ -133,7 +133,7 @@ class StoreAwayError(OutputError):
 
 
 class ShortageError(OutputError):
-    """The machine is short of what every job needs: open files, processes or memory."""
+    """The machine is short of what every job needs, such as open files, processes or disk."""
 
 
 class CancelledError(DGXMusicError):

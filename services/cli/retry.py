@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -10,10 +11,9 @@ from services.cli.console import answer, answer_json, note
 from services.cli.generate import Quiet, describe_take
 from services.cli.options import AsJson
 from services.cli.running import StopFlag, progress_bar
-from services.errors import CancelledError, DGXMusicError, InvalidRequestError, JobFinishedError
+from services.errors import DGXMusicError, InvalidRequestError, JobFinishedError
 
 if TYPE_CHECKING:
-    from services.jobs.making import JobMaker
     from services.jobs.models import Job
     from services.jobs.service import MusicService
     from services.jobs.submission import CheckedRequest
@@ -35,54 +35,80 @@ def retry(
     Example: dgx-music retry --failed
     """
     from services.cli.library import open_service
-    from services.jobs.making import JobMaker
     from services.jobs.resubmission import check_again, list_failed
 
     if failed == bool(jobs):
         raise InvalidRequestError("Name the jobs to make again, or give --failed.")
     service = open_service()
-    names = list_failed() if failed else list(jobs or ())
-    if not names:
-        note("No job is left that failed.")
-    batch = [check_again(service, name) for name in names]
-    maker = JobMaker(service)
-    queued = [maker.queue(checked) for checked in batch]
-    made, errors = [], []
-    for number, (checked, job) in enumerate(zip(batch, queued, strict=True)):
+    errors: list[DGXMusicError] = []
+    batch = []
+    for name in list_failed() if failed else list(jobs or ()):
         try:
-            done = _make(maker, checked, job, quiet=quiet)
-        except CancelledError:
-            _cancel(service, queued[number + 1 :])
-            raise
+            batch.append(check_again(service, name))
         except DGXMusicError as error:
+            if not failed:
+                raise
             errors.append(error)
-            note(f"error: {checked.parent} failed again: {error}")
-            continue
-        made.append(done)
-        if not quiet:
-            for line in describe_take(done):
-                note(line)
-        if not as_json:
-            answer(str(done.file))
+            note(f"error: {name} cannot be made again: {error}")
+    if not batch and not errors:
+        note("No job is left that failed.")
+    made = _make_all(service, batch, errors, as_json=as_json, quiet=quiet)
     if as_json:
         answer_json([job.model_dump(mode="json") for job in made])
     if errors:
         raise typer.Exit(errors[0].exit_code)
 
 
-def _make(maker: JobMaker, checked: CheckedRequest, queued: Job | None, *, quiet: bool) -> Job:
-    stop = StopFlag()
-    with stop.catch_signals(), progress_bar(shown=not quiet) as progress:
-        if queued is not None:
-            return maker.follow(queued, progress, stop)
-        return maker.make(checked, progress, stop)
+def _make_all(
+    service: MusicService,
+    batch: list[CheckedRequest],
+    errors: list[DGXMusicError],
+    *,
+    as_json: bool,
+    quiet: bool,
+) -> list[Job]:
+    """Make the jobs; workers get all of them at once. The errors of those that fail are added."""
+    from services.jobs.making import JobMaker
 
-
-def _cancel(service: MusicService, jobs: list[Job | None]) -> None:
-    """Cancel queued jobs whose caller no longer waits for them."""
-    for job in jobs:
-        if job is not None:
+    maker, stop = JobMaker(service), StopFlag()
+    waiting: dict[str, Job] = {}
+    made = []
+    with stop.catch_signals(), ExitStack() as undo:
+        # However this ends early, nobody waits for the rest any more.
+        undo.callback(_cancel, service, waiting)
+        for checked in batch:
+            if (job := maker.queue(checked)) is not None:
+                waiting[str(checked.parent)] = job
+        for checked in batch:
+            parent = str(checked.parent)
             try:
-                service.cancel(job.job_id)
-            except JobFinishedError:
-                continue
+                with progress_bar(shown=not quiet) as progress:
+                    queued = waiting.get(parent)
+                    if queued is not None:
+                        done = maker.follow(queued, progress, stop)
+                    else:
+                        done = maker.make(checked, progress, stop)
+            except DGXMusicError as error:
+                if stop():
+                    raise
+                errors.append(error)
+                note(f"error: {parent} failed again: {error}")
+            else:
+                made.append(done)
+                _show(done, as_json=as_json, quiet=quiet)
+            waiting.pop(parent, None)
+    return made
+
+
+def _show(job: Job, *, as_json: bool, quiet: bool) -> None:
+    if not quiet:
+        for line in describe_take(job):
+            note(line)
+    if not as_json:
+        answer(str(job.file))
+
+
+def _cancel(service: MusicService, waiting: dict[str, Job]) -> None:
+    for job in waiting.values():
+        with suppress(JobFinishedError):
+            service.cancel(job.job_id)

@@ -48,9 +48,19 @@ class StopFlag:
 
 @contextmanager
 def progress_bar(*, shown: bool) -> Iterator[Progress]:
-    """Show a progress bar if stderr is a terminal; yields the function that moves it."""
+    """Show a progress bar if stderr is a terminal; yields the function that moves it.
+
+    Without the bar, only the reason why a job waits is written, once.
+    """
     if not (shown and is_terminal(sys.stderr)):
-        yield lambda _stage, _fraction: None
+        said: set[str] = set()
+
+        def say(stage: str, _fraction: float) -> None:
+            if stage.startswith("waiting: ") and stage not in said:
+                said.add(stage)
+                note(f"The job is {stage}")
+
+        yield say
         return
     from rich.console import Console
     from rich.progress import BarColumn, TaskProgressColumn, TextColumn

@@ -55,7 +55,7 @@ class JobMaker:
         return job
 
     def is_served(self, model: str) -> bool:
-        """Whether a worker that is alive takes jobs for this engine."""
+        """Whether a worker that is alive takes jobs for this engine, now or after an outage."""
         return bool(self._find_workers(model))
 
     def _find_workers(self, model: str) -> list[storage.WorkerState]:
@@ -67,9 +67,10 @@ class JobMaker:
         """Write the row of a job that is not queued; raises as `make`."""
         self._service.store.check()
         with storage_errors():
-            inputs = self._service.inputs.resolve(audio_references(checked.request), None)
+            owner = checked.choose_owner(None)
+            inputs = self._service.inputs.resolve(audio_references(checked.request), owner)
             with storage.get_session() as session:
-                return Order.of(add_row(session, checked, None, inputs))
+                return Order.of(add_row(session, checked, owner, inputs))
 
     def run(
         self,

@@ -32,11 +32,15 @@ def check_again(service: MusicService, id_or_prefix: str) -> CheckedRequest:
             f"The job {job.job_id} is {job.status}. Only a job that failed or was cancelled can "
             "be sent again."
         )
-    return replace(service.check(_request_of(job)), parent=job.job_id)
+    checked = service.check(_request_of(job))
+    return replace(checked, parent=job.job_id, parent_owner=job.owner)
 
 
 def list_failed() -> list[str]:
-    """Return the ids of the failed jobs that were not sent again yet, oldest first."""
+    """Return the ids of the failed jobs that are still to be sent again, oldest first.
+
+    One that was sent again counts as such unless the new job was cancelled.
+    """
     with storage_errors(), storage.get_session(read_only=True) as session:
         return storage.list_failed_without_successor(session)
 

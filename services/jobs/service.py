@@ -154,7 +154,8 @@ class MusicService:
         require_disk_floor(self.settings)
         with storage_errors():
             inputs = [
-                self.inputs.resolve(audio_references(checked.request), owner) for checked in batch
+                self.inputs.resolve(audio_references(checked.request), checked.choose_owner(owner))
+                for checked in batch
             ]
         queue = self.queue
         with storage_errors(), storage.get_session() as session:
@@ -165,7 +166,7 @@ class MusicService:
                 return [build_job(row, entries.get(row.id), self.store) for row in before]
             require_queue_space(session, len(batch), self.settings.queue_limit)
             for checked, named, rank in zip(batch, inputs, priorities, strict=True):
-                row = add_row(session, checked, owner, named)
+                row = add_row(session, checked, checked.choose_owner(owner), named)
                 entry = storage.add_queue_entry(session, row, client=client or "", priority=rank)
                 dispatch = Dispatch(row.id, entry.attempt)
                 queue.enqueue(session, dispatch, model=row.model_name, place=entry.place)

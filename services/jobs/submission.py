@@ -57,6 +57,12 @@ class CheckedRequest:
     """Engines that `auto` prefers and that cannot run here -> why."""
     parent: str | None = None
     """The id of the failed job that is sent again."""
+    parent_owner: str | None = None
+    """The owner of that job, who gets the new one too, whoever sends it again."""
+
+    def choose_owner(self, caller: str | None) -> str | None:
+        """Return the owner of the job, if its caller has this key."""
+        return caller if self.parent is None else self.parent_owner
 
 
 def check_batch(jobs: int, priority: str | Sequence[str]) -> list[storage.Priority]:

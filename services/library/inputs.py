@@ -275,6 +275,8 @@ def fetch_inputs(order: Order, path: StrPath, store: FileStore) -> Order:
             target.unlink(missing_ok=True)
             _link_or_copy(local, target)
         except FileNotFoundError as error:
+            # If the whole store is away, that is not the job's fault.
+            store.check()
             raise FileGoneError(
                 f"The audio file that the job names as its {field} is gone. Send it again, with "
                 "the same request."

@@ -6,8 +6,10 @@ import resource
 from contextlib import suppress
 
 RESERVED = 256
-"""Open files kept aside for the database, the worker and its engine processes, and reading files:
-clients' connections never take them."""
+"""Open files kept aside for the database, the worker and its engine processes."""
+
+FILES_OF_A_CONNECTION = 2
+"""Its socket, and the file that is sent or received."""
 
 MOST_CONNECTIONS = 4_096
 LOW_LIMIT = 4_096
@@ -33,4 +35,5 @@ def read_open_files_limits() -> tuple[int, int]:
 def count_allowed_connections() -> int:
     """Return how many connections of clients a server may hold at once."""
     soft, _ = read_open_files_limits()
-    return min(MOST_CONNECTIONS, max(soft - RESERVED, soft // 4, 1))
+    left = max(soft - RESERVED, soft // 2)
+    return min(MOST_CONNECTIONS, max(left // FILES_OF_A_CONNECTION, 1))

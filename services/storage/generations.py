@@ -287,14 +287,21 @@ def record_successor(session: Session, generation_id: str, successor: str) -> No
 
 
 def list_failed_without_successor(session: Session) -> list[str]:
-    """Return the ids of the failed jobs that were not sent again, oldest first."""
+    """Return the ids of failed jobs that have no successor, or a cancelled one; oldest first."""
     failed = (
         select(Generation)
         .where(*match_status(GenerationStatus.FAILED))
         .order_by(Generation.created_at, Generation.id)
     )
-    rows = session.scalars(failed)
-    return [row.id for row in rows if "sent_again_as" not in row.get_metadata()]
+    successors = {
+        row.id: row.get_metadata().get("sent_again_as") for row in session.scalars(failed)
+    }
+    kept = select(Generation.id).where(
+        Generation.id.in_([one for one in successors.values() if one is not None]),
+        Generation.status != GenerationStatus.CANCELLED.value,
+    )
+    alive = set(session.scalars(kept))
+    return [failed_id for failed_id, successor in successors.items() if successor not in alive]
 
 
 def _filter_status(query: Select[Any], *, status: str | None = None) -> Select[Any]:

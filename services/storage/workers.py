@@ -71,7 +71,7 @@ def record_heartbeat(
         outage: why it takes no jobs for now.
 
     Returns:
-        False when the worker's row is gone: it was taken for dead, and its jobs were taken over.
+        False when the worker's row is gone: its jobs were taken over, or the database was put back.
     """
     beaten = session.execute(
         update(WorkerRow)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MACHINE_FAILED = "The worker could not write or store the take. Its log says why."
+MACHINE_FAILED = "The worker's machine could not make or store the take. Its log says why."
 """What a job says of a fault of the machine, whose own message has paths in it."""
 
 
@@ -114,7 +114,8 @@ class Claims:
                 self._enqueue_again(session, dispatch, row.model_name, pause)
                 log.warning("workers died with it=%d, pauses job=%s", entry.crashes, row.id)
                 return None, None
-        leftover = row.file_path if row.attempts > 0 or entry.crashes > 0 else None
+        may_have_files = row.attempts > 0 or entry.crashes > 0 or entry.attempt > 1
+        leftover = row.file_path if may_have_files else None
         number = row.attempts + 1
         token = AttemptToken.for_dispatch(dispatch, self._worker_id)
         if not storage.claim_generation(session, row.id, str(token), taking_over=before):

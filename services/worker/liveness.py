@@ -73,6 +73,7 @@ class LivenessMonitor:
         self._ttl = ttl
         self._give_up = give_up
         self._ended = threading.Event()
+        self._membership = threading.Lock()
         self._last_heartbeat = time.monotonic()
         self._done = dict.fromkeys(("replace lost", "delete finished"), float("-inf"))
         self._unheld: set[Dispatch] = set()
@@ -106,9 +107,22 @@ class LivenessMonitor:
     def deregister(self) -> None:
         """Stop the threads, return this worker's dispatches to the queue, and remove its row."""
         self._ended.set()
-        self._queue.give_back([self._identity.worker_id])
-        with storage.get_session() as session:
-            storage.remove_workers(session, [self._identity.worker_id])
+        with self._membership:
+            self._queue.give_back([self._identity.worker_id])
+            with storage.get_session() as session:
+                storage.remove_workers(session, [self._identity.worker_id])
+
+    def _register_again(self) -> None:
+        """Register in a database that was put back to a state without this worker.
+
+        Another worker may have taken its jobs for lost; then their tokens are no longer theirs.
+        """
+        with self._membership:
+            if self._ended.is_set():
+                return
+            self._queue.register_queues([queue_name(model) for model in self._identity.models])
+            self._register()
+        log.warning("registered again: the database no longer had this worker")
 
     def _register(self) -> None:
         identity = self._identity
@@ -153,22 +167,19 @@ class LivenessMonitor:
         if not known:
             if self.heartbeat_age > self._ttl:
                 self._give_up("another worker took over its jobs")
-            # Nobody can have taken it for dead: the database was put back to an earlier state.
-            log.warning("registered again: the database no longer had this worker")
-            self._register()
-            self._queue.register_queues([queue_name(model) for model in self._identity.models])
+            self._register_again()
         self._last_heartbeat = started
 
     def _maintain_queue(self) -> None:
         # Whatever delays this worker's heartbeat may delay those of others, which are not dead.
         if time.monotonic() - self._last_heartbeat < self._ttl / 2:
             self._take_over_dead_workers()
-        self._return_unheld_dispatches()
         self._hosts.unload_idle()
         if self._is_due("replace lost", self._ttl):
             replace_lost_dispatches(self._queue)
         if self._is_due("delete finished", min(self._ttl * 4, KEEP_FINISHED_SECONDS)):
             self._queue.delete_finished(older_than_seconds=KEEP_FINISHED_SECONDS)
+        self._return_unheld_dispatches()
 
     def _return_unheld_dispatches(self) -> None:
         """Enqueue anew what the database says is at work here and is not, as after a restore."""

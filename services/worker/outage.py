@@ -11,10 +11,12 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from services.errors import OutputError
+from services.library.store import FolderStore
 from services.library.takes import SPARE_BYTES, Delivery
 from services.machine.shortage import find_shortage
 from services.machine.space import free_bytes
@@ -30,6 +32,9 @@ log = logging.getLogger(__name__)
 FIRST_PAUSE_SECONDS = 1.0
 LONGEST_PAUSE_SECONDS = 30.0
 """Pauses between two looks; each is twice the one before."""
+
+TRIED_BYTES = 1 << 20
+"""Bytes that are really taken for a moment."""
 
 FILES_NEEDED = 32
 """Files that an attempt may have open at once: those of its engine process and of the store."""
@@ -48,6 +53,8 @@ class Outage:
         self._find_reason = find_reason
         self._lock = threading.Lock()
         self._need = 0
+        self._pause = FIRST_PAUSE_SECONDS
+        self._over_at = float("-inf")
         self._ended = threading.Event()
         self.reason: str | None = None
         """Why the worker takes no jobs; None while it does."""
@@ -62,12 +69,20 @@ class Outage:
             self._need = max(self._need, need)
             if self.reason is not None:
                 return True
-            self.reason = self._find_reason(self._need)
-            if self.reason is None:
-                self._need = 0
+            reason = self._look()
+            if reason is None:
                 return False
-        log.warning("takes no jobs: %s", self.reason)
-        threading.Thread(target=self._watch, name="outage", daemon=True).start()
+            if time.monotonic() - self._over_at > LONGEST_PAUSE_SECONDS:
+                # Else it comes and goes, and the pauses go on growing.
+                self._pause = FIRST_PAUSE_SECONDS
+            try:
+                threading.Thread(target=self._watch, name="outage", daemon=True).start()
+            except RuntimeError as error:
+                # Not even a thread can be started. The job alone pauses.
+                log.warning("does not wait for the end of an outage: %s", error)
+                return False
+            self.reason = reason
+        log.warning("takes no jobs: %s", reason)
         return True
 
     def end(self) -> None:
@@ -75,19 +90,29 @@ class Outage:
         self._ended.set()
 
     def _watch(self) -> None:
-        pause = FIRST_PAUSE_SECONDS
-        while not self._ended.wait(pause):
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
+        while not self._ended.wait(self._pause):
+            self._pause = min(2 * self._pause, LONGEST_PAUSE_SECONDS)
             with self._lock:
-                reason = self._find_reason(self._need)
+                before, self.reason = self.reason, self._look()
+                reason = self.reason
                 if reason is None:
-                    self._need = 0
-                changed, self.reason = reason != self.reason, reason
+                    self._over_at = time.monotonic()
             if reason is None:
                 log.info("takes jobs again")
                 return
-            if changed:
+            if reason != before:
                 log.warning("takes no jobs: %s", reason)
+
+    def _look(self) -> str | None:
+        try:
+            reason = self._find_reason(self._need)
+        except Exception:
+            # Whatever it is, somebody must go on looking.
+            log.exception("unexpected")
+            reason = "The machine cannot be checked."
+        if reason is None:
+            self._need = 0
+        return reason
 
 
 def find_reason(delivery: Delivery, store: FileStore, need: int) -> str | None:
@@ -96,8 +121,8 @@ def find_reason(delivery: Delivery, store: FileStore, need: int) -> str | None:
     It is a sentence for everybody, without paths; the log has the whole error.
     """
     try:
-        _try_output(delivery.output_dir, need)
         store.check()
+        _try_output(delivery.output_dir, need)
         _try_descriptors()
     except OSError as error:
         shortage = find_shortage(error)
@@ -106,7 +131,9 @@ def find_reason(delivery: Delivery, store: FileStore, need: int) -> str | None:
         return f"The output folder cannot be written: {error.strerror}."
     except OutputError as error:
         log.warning("the store cannot be used: %s", error)
-        return "The store of finished files cannot be used."
+        if isinstance(store, FolderStore):
+            return "The output folder is not there."
+        return "The bucket of the finished files does not respond."
     return None
 
 
@@ -116,7 +143,8 @@ def _try_output(folder: Path, need: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     # It has no name, so that a worker that is killed leaves nothing.
     with tempfile.TemporaryFile(dir=folder) as file:
-        os.posix_fallocate(file.fileno(), 0, max(1, need))
+        # Not all of it: a job that is writing would meet the end of the disk.
+        os.posix_fallocate(file.fileno(), 0, TRIED_BYTES)
 
 
 def _try_descriptors() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 ENDINGS_ALLOWED = 2
-"""Times a job may end the process of its engine, alone in it; the next time fails it."""
+"""Attempts after the first for a job that ends the process of its engine, alone in it."""
 
 LONGEST_CRASH_PAUSE_SECONDS = 300.0
 

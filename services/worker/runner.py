@@ -82,7 +82,7 @@ class AttemptRunner:
         self._waiting = 0
         self._suspects = 0
         self._jobs: dict[str, RunningJob] = {}
-        self._dispatches: set[Dispatch] = set()
+        self._dispatches: Counter[Dispatch] = Counter()
         self.stopping: StopReason | None = None
         """Set when the worker starts no more jobs."""
 
@@ -103,7 +103,8 @@ class AttemptRunner:
     def dispatches(self) -> set[Dispatch]:
         """Return the dispatches that are at work here, or wait for a slot."""
         with self._changed:
-            return set(self._dispatches)
+            # In a database that was put back, one may run a second time before its first run ends.
+            return {dispatch for dispatch, runs in self._dispatches.items() if runs}
 
     def tokens(self) -> list[str]:
         """Return the attempt tokens of the running jobs."""
@@ -136,12 +137,13 @@ class AttemptRunner:
         """
         reach("job-claimed")
         with self._changed:
-            self._dispatches.add(dispatch)
+            self._dispatches[dispatch] += 1
         try:
             self._run_dispatch(dispatch)
         finally:
             with self._changed:
-                self._dispatches.discard(dispatch)
+                self._dispatches[dispatch] -= 1
+                self._dispatches = +self._dispatches
 
     def _run_dispatch(self, dispatch: Dispatch) -> None:
         with self._hold_slot(alone=self._persist(lambda: self._claims.is_suspect(dispatch))):
@@ -183,6 +185,7 @@ class AttemptRunner:
             failed = find_shortage(error) or EngineError(f"{type(error).__name__}: {error}")
             self._handle_error(job, failed)
         else:
+            self._outages.pop(attempt.generation_id, None)
             event = "completed" if published else "lost, result refused"
             log.info("%s job=%s attempt=%d", event, *_log_fields(attempt.dispatch))
 
@@ -226,8 +229,9 @@ class AttemptRunner:
                 job.stop = self.stopping
                 self._handle_stop(job)
                 return
-            if error.jobs > 1:
-                self._put_off(attempt, error, pause=0.0, is_suspect=True)
+            if error.jobs != 1:
+                # Another job ended it, or perhaps this one.
+                self._put_off(attempt, error, pause=0.0, is_suspect=error.jobs > 1)
                 return
         pause = self._pause_for_outage(attempt) if error.is_of_machine else None
         if pause is None:
@@ -256,6 +260,8 @@ class AttemptRunner:
 
     def _handle_failure(self, attempt: Attempt, error: DGXMusicError) -> None:
         delay = self._persist(lambda: self._claims.retry_or_fail(attempt, error))
+        if delay is None:
+            self._outages.pop(attempt.generation_id, None)
         what = "failed" if delay is None else f"failed, again in {delay:g} s"
         log.warning("%s job=%s attempt=%d: %s", what, *_log_fields(attempt.dispatch), error)
 

@@ -1,8 +1,12 @@
 """`dgx-music retry`: failed jobs are made again."""
 
 import json
+import signal
 
 import pytest
+
+from services.errors import EngineError
+from services.generation.composer.engine import ComposerEngine
 
 
 @pytest.fixture
@@ -41,9 +45,6 @@ def test_all_failed_jobs_are_made_once(home, failed):
 
 
 def test_one_that_fails_again_does_not_stop_the_others(home, failed, monkeypatch):
-    from services.errors import EngineError
-    from services.generation.composer.engine import ComposerEngine
-
     first, second = failed(), failed("trap beat", 8)
     render = ComposerEngine.render
 
@@ -75,3 +76,31 @@ def test_a_completed_job_is_refused_before_any_is_made(home, failed):
     assert refused.returncode == 2
     assert "is completed" in refused.stderr
     assert home.rows() == [("completed",), ("failed",)]
+
+
+def test_one_whose_model_is_gone_does_not_stop_the_others(home, failed):
+    gone = home.add_job("house", status="failed", model="no-such-model", seed=1)
+    good = failed()
+    made = home.call("retry", "--failed", "--quiet")
+    assert made.returncode == 4
+    assert f"error: {gone} cannot be made again: There is no model" in made.stderr
+    assert len(made.stdout.splitlines()) == 1
+    assert json.loads(home.call("status", good, "--json").stdout)["metadata"]["sent_again_as"]
+
+
+def test_ctrl_c_cancels_the_rest_and_leaves_it_to_be_sent_again(home, failed, monkeypatch):
+    first, second = failed(), failed("trap beat", 8)
+    render = ComposerEngine.render
+
+    def interrupt(self, params, *others):
+        signal.raise_signal(signal.SIGINT)
+        return render(self, params, *others)
+
+    monkeypatch.setattr(ComposerEngine, "render", interrupt)
+    stopped = home.call("retry", "--failed")
+    assert stopped.returncode == 130, stopped.stderr
+    monkeypatch.undo()
+    made = home.call("retry", "--failed", "--quiet", "--json")
+    assert made.returncode == 0, made.stderr
+    parents = [job["metadata"]["parent"] for job in json.loads(made.stdout)]
+    assert parents == [first, second]

@@ -76,6 +76,14 @@ def test_bar_is_hidden_in_a_pipe_and_when_quiet(monkeypatch, stream, shown):
     assert stream.getvalue() == ""
 
 
+def test_without_the_bar_the_reason_why_a_job_waits_is_said_once(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", stream := io.StringIO())
+    with progress_bar(shown=False) as show:
+        for stage in ("queued", "waiting: A disk is full.", "waiting: A disk is full.", "saving"):
+            show(stage, 0.5)
+    assert stream.getvalue() == "The job is waiting: A disk is full.\n"
+
+
 def test_closed_terminal_does_not_fail_the_job(monkeypatch):
     monkeypatch.setattr(sys, "stderr", ClosedTerminal())
     with progress_bar(shown=True) as show:

@@ -74,18 +74,27 @@ def test_without_a_worker_for_its_engine_a_job_runs_here(service, worker):
         assert storage.list_queue_entries(session) == []
 
 
+def complete(job_id: str) -> None:
+    with storage.get_session() as session:
+        row = storage.lock_generation(session, job_id)
+        row.mark_completed(1.0)
+        storage.remove_queue_entry(session, job_id)
+
+
 def test_a_job_that_a_worker_completes_is_returned(service):
     register()
-
-    def complete(job_id: str) -> None:
-        with storage.get_session() as session:
-            row = storage.lock_generation(session, job_id)
-            row.mark_completed(1.0)
-            storage.remove_queue_entry(session, job_id)
-
     job, steps = make(service, complete)
     assert job.status == "completed"
     assert steps == ["queued", "completed"]
+
+
+def test_a_job_that_waits_for_the_end_of_an_outage_says_so(service):
+    register()
+    with storage.get_session() as session:
+        storage.record_heartbeat(session, "w", outage="A disk is full.")
+    job, steps = make(service, complete)
+    assert job.status == "completed"
+    assert steps == ["waiting: A disk is full.", "completed"]
 
 
 def test_a_job_that_fails_on_a_worker_raises_its_message(service):

@@ -93,3 +93,24 @@ def test_failed_jobs_are_listed_oldest_first_until_they_are_sent_again(service):
     )
     assert job.status == "completed"
     assert list_failed() == [first, third]
+
+
+def test_a_job_whose_successor_was_cancelled_is_listed_again(service):
+    old = fail(service)
+    (new,) = service.enqueue([check_again(service, old)])
+    assert list_failed() == []
+    service.cancel(new.job_id)
+    assert list_failed() == [old]
+
+
+@pytest.mark.parametrize("is_queued", [True, False])
+def test_the_new_job_belongs_to_the_owner_of_the_old_one(service, is_queued):
+    old = service.submit(parse_request(prompt="sleep 0", duration=1), owner="somebody").job_id
+    service.cancel(old)
+    checked = check_again(service, old)
+    if is_queued:
+        (new,) = service.enqueue([checked], owner="the-operator")
+        new_id = new.job_id
+    else:
+        new_id = JobMaker(service).prepare(checked).generation_id
+    assert service.get(new_id).owner == "somebody"

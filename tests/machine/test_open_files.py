@@ -32,7 +32,7 @@ def test_a_process_may_open_as_many_files_as_its_hard_limit():
 
 @pytest.mark.parametrize(
     ("soft", "allowed"),
-    [(1024, 768), (300, 75), (2, 1), (1 << 20, 4096), (resource.RLIM_INFINITY, 4096)],
+    [(1024, 384), (300, 75), (2, 1), (1 << 20, 4096), (resource.RLIM_INFINITY, 4096)],
 )
 def test_open_files_are_kept_aside_from_connections(monkeypatch, soft, allowed):
     monkeypatch.setattr(open_files.resource, "getrlimit", lambda _kind: (soft, soft))

@@ -224,6 +224,13 @@ def test_a_worker_that_nobody_can_have_taken_for_dead_registers_again(post, capl
     assert "registered again" in caplog.text
 
 
+def test_a_worker_that_has_left_does_not_register_again(post):
+    one = post(ttl=30.0)
+    one.monitor.deregister()
+    one.monitor._send_heartbeat()
+    assert workers() == {}
+
+
 def test_heartbeats_carry_an_outage_and_its_end(post):
     one = post()
     for reason in ("A disk is full.", None):

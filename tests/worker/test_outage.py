@@ -95,6 +95,51 @@ def test_an_outage_is_no_longer_watched_when_the_worker_ends():
     assert not watch.is_alive()
 
 
+@pytest.mark.usefixtures("pauses")
+def test_an_outage_is_watched_whatever_a_look_raises(caplog):
+    looks = iter(["A disk is full.", ZeroDivisionError("odd"), None])
+
+    def look(_need: int) -> str | None:
+        found = next(looks)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    outage = Outage(look)
+    assert outage.is_found(1)
+    wait_until(lambda: outage.reason is None)
+    assert "takes no jobs: The machine cannot be checked." in caplog.text
+    assert "ZeroDivisionError: odd" in caplog.text
+
+
+def test_an_outage_without_a_thread_to_watch_it_is_none(monkeypatch):
+    def fail(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    outage = Outage(lambda _need: "A disk is full.")
+    assert not outage.is_found(1)
+    assert outage.reason is None
+
+
+@pytest.mark.usefixtures("pauses")
+def test_the_pauses_of_an_outage_that_comes_and_goes_go_on_growing(monkeypatch):
+    monkeypatch.setattr(outage_module, "LONGEST_PAUSE_SECONDS", 3600.0)
+    machine = Machine()
+    outage = Outage(machine.find_reason)
+    for _ in range(2):
+        machine.reason = "A disk is full."
+        assert outage.is_found(1)
+        machine.reason = None
+        wait_until(lambda: outage.reason is None)
+    assert outage._pause > 2 * outage_module.FIRST_PAUSE_SECONDS
+    outage._over_at -= 2 * outage_module.LONGEST_PAUSE_SECONDS
+    machine.reason = "A disk is full."
+    assert outage.is_found(1)
+    assert outage._pause == outage_module.FIRST_PAUSE_SECONDS
+    outage.end()
+
+
 def delivery_to(folder: Path) -> Delivery:
     return Delivery(output_dir=folder, target_lufs=None, true_peak_dbtp=-1.0, bit_depth="PCM_16")
 
@@ -122,8 +167,19 @@ def fill(folder: Path) -> Path:
 
 
 def test_a_machine_that_lacks_nothing_has_no_outage_and_keeps_no_file(tmp_path):
-    assert find(tmp_path / "new" / "outputs") is None
-    assert list((tmp_path / "new" / "outputs").iterdir()) == []
+    assert find(tmp_path) is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_scratch_folder_of_a_bucket_is_made(tmp_path):
+    bucket = SimpleNamespace(check=lambda: None)
+    assert find(tmp_path / "new" / "outputs", store=bucket) is None
+    assert (tmp_path / "new" / "outputs").is_dir()
+
+
+def test_a_folder_whose_disk_is_not_mounted_is_an_outage_and_not_made(tmp_path):
+    assert find(tmp_path / "outputs") == "The output folder is not there."
+    assert not (tmp_path / "outputs").exists()
 
 
 def test_a_full_disk_is_an_outage_for_files_that_do_not_fit(small_disk):
@@ -135,7 +191,9 @@ def test_a_full_disk_is_an_outage_for_files_that_do_not_fit(small_disk):
 
 def test_a_folder_in_the_way_is_an_outage(tmp_path):
     (tmp_path / "outputs").write_text("mine")
-    assert find(tmp_path / "outputs") == "The output folder cannot be written: File exists."
+    bucket = SimpleNamespace(check=lambda: None)
+    reason = find(tmp_path / "outputs", store=bucket)
+    assert reason == "The output folder cannot be written: File exists."
 
 
 def test_a_store_that_is_away_is_an_outage_without_its_address(tmp_path):
@@ -143,7 +201,7 @@ def test_a_store_that_is_away_is_an_outage_without_its_address(tmp_path):
         raise StoreAwayError("s3://secret-bucket/ does not respond.")
 
     reason = find(tmp_path, store=SimpleNamespace(check=check))
-    assert reason == "The store of finished files cannot be used."
+    assert reason == "The bucket of the finished files does not respond."
 
 
 def test_too_many_open_files_are_an_outage(tmp_path):
@@ -169,6 +227,20 @@ def test_a_shortage_is_found_behind_other_errors():
     assert isinstance(found, ShortageError)
     assert str(found) == "This process has too many files open."
     assert find_shortage(OSError(errno.ENOENT, "No such file")) is None
+    no_thread = find_shortage(RuntimeError("can't start new thread"))
+    assert str(no_thread) == "The machine starts no more processes and threads."
+
+
+def test_a_shortage_that_was_dealt_with_is_not_found():
+    def fail() -> None:
+        try:
+            raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+        except BlockingIOError:
+            raise ValueError("odd") from None
+
+    with pytest.raises(ValueError, match="odd") as caught:
+        fail()
+    assert find_shortage(caught.value) is None
 
 
 @pytest.mark.integration
@@ -179,7 +251,8 @@ def test_jobs_wait_for_a_full_disk_and_lose_no_attempt(
     worker = rig.worker(concurrency=2, worker_ttl_seconds=5)
     # The first two are past the look at the disk before it fills, and their files still fit.
     jobs = rig.submit(*["hold"] * 12)
-    rig.started(jobs[1])
+    for job in jobs[:2]:
+        rig.started(job)
     ballast = fill(small_disk)
     rig.release()
     rig.until(lambda: check_queue(rig.service.settings).outages == ["A disk is full."])
@@ -208,7 +281,7 @@ def test_jobs_wait_for_a_folder_that_cannot_be_written(sqlite_rig: Rig) -> None:
     rig.outputs.rename(kept)
     rig.outputs.write_text("in the way")
     rig.release()
-    rig.until(lambda: "takes no jobs: The output folder cannot be written" in rig.log)
+    rig.until(lambda: "takes no jobs: The output folder is not there." in rig.log)
     rig.outputs.unlink()
     kept.rename(rig.outputs)
     assert {(job.status, job.retry_count) for job in rig.finished(jobs)} == {("completed", 0)}

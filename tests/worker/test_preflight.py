@@ -49,7 +49,7 @@ def test_a_database_on_a_share_is_refused(tmp_path, monkeypatch):
 def state(slot: str) -> WorkerState:
     return WorkerState(
         id="far.0.1", slot=slot, process="", host="far", pid=1, models=("composer",),
-        concurrency=1, draining=False, age=0.0,
+        concurrency=1, draining=False, outage=None, age=0.0,
     )  # fmt: skip
 
 

@@ -231,7 +231,9 @@ def test_a_missing_input_is_a_fault_of_the_job(desk):
 
 
 @pytest.mark.parametrize(
-    ("jobs", "attempts", "crashes"), [(1, 1, 0), (2, 0, 1)], ids=["alone", "with a neighbour"]
+    ("jobs", "attempts", "crashes"),
+    [(1, 1, 0), (2, 0, 1), (0, 0, 0)],
+    ids=["alone", "with a neighbour", "before the job"],
 )
 def test_the_end_of_an_engine_process_counts_only_against_a_job_alone_in_it(
     desk, jobs, attempts, crashes
@@ -257,6 +259,21 @@ def test_a_job_that_ends_its_engine_fails_at_the_third_time(
         assert row_of(first).status == "pending"
         desk.runner.run(Dispatch(first.generation_id, number))
     assert (row_of(first).status, row_of(first).error_message) == ("failed", str(error))
+
+
+def test_a_dispatch_that_runs_twice_is_at_work_until_both_runs_have_ended(make_desk):
+    desk = make_desk(2)
+    started, release = desk.hold()
+    dispatch = desk.submit()
+    running = desk.start(dispatch)
+    assert started.wait(LIMIT_SECONDS)
+    # As in a database that was put back: the row is pending again, and is claimed by nobody.
+    desk.rig.service.cancel(dispatch.generation_id)
+    desk.runner.run(dispatch)
+    assert desk.runner.dispatches() == {dispatch}
+    release.set()
+    running.result(LIMIT_SECONDS)
+    assert desk.runner.dispatches() == set()
 
 
 def test_an_engine_that_ends_with_its_worker_costs_no_attempt(desk):

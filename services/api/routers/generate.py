@@ -165,9 +165,8 @@ def retry_job(
     """
     _require_accepting(api)
     repeatable = _parse_idempotency_key(idempotency_key, "retry", {"job_id": job_id})
-    failed = find_visible_job(api, caller, job_id)
-    checked = check_again(api.service, failed.job_id)
-    jobs = api.service.enqueue([checked], caller.name, owner=failed.owner, repeatable=repeatable)
+    checked = check_again(api.service, find_visible_job(api, caller, job_id).job_id)
+    jobs = api.service.enqueue([checked], caller.name, owner=caller.owner, repeatable=repeatable)
     _log_accepted(caller, jobs)
     response.headers["Location"] = f"{PREFIX}/jobs/{jobs[0].job_id}"
     response.headers["Retry-After"] = RETRY_AFTER_SECONDS

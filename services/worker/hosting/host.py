@@ -110,10 +110,11 @@ class EngineHost:
             undo.callback(ours.close)
             with theirs:
                 self._process = _start_process(theirs, launch)
+            undo.callback(self.kill)
+            ours.settimeout(_CHECK_SECONDS)
+            self._channel = ours
+            threading.Thread(target=self._listen, name=f"engine {model}", daemon=True).start()
             undo.pop_all()
-        ours.settimeout(_CHECK_SECONDS)
-        self._channel = ours
-        threading.Thread(target=self._listen, name=f"engine {model}", daemon=True).start()
 
     @property
     def pid(self) -> int:
