@@ -128,6 +128,10 @@ class FileGoneError(OutputError):
     is_of_machine = False
 
 
+class FileDamagedError(FileGoneError):
+    """A published file is no longer the one that was written."""
+
+
 class StoreAwayError(OutputError):
     """The bucket of the finished files does not respond."""
 

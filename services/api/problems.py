@@ -107,7 +107,13 @@ TYPES = {
             "No audio yet",
             "Request the file again when the job's status is `completed`.",
         ),
-        ProblemType("gone", 410, "File gone", "The job's audio was deleted or lost."),
+        ProblemType(
+            "gone",
+            410,
+            "File gone",
+            "The job's audio was deleted or lost, or the file is damaged: no longer the one that "
+            "was written. Send the same request with its seed again.",
+        ),
         ProblemType(
             "too-large",
             413,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import io
 import logging
 import os
 import signal
@@ -100,6 +101,7 @@ def main() -> None:
         if signal.getsignal(number) == signal.SIG_DFL:
             signal.signal(number, signal.default_int_handler)
     collect_rarely()
+    _escape_other_scripts()
     try:
         _run()
     except SystemExit as end:
@@ -115,6 +117,12 @@ def main() -> None:
     finally:
         # Else Python looks through all of Numba and SQLAlchemy, for half a second, before it ends.
         gc.freeze()
+
+
+def _escape_other_scripts() -> None:
+    """Write characters that the locale does not have as escapes; by default Python would fail."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.encoding.lower() != "utf-8":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _run() -> None:

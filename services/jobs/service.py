@@ -293,6 +293,7 @@ class MusicService:
         Raises:
             UnknownGenerationError: there is no such job, or it has no file.
             FileGoneError: the file is gone.
+            FileDamagedError: it is not the one that was written.
             OutputError: the store cannot be used now.
         """
         with storage_errors(), storage.get_session(read_only=True) as session:
@@ -301,6 +302,9 @@ class MusicService:
             raise UnknownGenerationError(f"The generation {job_id!r} has no file.")
         try:
             return self.store.local_copy(row.file_path, row.file_sha256)
+        except ValueError as error:
+            # A link that leads out of the library: what it shows is not ours.
+            raise UnknownGenerationError(f"The generation {job_id!r} has no file.") from error
         except FileNotFoundError as error:
             raise FileGoneError(
                 f"The file of the generation {job_id!r} is gone. `dgx-music files check` compares "

@@ -225,6 +225,31 @@ def test_deleted_file_is_gone(take: tuple[Api, str, bytes]) -> None:
         assert str(api.state.settings.output_dir) not in problem["detail"]
 
 
+@pytest.mark.parametrize("harm", ["cut", "altered"])
+def test_a_damaged_file_is_gone_and_says_so(take: tuple[Api, str, bytes], harm: str) -> None:
+    api, base, data = take
+    assert api.client.get(f"{base}.wav").content == data
+    (path,) = api.state.settings.output_dir.rglob("*-*.wav")
+    path.write_bytes(data[:-1000] if harm == "cut" else data[:-1] + bytes([data[-1] ^ 1]))
+    for url in (f"{base}.wav", f"{base}.mp3", base.replace("/files/", "/jobs/") + "/peaks"):
+        for _ in range(2):
+            problem = assert_problem(api.client.get(url), "gone")
+            assert "is damaged" in problem["detail"]
+            assert str(api.state.settings.output_dir) not in problem["detail"]
+    path.write_bytes(data)
+    assert api.client.get(f"{base}.wav").content == data
+
+
+def test_a_link_that_leads_out_of_the_library_is_not_found(take: tuple[Api, str, bytes]) -> None:
+    api, base, data = take
+    (path,) = api.state.settings.output_dir.rglob("*-*.wav")
+    outside = path.rename(api.state.settings.output_dir.parent / "outside.wav")
+    path.symlink_to(outside)
+    answer = api.client.get(f"{base}.wav")
+    assert_problem(answer, "not-found")
+    assert data not in answer.content
+
+
 def test_unreachable_bucket_is_unavailable(
     take: tuple[Api, str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:

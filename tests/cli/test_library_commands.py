@@ -1,6 +1,7 @@
 """`dgx-music history`, `status` and `models list`."""
 
 import json
+import subprocess
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from services.cli import library
 from services.generation import registry
 from services.generation.registry import EngineEntry, Registry
+from tests.conftest import LIMIT_SECONDS
 from tests.generation.test_trial import FACTS, Tone
 
 pytestmark = pytest.mark.integration
@@ -205,3 +207,14 @@ def test_models_are_listed_with_why_one_cannot_run(home):
     lines = home.call("models", "list").stdout.splitlines()
     assert [line.split("\t")[1] for line in lines] == ["yes", "no: its weights are missing."]
     assert home.call("models", "list", width=100).stdout.startswith("name")
+
+
+def test_characters_that_the_locale_does_not_have_are_escaped(home):
+    home.add_job("caf\u00e9 \u2013 \u97f3\u697d")
+    home.environment["PYTHONIOENCODING"] = "latin-1"
+    ran = subprocess.run(
+        home.command("history"), cwd=home.path, env=home.full_environment(),
+        capture_output=True, timeout=LIMIT_SECONDS, check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (0, b"")
+    assert b"caf\xe9 \\u2013 \\u97f3\\u697d" in ran.stdout

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from services.audio.files import AudioFileManager
 from services.audio.inventory import StoredFile, scan
-from services.errors import OutputError
+from services.errors import FileDamagedError, OutputError
 from services.library.drafts import StrPath, remove_take_and_drafts, rename_draft
 from services.library.store.interface import FileStat, JobLock, no_lock_needed
 
 _PIECE = 256 * 1024
+_MOST_REMEMBERED = 10_000
 
 
 class FolderStore:
@@ -24,6 +26,8 @@ class FolderStore:
         self._folder = folder
         self._root = str(folder)
         self._files = AudioFileManager(folder)
+        self._unchanged: dict[str, tuple[str, int, int, int]] = {}
+        """Name -> digest, inode, size and time of files that were found unchanged."""
 
     @property
     def location(self) -> str:
@@ -77,8 +81,32 @@ class FolderStore:
     def read_range(self, name: str, start: int = 0, end: int | None = None) -> Iterator[bytes]:
         return _pieces(self._existing(name), start, end)
 
-    def local_copy(self, name: str, sha256: str | None = None) -> Path:  # noqa: ARG002
-        return self._existing(name)
+    def local_copy(self, name: str, sha256: str | None = None) -> Path:
+        path = self._existing(name)
+        if sha256 is not None:
+            self._require_unchanged(name, path, sha256)
+        return path
+
+    def _require_unchanged(self, name: str, path: Path, sha256: str) -> None:
+        """Check that a file is the one that was written; it is read at first, and when it changed.
+
+        Raises:
+            FileDamagedError: it is another.
+        """
+        found = path.stat()
+        seen = (sha256, found.st_ino, found.st_size, found.st_mtime_ns)
+        if self._unchanged.get(name) == seen:
+            return
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256:
+            raise FileDamagedError(
+                f"The file {PurePath(name).name} is damaged: it is not the one that was written. "
+                "The same prompt, duration, seed and model make it again."
+            )
+        if len(self._unchanged) >= _MOST_REMEMBERED:
+            self._unchanged.clear()
+        self._unchanged[name] = seen
 
     def list(self) -> Iterator[StoredFile]:
         return scan(self._folder)

@@ -108,7 +108,8 @@ class FileStore(Protocol):
 
         Args:
             name: of the file.
-            sha256: of the file; a download with another one raises OutputError.
+            sha256: of the file; one with another raises an OutputError, from a folder
+                FileDamagedError.
         """
         ...
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from services import storage
 from services.cli import doctor
 from services.config import Settings, load_settings
-from services.errors import OutputError, SettingsError, StoreAwayError
+from services.errors import FileDamagedError, OutputError, SettingsError, StoreAwayError
 from services.library import reconcile
 from services.library.drafts import draft_path, remove_old_drafts
 from services.library.reconcile import (
@@ -30,6 +30,7 @@ from services.library.reconcile import (
 from services.library.store import (
     FileStore,
     FolderStore,
+    folder,
     open_store,
     sha256_of,
     try_remove_leftovers,
@@ -191,6 +192,31 @@ def test_a_missing_file_is_reported_at_once(shelf):
     assert not shelf.store.delete(f"{DAY}/none.wav")
     with pytest.raises(FileNotFoundError):
         shelf.store.move(f"{DAY}/none.wav", "other.wav")
+
+
+def test_a_file_is_read_again_only_when_it_changed(tmp_path, monkeypatch):
+    store = FolderStore(tmp_path)
+    paths = [tmp_path / f"{number}.wav" for number in range(3)]
+    for path in paths:
+        path.write_bytes(MUSIC)
+    read = []
+    file_digest = hashlib.file_digest
+    monkeypatch.setattr(
+        hashlib, "file_digest", lambda file, kind: read.append(file.name) or file_digest(file, kind)
+    )
+    for _ in range(3):
+        assert store.local_copy("0.wav", digest(MUSIC)) == paths[0]
+    assert read == [str(paths[0])]
+    os.utime(paths[0], ns=(1, 1))
+    store.local_copy("0.wav", digest(MUSIC))
+    assert len(read) == 2
+    with pytest.raises(FileDamagedError, match=r"0\.wav is damaged"):
+        store.local_copy("0.wav", digest(b"another"))
+    store.local_copy("0.wav")
+    monkeypatch.setattr(folder, "_MOST_REMEMBERED", 1)
+    for path in paths:
+        store.local_copy(path.name, digest(MUSIC))
+    assert len(store._unchanged) == 1
 
 
 @pytest.mark.parametrize("name", ["", "..", "../x.wav", "a/../../x.wav", "/etc/hostname"])
