@@ -84,7 +84,7 @@ def finish(folder: Path) -> None:
         'printf "#!/bin/sh\\nexit 0\\n" >.venv/bin/dgx-music',
         "cp .venv/bin/dgx-music .venv/bin/python",
         "chmod +x .venv/bin/*",
-        "{ pwd; cat pyproject.toml requirements/bootstrap.lock requirements/core.lock "
+        "{ pwd -P; cat pyproject.toml requirements/bootstrap.lock requirements/core.lock "
         "scripts/setup; } | cksum >.venv/.set-up-core",
     )
     subprocess.run(["sh", "-c", "\n".join(script)], cwd=folder, check=True)
@@ -96,6 +96,34 @@ def test_a_finished_set_up_is_not_done_again(bare):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     (bare / "requirements" / "core.lock").write_text("changed\n")
     assert "installing" in run(bare, "scripts/setup", "core").stderr
+
+
+def test_a_finished_set_up_is_not_done_again_through_a_link(bare, tmp_path_factory):
+    finish(bare)
+    link = tmp_path_factory.mktemp("elsewhere") / "link"
+    link.symlink_to(bare)
+    for script in (link / "scripts" / "setup", link / "setup"):
+        if not script.exists():
+            script.symlink_to("scripts/setup")
+        done = run(bare, str(script), "core")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_folder_that_cannot_be_written_is_named(bare):
+    powers = "-dac_override,-dac_read_search,-fowner"
+    prefix = ["setpriv", f"--bounding-set={powers}", f"--inh-caps={powers}"]
+    if os.geteuid() == 0 and shutil.which("setpriv") is None:
+        pytest.skip("root ignores file permissions and setpriv is not installed")
+    bare.chmod(0o555)
+    try:
+        command = [*(prefix if os.geteuid() == 0 else []), str(bare / "scripts" / "setup"), "core"]
+        result = subprocess.run(command, capture_output=True, text=True, check=False)
+    finally:
+        bare.chmod(0o755)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"set-up: {bare} cannot be written. Set up a copy in a folder of yours.\n"
+    )
 
 
 @pytest.mark.parametrize("damage", ["rm .venv/bin/python", "touch .venv/.unfinished"])
