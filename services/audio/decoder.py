@@ -4,21 +4,34 @@ It is started by decoding.py as `python -m services.audio.decoder SOCKET`, loads
 and forks for each file. A fork has limits on CPU time, memory and files, and writes to a pipe what
 it reads: messages that begin with a number in 4 bytes. A negative one is the length of a JSON
 object, first of all about the file, or else an error. Another is the number of frames of a block,
-0 at the end, and then come its samples: float32, frame by frame. It ends with its parent.
+0 at the end, and then come its samples: float32, frame by frame. It ends with the program that
+started it, and the forks end with it.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import struct
 import sys
+from contextlib import suppress
 from typing import Any, BinaryIO
 
 MEMORY_BYTES = 2 << 30
+
+LONGEST_CPU_SECONDS = 900
+"""For a whole file: some days of audio."""
+
+COLLECT_SECONDS = 0.5
+"""Pause between two looks for forks that have ended."""
+
+LONGEST_REQUEST = 1 << 16
+_PR_SET_PDEATHSIG = 1
 
 SIZE = struct.Struct("<i")
 """Of a message: frames of a block, or minus the length of an object."""
@@ -27,37 +40,45 @@ SIZE = struct.Struct("<i")
 def main() -> None:
     """Serve requests until the other end of the socket is closed."""
     channel = socket.socket(fileno=int(sys.argv[1]))
-    # Nobody waits for the forks.
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    # Ctrl-C is for the program that started this one.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     import numpy as np  # noqa: F401  (loaded once, for all forks)
     import soundfile  # type: ignore[import-untyped]  # noqa: F401
 
+    forks: set[int] = set()
     while True:
-        data, (output,) = receive(channel)
+        while forks and not select.select([channel], [], [], COLLECT_SECONDS)[0]:
+            forks -= _collect(forks)
+        data, descriptors, _, _ = socket.recv_fds(channel, LONGEST_REQUEST, 1)
         if not data:
+            for fork in forks:
+                os.kill(fork, signal.SIGKILL)
             return
-        process = os.fork()
-        if not process:
+        request = json.loads(data)
+        # Only this process collects the forks, so that until then no other has the same number.
+        forks -= _collect(forks)
+        if "kill" in request:
+            if request["kill"] in forks:
+                os.kill(request["kill"], signal.SIGKILL)
+            continue
+        (output,) = descriptors
+        fork = os.fork()
+        if not fork:
             channel.close()
-            _serve_fork(json.loads(data), output)
+            _serve_fork(request, output)
+        forks.add(fork)
         os.close(output)
-        handle = os.pidfd_open(process)
-        socket.send_fds(channel, [b"."], [handle])
-        os.close(handle)
+        with suppress(BrokenPipeError):
+            channel.send(str(fork).encode())
 
 
-def receive(channel: socket.socket) -> tuple[bytes, tuple[int]]:
-    """Return a message and the descriptor that came with it; an empty one at the end."""
-    data, descriptors, _, _ = socket.recv_fds(channel, 1 << 17, 1)
-    return data, (descriptors[0] if descriptors else -1,)
+def _collect(forks: set[int]) -> set[int]:
+    """Collect the forks that have ended, and return them."""
+    return {fork for fork in forks if os.waitpid(fork, os.WNOHANG)[0]}
 
 
 def _serve_fork(request: dict[str, Any], output: int) -> None:
     try:
+        seconds = float(request["cpu_seconds"])
         with os.fdopen(output, "wb") as out:
-            seconds = float(request["cpu_seconds"])
             _limit(seconds)
             _decode(bytes.fromhex(request["path"]), int(request["frames"]), seconds, out)
     except BrokenPipeError:
@@ -71,6 +92,9 @@ def _limit(cpu_seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CPU, (LONGEST_CPU_SECONDS, LONGEST_CPU_SECONDS))
+    # The end of the process that forked this one ends it too.
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     # The signal ends the process, wherever it is: no handler is set.
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 

@@ -7,7 +7,6 @@ import fcntl
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
@@ -35,6 +34,7 @@ WAIT_SECONDS = 60.0
 _PIPE_BYTES = 1 << 20
 _SAMPLE_BYTES = 4
 _LONGEST_OBJECT = 1 << 16
+_LONGEST_ANSWER = 64
 _CRASHED = "is damaged: it crashes its decoder, or keeps it busy without end"
 
 
@@ -81,8 +81,9 @@ def decode(path: Path, frames: int) -> Iterator[Decoding]:
 
     Raises:
         DecodingError: the file is not audio, or takes too much time or memory.
+        OSError: the machine starts no process, or has too many files open.
     """
-    output, process = _decoder.start(path, frames)
+    output, fork = _decoder.start(path, frames)
     try:
         stream = _Stream(output)
         about = stream.read_object(-stream.read_size())
@@ -90,10 +91,17 @@ def decode(path: Path, frames: int) -> Iterator[Decoding]:
             raise DecodingError(about["error"])
         yield Decoding(about, stream, frames)
     finally:
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(process, signal.SIGKILL)
-        os.close(process)
         os.close(output)
+        _decoder.stop(fork)
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """A process that decodes a file."""
+
+    process: int
+    channel: socket.socket
+    """To the decoder that forked it."""
 
 
 @dataclass(slots=True)
@@ -133,62 +141,78 @@ class _Decoder:
     """The process that forks for each file; started at the first, again if it ended."""
 
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        """Start with nothing, as in a fork of this process, whose parent has the decoder."""
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
-        self._owner = 0
 
-    def start(self, path: Path, frames: int) -> tuple[int, int]:
-        """Return the pipe that a file's blocks come from, and a handle on the fork."""
+    def start(self, path: Path, frames: int) -> tuple[int, Fork]:
+        """Return the pipe that a file's blocks come from, and the fork that writes them."""
         name = os.fsencode(path.absolute()).hex()
-        request = json.dumps({"path": name, "frames": frames, "cpu_seconds": CPU_SECONDS})
-        output, theirs = os.pipe()
-        try:
-            with suppress(OSError):
-                fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-            with self._lock:
-                try:
-                    return output, self._ask(request, theirs)
-                except OSError:
-                    # It ended: killed by the system, or by somebody.
-                    self.end()
-                    return output, self._ask(request, theirs)
-        except BaseException:
-            os.close(output)
-            raise
-        finally:
-            os.close(theirs)
+        request = {"path": name, "frames": frames, "cpu_seconds": CPU_SECONDS}
+        with self._lock:
+            try:
+                return self._ask(request)
+            except (ConnectionError, TimeoutError):
+                # It ended: killed by the system, or by somebody.
+                return self._ask(request)
+
+    def stop(self, fork: Fork) -> None:
+        """Kill a fork, if it still runs."""
+        with self._lock:
+            if self._channel is fork.channel:
+                with suppress(OSError):
+                    self._channel.send(json.dumps({"kill": fork.process}).encode())
 
     def end(self) -> None:
+        """Kill the process and its forks."""
         if self._channel is not None:
             self._channel.close()
-        if self._process is not None and self._owner == os.getpid():
+        if self._process is not None:
             self._process.kill()
             self._process.wait()
         self._process = self._channel = None
 
-    def _ask(self, request: str, output: int) -> int:
-        # A fork of this process shares the socket with it.
-        if self._channel is None or self._owner != os.getpid():
-            self._start_process()
-        assert self._channel is not None
-        socket.send_fds(self._channel, [request.encode()], [output])
-        answer, handles, _, _ = socket.recv_fds(self._channel, 1, 1)
-        if not answer or not handles:
-            raise ConnectionResetError("the decoder has ended")
-        return handles[0]
+    def _ask(self, request: dict[str, Any]) -> tuple[int, Fork]:
+        output, theirs = os.pipe()
+        try:
+            with suppress(OSError):
+                fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            channel = self._channel or self._start_process()
+            socket.send_fds(channel, [json.dumps(request).encode()], [theirs])
+            answer = channel.recv(_LONGEST_ANSWER)
+            if not answer:
+                raise ConnectionResetError("the decoder has ended")
+            return output, Fork(int(answer), channel)
+        except BaseException:
+            # An answer that comes later would be taken for that to the next request.
+            os.close(output)
+            self.end()
+            raise
+        finally:
+            os.close(theirs)
 
-    def _start_process(self) -> None:
-        self._channel, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    def _start_process(self) -> socket.socket:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
+            self._channel = ours
+            ours.settimeout(WAIT_SECONDS)
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
-                [sys.executable, "-m", "services.audio.decoder", str(theirs.fileno())],
+                # -P: whatever lies in the current folder is not imported.
+                [sys.executable, "-P", "-m", "services.audio.decoder", str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
                 env=os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+                # Signals of the terminal are for this process, at whose end it ends.
+                start_new_session=True,
             )
-        self._owner = os.getpid()
+        return ours
 
 
 _decoder = _Decoder()
 atexit.register(_decoder.end)
+os.register_at_fork(after_in_child=_decoder.forget)

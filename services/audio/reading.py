@@ -99,6 +99,7 @@ def open_audio(path: str | os.PathLike[str]) -> AudioFile:
         FileNotFoundError: the file does not exist.
         UnreadableAudioError: not a file, not audio, no samples, more than two channels, or a sample
             rate outside 8 to 192 kHz.
+        OSError: the machine starts no process to read it in.
     """
     target = Path(path)
     with _explain_errors(target):
@@ -128,12 +129,11 @@ def _decode(path: Path, frames: int) -> Iterator[Decoding]:
     # Imported here, so that writing WAV files starts no decoder.
     from services.audio.decoding import DecodingError, decode
 
-    with _explain_errors(path):
-        try:
-            with decode(path, frames) as decoding:
-                yield decoding
-        except DecodingError as error:
-            raise UnreadableAudioError(f"{path} {error}") from error
+    try:
+        with decode(path, frames) as decoding:
+            yield decoding
+    except DecodingError as error:
+        raise UnreadableAudioError(f"{path} {error}") from error
 
 
 @contextmanager

@@ -196,12 +196,15 @@ def convert(
 def audio_errors() -> Iterator[None]:
     """Turn the errors of `services.audio` into those of `services.errors`."""
     from services.audio import UnreadableAudioError
+    from services.machine.shortage import find_shortage
 
     try:
         with silence_libraries():
             yield
     except (FileNotFoundError, UnreadableAudioError, ValueError) as error:
         raise InvalidRequestError(str(error)) from error
+    except OSError as error:
+        raise find_shortage(error) or OutputError(str(error)) from error
     except RuntimeError as error:
         raise OutputError(str(error)) from error
 

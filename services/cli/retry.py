@@ -11,7 +11,7 @@ from services.cli.console import answer, answer_json, note
 from services.cli.generate import Quiet, describe_take
 from services.cli.options import AsJson
 from services.cli.running import StopFlag, progress_bar
-from services.errors import DGXMusicError, InvalidRequestError, JobFinishedError
+from services.errors import DGXMusicError, InvalidRequestError
 
 if TYPE_CHECKING:
     from services.jobs.models import Job
@@ -41,10 +41,11 @@ def retry(
         raise InvalidRequestError("Name the jobs to make again, or give --failed.")
     service = open_service()
     errors: list[DGXMusicError] = []
-    batch = []
+    batch: dict[str | None, CheckedRequest] = {}
     for name in list_failed() if failed else list(jobs or ()):
         try:
-            batch.append(check_again(service, name))
+            checked = check_again(service, name)
+            batch[checked.parent] = checked
         except DGXMusicError as error:
             if not failed:
                 raise
@@ -52,7 +53,7 @@ def retry(
             note(f"error: {name} cannot be made again: {error}")
     if not batch and not errors:
         note("No job is left that failed.")
-    made = _make_all(service, batch, errors, as_json=as_json, quiet=quiet)
+    made = _make_all(service, list(batch.values()), errors, as_json=as_json, quiet=quiet)
     if as_json:
         answer_json([job.model_dump(mode="json") for job in made])
     if errors:
@@ -110,5 +111,5 @@ def _show(job: Job, *, as_json: bool, quiet: bool) -> None:
 
 def _cancel(service: MusicService, waiting: dict[str, Job]) -> None:
     for job in waiting.values():
-        with suppress(JobFinishedError):
+        with suppress(DGXMusicError):
             service.cancel(job.job_id)

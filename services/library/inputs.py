@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from services import storage
 from services.errors import (
+    FileDamagedError,
     FileGoneError,
     InvalidRequestError,
     OutputError,
@@ -28,6 +29,7 @@ from services.generation.engine import SHORTEST_REFERENCE_SECONDS, SILENT_PEAK
 from services.library.drafts import StrPath, draft_path
 from services.library.input_names import INPUTS, SHA256, input_name, metadata_key
 from services.library.reconcile import has_take
+from services.machine.shortage import find_shortage
 from services.machine.space import require_disk_floor
 
 if TYPE_CHECKING:
@@ -149,7 +151,7 @@ class InputStore:
         """
         found = self._examine(upload, label)
         name = input_name(found.id)
-        if not found.is_new:
+        if not found.is_new and not self._is_damaged(name, found.id):
             return found
         # A store publishes from the draft's own folder.
         here = Path(draft_path(self._settings.output_dir / name, uuid.uuid4().hex))
@@ -214,6 +216,13 @@ class InputStore:
         except OSError as error:
             raise InvalidRequestError(f"{path} cannot be read: {error.strerror}.") from error
 
+    def _is_damaged(self, name: str, sha256: str) -> bool:
+        try:
+            self._store.local_copy(name, sha256)
+        except FileDamagedError:
+            return True
+        return False
+
     def _examine(self, upload: Upload, label: str) -> Input:
         # The whole file is decoded, because its header may be wrong.
         from services.audio.reading import UnreadableAudioError, open_audio
@@ -229,6 +238,10 @@ class InputStore:
                     raise InvalidRequestError(
                         f"{label} is longer than {longest:g} s. Cut out the part to use."
                     )
+        except OSError as error:
+            raise find_shortage(error) or OutputError(
+                "The audio file could not be examined: this machine starts no process for it."
+            ) from error
         except UnreadableAudioError as error:
             message = str(error).replace(str(upload.path), label)
             raise InvalidRequestError(
@@ -261,7 +274,7 @@ def fetch_inputs(order: Order, path: StrPath, store: FileStore) -> Order:
         store: has the inputs.
 
     Raises:
-        FileGoneError: an input is no longer in the store.
+        FileGoneError: an input is no longer in the store, or FileDamagedError: it was altered.
         OutputError: the store or the disk refuses.
     """
     folder = Path(path).parent
@@ -274,6 +287,11 @@ def fetch_inputs(order: Order, path: StrPath, store: FileStore) -> Order:
             _make_folder(folder)
             target.unlink(missing_ok=True)
             _link_or_copy(local, target)
+        except FileDamagedError as error:
+            raise FileDamagedError(
+                f"The audio file that the job names as its {field} is damaged. Send it again, with "
+                "the same request."
+            ) from error
         except FileNotFoundError as error:
             # If the whole store is away, that is not the job's fault.
             store.check()

@@ -122,6 +122,16 @@ def test_uploads_that_hang_their_decoder_keep_no_other_request_waiting(
     assert [path for path in folder(open_api).rglob("*") if path.is_file()] == []
 
 
+def test_a_damaged_input_is_replaced_by_the_same_file_sent_again(open_api: Api) -> None:
+    data = song()
+    sent = send(open_api, data).json()["id"]
+    (path,) = (path for path in folder(open_api).rglob(sent))
+    path.write_bytes(data[:-1])
+    answer = send(open_api, data)
+    assert (answer.status_code, answer.json()["id"]) == (200, sent)
+    assert path.read_bytes() == data
+
+
 def test_slow_upload_is_refused() -> None:
     sent = []
 

@@ -329,7 +329,8 @@ def _start_process(channel: socket.socket, launch: Launch) -> subprocess.Popen[b
     # Ctrl-C reaches only the worker.
     module = "services.worker.hosting.process"
     return subprocess.Popen(  # noqa: S603 - this interpreter and a module of ours
-        [sys.executable, "-m", module, str(channel.fileno()), launch.encode()],
+        # -P: whatever lies in the current folder is not imported.
+        [sys.executable, "-P", "-m", module, str(channel.fileno()), launch.encode()],
         pass_fds=[channel.fileno()],
         stdin=subprocess.DEVNULL,
         start_new_session=True,
