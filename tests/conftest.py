@@ -35,7 +35,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Triton reads it when it is first imported; its kernels then run on the CPU, where it is at all.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-EXAMPLES = 30
+EXAMPLES = 20
 """Examples of a property in each run. Each run draws others, so that many runs try many."""
 
 # A program under test would read the metadata of every package to find plugins.

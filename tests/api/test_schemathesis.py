@@ -101,7 +101,7 @@ def run(address: str, folder: Path, examples: int) -> None:
 
 
 def test_server_conforms_to_its_document(address: str, tmp_path: Path) -> None:
-    run(address, tmp_path, 4)
+    run(address, tmp_path, 3)
 
 
 @pytest.mark.nightly
