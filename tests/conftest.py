@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,6 +96,19 @@ def wait_until(condition: Callable[[], object], describe: Callable[[], str] = st
         if time.monotonic() > end:
             raise AssertionError(f"not within {LIMIT_SECONDS:g} s\n{describe()}")
         time.sleep(0.02)
+
+
+@contextmanager
+def disk_of(folder: Path, mebibytes: int) -> Iterator[Path]:
+    """Make a folder on a small disk of its own; the test is skipped without root."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={mebibytes}m", "tmpfs", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs root")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
 
 
 def as_server_user(command: list[str]) -> list[str]:

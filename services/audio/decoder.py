@@ -25,7 +25,7 @@ from typing import Any, BinaryIO
 MEMORY_BYTES = 2 << 30
 
 LONGEST_CPU_SECONDS = 900
-"""For a whole file: some days of audio."""
+"""Most CPU time to decode a whole file."""
 
 COLLECT_SECONDS = 0.5
 """Pause between two looks for forks that have ended."""
@@ -124,9 +124,9 @@ def _decode(path: bytes, frames: int, cpu_seconds: float, out: BinaryIO) -> None
     except soundfile.LibsndfileError as error:
         reason = f"is not audio, or it is damaged: {error.error_string}"
         _write_object(out, {"error": reason})
+    except BrokenPipeError:
+        raise
     except (OSError, TypeError, ValueError, OverflowError, MemoryError) as error:
-        if isinstance(error, BrokenPipeError):
-            raise
         _write_object(out, {"error": f"cannot be read: {error}"})
 
 

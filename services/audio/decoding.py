@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -178,22 +178,22 @@ class _Decoder:
 
     def _ask(self, request: dict[str, Any]) -> tuple[int, Fork]:
         output, theirs = os.pipe()
-        try:
-            with suppress(OSError):
-                fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
-            channel = self._channel or self._start_process()
-            socket.send_fds(channel, [json.dumps(request).encode()], [theirs])
-            answer = channel.recv(_LONGEST_ANSWER)
+        with ExitStack() as undo:
+            # An answer that comes later would be taken for that to the next request.
+            undo.callback(self.end)
+            undo.callback(os.close, output)
+            try:
+                with suppress(OSError):
+                    fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+                channel = self._channel or self._start_process()
+                socket.send_fds(channel, [json.dumps(request).encode()], [theirs])
+                answer = channel.recv(_LONGEST_ANSWER)
+            finally:
+                os.close(theirs)
             if not answer:
                 raise ConnectionResetError("the decoder has ended")
-            return output, Fork(int(answer), channel)
-        except BaseException:
-            # An answer that comes later would be taken for that to the next request.
-            os.close(output)
-            self.end()
-            raise
-        finally:
-            os.close(theirs)
+            undo.pop_all()
+        return output, Fork(int(answer), channel)
 
     def _start_process(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

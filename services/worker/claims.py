@@ -196,23 +196,26 @@ class Claims:
             is_suspect: the process of its engine ended, perhaps because of it: it is to run alone.
         """
         with storage.get_session() as session:
-            row = _lock_held(session, attempt)
-            entry = storage.get_queue_entry(session, attempt.generation_id, for_update=True)
-            if row is not None and entry is not None:
-                storage.release_generation(session, row.id, str(attempt.token), row.error_message)
-                row.attempts -= 1
+            entry = self._release_uncounted(session, attempt)
+            if entry is not None:
                 entry.crashes += is_suspect
                 self._enqueue_again(session, attempt.dispatch, attempt.order.model, delay)
 
     def give_back(self, attempt: Attempt) -> None:
-        """Return the job to the queue as if this attempt had never started."""
+        """Leave the job to the next worker that gets this dispatch, as if it had never started."""
         with storage.get_session() as session:
-            row = _lock_held(session, attempt)
-            entry = storage.get_queue_entry(session, attempt.generation_id, for_update=True)
-            if row is not None and entry is not None:
-                storage.release_generation(session, row.id, str(attempt.token), row.error_message)
-                row.attempts -= 1
-                entry.worker_id, entry.step, entry.progress = None, "queued", 0.0
+            self._release_uncounted(session, attempt)
+
+    def _release_uncounted(self, session: Session, attempt: Attempt) -> storage.QueueEntry | None:
+        """Set the job back to pending; return its entry, or None if the attempt has lost it."""
+        row = _lock_held(session, attempt)
+        entry = storage.get_queue_entry(session, attempt.generation_id, for_update=True)
+        if row is None or entry is None:
+            return None
+        storage.release_generation(session, row.id, str(attempt.token), row.error_message)
+        row.attempts -= 1
+        entry.worker_id, entry.step, entry.progress = None, "queued", 0.0
+        return entry
 
     def note_progress(self, attempt: Attempt, step: str, fraction: float) -> None:
         """Record the progress in the queue entry; a failed write is ignored."""

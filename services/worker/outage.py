@@ -107,7 +107,7 @@ class Outage:
         try:
             reason = self._find_reason(self._need)
         except Exception:
-            # Whatever it is, somebody must go on looking.
+            # The edge of the threads that look: whatever it is, somebody must go on looking.
             log.exception("unexpected")
             reason = "The machine cannot be checked."
         if reason is None:

@@ -16,6 +16,9 @@ from typer.testing import CliRunner
 from services import cli, storage
 from tests.conftest import LIMIT_SECONDS
 
+ABSENT = Path(__file__).parent / "absent"
+"""Hides packages of the development set-up from processes, which are to run as a user's do."""
+
 PROGRAM = Path(sys.executable).parent / "dgx-music"
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 Result = subprocess.CompletedProcess[str]
@@ -115,7 +118,11 @@ class Home:
             for name, value in os.environ.items()
             if name != "DATABASE_URL" and not name.startswith("DGX_MUSIC_")
         }
-        ours = {"DGX_MUSIC_HOME": str(self.path), "LC_ALL": "C.UTF-8"}
+        ours = {
+            "DGX_MUSIC_HOME": str(self.path),
+            "LC_ALL": "C.UTF-8",
+            "PYTHONPATH": str(ABSENT),
+        }
         return kept | ours | self.environment
 
     @property

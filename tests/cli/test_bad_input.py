@@ -1,6 +1,5 @@
 """Bad input and broken places: one helpful sentence, a documented exit code, nothing half done."""
 
-import os
 import re
 import shutil
 import sqlite3
@@ -10,6 +9,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from tests.conftest import disk_of
 
 pytestmark = pytest.mark.integration
 
@@ -131,13 +132,8 @@ def test_unknown_output_format_is_refused_before_rendering(home):
 @pytest.fixture
 def small_disk(home) -> Iterator[Path]:
     """The `data` folder of the home on a disk of its own, 12 MiB."""
-    data = home.path / "data"
-    data.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(data)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield data
-    subprocess.run(["umount", str(data)], check=True)
+    with disk_of(home.path / "data", 12) as disk:
+        yield disk
 
 
 def fill(folder: Path, leaving: int) -> None:

@@ -184,12 +184,23 @@ def test_gpu_and_own_worker_have_metrics(sqlite_url, make_rig, nvidia_smi):
 
 def test_hanging_database_leaves_the_other_metrics(sqlite_rig, monkeypatch):
     go = threading.Event()
+    count = storage.count_statuses
+
+    def wait_and_count(*arguments, **options):
+        assert go.wait(LIMIT_SECONDS)
+        return count(*arguments, **options)
+
     monkeypatch.setattr(metrics, "LIMIT_SECONDS", 0.01)
-    monkeypatch.setattr(storage, "count_statuses", lambda *_, **__: go.wait(LIMIT_SECONDS))
+    monkeypatch.setattr(storage, "count_statuses", wait_and_count)
+    before = set(threading.enumerate())
     try:
         samples, names = scrape(sqlite_rig)
     finally:
         go.set()
+        # Its end would be reported in another test.
+        for thread in set(threading.enumerate()) - before:
+            if thread.name.startswith("probe-"):
+                thread.join(LIMIT_SECONDS)
     assert samples["dgx_music_database_up",] == 0
     assert "dgx_music_build_info" in names
 

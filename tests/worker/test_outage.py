@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import errno
-import os
 import resource
 import shutil
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +20,7 @@ from services.machine.shortage import find_shortage
 from services.operations.health import check_queue
 from services.worker import outage as outage_module
 from services.worker.outage import Outage, find_reason
-from tests.conftest import LIMIT_SECONDS, wait_until
+from tests.conftest import LIMIT_SECONDS, disk_of, wait_until
 
 if TYPE_CHECKING:
     from tests.worker.conftest import Rig
@@ -154,13 +152,8 @@ def find(folder: Path, need: int = MIB, store: Any = None) -> str | None:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """The output folder on a disk of its own, 24 MiB."""
-    folder = tmp_path / "outputs"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with disk_of(tmp_path / "outputs", 24) as disk:
+        yield disk
 
 
 def fill(folder: Path) -> Path:

@@ -21,7 +21,7 @@ from services.errors import CheckpointError, OutputError
 from services.generation.musicgen.checkpoint.checkpoints import find_checkpoint, open_checkpoint
 from services.generation.musicgen.checkpoint.install import install
 from services.generation.weights.hub import Hub
-from tests.conftest import LIMIT_SECONDS, wait_until
+from tests.conftest import LIMIT_SECONDS, disk_of, wait_until
 from tests.generation.musicgen.checkpoints import write_checkpoint
 from tests.generation.musicgen.hub_server import REPOSITORY, REVISION, HubServer
 from tests.generation.musicgen.run_install import TINY
@@ -340,12 +340,8 @@ def test_a_second_installation_of_a_model_at_once_is_refused(server, models):
 @pytest.fixture
 def small_disk(models) -> Iterator[Path]:
     """A models folder on its own disk of 8 MiB."""
-    models.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(models)]
-    if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("mounting a small disk needs root")
-    yield models
-    subprocess.run(["umount", str(models)], check=True)
+    with disk_of(models, 8) as disk:
+        yield disk
 
 
 def test_a_disk_without_space_is_reported_before_the_download(server, small_disk):
