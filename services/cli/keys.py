@@ -110,8 +110,9 @@ def delete_all(
     """Delete all keys: a server for this machine then needs none.
 
     Every program on this machine, and everybody whom a proxy on it lets through, can then see,
-    cancel and download all jobs. Restart running servers afterwards: until then they ask for a key
-    that no longer exists.
+    cancel and download all jobs.
+
+    Restart running servers afterwards: until then they ask for a key that no longer exists.
     """
     from services import storage
     from services.database import storage_errors
