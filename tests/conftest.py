@@ -92,10 +92,13 @@ def wait_until(condition: Callable[[], object], describe: Callable[[], str] = st
         AssertionError: it did not.
     """
     end = time.monotonic() + LIMIT_SECONDS
+    pause = 0.01
     while not condition():
         if time.monotonic() > end:
             raise AssertionError(f"not within {LIMIT_SECONDS:g} s\n{describe()}")
-        time.sleep(0.02)
+        time.sleep(pause)
+        # What is asked may be a database, and what it waits for wants the processor too.
+        pause = min(pause * 1.3, 0.1)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Programs under test in processes of their own, forked from one that has imported what they need.
 
-A worker is imported for a second and a half, and the tests start some hundreds of them. How the
-installed command starts is tested with the command itself (tests/cli).
+A worker is imported for a second and a half, as is what makes music, and the tests start some
+hundreds of them. How the installed command starts is tested with the command itself (tests/cli).
 """
 
 from __future__ import annotations
@@ -21,9 +21,15 @@ from pathlib import Path
 from tests.conftest import LIMIT_SECONDS, NUMBERS
 
 PRELOADED = (
-    "dbos._client", "dbos._sys_db", "numpy", "obstore", "psycopg", "pytest", "services.api.server",
+    "anyio._backends._asyncio", "dbos._client", "dbos._sys_db_postgres", "dbos._sys_db_sqlite",
+    "numpy", "obstore", "psycopg", "pytest", "services.api.server", "services.audio.analysis",
+    "services.audio.decoding", "services.audio.export", "services.audio.mastering",
+    "services.cli", "services.config", "services.generation.composer.compose",
+    "services.generation.composer.engine", "services.generation.composer.synth.render",
+    "services.generation.musicgen.catalogue", "services.jobs.making", "services.library.takes",
     "services.worker.runner", "services.worker.worker", "sqlalchemy.dialects.postgresql.psycopg",
-    "sqlcipher3", "tests.programs", "uvicorn",
+    "sqlcipher3", "tests.programs", "typer._adapters", "uvicorn.lifespan.on",
+    "uvicorn.loops.uvloop",
 )  # fmt: skip
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(list(PRELOADED))
@@ -33,12 +39,29 @@ class Program:
     """A running script; its methods are those of `subprocess.Popen`."""
 
     def __init__(
-        self, script: Path, *arguments: str, env: Mapping[str, str], cwd: Path, log: Path
+        self,
+        script: Path,
+        *arguments: str,
+        env: Mapping[str, str],
+        cwd: Path,
+        log: Path,
+        errors: Path | None = None,
     ) -> None:
-        """Start the script with an environment of its own; all that it says goes to the log."""
-        log.touch()
+        """Start the script with an environment of its own.
+
+        Args:
+            script: is run as Python would run it.
+            arguments: of the script.
+            env: all that is in its environment.
+            cwd: is its working folder.
+            log: a file or a device that stdout is added to, and stderr where it has no other.
+            errors: a file or a device that stderr is added to.
+        """
+        errors = errors or log
+        for output in (log, errors):
+            output.touch()
         self._process = CONTEXT.Process(
-            target=_run, args=(script, arguments, dict(env), cwd, log), daemon=True
+            target=_run, args=(script, arguments, dict(env), cwd, log, errors), daemon=True
         )
         self._polling = threading.Lock()
         self._process.start()
@@ -79,11 +102,12 @@ def start_python(program: str, *arguments: str, folder: Path) -> Program:
 
 
 def _run(
-    script: Path, arguments: tuple[str, ...], env: dict[str, str], cwd: Path, log: Path
+    script: Path, arguments: tuple[str, ...], env: dict[str, str], cwd: Path, *outputs: Path
 ) -> None:
-    written = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.dup2(written, 1)
-    os.dup2(written, 2)
+    for number, output in enumerate(outputs, 1):
+        os.dup2(
+            os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOCTTY, 0o600), number
+        )
     os.environ.clear()
     os.environ.update(env)
     os.chdir(cwd)

@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from services import cli, storage
 from tests.conftest import LIMIT_SECONDS
+from tests.programs import Program
 
 ABSENT = Path(__file__).parent / "absent"
 """Hides packages of the development set-up from processes, which are to run as a user's do."""
@@ -96,18 +98,38 @@ class Home:
             file.write_bytes(b"music")
         return row.id
 
-    def run(self, *arguments: str, timeout: float = LIMIT_SECONDS) -> Result:
-        """Run the installed command in a process of its own."""
-        return subprocess.run(
-            self.command(*arguments),
-            cwd=self.path,
-            env=self.full_environment(),
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
+    def run(self, *arguments: str) -> Result:
+        """Run the installed command in a process of its own, and wait for its end."""
+        if self.prefix:
+            return subprocess.run(
+                self.command(*arguments),
+                cwd=self.path,
+                env=self.full_environment(),
+                capture_output=True,
+                text=True,
+                timeout=LIMIT_SECONDS,
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            stdout, stderr = Path(folder, "stdout"), Path(folder, "stderr")
+            code = self.start(*arguments, stdout=stdout, stderr=stderr).wait()
+            return subprocess.CompletedProcess(
+                arguments, code, stdout.read_text(), stderr.read_text()
+            )
+
+    def start(self, *arguments: str, stdout: Path, stderr: Path) -> Program:
+        """Start the installed command in a process that has imported most of it already.
+
+        Args:
+            arguments: of the command.
+            stdout: a file or a device.
+            stderr: a file or a device.
+        """
+        return Program(
+            PROGRAM, *arguments, env=self.full_environment(), cwd=self.path, log=stdout,
+            errors=stderr,
+        )  # fmt: skip
 
     def command(self, *arguments: str) -> list[str]:
         return [*self.prefix, str(PROGRAM), *arguments]

@@ -2,7 +2,6 @@
 
 import fcntl
 import hashlib
-import io
 import json
 import os
 import pty
@@ -110,12 +109,13 @@ def test_output_is_a_file_a_folder_or_stdout(home):
     (home.path / "takes").mkdir()
     named = Path(generate(home, HOUSE, *SHORT, "-o", "takes")["file"]).name
     assert named.startswith("house-at-120-bpm-in-a-minor_120bpm_A-minor_")
-    piped = subprocess.run(
-        home.command("generate", HOUSE, *SHORT, "-o", "-"),
-        cwd=home.path, env=home.full_environment(), capture_output=True, check=True,
-    )  # fmt: skip
-    assert piped.stdout[:4] == b"RIFF"
-    frames, rate = sf.read(io.BytesIO(piped.stdout))
+    piped = home.path / "piped"
+    started = home.start(
+        "generate", HOUSE, *SHORT, "-o", "-", stdout=piped, stderr=home.path / "said"
+    )
+    assert started.wait() == 0
+    assert piped.read_bytes()[:4] == b"RIFF"
+    frames, rate = sf.read(piped)
     assert (len(frames), rate) == (96_000, 48_000)
     assert len([status for (status,) in home.rows() if status == "completed"]) == 3
 
@@ -163,18 +163,14 @@ def assert_database_is_one_file(home) -> None:
 def interrupt(home, number: int, when: str) -> subprocess.CompletedProcess[bytes]:
     """Run a long take on a terminal and send the signal once `when` is on the screen."""
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        home.command("generate", TRAP, "--duration", "600"),
-        cwd=home.path,
-        env=home.full_environment() | {"TERM": "xterm", "COLUMNS": "100"},
-        stdout=subprocess.PIPE,
-        stderr=follower,
-        stdin=subprocess.DEVNULL,
-    )
-    os.close(follower)
+    home.environment |= {"TERM": "xterm", "COLUMNS": "100"}
+    stdout, terminal = home.path / "stdout", Path(os.ttyname(follower))
+    arguments = ("generate", TRAP, "--duration", "600")
+    process = home.start(*arguments, stdout=stdout, stderr=terminal)
     screen = b""
     while when.encode() not in screen:
         screen += os.read(leader, 4096)
+    os.close(follower)
     process.send_signal(number)
     try:
         while block := os.read(leader, 4096):
@@ -182,8 +178,7 @@ def interrupt(home, number: int, when: str) -> subprocess.CompletedProcess[bytes
     except OSError:  # the other end is closed: the process has ended
         pass
     os.close(leader)
-    stdout, _ = process.communicate(timeout=LIMIT_SECONDS)
-    return subprocess.CompletedProcess(process.args, process.returncode, stdout, screen)
+    return subprocess.CompletedProcess(arguments, process.wait(), stdout.read_bytes(), screen)
 
 
 def test_ctrl_c_leaves_no_file_and_a_cancelled_job(home):
@@ -256,16 +251,10 @@ def test_closed_streams_do_not_fail_the_job(home, closed):
 
 
 def test_many_processes_on_a_new_database_all_succeed(home):
-    command = home.command("generate", HOUSE, "--duration", "1", "--quiet")
-    running = [
-        subprocess.Popen(
-            command, cwd=home.path, env=home.full_environment(), stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )
-        for _ in range(3)
-    ]  # fmt: skip
-    results = [process.communicate(timeout=LIMIT_SECONDS) for process in running]
-    assert [process.returncode for process in running] == [0] * 3, results
+    logs = [home.path / f"log-{number}" for number in range(3)]
+    arguments = ("generate", HOUSE, "--duration", "1", "--quiet")
+    running = [home.start(*arguments, stdout=log, stderr=log) for log in logs]
+    assert [process.wait() for process in running] == [0] * 3, [log.read_text() for log in logs]
     assert home.rows() == [("completed",)] * 3
     assert len(home.files()) == 3
 

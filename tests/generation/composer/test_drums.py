@@ -27,6 +27,8 @@ def hits(prompt: str, seconds: float, seed: int, pitches: tuple[int, ...]):
     parsed = parse_prompt(prompt)
     plan = make_plan(parsed, duration_seconds=seconds, seed=seed)
     score = compose(parsed, duration_seconds=seconds, seed=seed)
+    starts = [note.start for note in score.part("drums").notes if note.pitch in pitches]
+    steps = {step / 4: plan.feel.apply_swing(step / 4) for step in range(16)}
     out: list[tuple[Section, int, set[float]]] = []
     for section in score.sections:
         if section.name.split()[0] not in FULL:
@@ -35,11 +37,10 @@ def hits(prompt: str, seconds: float, seed: int, pitches: tuple[int, ...]):
             if (bar - section.start_bar) % 4 == 3:
                 continue
             found = {
-                step / 4
-                for note in score.part("drums").notes
-                for step in range(16)
-                if note.pitch in pitches
-                and abs(note.start - bar * 4 - plan.feel.apply_swing(step / 4)) < 0.04
+                beat
+                for start in starts
+                for beat, played in steps.items()
+                if abs(start - bar * 4 - played) < 0.04
             }
             out.append((section, bar, found))
     return out

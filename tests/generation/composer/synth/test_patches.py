@@ -92,10 +92,11 @@ def cents_off(audio, pitch):
     """Return the distance of the energy around the fundamental from the pitch."""
     right = 440.0 * 2.0 ** ((pitch - 69) / 12.0)
     wave = audio.sum(axis=0).astype(np.float64) * np.hanning(audio.shape[1])
-    power = np.abs(np.fft.rfft(wave, 1 << 20)) ** 2
-    hertz = np.fft.rfftfreq(1 << 20, 1.0 / RATE)
-    near = np.abs(1200.0 * np.log2(np.maximum(hertz, 1.0) / right)) < 45.0
-    return 1200.0 * math.log2((hertz[near] * power[near]).sum() / power[near].sum() / right)
+    bins = 1 << 20
+    low, high = (right * 2.0 ** (cents / 1200.0) * bins / RATE for cents in (-45.0, 45.0))
+    near = np.arange(math.ceil(low), math.ceil(high))
+    power = np.abs(np.fft.rfft(wave, bins)[near]) ** 2
+    return 1200.0 * math.log2((near * RATE / bins * power).sum() / power.sum() / right)
 
 
 def test_the_patches_have_the_names_that_scores_use():
