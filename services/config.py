@@ -11,7 +11,7 @@ import os
 import re
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from dotenv.parser import parse_stream
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.errors import SettingsError
+from services.paths import hide_paths
 
 PREFIX = "DGX_MUSIC_"
 ENV_FILE = Path(".env")
@@ -122,6 +123,14 @@ def _parse_network(value: str) -> str:
         raise ValueError(
             "must be addresses or networks such as 10.0.0.0/8, separated by commas"
         ) from None
+
+
+def _parse_root_path(value: str) -> str:
+    if value in {"", "/"}:
+        return ""
+    if not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+/?", value) or {".", ".."} & set(value.split("/")):
+        raise ValueError("must be a path such as /music")
+    return value.rstrip("/")
 
 
 def _require_ascii(value: SecretStr | None) -> SecretStr | None:
@@ -312,6 +321,10 @@ class Settings(HomeSettings):
         description="Addresses or networks of proxies whose `X-Forwarded-For` header is trusted, "
         "separated by commas.",
     )
+    api_root_path: Annotated[str, AfterValidator(_parse_root_path)] = Field(
+        "",
+        description="Path under which a proxy offers the API, such as `/music`; links begin so.",
+    )
     api_max_body_bytes: int = Field(
         65536, ge=1024, le=16_777_216, description="Largest request body."
     )
@@ -322,6 +335,14 @@ class Settings(HomeSettings):
         "stderr is not a terminal.",
     )
 
+    def hide_paths(self, text: str) -> str:
+        """Return the text with the names of settings in place of their folders.
+
+        An operator knows what they stand for, and nobody else learns it.
+        """
+        fields = ("home", "output_dir", "models_dir")
+        return hide_paths(text, [(getattr(self, name), variable_of(name)) for name in fields])
+
 
 def variable_of(field_name: str) -> str:
     """Return the environment variable of a field of `Settings`."""
@@ -329,11 +350,12 @@ def variable_of(field_name: str) -> str:
     return alias if isinstance(alias, str) else f"{PREFIX}{field_name.upper()}"
 
 
-def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
+def load_settings(env_file: Path | None = ENV_FILE, **given: Any) -> Settings:
     """Read the settings from the environment and `env_file`.
 
     Args:
         env_file: relative to the home folder, or absolute; None reads the environment only.
+        given: settings that come before both, such as those of an option.
 
     Raises:
         SettingsError: a value is invalid, or a DGX_MUSIC_ variable is not a setting.
@@ -342,8 +364,8 @@ def load_settings(env_file: Path | None = ENV_FILE) -> Settings:
         if env_file is not None:
             env_file = HomeSettings().home / env_file
         _refuse_unknown_names(env_file)
-        # mypy does not see _env_file.
-        return Settings(_env_file=env_file, _env_file_encoding="utf-8")  # type: ignore[call-arg]
+        options: dict[str, Any] = {"_env_file": env_file, "_env_file_encoding": "utf-8"}
+        return Settings(**options, **given)
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
 

@@ -1,6 +1,7 @@
 """Logging on stderr: one event per line, as text or as JSON.
 
 Text from clients can neither begin a line nor control a terminal: such characters are escaped.
+Above DEBUG no event says where files are; the traceback of an unexpected error may.
 """
 
 from __future__ import annotations
@@ -8,11 +9,15 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
+
+from services.paths import hide_paths
 
 if TYPE_CHECKING:
     from services.config import Settings
@@ -114,6 +119,23 @@ def _extract_fields(record: logging.LogRecord) -> dict[str, Any]:
     }
 
 
+class _PathFilter(logging.Filter):
+    """Takes paths out of the text of every event above DEBUG, and out of its arguments."""
+
+    def __init__(self, hide: Callable[[str], str]) -> None:
+        super().__init__()
+        self._hide = hide
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno > logging.DEBUG and isinstance(record.args, tuple):
+            record.msg = self._hide(str(record.msg))
+            record.args = tuple(
+                self._hide(str(one)) if isinstance(one, str | Path | BaseException) else one
+                for one in record.args
+            )
+        return True
+
+
 class _RequestFilter(logging.Filter):
     """Adds the request's id to every event."""
 
@@ -124,12 +146,19 @@ class _RequestFilter(logging.Filter):
         return True
 
 
-def configure_logging(level: str, *, as_json: bool, stream: TextIO | None = None) -> None:
+def configure_logging(
+    level: str,
+    *,
+    as_json: bool,
+    hide: Callable[[str], str] = hide_paths,
+    stream: TextIO | None = None,
+) -> None:
     """Log our events from a level, and other libraries' from WARNING.
 
     Args:
         level: a name of the standard library; `--debug` outranks it.
         as_json: JSON lines instead of text.
+        hide: takes paths out of a text.
         stream: None is stderr.
     """
     root = logging.getLogger()
@@ -138,6 +167,7 @@ def configure_logging(level: str, *, as_json: bool, stream: TextIO | None = None
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines() if as_json else TextLines())
     handler.addFilter(_RequestFilter())
+    handler.addFilter(_PathFilter(hide))
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, handlers=[handler], force=True
     )

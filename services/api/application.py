@@ -29,6 +29,7 @@ from services.api.problems import (
     convert_status,
     encode_problem,
 )
+from services.api.root_path import current_root_path
 from services.api.routers import (
     events,
     files,
@@ -108,6 +109,8 @@ def create_app(state: ApiState | None, registry: Registry) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = THREADS
+    # For what the feed builds for many requests at once.
+    current_root_path.set(app.state.api.settings.api_root_path)
     async with app.state.api.feed.lifespan():
         yield
 
@@ -119,7 +122,7 @@ def _install_handlers(app: FastAPI) -> None:
 
     @app.exception_handler(DGXMusicError)
     async def _handle_service_error(request: Request, error: DGXMusicError) -> Response:
-        problem = convert_error(error)
+        problem = convert_error(error, app.state.api.settings.hide_paths)
         if problem.kind.status == HTTPStatus.INTERNAL_SERVER_ERROR:
             log.error("unexpected error", exc_info=error)
         return _respond(request, problem)
@@ -165,14 +168,23 @@ def _list_methods(app: FastAPI, path: str) -> str:
 
 
 def _convert_invalid(error: RequestValidationError) -> ProblemError:
-    problems = []
+    problems, details = [], []
     for found in error.errors():
-        place = found["loc"]
-        if place[0] == "body":
-            pointer = "".join(f"/{part}" for part in place[1:])
-        else:
-            pointer = ".".join(str(part) for part in place[1:])
+        place, *inside = found["loc"]
         detail = str(found["msg"]).removeprefix("Value error, ")
-        problems.append(FieldProblem(detail=detail, pointer=pointer))
-    details = "; ".join(f"{one.pointer or 'the body'}: {one.detail}" for one in problems)
-    return ProblemError("invalid-request", f"{details}.".replace("..", "."), errors=problems)
+        if place == "body":
+            pointer = "".join(f"/{_escape_pointer(part)}" for part in inside)
+            problems.append(FieldProblem(detail=detail, pointer=pointer))
+            details.append(f"{pointer or 'the body'}: {detail}")
+        else:
+            name = ".".join(str(part) for part in inside)
+            problems.append(FieldProblem(detail=detail, parameter=name))
+            details.append(f"{name}: {detail}")
+    return ProblemError(
+        "invalid-request", f"{'; '.join(details)}.".replace("..", "."), errors=problems
+    )
+
+
+def _escape_pointer(part: str | int) -> str:
+    """Return the part of a JSON Pointer (RFC 6901)."""
+    return str(part).replace("~", "~0").replace("/", "~1")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.openapi.utils import get_openapi
 
 from services.api.problems import MEDIA_TYPE, Problem, describe_problems
+from services.api.root_path import under_root
 from services.generation.registry import AUTO
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
             }
         }
         document["security"] = [{"key": []}, {}]
-        document["servers"] = [{"url": "/"}]
+        document["servers"] = [{"url": under_root("/")}]
         app.openapi_schema = document
     return app.openapi_schema
 

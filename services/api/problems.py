@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from services.api.root_path import under_root
 from services.errors import (
     DGXMusicError,
     EngineUnavailableError,
@@ -26,6 +27,7 @@ from services.errors import (
     UnknownKeyError,
     UnknownPageError,
 )
+from services.paths import hide_paths
 
 if TYPE_CHECKING:
     from starlette.types import Send
@@ -143,7 +145,8 @@ TYPES = {
             "invalid-request",
             422,
             "Invalid request",
-            "`errors` says what is wrong with each field; `pointer` is a JSON Pointer.",
+            "`errors` says what is wrong with each part: in the body at `pointer`, a JSON Pointer, "
+            "or with the `parameter` of that name.",
         ),
         ProblemType(
             "idempotency-key-reused",
@@ -196,7 +199,14 @@ class FieldProblem(BaseModel):
     """What is wrong with one part of a request."""
 
     detail: str
-    pointer: str = Field(description="JSON Pointer into the body, or the name of a parameter.")
+    pointer: str | None = Field(
+        default=None,
+        description="JSON Pointer into the body; empty for all of it.",
+        examples=["/prompt"],
+    )
+    parameter: str | None = Field(
+        default=None, description="Name of a parameter of the path, the query or the header."
+    )
 
 
 class Problem(BaseModel):
@@ -254,12 +264,17 @@ _NAMES: tuple[tuple[type[DGXMusicError], str], ...] = (
 """The first match counts, so subclasses stand before their base."""
 
 
-def convert_error(error: DGXMusicError) -> ProblemError:
-    """Convert an error; the message of an error outside `_NAMES` is not passed on."""
+def convert_error(error: DGXMusicError, hide: Callable[[str], str] = hide_paths) -> ProblemError:
+    """Convert an error; the message of an error outside `_NAMES` is not passed on.
+
+    Args:
+        error: of a service.
+        hide: takes paths out of its message.
+    """
     name = next((name for kind, name in _NAMES if isinstance(error, kind)), None)
     if name is None:
         return ProblemError("internal-error", INTERNAL_DETAIL)
-    text = str(error)
+    text = hide(str(error))
     is_temporary = name in {"queue-full", "unavailable"}
     field = error.field if isinstance(error, UnknownInputError) else None
     if isinstance(error, EngineUnavailableError):
@@ -283,7 +298,7 @@ def convert_status(status: int, detail: str, headers: Mapping[str, str] | None) 
 
 def encode_problem(error: ProblemError, request_id: str | None) -> bytes:
     problem = Problem(
-        type=error.kind.uri,
+        type=under_root(error.kind.uri),
         title=error.kind.title,
         status=error.kind.status,
         detail=error.detail,

@@ -10,6 +10,7 @@ from fastapi import Path, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
 from services.api.problems import PREFIX
+from services.api.root_path import under_root
 from services.generation.engine import SEED_LIMIT
 from services.jobs.models import GenerationRequest, Job, PromptText
 from services.jobs.submission import LARGEST_BATCH
@@ -143,7 +144,7 @@ class JobView(BaseModel):
             model=job.model,
             duration_seconds=job.duration_seconds,
             seed=job.seed,
-            file_url=f"{PREFIX}/files/{job.job_id}.wav" if job.file else None,
+            file_url=under_root(f"{PREFIX}/files/{job.job_id}.wav") if job.file else None,
             metadata=job.metadata,
             generation_time_seconds=job.generation_time_seconds,
             error_message=job.error_message,

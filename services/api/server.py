@@ -18,6 +18,7 @@ from services.api.application import create_app
 from services.api.feed import Feed
 from services.api.guard import BoundedConnection, assemble, require_key
 from services.api.http_metrics import HttpMetrics
+from services.api.root_path import RootPath
 from services.api.route_names import RouteNames
 from services.api.state import ApiState
 from services.database import open_database
@@ -121,7 +122,9 @@ class Server(uvicorn.Server):
 def wrap_app(app: FastAPI, settings: Settings, host: str) -> ASGIApp:
     """Put the guard around the application, and the HTTP metrics around the guard."""
     names = RouteNames(app)
-    return HttpMetrics(assemble(app, settings, names, host=host), app.state.metrics.http, names)
+    guarded = assemble(app, settings, names, host=host)
+    measured = HttpMetrics(guarded, app.state.metrics.http, names)
+    return RootPath(measured, settings.api_root_path)
 
 
 def listen(host: str, port: int) -> socket.socket:

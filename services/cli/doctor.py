@@ -64,6 +64,7 @@ def examine() -> list[Finding]:
         *_database(settings),
         _disk(settings),
         _open_files(),
+        *_proxy(settings),
         *_bucket(settings),
         _gpu(),
         *_engines(settings),
@@ -83,6 +84,23 @@ def _open_files() -> Finding:
             f"hard limit to {LOW_LIMIT} or more (ulimit -Hn, LimitNOFILE of systemd).",
         )
     return Finding("open files", "ok", f"A process may open {hard}.")
+
+
+def _proxy(settings: Settings) -> list[Finding]:
+    """Return nothing where no setting speaks of a proxy before the API."""
+    if not settings.api_root_path and not settings.api_allowed_hosts:
+        return []
+    if settings.api_trusted_proxies:
+        trusted = ", ".join(settings.api_trusted_proxies)
+        return [Finding("proxy", "ok", f"X-Forwarded-For of {trusted} names the client.")]
+    return [
+        Finding(
+            "proxy",
+            "warn",
+            "Behind a proxy all clients have its address, and from this machine no rate limit. Set "
+            "DGX_MUSIC_API_TRUSTED_PROXIES to the proxy's address, such as 127.0.0.1.",
+        )
+    ]
 
 
 def _home(settings: Settings) -> Finding:

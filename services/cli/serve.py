@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -31,6 +31,15 @@ Port = Annotated[
         show_default="from the settings",
     ),
 ]
+RootPath = Annotated[
+    str | None,
+    typer.Option(
+        "--root-path",
+        metavar="PATH",
+        help="Path under which a proxy offers the API, such as /music.",
+        show_default="from the settings",
+    ),
+]
 NoWorker = Annotated[
     bool, typer.Option("--no-worker", help="Leave jobs to `dgx-music worker` processes.")
 ]
@@ -41,6 +50,7 @@ def serve(
     port: Port = None,
     no_worker: NoWorker = False,
     concurrency: Concurrency = None,
+    root_path: RootPath = None,
 ) -> None:
     """Run the REST API with a worker inside.
 
@@ -59,9 +69,10 @@ def serve(
     collect_as_usual()
     limit_memory_growth()
     raise_open_files_limit()
-    settings = load_settings()
+    given: dict[str, Any] = {} if root_path is None else {"api_root_path": root_path}
+    settings = load_settings(**given)
     as_json = wants_json(settings, sys.stderr)
-    configure_logging(find_level(settings), as_json=as_json)
+    configure_logging(find_level(settings), as_json=as_json, hide=settings.hide_paths)
     registry = default_registry(settings)
     worker = None if no_worker else Worker(settings, registry, concurrency=concurrency)
     address = host or settings.api_host

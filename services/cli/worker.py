@@ -39,7 +39,11 @@ def worker(concurrency: Concurrency = None, models: Models = None) -> None:
     limit_memory_growth()
     raise_open_files_limit()
     settings = load_settings()
-    configure_logging(find_level(settings), as_json=settings.log_format == "json")
+    configure_logging(
+        find_level(settings),
+        as_json=settings.log_format == "json",
+        hide=settings.hide_paths,
+    )
     names = [name.strip() for name in models.split(",")] if models else None
     queue_worker = Worker(
         settings, default_registry(settings), concurrency=concurrency, models=names

@@ -23,6 +23,7 @@ from services.library.drafts import draft_path, remove_draft
 from services.library.inputs import fetch_inputs
 from services.library.store import try_remove_leftovers
 from services.library.takes import Delivery, make_take
+from services.paths import hide_paths
 
 if TYPE_CHECKING:
     from services.generation.engine import Engine, Progress, ShouldStop
@@ -44,9 +45,10 @@ def run_job(
 
     Raises:
         CancelledError: the job was cancelled, here or by another process.
-        DGXMusicError: the job failed; the row has the same message.
+        DGXMusicError: the job failed; the row has the same message, without paths.
     """
     token = AttemptToken.for_this_process()
+    folders = [(delivery.output_dir, "DGX_MUSIC_OUTPUT_DIR")]
     with storage.get_session() as session:
         if not storage.claim_generation(session, order.generation_id, str(token)):
             raise UnknownGenerationError(
@@ -58,12 +60,12 @@ def run_job(
         cancel_job(order)
         raise
     except (DGXMusicError, storage.StorageError) as error:
-        _fail(order, token, str(error))
+        _fail(order, token, hide_paths(str(error), folders))
         raise
     except Exception as error:
         # The outer edge of a job: no error of an engine may leave its row `processing`.
         message = f"The engine {order.model} failed: {type(error).__name__}: {error}"
-        _fail(order, token, message)
+        _fail(order, token, hide_paths(message, folders))
         raise EngineError(message) from error
 
 

@@ -162,7 +162,7 @@ class Claims:
     def retry_or_fail(self, attempt: Attempt, error: DGXMusicError) -> float | None:
         """Queue the job again or fail it; return the delay in seconds, or None for failed."""
         delay = None
-        message = MACHINE_FAILED if error.is_of_machine else str(error)
+        message = MACHINE_FAILED if error.is_of_machine else self._settings.hide_paths(str(error))
         with storage.get_session() as session:
             row = _lock_held(session, attempt)
             if row is None:

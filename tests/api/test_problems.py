@@ -96,7 +96,7 @@ def test_json_has_what_the_problem_has(
     if request_id is not None:
         expected["request_id"] = request_id
     if errors:
-        expected["errors"] = [field.model_dump() for field in errors]
+        expected["errors"] = [field.model_dump(exclude_none=True) for field in errors]
     assert json.loads(encode_problem(error, request_id)) == expected
 
 

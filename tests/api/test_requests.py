@@ -114,6 +114,25 @@ def test_body_that_is_not_a_json_object_is_refused(sqlite_api: Api, content: str
     assert answer.headers["content-type"] == "application/problem+json"
 
 
+def test_two_different_idempotency_keys_are_refused(sqlite_api: Api) -> None:
+    def post(*keys: str) -> Any:
+        headers = [("Idempotency-Key", key) for key in keys]
+        return sqlite_api.client.post(GENERATE, json={"prompt": "beat"}, headers=headers)
+
+    problem = assert_problem(post("a", "b"), "invalid-request")
+    assert [error["parameter"] for error in problem["errors"]] == ["Idempotency-Key"]
+    assert post("a", "a").json()["job_id"] == post("a").json()["job_id"]
+
+
+def test_pointers_are_json_pointers_and_parameters_are_named(sqlite_api: Api) -> None:
+    odd = sqlite_api.client.post(GENERATE, json={"prompt": "beat", "a/b~c": 1})
+    (error,) = assert_problem(odd, "invalid-request")["errors"]
+    assert (error["pointer"], "parameter" in error) == ("/a~1b~0c", False)
+    page = sqlite_api.client.get("/api/v1/history", params={"limit": 0})
+    (error,) = assert_problem(page, "invalid-request")["errors"]
+    assert (error["parameter"], "pointer" in error) == ("limit", False)
+
+
 def test_nan_infinite_and_tiny_durations_are_refused(sqlite_api: Api) -> None:
     for number in ("NaN", "Infinity", "-Infinity", "1e999", "5e-324"):
         answer = sqlite_api.client.post(

@@ -162,6 +162,19 @@ def test_installed_model_is_listed_with_its_commit_until_its_folder_is_gone(home
     assert "models install musicgen-small" in found["detail"]
 
 
+def test_a_proxy_that_is_not_trusted_is_a_warning(home):
+    def find_proxy():
+        found = {one["name"]: one for one in json.loads(home.call("doctor", "--json").stdout)}
+        return found.get("proxy")
+
+    assert find_proxy() is None
+    home.environment["DGX_MUSIC_API_ROOT_PATH"] = "/music"
+    assert find_proxy()["verdict"] == "warn"
+    assert "DGX_MUSIC_API_TRUSTED_PROXIES" in find_proxy()["detail"]
+    home.environment["DGX_MUSIC_API_TRUSTED_PROXIES"] = "127.0.0.1"
+    assert find_proxy()["verdict"] == "ok"
+
+
 @pytest.mark.parametrize(("hard", "verdict"), [(1024, "warn"), (1 << 20, "ok")])
 def test_few_open_files_are_a_warning(home, monkeypatch, hard, verdict):
     monkeypatch.setattr(open_files.resource, "getrlimit", lambda _kind: (1024, hard))

@@ -157,6 +157,7 @@ def test_progress_is_recorded_while_a_job_runs(desk):
     ("error", "message"),
     [
         (EngineError("no memory"), "no memory"),
+        (EngineError("/srv/models/a.bin is damaged."), ".../a.bin is damaged."),
         (ZeroDivisionError("odd"), "ZeroDivisionError: odd"),
         (
             CancelledError("Cancelled."),

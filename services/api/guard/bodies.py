@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
 from services.api.guard.hosts import WRITE_METHODS
 from services.api.guard.scopes import get_header, get_headers, has_body, refuse
-from services.api.problems import PREFIX, ProblemError
+from services.api.problems import PREFIX, FieldProblem, ProblemError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -115,6 +117,8 @@ class BodyLimits:
                 await self._app(scope, upload.receive, upload.send)
                 return
             body = await self._read(receive)
+            if scope["method"] in WRITE_METHODS:
+                _require_json(body)
         except _ClientLeftError:
             return
         except ProblemError as error:
@@ -181,6 +185,41 @@ class BodyLimits:
             await _drain(receive)
         for message in last:
             await send(message)
+
+
+def _require_json(body: bytes) -> None:
+    """Refuse what is not JSON, and what gives one name two values; an empty body is let through."""
+    if not body:
+        return
+    try:
+        json.loads(body.decode(), object_pairs_hook=_require_different_names)
+    except UnicodeDecodeError as error:
+        raise _not_json("it is not UTF-8") from error
+    except json.JSONDecodeError as error:
+        reason = f"{error.msg} at line {error.lineno}, column {error.colno}"
+        raise _not_json(reason) from error
+    except RecursionError as error:
+        raise _not_json("it is nested too deeply") from error
+    except ValueError as error:
+        # Too many digits.
+        raise _not_json("a number in it is too long") from error
+
+
+def _require_different_names(pairs: list[tuple[str, Any]]) -> None:
+    """Programs disagree on which of two values counts."""
+    for name, count in Counter(name for name, _ in pairs).items():
+        if count > 1:
+            raise _invalid(
+                f"The body has the name {name[:60]!r} {count} times in one object. Send it once."
+            )
+
+
+def _not_json(reason: str) -> ProblemError:
+    return _invalid(f"The body is not valid JSON: {reason}. Send one JSON object.")
+
+
+def _invalid(detail: str) -> ProblemError:
+    return ProblemError("invalid-request", detail, errors=[FieldProblem(detail=detail, pointer="")])
 
 
 def _too_large(limit: int) -> ProblemError:

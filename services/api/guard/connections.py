@@ -7,12 +7,14 @@ and its limit of connections counts the silent ones, so that they would keep out
 from __future__ import annotations
 
 import time
+import uuid
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.api.guard.headers import DEFAULTS
+from services.api.guard.logs import log_refusal
 from services.api.problems import MEDIA_TYPE, RETRY_SECONDS, ProblemError, encode_problem
 from services.machine.open_files import count_allowed_connections
 
@@ -26,7 +28,7 @@ HEAD_SECONDS = 10.0
 """Time from the connection, or from the first byte after a pause, to the end of the header."""
 
 HEAD_BYTES = 64 * 1024
-"""Longest header; the last read from the socket may exceed it."""
+"""Longest header."""
 
 FRAME_BYTES = 1024 * 1024
 """Most bytes around a chunked body: chunk sizes and trailer."""
@@ -51,6 +53,7 @@ class BoundedConnection(HttpToolsProtocol):
         self._boundaries = 0
         self._frame_bytes = 0
         self._body_bytes = 0
+        self._head_bytes = 0
         self._head_timer: TimerHandle | None = None
         self._read_timer: TimerHandle | None = None
         self._silent_since = 0.0
@@ -107,7 +110,23 @@ class BoundedConnection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._pass_boundary(is_in_head=True)
+        self._head_bytes = 0
         super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count_head(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count_head(len(name) + len(value) + len(b": \r\n"))
+        super().on_header(name, value)
+
+    def _count_head(self, size: int) -> None:
+        # One read may bring a header of several times the limit, with its end.
+        self._head_bytes += size
+        if self._head_bytes > HEAD_BYTES:
+            # Ends the parsing; uvicorn then calls `send_400_response`.
+            raise ValueError
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
@@ -136,6 +155,8 @@ class BoundedConnection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Answer invalid HTTP with a problem, and close the connection."""
+        if self._head_bytes > HEAD_BYTES:
+            msg = f"The header has more than {HEAD_BYTES} bytes."
         cycle: RequestResponseCycle | None = self.cycle
         # Inside another answer, these bytes would be read as part of that answer.
         if cycle is None or cycle.response_complete or not cycle.response_started:
@@ -143,12 +164,14 @@ class BoundedConnection(HttpToolsProtocol):
         self.transport.close()
 
     def _answer_and_close(self, error: ProblemError) -> None:
-        body = encode_problem(error, None)
+        request_id = uuid.uuid4().hex
+        body = encode_problem(error, request_id)
         headers = {
             b"content-type": MEDIA_TYPE.encode(),
             b"content-length": str(len(body)).encode(),
             b"cache-control": b"no-store",
             b"connection": b"close",
+            b"x-request-id": request_id.encode(),
             **{name.lower().encode(): value.encode() for name, value in error.headers.items()},
             **DEFAULTS,
         }
@@ -157,6 +180,7 @@ class BoundedConnection(HttpToolsProtocol):
         start = f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode()
         self.transport.write(start + lines + b"\r\n" + body)
         self.transport.close()
+        log_refusal(error.kind.status, len(body), self.client, request_id)
 
     def _pass_boundary(self, *, is_in_head: bool) -> None:
         self._is_in_head = is_in_head

@@ -63,17 +63,45 @@ class AccessLog:
             _log(scope, route, status, time.perf_counter() - began, sent)
 
 
+def log_refusal(status: int, size: int, client: tuple[str, int] | None, request_id: str) -> None:
+    """Log the answer to what is no request, or to one that there is no room for.
+
+    Args:
+        status: of the answer.
+        size: of its body, bytes.
+        client: address and port of the other end of the connection, which may be a proxy.
+        request_id: of the answer.
+    """
+    address = "unknown" if client is None else client[0]
+    _write_line("none", "none", status, 0.0, size, address, "none", request_id)
+
+
 def _log(scope: Scope, route: str, status: int, seconds: float, sent: int) -> None:
+    client = get_state(scope)["client"].address
+    key = _get_key_id(get_caller(scope))
+    _write_line(scope["method"], route, status, seconds, sent, client, key, get_request_id(scope))
+
+
+def _write_line(
+    method: str,
+    route: str,
+    status: int,
+    seconds: float,
+    sent: int,
+    client: str,
+    key: str,
+    request_id: str | None,
+) -> None:
     log.info(
         "answered method=%s route=%s status=%d seconds=%.4f bytes=%d client=%s key=%s",
-        scope["method"],
+        method,
         route,
         status,
         round(seconds, 4),
         sent,
-        get_state(scope)["client"].address,
-        _get_key_id(get_caller(scope)),
-        extra={"request_id": get_request_id(scope)},
+        client,
+        key,
+        extra={"request_id": request_id},
     )
 
 

@@ -9,9 +9,10 @@ import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 from anyio import to_thread
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
 
 from services.api.problems import PREFIX, FieldProblem, ProblemError, describe_problems
+from services.api.root_path import under_root
 from services.api.schemas import BatchAccepted, BatchRequest, GenerateRequest, JobId, JobView
 from services.api.state import Api, ApiState, CurrentCaller
 from services.api.visible import find_visible_job
@@ -30,6 +31,7 @@ LONGEST_WAIT_SECONDS = 60.0
 RETRY_AFTER_SECONDS = "1"
 
 _WAIT = re.compile(r"(?:^|[,;\s])wait=(\d{1,6})(?:$|[,;\s])", re.IGNORECASE)
+_KEY_HEADER = "Idempotency-Key"
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _KEY_PATTERN = r'^("[\x21-\x7e]{1,255}"|[\x21-\x7e]{1,255})$'
 
@@ -49,15 +51,26 @@ _PROBLEMS = describe_problems(
     "insufficient-storage",
 )
 
-IdempotencyKey = Annotated[
+_KeyHeader = Annotated[
     str | None,
     Header(
-        alias="Idempotency-Key",
+        alias=_KEY_HEADER,
         description="A name for this request, for instance a UUID. The same request sent again "
         "with it within 24 hours creates nothing and returns the first job.",
         json_schema_extra={"pattern": _KEY_PATTERN},
     ),
 ]
+
+
+def _read_key(request: Request, key: _KeyHeader = None) -> str | None:
+    if len(set(request.headers.getlist(_KEY_HEADER))) > 1:
+        detail = "The request has two different Idempotency-Keys. Send one."
+        problem = FieldProblem(detail=detail, parameter=_KEY_HEADER)
+        raise ProblemError("invalid-request", detail, errors=[problem])
+    return key
+
+
+IdempotencyKey = Annotated[str | None, Depends(_read_key)]
 Prefer = Annotated[
     str | None,
     Header(
@@ -80,7 +93,7 @@ async def create_job(
     response: Response,
     api: Api,
     caller: CurrentCaller,
-    idempotency_key: IdempotencyKey = None,
+    idempotency_key: IdempotencyKey,
     prefer: Prefer = None,
 ) -> JobView:
     """Queue a job; an accepted job survives a crash of the server.
@@ -107,7 +120,7 @@ async def create_job(
     if seconds is not None and api.feed.has_capacity:
         response.headers["Preference-Applied"] = f"wait={seconds:g}"
         view = await api.feed.wait_for_job(view.job_id, seconds, request.is_disconnected)
-    response.headers["Location"] = f"{PREFIX}/jobs/{view.job_id}"
+    response.headers["Location"] = under_root(f"{PREFIX}/jobs/{view.job_id}")
     if view.completed_at is None:
         response.headers["Retry-After"] = RETRY_AFTER_SECONDS
     else:
@@ -123,7 +136,7 @@ async def create_job(
     summary="Request several pieces at once",
 )
 def create_batch(
-    body: BatchRequest, api: Api, caller: CurrentCaller, idempotency_key: IdempotencyKey = None
+    body: BatchRequest, api: Api, caller: CurrentCaller, idempotency_key: IdempotencyKey
 ) -> BatchAccepted:
     """Queue 1 to 10 jobs, all or none."""
     _require_accepting(api)
@@ -157,7 +170,7 @@ def retry_job(
     response: Response,
     api: Api,
     caller: CurrentCaller,
-    idempotency_key: IdempotencyKey = None,
+    idempotency_key: IdempotencyKey,
 ) -> JobView:
     """Queue a new job with the request, seed and audio of one that failed or was cancelled.
 
@@ -168,7 +181,7 @@ def retry_job(
     checked = check_again(api.service, find_visible_job(api, caller, job_id).job_id)
     jobs = api.service.enqueue([checked], caller.name, owner=caller.owner, repeatable=repeatable)
     _log_accepted(caller, jobs)
-    response.headers["Location"] = f"{PREFIX}/jobs/{jobs[0].job_id}"
+    response.headers["Location"] = under_root(f"{PREFIX}/jobs/{jobs[0].job_id}")
     response.headers["Retry-After"] = RETRY_AFTER_SECONDS
     return JobView.from_job(api.service.find(jobs[0].job_id))
 
@@ -200,7 +213,7 @@ def _parse_idempotency_key(
     key = header[1:-1] if len(header) > 1 and header[0] == header[-1] == '"' else header
     if not _KEY.fullmatch(key):
         detail = "Send an Idempotency-Key of 1 to 255 printable ASCII characters without spaces."
-        problem = FieldProblem(detail=detail, pointer="Idempotency-Key")
+        problem = FieldProblem(detail=detail, parameter=_KEY_HEADER)
         raise ProblemError("invalid-request", detail, errors=[problem])
     canonical = json.dumps([route, body], sort_keys=True)
     return Repeatable(key, hashlib.sha256(canonical.encode()).hexdigest())

@@ -74,7 +74,7 @@ def list_models(api: Api) -> ModelList:
                 takes_melody=facts.takes_melody,
                 takes_continuation=facts.takes_continuation,
                 available=reason is None,
-                why_not=reason,
+                why_not=None if reason is None else api.settings.hide_paths(reason),
                 is_default=facts.name == default,
                 served=facts.name in served,
             )

@@ -1,6 +1,7 @@
 """Limits on bodies, one message at a time: buffering, streaming, and draining."""
 
 import asyncio
+import json
 
 import pytest
 from hypothesis import given
@@ -53,7 +54,11 @@ async def refuse_unread(_scope, _receive, send):
     await answer(send, b"no, ", b"thanks")
 
 
-@given(st.lists(st.binary(max_size=9), min_size=1, max_size=9), st.integers(0, 60))
+# Any number of these digits is JSON, and so is any part of it.
+digits = st.text("123456789", max_size=9).map(str.encode)
+
+
+@given(st.lists(digits, min_size=1, max_size=9), st.integers(0, 60))
 def test_body_reaches_the_application_whole_or_not_at_all(chunks, limit):
     got = []
 
@@ -69,6 +74,28 @@ def test_body_reaches_the_application_whole_or_not_at_all(chunks, limit):
         assert got == [{"type": "http.request", "body": body, "more_body": False}, DISCONNECT]
     else:
         assert (connection.status, got) == (413, [])
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b"{", "line 1, column 2"),
+        (b'{"prompt": "beat",}', "line 1, column 19"),
+        (b'{"prompt": "caf\xe9"}', "not UTF-8"),
+        (b"[" * 50_000, "nested too deeply"),
+        (b'{"prompt": "beat", "seed": ' + b"9" * 5000 + b"}", "too long"),
+        (b'{"prompt": "calm", "prompt": "loud"}', "the name 'prompt' 2 times"),
+        (b'{"requests": [{"seed": 1, "seed": 1}]}', "the name 'seed' 2 times"),
+    ],
+)
+def test_invalid_json_is_refused_with_the_place_and_what_to_do(body, words):
+    connection = Connection(body)
+    call(connection, refuse_unread, JSON, limit=65_536)
+    problem = json.loads(connection.sent[1]["body"])
+    assert (connection.status, problem["type"]) == (422, "/api/v1/problems/invalid-request")
+    assert words in problem["detail"]
+    assert "Send " in problem["detail"]
+    assert problem["errors"] == [{"detail": problem["detail"], "pointer": ""}]
 
 
 @given(st.lists(st.binary(max_size=9), min_size=1, max_size=9), st.integers(0, 60))

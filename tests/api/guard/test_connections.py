@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import socket
 import threading
 from contextlib import ExitStack, contextmanager, suppress
@@ -100,6 +101,32 @@ def test_invalid_http_is_answered_with_a_problem(serve, sqlite_database, sent):
     assert b"content-type: application/problem+json\r\n" in head
     assert b"x-content-type-options: nosniff" in head
     assert json.loads(body)["type"] == "/api/v1/problems/bad-request"
+
+
+def test_header_over_the_limit_is_refused_even_if_it_arrives_at_once(serve, sqlite_database):
+    served = serve()
+    with listening(served.guarded) as port:
+        for size, status in ((60_000, b"200"), (70_000, b"400"), (130_000, b"400")):
+            with connect(port) as connection:
+                lines = b"A: %b\r\nB: %b\r\n" % (b"x" * (size // 2), b"x" * (size // 2))
+                begin = b"GET /api/v1/health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
+                connection.sendall(begin + lines + b"\r\n")
+                answer = read_to_the_end(connection)
+            assert answer.startswith(b"HTTP/1.1 " + status), size
+            assert (b"The header has more than 65536 bytes." in answer) == (status == b"400")
+
+
+def test_refused_http_has_a_request_id_and_a_line_in_the_log(serve, sqlite_database, caplog):
+    caplog.set_level(logging.INFO, "services.api.access")
+    with listening(serve().guarded) as port, connect(port) as connection:
+        connection.sendall(b"no request\r\n\r\n")
+        head, _, body = read_to_the_end(connection).partition(b"\r\n\r\n")
+    (line,) = (record for record in caplog.records if record.name == "services.api.access")
+    assert "status=400" in line.getMessage()
+    assert "client=127.0.0.1" in line.getMessage()
+    request_id = json.loads(body)["request_id"]
+    assert line.request_id == request_id
+    assert f"x-request-id: {request_id}".encode() in head
 
 
 def test_incomplete_header_after_a_request_times_out(serve, sqlite_database):

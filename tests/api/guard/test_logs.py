@@ -75,6 +75,25 @@ def test_no_text_adds_a_line(message, value, as_json):
         assert json.loads(text)["job"] == value
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_no_event_above_debug_says_where_files_are(as_json):
+    stream = io.StringIO()
+    settings = Settings(_env_file=None, home="/srv/music home", log_level="DEBUG")
+    configure_logging(
+        find_level(settings), as_json=as_json, hide=settings.hide_paths, stream=stream
+    )
+    log = logging.getLogger("services.x")
+    log.warning("not removed file=%s: %s", settings.output_dir / "a.wav", OSError(13, "no", "/a/b"))
+    logging.getLogger("a.library").error("/srv/music home/data/x is away, %d of %.1f", 3, 2.5)
+    log.debug("read %s", "/srv/c")
+    first, second, third = stream.getvalue().splitlines()
+    assert "DGX_MUSIC_OUTPUT_DIR/a.wav" in first
+    assert "DGX_MUSIC_HOME/data/x is away, 3 of 2.5" in second
+    assert "srv" not in first + second
+    assert "/a/b" not in first
+    assert "/srv/c" in third
+
+
 def test_level_is_that_of_the_settings_and_libraries_only_warn(logged):
     lines = logged(as_json=False, log_level="WARNING")
     logging.getLogger("services.x").info("hidden")
