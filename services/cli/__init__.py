@@ -15,7 +15,7 @@ import sys
 import threading
 import traceback
 from contextlib import suppress
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -35,12 +35,16 @@ from services.cli import (
     trial,
     worker,
 )
-from services.cli.console import note
+from services.cli.console import answer_json, note
 from services.cli.options import App
 from services.errors import CancelledError, DGXMusicError
 from services.machine.memory import collect_rarely
 
 UNEXPECTED_EXIT_CODE = 1
+
+_LABEL = "error: "
+_UsageError: Any = typer.BadParameter.__mro__[1]
+"""Any mistake in the arguments; typer exports only its subclass."""
 
 app = App(
     name="dgx-music",
@@ -127,19 +131,32 @@ def _escape_other_scripts() -> None:
 
 def _run() -> None:
     try:
+        if "--json" in sys.argv:
+            sys.exit(app(standalone_mode=False))
         app()
+    except _UsageError as error:
+        _end(error.format_message(), error.exit_code)
+    except typer.Abort:
+        _end("Stopped: nothing was confirmed.", UNEXPECTED_EXIT_CODE)
     except DGXMusicError as error:
         _show_traceback_in_debug(error)
-        label = "" if isinstance(error, CancelledError) else "error: "
-        note(f"{label}{error}")
-        sys.exit(error.exit_code)
+        _end(str(error), error.exit_code, label="" if isinstance(error, CancelledError) else _LABEL)
     except Exception as error:  # noqa: BLE001  (the outer edge of the process)
         _show_traceback_in_debug(error)
-        note(
-            f"error: unexpected {type(error).__name__}: {error}. "
-            "Run it again with `dgx-music --debug ...` and report the output."
+        _end(
+            f"unexpected {type(error).__name__}: {error}. "
+            "Run it again with `dgx-music --debug ...` and report the output.",
+            UNEXPECTED_EXIT_CODE,
         )
-        sys.exit(UNEXPECTED_EXIT_CODE)
+
+
+def _end(message: str, code: int, label: str = _LABEL) -> NoReturn:
+    """Say what is wrong, with `--json` also to the program that reads stdout."""
+    note(f"{label}{message}")
+    if "--json" in sys.argv:
+        with suppress(DGXMusicError):
+            answer_json({"error": message, "exit_code": code})
+    sys.exit(code)
 
 
 def _show_traceback_in_debug(error: Exception) -> None:

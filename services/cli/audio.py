@@ -77,24 +77,26 @@ def analyze(
         _check_target(spectrogram, force=force)
     reports: list[_Report] = []
     failures: list[DGXMusicError] = []
+    failed: list[dict[str, Any]] = []
     for path in files:
         try:
             reports.append(_analyze_file(path, bpm))
         except DGXMusicError as error:
             # The other files are still reported.
             failures.append(error)
+            failed.append({"file": str(path), "error": str(error)})
     if spectrogram is not None and reports:
         _draw_spectrogram(reports[0].file, spectrogram)
     if as_json:
-        answer_json([report.to_dict() for report in reports])
+        answer_json([*(report.to_dict() for report in reports), *failed])
     elif len(files) == 1 and reports:
         _show_report(reports[0])
     elif reports:
         answer_table(_HEADINGS, [report.to_row() for report in reports])
-    for failure in failures[:-1]:
+    for failure in failures:
         note(f"error: {failure}")
     if failures:
-        raise failures[-1]
+        raise typer.Exit(failures[-1].exit_code)
 
 
 def normalize(

@@ -18,35 +18,37 @@ from services.errors import InvalidRequestError, StorageError
 app = App(help="Manage the database.")
 
 
-def _upgrade() -> None:
+def _upgrade(*, as_json: bool) -> None:
     from services.database import storage_errors
     from services.jobs.dbos_queue import QueueManager
 
     open_database_of_settings()
     with storage_errors():
         QueueManager().prepare()
-    _show_revision()
+    _show_revision(as_json=as_json)
 
 
-def _show_revision() -> None:
+def _show_revision(*, as_json: bool, **more: str | None) -> None:
     from services import storage
     from services.database import storage_errors
 
     with storage_errors():
         facts = storage.describe_database()
     note(f"{facts['name']}: revision {facts['revision']}, up to date.")
+    if as_json:
+        answer_json({"database": facts["name"], "revision": facts["revision"], **more})
 
 
 @app.command("init")
-def initialise() -> None:
+def initialise(as_json: AsJson = False) -> None:
     """Create the database, or upgrade an old one; its contents stay."""
-    _upgrade()
+    _upgrade(as_json=as_json)
 
 
 @app.command("migrate")
-def migrate() -> None:
+def migrate(as_json: AsJson = False) -> None:
     """Upgrade the database; an SQLite file is backed up first."""
-    _upgrade()
+    _upgrade(as_json=as_json)
 
 
 @app.command("reset")
@@ -57,6 +59,7 @@ def reset(
         bool,
         typer.Option("--in-use", help="Delete even while workers run; they lose their jobs."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delete all jobs and prompts from the database; audio files stay.
 
@@ -75,6 +78,9 @@ def reset(
     confirm(f"Empty the database ({contents})?", yes=yes)
     reset_database(settings, with_keys=keys, even_in_use=in_use)
     note(f"Deleted {contents}. " + ("" if keys else "API keys stay, and ") + "audio files stay.")
+    if as_json:
+        deleted = {"jobs": found.jobs, "prompts": found.prompts, "keys": found.keys if keys else 0}
+        answer_json({"deleted": deleted})
 
 
 @app.command("stats")
@@ -95,7 +101,7 @@ def stats(as_json: AsJson = False) -> None:
 
 
 @app.command("check")
-def check() -> None:
+def check(as_json: AsJson = False) -> None:
     """Look for damage, broken references and a stale search index.
 
     The exit code is 6 if there is a problem.
@@ -106,14 +112,19 @@ def check() -> None:
     open_database_of_settings()
     with storage_errors():
         result = storage.check_database()
-    for problem in result.problems:
-        answer(problem)
+    if as_json:
+        answer_json({"revision": result.revision, "problems": list(result.problems)})
+    elif result.ok:
+        answer(f"ok, revision {result.revision}")
+    else:
+        for problem in result.problems:
+            answer(problem)
     if not result.ok:
-        raise StorageError(
-            f"The database has {len(result.problems)} problems. "
+        note(
+            f"error: The database has {len(result.problems)} problems. "
             "Restore a backup: dgx-music db restore FILE"
         )
-    answer(f"ok, revision {result.revision}")
+        raise typer.Exit(StorageError.exit_code)
 
 
 @app.command("backup")
@@ -122,6 +133,7 @@ def backup(
     force: Annotated[
         bool, typer.Option("--force", "-f", help="Replace FILE if it exists.")
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a checked copy of the database, even while it is in use."""
     from services import storage
@@ -129,7 +141,11 @@ def backup(
 
     open_database_of_settings()
     with storage_errors():
-        answer(str(storage.backup_database(file, force=force)))
+        written = storage.backup_database(file, force=force)
+    if as_json:
+        answer_json({"file": str(written)})
+    else:
+        answer(str(written))
 
 
 @app.command("restore")
@@ -139,6 +155,7 @@ def restore(
         bool,
         typer.Option("--force", "-f", help="Replace a database that holds jobs or is damaged."),
     ] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Restore the database from a backup; the old one is kept beside it."""
     from services import storage
@@ -152,7 +169,7 @@ def restore(
         )
     if kept is not None:
         note(f"The old database is kept as {kept}.")
-    _show_revision()
+    _show_revision(as_json=as_json, kept=None if kept is None else str(kept))
 
 
 app.command("move")(move)

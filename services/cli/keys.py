@@ -106,6 +106,7 @@ def revoke(
 @app.command("delete-all")
 def delete_all(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Delete all keys: a server for this machine then needs none.
 
@@ -123,17 +124,19 @@ def delete_all(
         raise InvalidRequestError(reason)
     with storage_errors(), storage.get_session(read_only=True) as session:
         count = len(storage.list_api_keys(session))
-    if not count:
+    if count:
+        confirm(
+            f"Delete {count} API keys? Every program on this machine, and everybody whom a proxy "
+            "on it lets through, can then see all jobs.",
+            yes=yes,
+        )
+        with storage_errors(), storage.get_session() as session:
+            count = storage.delete_api_keys(session)
+        note(f"Deleted {count} API keys. Restart running servers; then no request needs a key.")
+    else:
         note("There are no keys: a server for this machine alone asks for none.")
-        return
-    confirm(
-        f"Delete {count} API keys? Every program on this machine, and everybody whom a proxy on it "
-        "lets through, can then see all jobs.",
-        yes=yes,
-    )
-    with storage_errors(), storage.get_session() as session:
-        count = storage.delete_api_keys(session)
-    note(f"Deleted {count} API keys. Restart running servers; then no request needs a key.")
+    if as_json:
+        answer_json({"deleted": count})
 
 
 def why_key_needed(settings: Settings) -> str | None:

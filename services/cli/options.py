@@ -9,6 +9,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+LogJson = Annotated[bool, typer.Option("--json", help="Log JSON, one event per line.")]
 Model = Annotated[
     str | None,
     typer.Option("--model", "-m", metavar="NAME", help="A name from `dgx-music models list`."),

@@ -40,7 +40,7 @@ def retry(
     if failed == bool(jobs):
         raise InvalidRequestError("Name the jobs to make again, or give --failed.")
     service = open_service()
-    errors: list[DGXMusicError] = []
+    errors: list[tuple[str, DGXMusicError]] = []
     batch: dict[str | None, CheckedRequest] = {}
     for name in list_failed() if failed else list(jobs or ()):
         try:
@@ -49,21 +49,22 @@ def retry(
         except DGXMusicError as error:
             if not failed:
                 raise
-            errors.append(error)
+            errors.append((name, error))
             note(f"error: {name} cannot be made again: {error}")
     if not batch and not errors:
         note("No job is left that failed.")
     made = _make_all(service, list(batch.values()), errors, as_json=as_json, quiet=quiet)
     if as_json:
-        answer_json([job.model_dump(mode="json") for job in made])
+        done = [job.model_dump(mode="json") for job in made]
+        answer_json([*done, *({"parent": name, "error": str(one)} for name, one in errors)])
     if errors:
-        raise typer.Exit(errors[0].exit_code)
+        raise typer.Exit(errors[0][1].exit_code)
 
 
 def _make_all(
     service: MusicService,
     batch: list[CheckedRequest],
-    errors: list[DGXMusicError],
+    errors: list[tuple[str, DGXMusicError]],
     *,
     as_json: bool,
     quiet: bool,
@@ -92,7 +93,7 @@ def _make_all(
             except DGXMusicError as error:
                 if stop():
                     raise
-                errors.append(error)
+                errors.append((parent, error))
                 note(f"error: {parent} failed again: {error}")
             else:
                 made.append(done)

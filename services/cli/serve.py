@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from services.cli.console import note
-from services.cli.options import Concurrency
+from services.cli.options import Concurrency, LogJson
 
 Host = Annotated[
     str | None,
@@ -51,6 +51,7 @@ def serve(
     no_worker: NoWorker = False,
     concurrency: Concurrency = None,
     root_path: RootPath = None,
+    log_json: LogJson = False,
 ) -> None:
     """Run the REST API with a worker inside.
 
@@ -71,7 +72,7 @@ def serve(
     raise_open_files_limit()
     given: dict[str, Any] = {} if root_path is None else {"api_root_path": root_path}
     settings = load_settings(**given)
-    as_json = wants_json(settings, sys.stderr)
+    as_json = log_json or wants_json(settings, sys.stderr)
     configure_logging(find_level(settings), as_json=as_json, hide=settings.hide_paths)
     registry = default_registry(settings)
     worker = None if no_worker else Worker(settings, registry, concurrency=concurrency)

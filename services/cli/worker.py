@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from services.cli.console import note
-from services.cli.options import Concurrency
+from services.cli.options import Concurrency, LogJson
 
 Models = Annotated[
     str | None,
@@ -21,7 +21,9 @@ Models = Annotated[
 ]
 
 
-def worker(concurrency: Concurrency = None, models: Models = None) -> None:
+def worker(
+    concurrency: Concurrency = None, models: Models = None, as_json: LogJson = False
+) -> None:
     """Run queued jobs; start as many workers as you like.
 
     Ctrl-C or SIGTERM stops it: running jobs finish or return to the queue.
@@ -41,15 +43,16 @@ def worker(concurrency: Concurrency = None, models: Models = None) -> None:
     settings = load_settings()
     configure_logging(
         find_level(settings),
-        as_json=settings.log_format == "json",
+        as_json=as_json or settings.log_format == "json",
         hide=settings.hide_paths,
     )
     names = [name.strip() for name in models.split(",")] if models else None
     queue_worker = Worker(
         settings, default_registry(settings), concurrency=concurrency, models=names
     )
-    note(
-        f"Worker {queue_worker.id} runs jobs for {', '.join(queue_worker.models)}. "
-        "Press Ctrl-C to stop."
-    )
+    if not as_json:
+        note(
+            f"Worker {queue_worker.id} runs jobs for {', '.join(queue_worker.models)}. "
+            "Press Ctrl-C to stop."
+        )
     run_worker(queue_worker, settings.drain_seconds)
