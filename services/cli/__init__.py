@@ -5,14 +5,11 @@ Commands import what they need when they run, so that `--help` is quick.
 
 from __future__ import annotations
 
-import atexit
 import gc
 import io
 import logging
-import os
 import signal
 import sys
-import threading
 import traceback
 from contextlib import suppress
 from typing import Annotated, Any, NoReturn
@@ -37,8 +34,10 @@ from services.cli import (
 )
 from services.cli.console import answer_json, note
 from services.cli.options import App
+from services.cli.running import leave
 from services.errors import CancelledError, DGXMusicError
 from services.machine.memory import collect_rarely
+from services.machine.umask import keep_files_private
 
 UNEXPECTED_EXIT_CODE = 1
 
@@ -99,24 +98,19 @@ def root(
 
 def main() -> None:
     """Run the command line and exit with a documented code (docs/cli.md)."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # As Ctrl-C does, they raise KeyboardInterrupt, so that temporary files are removed. Under
-        # nohup SIGHUP stays ignored.
-        if signal.getsignal(number) == signal.SIG_DFL:
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # They raise KeyboardInterrupt, so that temporary files are removed. Under nohup SIGHUP
+        # stays ignored, and SIGINT in the background of a script.
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
+    keep_files_private()
     collect_rarely()
     _escape_other_scripts()
     try:
         _run()
     except SystemExit as end:
-        others = (thread for thread in threading.enumerate() if thread != threading.main_thread())
-        if end.code == CancelledError.exit_code and not all(thread.daemon for thread in others):
-            # Python would wait for these threads, and one may still have gigabytes to load.
-            atexit._run_exitfuncs()
-            with suppress(OSError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(CancelledError.exit_code)
+        if end.code == CancelledError.exit_code:
+            leave(CancelledError.exit_code)
         raise
     finally:
         # Else Python looks through all of Numba and SQLAlchemy, for half a second, before it ends.

@@ -196,12 +196,16 @@ def convert(
 
 @contextmanager
 def audio_errors() -> Iterator[None]:
-    """Turn the errors of `services.audio` into those of `services.errors`."""
+    """Turn the errors of `services.audio` into those of `services.errors`.
+
+    Files that are written meanwhile have the permissions of the caller's own.
+    """
     from services.audio import UnreadableAudioError
     from services.machine.shortage import find_shortage
+    from services.machine.umask import callers_umask
 
     try:
-        with silence_libraries():
+        with callers_umask(), silence_libraries():
             yield
     except (FileNotFoundError, UnreadableAudioError, ValueError) as error:
         raise InvalidRequestError(str(error)) from error

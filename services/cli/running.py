@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
+import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from services.cli.console import is_terminal, note
 
@@ -44,6 +47,28 @@ class StopFlag:
         self._is_set = True
         if number == signal.SIGINT:
             note("Stopping. Press Ctrl-C again to exit at once.")
+
+
+@contextmanager
+def stops_cleanly() -> Iterator[None]:
+    """Exit with 0 where a signal ends a server or a worker while it starts, as it does later."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        note("Stopped while it started.")
+        leave(0)
+
+
+def leave(code: int) -> NoReturn:
+    """Exit without waiting for other threads: one may still have gigabytes to load."""
+    others = (thread for thread in threading.enumerate() if thread != threading.main_thread())
+    if not all(thread.daemon for thread in others):
+        atexit._run_exitfuncs()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 @contextmanager

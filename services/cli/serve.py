@@ -9,6 +9,7 @@ import typer
 
 from services.cli.console import note
 from services.cli.options import Concurrency, LogJson
+from services.cli.running import stops_cleanly
 
 Host = Annotated[
     str | None,
@@ -45,6 +46,7 @@ NoWorker = Annotated[
 ]
 
 
+@stops_cleanly()
 def serve(
     host: Host = None,
     port: Port = None,

@@ -8,6 +8,7 @@ import typer
 
 from services.cli.console import note
 from services.cli.options import Concurrency, LogJson
+from services.cli.running import stops_cleanly
 
 Models = Annotated[
     str | None,
@@ -21,6 +22,7 @@ Models = Annotated[
 ]
 
 
+@stops_cleanly()
 def worker(
     concurrency: Concurrency = None, models: Models = None, as_json: LogJson = False
 ) -> None:

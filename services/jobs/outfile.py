@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
 import sys
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.errors import InvalidRequestError, OutputError
+from services.machine.umask import callers_umask
 
 if TYPE_CHECKING:
     from services.audio import AudioExporter
@@ -155,15 +158,16 @@ def copy_whole(source: Path, target: Path, *, replace: bool = True) -> None:
         FileExistsError: the target exists, and `replace` is False.
         OSError: the disk refuses; no partial file is left.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".dgx-", suffix=".part", dir=target.parent)
-    temporary = Path(name)
+    temporary = target.parent / f".dgx-{secrets.token_hex(8)}.part"
     try:
-        with os.fdopen(handle, "wb") as out, source.open("rb") as data:
+        with ExitStack() as stack:
+            data = stack.enter_context(source.open("rb"))
+            with callers_umask():
+                target.parent.mkdir(parents=True, exist_ok=True)
+                out = stack.enter_context(temporary.open("xb"))
             shutil.copyfileobj(data, out)
             out.flush()
             os.fsync(out.fileno())
-        shutil.copymode(source, temporary)
         if replace:
             temporary.replace(target)
         else:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import signal
 import subprocess
 import sys
@@ -19,10 +20,13 @@ def kept_process_state(monkeypatch):
     monkeypatch.setattr(gc, "freeze", lambda: None)
     # A thread that another test has left would end the process of the tests at once.
     monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
-    kept = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    kept = {number: signal.getsignal(number) for number in numbers}
+    umask = os.umask(0o022)
     thresholds = gc.get_threshold()
     yield
     gc.set_threshold(*thresholds)
+    os.umask(umask)
     for number, handler in kept.items():
         signal.signal(number, handler)
 
@@ -38,6 +42,17 @@ def run_main(monkeypatch, error: BaseException, *arguments: str) -> int:
     with pytest.raises(SystemExit) as end:
         cli.main()
     return int(end.value.code or 0)
+
+
+def test_ctrl_c_while_the_command_is_imported_shows_no_traceback(home):
+    slow = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(600)\n"
+    (home.path / "typer.py").write_text(slow)
+    ended = subprocess.run(
+        home.command("--version"),
+        env=home.full_environment() | {"PYTHONPATH": str(home.path)},
+        capture_output=True, text=True, check=False, timeout=LIMIT_SECONDS,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
 def test_error_is_one_sentence_with_its_exit_code(monkeypatch, capsys):

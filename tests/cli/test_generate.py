@@ -7,6 +7,7 @@ import os
 import pty
 import shlex
 import signal
+import stat
 import subprocess
 import termios
 from pathlib import Path
@@ -118,6 +119,23 @@ def test_output_is_a_file_a_folder_or_stdout(home):
     frames, rate = sf.read(piped)
     assert (len(frames), rate) == (96_000, 48_000)
     assert len([status for (status,) in home.rows() if status == "completed"]) == 3
+
+
+def test_the_library_is_private_and_a_copy_follows_the_umask(home):
+    os.umask(umask := os.umask(0o022))
+    made = home.run("generate", HOUSE, *SHORT, "-o", "new/loop.wav")
+    converted = home.run("convert", "new/loop.wav", "new/loop.flac")
+    assert (made.returncode, converted.returncode) == (0, 0)
+
+    def modes(*paths: Path) -> set[str]:
+        return {f"{stat.S_IMODE(path.stat().st_mode):o}" for path in paths}
+
+    library = home.path / "data"
+    inside = list(library.rglob("*"))
+    assert modes(library, *(path for path in inside if path.is_dir())) == {"700"}
+    assert modes(*(path for path in inside if path.is_file())) == {"600"}
+    assert modes(home.path / "new") == {f"{0o777 & ~umask:o}"}
+    assert modes(*(home.path / "new").iterdir()) == {f"{0o666 & ~umask:o}"}
 
 
 def test_history_and_status_find_the_job(home):

@@ -1,6 +1,7 @@
 """`dgx-music serve` and `worker`: options, refusals and announcements, without a server."""
 
 import logging
+import signal
 
 import pytest
 
@@ -9,6 +10,7 @@ from services.generation import registry
 from services.generation.registry import EngineEntry, Registry
 from services.machine import memory
 from services.worker import worker as worker_module
+from tests.conftest import wait_until
 from tests.generation.test_trial import FACTS, Tone
 
 pytestmark = pytest.mark.integration
@@ -62,6 +64,26 @@ def test_flags_of_the_server_win_over_the_settings_even_with_port_0(home, served
     home.call("serve", "--no-worker", "--host", "127.0.0.2", "--port", "0")
     (options,) = served
     assert (options["host"], options["port"]) == ("127.0.0.2", 0)
+
+
+def test_root_path_and_json_log_are_options(home, served):
+    result = home.call("serve", "--no-worker", "--root-path", "/music/", "--json")
+    (options,) = served
+    assert options["settings"].api_root_path == "/music"
+    assert result.stderr == ""
+    refused = home.call("serve", "--no-worker", "--root-path", "music")
+    assert refused.returncode == 2
+    assert "must be a path such as /music" in refused.stderr
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
+def test_a_signal_during_the_start_is_no_failure(home, command):
+    log = home.path / "log"
+    process = home.start(command, stdout=log, stderr=log)
+    wait_until(lambda: home.database.exists() or process.poll() is not None)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 0, log.read_text()
+    assert "Traceback" not in log.read_text()
 
 
 def test_server_has_a_worker_inside(home, served):
