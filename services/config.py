@@ -25,6 +25,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from services.errors import SettingsError
+from services.installation import find_checkout
 from services.paths import hide_paths
 
 PREFIX = "DGX_MUSIC_"
@@ -33,7 +34,6 @@ ENV_FILE = Path(".env")
 DATABASE_URL of its own."""
 
 _DATABASE_FILE = Path("data/generations.db")
-_CHECKOUT_FILES = ("pyproject.toml", "justfile")
 
 _SQLITE_FILE = re.compile(r"(sqlite(?:\+pysqlite)?:///)(?!:memory:|file:)([^?]+)(.*)", re.DOTALL)
 _BUCKET = re.compile(r"s3://[A-Za-z0-9][A-Za-z0-9._-]{2,62}(/[A-Za-z0-9._=+@-]+)*/?")
@@ -139,15 +139,9 @@ def _require_ascii(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
-def find_checkout(package: Path) -> Path | None:
-    """Return the checkout that `package` (its `services` folder) is part of; None in a wheel."""
-    root = package.parent
-    return root if all((root / name).is_file() for name in _CHECKOUT_FILES) else None
-
-
 def default_home() -> tuple[Path, str]:
     """Return the home folder used without `DGX_MUSIC_HOME`, and the reason for it in words."""
-    checkout = find_checkout(Path(__file__).parent)
+    checkout = find_checkout()
     if checkout is not None:
         return checkout, "the checkout"
     # The current folder may be deleted or unreadable.

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services import config
-from services.config import Settings, default_home, find_checkout, load_settings, variable_of
+from services.config import Settings, default_home, load_settings, variable_of
 from services.errors import SettingsError
 from services.storage import database_file
 
@@ -32,7 +32,7 @@ def installed(tmp_path, monkeypatch):
     """As installed from a wheel, with the user's data folder below `tmp_path`."""
     monkeypatch.delenv("DGX_MUSIC_HOME")
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "share"))
-    monkeypatch.setattr(config, "find_checkout", lambda _package: None)
+    monkeypatch.setattr(config, "find_checkout", lambda: None)
 
 
 def test_the_defaults_are_those_of_the_contract(home):
@@ -155,14 +155,6 @@ def test_the_one_variable_without_the_prefix_is_hinted_at(monkeypatch):
     monkeypatch.setenv("DGX_MUSIC_DATABASE_URL", "sqlite:///a.db")
     with pytest.raises(SettingsError, match=r"Did you mean DATABASE_URL\?"):
         load_settings(None)
-
-
-@pytest.mark.parametrize("missing", ["pyproject.toml", "justfile", None])
-def test_a_checkout_has_its_project_files_beside_the_package(tmp_path, missing):
-    for name in {"pyproject.toml", "justfile"} - {missing}:
-        (tmp_path / name).touch()
-    expected = tmp_path if missing is None else None
-    assert find_checkout(tmp_path / "services") == expected
 
 
 def test_the_checkout_is_home_whatever_the_current_folder_holds(tmp_path, monkeypatch):

@@ -28,13 +28,8 @@ def build_document(app: FastAPI) -> dict[str, Any]:
             separate_input_output_schemas=False,
         )
         _replace_error_schema(document)
-        # A running server lists the models it accepts; otherwise the release's are listed.
-        entries = [
-            entry
-            for entry in app.state.registry
-            if app.state.api is None or entry.why_unavailable() is None
-        ]
-        _add_model_names(document, [entry.facts.name for entry in entries])
+        # All of the release, as GET /models says which of them are available here.
+        _add_model_names(document, [entry.facts.name for entry in app.state.registry])
         document["components"]["securitySchemes"] = {
             "key": {
                 "type": "http",

@@ -12,6 +12,7 @@ from services.cli.options import AsJson, Model
 from services.cli.running import StopFlag, progress_bar
 from services.errors import InvalidRequestError
 from services.generation.engine import SEED_LIMIT
+from services.installation import name_install_command
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -151,7 +152,8 @@ def generate(
         if destination is not None:
             note(f"Also kept as {job.file}")
         if checked.passed_over and not checked.entry.is_installed_apart:
-            for reason in _explain_composer(checked.passed_over):
+            is_first = len(service.history(limit=2).jobs) == 1
+            for reason in _explain_composer(checked.passed_over, is_first=is_first):
                 note(reason)
     if output == STDOUT:
         return
@@ -161,18 +163,21 @@ def generate(
         answer(str(written))
 
 
-def _explain_composer(passed_over: Mapping[str, str]) -> list[str]:
-    """Return why `auto` chose the composer: which models are damaged, or that none is installed."""
+def _explain_composer(passed_over: Mapping[str, str], *, is_first: bool) -> list[str]:
+    """Return why `auto` chose the composer: which models are damaged, or that none is installed.
+
+    The latter may well be meant so, and is said after the first job of a library only.
+    """
     from services.generation.musicgen.checkpoint.checkpoints import ABSENT, missing_package
 
-    instead = "so the built-in composer played. To install it: ./just install-models"
-    if missing_package() is not None:
-        return [f"MusicGen is not installed, {instead}"]
     damaged = {
         name: reason for name, reason in passed_over.items() if not reason.startswith(ABSENT)
     }
-    if not damaged:
-        return [f"No MusicGen model is installed, {instead}"]
+    lacks_packages = missing_package() is not None
+    if lacks_packages or not damaged:
+        command = name_install_command(needs_packages=lacks_packages)
+        hint = "No MusicGen model is installed, so the built-in composer played. To install it: "
+        return [hint + command] if is_first else []
     return [f"{name} was not used: {reason}" for name, reason in damaged.items()]
 
 

@@ -10,6 +10,7 @@ from services.cli.console import answer, answer_json, note
 from services.cli.options import AsJson
 from services.cli.running import progress_bar
 from services.errors import CancelledError, EngineUnavailableError, StorageError
+from services.installation import name_install_command
 
 if TYPE_CHECKING:
     from services.config import Settings
@@ -44,10 +45,9 @@ def install(names: Names = None, revision: Revision = None, as_json: AsJson = Fa
     models = [published_model(name) for name in names or ["musicgen-small"]]
     settings = load_settings()
     if package := missing_package():
-        wanted = " ".join(model.name for model in models)
+        command = name_install_command(*(model.name for model in models), needs_packages=True)
         raise EngineUnavailableError(
-            f"{package} is not installed. Run ./just install-models {wanted} to install it "
-            "together with the weights."
+            f"{package} is not installed. To install it together with the weights: {command}"
         )
     note(LICENCE_SENTENCE)
     done = [_install(model, settings, revision) for model in models]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from services.errors import EngineUnavailableError
+from services.installation import name_repair_command
 
 if TYPE_CHECKING:
     from services.config import Settings
@@ -86,7 +87,8 @@ def _why_no_composer() -> str | None:
     try:
         import numba  # noqa: F401  (importing it is the check)
     except ImportError as error:
-        return f"numba does not load ({error}); install the project again: ./just init"
+        command = name_repair_command()
+        return f"numba does not load ({error}); install the project again: {command}"
     return None
 
 

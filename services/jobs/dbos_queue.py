@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from services import storage
 from services.errors import SettingsError
+from services.installation import name_repair_command
 from services.jobs.dispatch import Dispatch
 
 if TYPE_CHECKING:
@@ -289,7 +290,7 @@ def _require_tested_dbos() -> None:
     if not version.startswith(TESTED_DBOS):
         raise SettingsError(
             f"dbos {version} is installed, but this release was tested with {TESTED_DBOS}x only. "
-            "Install the project again: ./just init"
+            f"Install the project again: {name_repair_command()}"
         )
     if find_spec("dbos_enterprise") is not None:
         raise SettingsError(

@@ -30,8 +30,8 @@ def callers_umask() -> Iterator[None]:
     if umask is None:
         yield
         return
-    os.umask(umask)
+    before = os.umask(umask)
     try:
         yield
     finally:
-        os.umask(_PRIVATE)
+        os.umask(before)

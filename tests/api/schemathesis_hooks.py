@@ -1,4 +1,4 @@
-"""Adapts requests to state no schema describes: idempotency keys in use, and existing inputs."""
+"""Adapts requests to state no schema describes: keys in use, existing inputs, available models."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ def before_call(_context: Any, case: Any, _options: Any) -> None:
     requests = case.body.get("requests", [case.body]) if isinstance(case.body, dict) else []
     for request in requests if isinstance(requests, list) else []:
         _drop_references(request)
+        if isinstance(request, dict) and str(request.get("model")).startswith("musicgen"):
+            request["model"] = "composer"
 
 
 def _drop_references(request: Any) -> None:

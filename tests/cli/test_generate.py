@@ -138,6 +138,12 @@ def test_the_library_is_private_and_a_copy_follows_the_umask(home):
     assert modes(*(home.path / "new").iterdir()) == {f"{0o666 & ~umask:o}"}
 
 
+def test_musicgen_is_recommended_after_the_first_take_only(home):
+    hint = "No MusicGen model is installed"
+    assert hint in home.call("generate", HOUSE, *SHORT).stderr
+    assert hint not in home.call("generate", HOUSE, *SHORT).stderr
+
+
 def test_history_and_status_find_the_job(home):
     house, trap = generate(home, HOUSE, *SHORT), generate(home, TRAP, *SHORT)
     listed = [line.split("\t") for line in home.call("history").stdout.splitlines()]

@@ -100,4 +100,5 @@ def test_missing_package_is_named_with_its_installation(home, monkeypatch):
     monkeypatch.setattr(checkpoints, "missing_package", lambda: "torch")
     result = home.call("models", "install", "small")
     assert (result.returncode, result.stdout) == (4, "")
-    assert "torch is not installed. Run ./just install-models musicgen-small" in result.stderr
+    assert "torch is not installed. " in result.stderr
+    assert "weights: ./just install-models musicgen-small\n" in result.stderr

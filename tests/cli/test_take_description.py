@@ -49,7 +49,7 @@ def test_description_marks_what_the_prompt_did_not_state():
         (
             "torch",
             ["torch is not installed", "torch is not installed"],
-            "MusicGen is not installed",
+            "No MusicGen model is installed, so the built-in",
         ),
         (
             None,
@@ -61,8 +61,12 @@ def test_description_marks_what_the_prompt_did_not_state():
 )
 def test_generate_explains_why_the_composer_played(monkeypatch, package, reasons, said):
     monkeypatch.setattr(checkpoints, "missing_package", lambda: package)
-    (line,) = _explain_composer(dict(zip(["zero", "one"], reasons, strict=True)))
+    passed_over = dict(zip(["zero", "one"], reasons, strict=True))
+    (line,) = _explain_composer(passed_over, is_first=True)
     assert line.startswith(said)
+    # What is damaged is said again after every take.
+    again = _explain_composer(passed_over, is_first=False)
+    assert again == ([line] if "damaged" in said else [])
 
 
 def test_description_of_an_engine_without_facts_is_short():
@@ -88,7 +92,7 @@ def test_damaged_models_are_named_and_absent_ones_are_not(monkeypatch):
         "medium": "a tensor is missing",
         "large": "cut off",
     }
-    assert _explain_composer(reasons) == [
+    assert _explain_composer(reasons, is_first=False) == [
         "medium was not used: a tensor is missing",
         "large was not used: cut off",
     ]

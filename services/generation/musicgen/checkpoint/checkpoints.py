@@ -22,6 +22,7 @@ from services.generation.musicgen.checkpoint.layout import (
     read_geometry,
 )
 from services.generation.weights.safetensors_header import StoredTensor, read_header
+from services.installation import name_install_command
 
 if TYPE_CHECKING:
     from services.generation.musicgen.catalogue import PublishedModel
@@ -90,7 +91,8 @@ def _is_folder(path: Path) -> bool:
 def why_unavailable(model: PublishedModel, models_dir: Path) -> str | None:
     """Return in one sentence why a model cannot run on this machine; None if it can."""
     if missing := missing_package():
-        return f"{missing} is not installed: `./just install-models {model.name}`"
+        command = name_install_command(model.name, needs_packages=True)
+        return f"{missing} is not installed: `{command}`"
     try:
         find_checkpoint(model, models_dir)
     except CheckpointError as error:
