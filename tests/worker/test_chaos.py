@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import random
 import re
+import resource
+import select
 import signal
+import socket
 import sys
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +23,14 @@ import pytest
 from services.errors import JobFinishedError
 from services.jobs.models import parse_request
 from services.library.reconcile import find_orphans
+from tests.conftest import disk_of
 from tests.worker.conftest import SHORT_TTL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from services.jobs.models import Job
+    from tests.conftest import BucketServer
     from tests.programs import Program
     from tests.worker.conftest import Rig
 
@@ -44,6 +50,7 @@ class Chaos:
     """Of most jobs."""
     slots: int = 2
     """Of each worker."""
+    prompts: tuple[str, ...] = PROMPTS
     counts: Counter[str] = field(default_factory=Counter)
     submitters: list[Program] = field(default_factory=list)
     workers: list[Program] = field(default_factory=list)
@@ -55,21 +62,22 @@ class Chaos:
         while time.monotonic() < end:
             self.submit()
             time.sleep(self.dice.uniform(0.2, 0.6))
-            harm = self.dice.choices(
-                [
-                    self.kill_worker,
-                    self.freeze_worker,
-                    self.kill_engine,
-                    self.cancel,
-                    self.replace_the_gone,
-                ],
-                weights=[3, 1, 3, 2, 2],
-            )[0]
-            harm()
+            harms = self.harms()
+            self.dice.choices(list(harms), weights=list(harms.values()))[0]()
         for place in range(2):
             self.replace(place)
         for submitter in self.submitters:
             submitter.wait()
+
+    def harms(self) -> dict[Callable[[], None], int]:
+        """Return what may be done, each with its weight."""
+        return {
+            self.kill_worker: 3,
+            self.freeze_worker: 1,
+            self.kill_engine: 3,
+            self.cancel: 2,
+            self.replace_the_gone: 2,
+        }
 
     def settle(self) -> None:
         """Wait until every job is finished; a worker that had to wait for too long gives up."""
@@ -88,7 +96,7 @@ class Chaos:
         return ",".join({"puppet": 0, self.model: 0})
 
     def submit(self) -> None:
-        prompts = self.dice.choices(PROMPTS, k=3)
+        prompts = self.dice.choices(self.prompts, k=3)
         if self.dice.random() < 0.8:
             requests = [
                 parse_request(prompt=prompt, duration=1, model=self.model) for prompt in prompts
@@ -127,13 +135,7 @@ class Chaos:
         self.workers[place] = self.begin_worker()
 
     def kill_engine(self) -> None:
-        worker = self.dice.choice(self.workers)
-        children = Path(f"/proc/{worker.pid}/task/{worker.pid}/children")
-        engines = [
-            int(child)
-            for path in children.parent.parent.glob("*/children")
-            for child in path.read_text().split()
-        ]
+        engines = find_children(self.dice.choice(self.workers))
         if engines:
             os.kill(self.dice.choice(engines), signal.SIGKILL)
             self.counts["killed engines"] += 1
@@ -148,6 +150,119 @@ class Chaos:
                 pass
 
 
+@dataclass
+class Outages(Chaos):
+    """Two workers, and faults of their place, for which no job is to pay."""
+
+    prompts: tuple[str, ...] = ("sleep 0.3", "sleep 0", "sleep 0.1")
+    proxy: Proxy | None = None
+    """Before the bucket, if there is one."""
+    has_small_disk: bool = False
+
+    def harms(self) -> dict[Callable[[], None], int]:
+        place = self.fill_disk if self.has_small_disk else self.block_folder
+        harms = {
+            place: 3,
+            self.cut_power: 3,
+            self.take_descriptors: 2,
+            self.kill_worker: 1,
+            self.cancel: 1,
+            self.replace_the_gone: 2,
+        }
+        return harms if self.proxy is None else {**harms, self.cut_off_bucket: 3}
+
+    def wait(self, fault: str) -> None:
+        self.counts[fault] += 1
+        time.sleep(self.dice.uniform(0.3, 2.0))
+
+    def fill_disk(self) -> None:
+        ballast = self.rig.outputs / "ballast"
+        with ballast.open("wb") as file, suppress(OSError):
+            while True:
+                os.write(file.fileno(), bytes(65_536))
+        self.wait("full disks")
+        ballast.unlink()
+
+    def block_folder(self) -> None:
+        kept = self.rig.folder / "kept"
+        self.rig.outputs.rename(kept)
+        self.rig.outputs.write_text("in the way")
+        self.wait("folders that could not be written")
+        self.rig.outputs.unlink()
+        kept.rename(self.rig.outputs)
+
+    def take_descriptors(self) -> None:
+        worker = self.dice.choice(self.workers)
+        with suppress(ProcessLookupError, FileNotFoundError):
+            _, hard = resource.prlimit(worker.pid, resource.RLIMIT_NOFILE)
+            opened = sum(1 for _ in Path(f"/proc/{worker.pid}/fd").iterdir())
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (opened, hard))
+            self.wait("too many open files")
+            resource.prlimit(worker.pid, resource.RLIMIT_NOFILE, (hard, hard))
+
+    def cut_power(self) -> None:
+        """Kill every process at the same time."""
+        engines = [engine for worker in self.workers for engine in find_children(worker)]
+        for worker in self.workers:
+            worker.kill()
+        for engine in engines:
+            with suppress(ProcessLookupError):
+                os.kill(engine, signal.SIGKILL)
+        self.counts["power cuts"] += 1
+        for place in range(2):
+            self.replace(place)
+
+    def cut_off_bucket(self) -> None:
+        assert self.proxy is not None
+        self.proxy.is_away = True
+        self.wait("buckets away")
+        self.proxy.is_away = False
+
+
+class Proxy:
+    """Passes connections on to a port of this machine, or refuses and cuts them."""
+
+    def __init__(self, target: int) -> None:
+        self._target = target
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.is_away = False
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        # Ends `accept` in the other thread too.
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                if self.is_away:
+                    client.close()
+                    continue
+                threading.Thread(target=self._pass_on, args=[client], daemon=True).start()
+
+    def _pass_on(self, client: socket.socket) -> None:
+        with client, socket.create_connection(("127.0.0.1", self._target)) as server:
+            others = {client: server, server: client}
+            with suppress(OSError):
+                while not self.is_away:
+                    for ready in select.select(list(others), [], [], 0.1)[0]:
+                        data = ready.recv(65_536)
+                        if not data:
+                            return
+                        others[ready].sendall(data)
+
+
+def find_children(worker: Program) -> list[int]:
+    tasks = Path(f"/proc/{worker.pid}/task")
+    with suppress(FileNotFoundError, ProcessLookupError):
+        texts = [path.read_text() for path in tasks.glob("*/children")]
+        return [int(child) for text in texts for child in text.split()]
+    return []
+
+
 def all_jobs(rig: Rig) -> list[Job]:
     jobs: list[Job] = []
     cursor = None
@@ -159,15 +274,15 @@ def all_jobs(rig: Rig) -> list[Job]:
             return jobs
 
 
-def wreak(rig: Rig, seconds: float, seed: int, **how: Any) -> None:
-    chaos = Chaos(rig, random.Random(seed), **how)
+def wreak(rig: Rig, seconds: float, seed: int, kind: type[Chaos] = Chaos, **how: Any) -> list[Job]:
+    chaos = kind(rig, random.Random(seed), **how)
     chaos.run(seconds)
     began = time.monotonic()
     jobs = all_jobs(rig)
     assert len(jobs) % 3 == 0, "half a batch was accepted"
     chaos.settle()
     settled = time.monotonic() - began
-    if rig.settings:
+    if rig.service.settings.file_store:
         assert_published_are_whole(rig)
     else:
         rig.assert_settled([job.job_id for job in jobs])
@@ -185,6 +300,7 @@ def wreak(rig: Rig, seconds: float, seed: int, **how: Any) -> None:
         f"\n{rig.url.partition(':')[0]}, seed {seed}: {dict(chaos.counts)}; jobs {dict(statuses)}, "
         f"attempts {starts}, settled within {settled:.1f} s; lost 0, twice 0, partial files 0\n"
     )
+    return jobs
 
 
 def assert_published_are_whole(rig: Rig) -> None:
@@ -225,3 +341,41 @@ def test_long_chaos_with_a_bucket_loses_nothing(
 ) -> None:
     rig = make_rig(request.getfixturevalue(kind), file_store=bucket_url)
     wreak(rig, float(os.environ.get(SECONDS, "60")) / 2, seed=4)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.postgres)])
+def database_url(request: pytest.FixtureRequest) -> str:
+    kind = "postgres" if request.param == "postgresql" else "sqlite"
+    return str(request.getfixturevalue(f"{kind}_url_with_tables"))
+
+
+def assert_no_job_paid(jobs: list[Job]) -> None:
+    assert {(job.status, job.retry_count) for job in jobs} <= {("completed", 0), ("cancelled", 0)}
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("disk", ["small", "large"])
+def test_long_faults_of_the_place_fail_no_job(
+    disk: str, tmp_path: Path, make_rig: Callable[..., Rig],
+    database_url: str,
+) -> None:  # fmt: skip
+    seconds = float(os.environ.get(SECONDS, "60")) / 2
+    with ExitStack() as stack:
+        if disk == "small":
+            stack.enter_context(disk_of(tmp_path / "outputs", 24))
+        rig = make_rig(database_url, disk_floor_bytes="0")
+        stack.callback(rig.stop_all)
+        how = {"has_small_disk": disk == "small"}
+        assert_no_job_paid(wreak(rig, seconds, seed=6, kind=Outages, **how))
+
+
+@pytest.mark.nightly
+def test_long_faults_of_the_bucket_fail_no_job(
+    database_url: str, bucket_server: BucketServer, bucket_url: str,
+    monkeypatch: pytest.MonkeyPatch, make_rig: Callable[..., Rig],
+) -> None:  # fmt: skip
+    seconds = float(os.environ.get(SECONDS, "60")) / 2
+    with closing(Proxy(bucket_server.port)) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{proxy.port}")
+        rig = make_rig(database_url, file_store=bucket_url)
+        assert_no_job_paid(wreak(rig, seconds, seed=8, kind=Outages, proxy=proxy))
