@@ -33,7 +33,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 COMMANDS = (
     "", "generate", "retry", "history", "status", "serve", "worker",
     "analyze", "normalize", "convert",
-    "models", "models list", "models install", "models test",
+    "models", "models list", "models install", "models add", "models test",
     "files", "files stats", "files cleanup", "files check",
     "keys", "keys create", "keys list", "keys revoke", "keys delete-all",
     "doctor", "validate-gpu", "benchmark",

@@ -1,7 +1,8 @@
-"""`dgx-music models install`: download the weights of neural models."""
+"""`dgx-music models install` and `add`: the weights of neural models."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +15,7 @@ from services.installation import name_install_command
 
 if TYPE_CHECKING:
     from services.config import Settings
+    from services.generation.engine import EngineFacts
     from services.generation.musicgen.catalogue import PublishedModel
     from services.generation.musicgen.checkpoint.install import Installed
 
@@ -70,6 +72,48 @@ def install(names: Names = None, revision: Revision = None, as_json: AsJson = Fa
             answer(str(one.folder))
 
 
+def add(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name in requests.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Its files, as of a published model.")
+    ],
+    licence: Annotated[
+        str,
+        typer.Option(
+            "--licence",
+            metavar="SPDX",
+            help="Licence of the music it makes, as its owner states it. A model trained on from "
+            "Meta's weights stays CC-BY-NC-4.0.",
+        ),
+    ],
+    force: Annotated[
+        bool, typer.Option("--force", "-f", help="Replace a model added under this name.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add a model of your own that has MusicGen's architecture.
+
+    Its files stay where they are, and are only read from safetensors.
+
+    Example: dgx-music models add my-tune ~/models/my-tune --licence CC-BY-NC-4.0
+    """
+    from services.config import load_settings
+    from services.generation.musicgen.checkpoint.added import add_model
+
+    settings = load_settings()
+    model = add_model(name, folder, settings.models_dir, licence=licence, force=force)
+    link = settings.models_dir / model.name
+    _record(model.facts, model.revision, link, settings)
+    note(
+        f"{model.name} was added, {model.licence}. Restart running servers and workers. To remove "
+        f"it, delete {link} and its record beside it."
+    )
+    if as_json:
+        answer_json({"name": model.name, "folder": str(folder), "version": model.facts.version})
+    else:
+        answer(model.name)
+
+
 def _install(model: PublishedModel, settings: Settings, revision: str | None) -> Installed:
     from services.generation.musicgen.checkpoint.install import install as install_model
 
@@ -86,21 +130,19 @@ def _install(model: PublishedModel, settings: Settings, revision: str | None) ->
                 f"Stopped. To resume: dgx-music models install {model.name}"
             ) from None
     note(_describe_outcome(model, installed, revision))
-    _record(model, installed, settings)
+    revision = installed.revision
+    _record(model.facts_at(revision), revision, installed.folder, settings)
     return installed
 
 
-def _record(model: PublishedModel, installed: Installed, settings: Settings) -> None:
+def _record(facts: EngineFacts, revision: str | None, folder: Path, settings: Settings) -> None:
     from services.database import open_database, storage_errors
     from services.library.installed_models import record_installed_model
 
-    facts = model.facts_at(installed.revision)
     try:
         open_database(settings)
         with storage_errors():
-            record_installed_model(
-                facts, installed.folder, settings.models_dir, revision=installed.revision
-            )
+            record_installed_model(facts, folder, settings.models_dir, revision=revision)
     except StorageError as error:
         # The model works without its record.
         note(f"The database has no record of the installation: {error}")

@@ -113,10 +113,12 @@ def _musicgen(model: PublishedModel, settings: Settings | EngineSettings) -> Eng
 
 
 def default_registry(settings: Settings | EngineSettings) -> Registry:
-    """Return the engines of this release: MusicGen from small to large, then the composer."""
+    """Return the engines: MusicGen from small to large, models of one's own, the composer."""
     from services.generation.composer.engine import FACTS
     from services.generation.musicgen.catalogue import MODELS
+    from services.generation.musicgen.checkpoint.added import list_added
 
-    entries = {name: _musicgen(model, settings) for name, model in MODELS.items()}
+    models = [*MODELS.values(), *list_added(settings.models_dir)]
+    entries = {model.name: _musicgen(model, settings) for model in models}
     entries[FACTS.name] = EngineEntry(FACTS, _load_composer, _why_no_composer)
     return Registry(entries)

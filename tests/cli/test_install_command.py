@@ -1,6 +1,8 @@
 """`dgx-music models install`: outcomes and refusals; the downloads are tested with a hub."""
 
 import json
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -102,3 +104,24 @@ def test_missing_package_is_named_with_its_installation(home, monkeypatch):
     assert (result.returncode, result.stdout) == (4, "")
     assert "torch is not installed. " in result.stderr
     assert "weights: ./just install-models musicgen-small\n" in result.stderr
+
+
+def test_a_model_of_ones_own_is_added_with_its_licence(home):
+    from tests.generation.musicgen.checkpoints import write_checkpoint
+
+    write_checkpoint(home.path / "trained", "mono")
+    result = home.call("models", "add", "tune", "trained", "--licence", "CC-BY-4.0")
+    assert (result.returncode, result.stdout) == (0, "tune\n")
+    models = {one["name"]: one for one in json.loads(home.call("models", "list", "--json").stdout)}
+    assert models["tune"]["available"]
+    assert models["tune"]["output_licence"] == "CC-BY-4.0"
+    (row,) = query(home, "SELECT name, licence FROM models")
+    assert row == ("tune", "CC-BY-4.0")
+    again = home.call("models", "add", "tune", "trained", "--licence", "MIT", "--json")
+    assert again.returncode == 2
+    assert "--force" in json.loads(again.stdout)["error"]
+
+
+def query(home, statement: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(home.database)) as connection:
+        return connection.execute(statement).fetchall()

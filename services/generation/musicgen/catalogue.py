@@ -40,7 +40,7 @@ _CHROMA = 12
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PublishedModel:
-    """One published checkpoint."""
+    """One published checkpoint, or one of the same architecture that somebody has added."""
 
     name: str
     """As in requests: musicgen-small."""
@@ -50,6 +50,17 @@ class PublishedModel:
     """The commit to install; None installs the newest and records which one it was."""
     geometry: Geometry
     description: str
+    licence: str = WEIGHTS_LICENCE
+    """SPDX identifier of the licence of the music."""
+    is_added: bool = False
+    """Whether it was added on this machine and is on no hub."""
+
+    @property
+    def install_command(self) -> str:
+        """The command that installs it, or repairs it."""
+        if self.is_added:
+            return f"dgx-music models add {self.name} FOLDER --licence '{self.licence}' --force"
+        return f"dgx-music models install {self.name}"
 
     @property
     def takes_melody(self) -> bool:
@@ -84,7 +95,7 @@ class PublishedModel:
             name=self.name,
             version=f"{_VERSION}{commit}",
             description=self.description,
-            output_licence=WEIGHTS_LICENCE,
+            output_licence=self.licence,
             sample_rate=SAMPLE_RATE,
             channels=self.geometry.channels,
             shortest_seconds=SHORTEST_SECONDS,

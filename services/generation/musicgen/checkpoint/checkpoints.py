@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -67,7 +67,7 @@ def find_checkpoint(model: PublishedModel, models_dir: Path) -> Checkpoint:
     Raises:
         CheckpointError: it is missing or damaged; the message names the command that helps.
     """
-    command = f"`dgx-music models install {model.name}`"
+    command = f"`{model.install_command}`"
     folder = models_dir / model.name
     if _is_folder(folder):
         return _open_published(model, folder, "models folder", command)
@@ -199,7 +199,7 @@ def _open_published(
             f"{folder} holds another model: {_describe(found.geometry)}, but {model.name} has "
             f"{_describe(model.geometry)}. Move it away, then: {command}"
         )
-    return found
+    return replace(found, revision=model.revision) if model.is_added else found
 
 
 def _describe(shape: Geometry) -> str:
@@ -251,7 +251,7 @@ def _revision(folder: Path, source: Source) -> str | None:
 
 def _cached_folders(model: PublishedModel) -> list[Path]:
     """Return the cached folders of the pinned commit and of the last known `main`."""
-    if importlib.util.find_spec("huggingface_hub") is None:
+    if model.is_added or importlib.util.find_spec("huggingface_hub") is None:
         return []
     from huggingface_hub import constants
 
