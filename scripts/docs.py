@@ -82,8 +82,12 @@ def word_lists() -> str:
     )
 
 
+NOWHERE = Path("/nonexistent")
+"""A models folder without models of one's own."""
+
+
 def openapi() -> dict[str, Any]:
-    return create_app(None, default_registry(Settings())).openapi()
+    return create_app(None, default_registry(Settings(models_dir=NOWHERE))).openapi()
 
 
 def route_table() -> str:

@@ -12,7 +12,6 @@ import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from pythonjsonlogger.json import JsonFormatter
@@ -52,8 +51,9 @@ def escape(text: str) -> str:
 class TextLines(logging.Formatter):
     """One line per event; the lines of a traceback are indented below it."""
 
-    def __init__(self) -> None:
+    def __init__(self, hide: Callable[[str], str] = hide_paths) -> None:
         super().__init__(_LINE)
+        self._hide = hide
 
     def formatTime(  # noqa: N802  (the name is the library's)
         self,
@@ -63,7 +63,8 @@ class TextLines(logging.Formatter):
         return _format_time(record)
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
-        return escape(super().formatMessage(record))
+        line = super().formatMessage(record)
+        return escape(line if record.levelno <= logging.DEBUG else self._hide(line))
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
         lines = super().formatException(ei).splitlines()
@@ -77,7 +78,8 @@ class JsonLines(JsonFormatter):
     values are the arguments; they are never parsed from the text.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, hide: Callable[[str], str] = hide_paths) -> None:
+        self._hide = hide
         super().__init__(["asctime", "levelname", "name", "message"], rename_fields=_NAMES)
 
     def formatTime(  # noqa: N802  (the name is the library's)
@@ -96,6 +98,10 @@ class JsonLines(JsonFormatter):
         super().add_fields(log_data, record, message_dict)
         for name, value in _extract_fields(record).items():
             log_data.setdefault(name, value)
+        if record.levelno > logging.DEBUG:
+            for name, value in log_data.items():
+                if isinstance(value, str) and name != "traceback":
+                    log_data[name] = self._hide(value)
 
 
 _NAMES = {"asctime": "time", "levelname": "level", "name": "logger", "exc_info": "traceback"}
@@ -117,23 +123,6 @@ def _extract_fields(record: logging.LogRecord) -> dict[str, Any]:
         for name, value in zip(names, record.args, strict=True)
         if name is not None and name not in _RESERVED
     }
-
-
-class _PathFilter(logging.Filter):
-    """Takes paths out of the text of every event above DEBUG, and out of its arguments."""
-
-    def __init__(self, hide: Callable[[str], str]) -> None:
-        super().__init__()
-        self._hide = hide
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.levelno > logging.DEBUG and isinstance(record.args, tuple):
-            record.msg = self._hide(str(record.msg))
-            record.args = tuple(
-                self._hide(str(one)) if isinstance(one, str | Path | BaseException) else one
-                for one in record.args
-            )
-        return True
 
 
 class _RequestFilter(logging.Filter):
@@ -165,9 +154,8 @@ def configure_logging(
     # `--debug` has set this already.
     debug = root.level == logging.DEBUG
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonLines() if as_json else TextLines())
+    handler.setFormatter(JsonLines(hide) if as_json else TextLines(hide))
     handler.addFilter(_RequestFilter())
-    handler.addFilter(_PathFilter(hide))
     logging.basicConfig(
         level=logging.DEBUG if debug else logging.WARNING, handlers=[handler], force=True
     )

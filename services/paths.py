@@ -6,10 +6,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-_QUOTED_PATH = re.compile(r"(?<=(['\"]))/(?!api/)(?:(?:(?!\1)[^/])+/)+((?:(?!\1)[^/])*)(?=\1)")
+_QUOTED_PATH = re.compile(r"(?<=(['\"]))/(?!api/v1/)(?:(?:(?!\1)[^/])*/)+((?:(?!\1)[^/])*)(?=\1)")
 _PATH = re.compile(
-    r"(?:(?<=sqlite:///)|(?<=file://)|(?<![\w.:/\\-]))/(?!api/)"
-    r"(?:[^\s/'\"<>|,;()]+/)+([^\s/'\"<>|,;()]*)"
+    r"(?:(?<=sqlite:///)|(?<=file:)|(?<![\w.~/\\-])(?!(?<=\w:)//))/(?!api/v1/)"
+    r"(?:[^\s/'\"<>|;()]*/)+([^\s/'\"<>|,;()]*)"
 )
 """An absolute path of at least two parts; neither a URL nor a route of the API."""
 
@@ -22,7 +22,9 @@ def hide_paths(text: str, folders: Iterable[tuple[Path, str]] = ()) -> str:
         folders: pairs of a folder and the name that takes its place. Of other absolute paths the
             last part is kept.
     """
-    for folder, name in sorted(folders, key=lambda pair: -len(str(pair[0]))):
-        if folder != Path(folder.anchor):
-            text = re.sub(rf"{re.escape(str(folder))}(?![\w-])", name, text)
+    names = {str(folder): name for folder, name in folders if folder != Path(folder.anchor)}
+    if names:
+        known = "|".join(map(re.escape, sorted(names, key=len, reverse=True)))
+        whole = rf"(?<![\w.-])(?:{known})(?=/|[\s'\":;,)]|\.?$|\.\s)"
+        text = re.sub(whole, lambda found: names[found[0]], text)
     return _PATH.sub(r".../\1", _QUOTED_PATH.sub(r".../\2", text))

@@ -22,14 +22,13 @@ from services.api.metrics import Metrics
 from services.api.problems import (
     INTERNAL_DETAIL,
     MEDIA_TYPE,
-    PREFIX,
     FieldProblem,
     ProblemError,
     convert_error,
     convert_status,
     encode_problem,
 )
-from services.api.root_path import current_root_path
+from services.api.root_path import PREFIX, current_root_path
 from services.api.routers import (
     events,
     files,

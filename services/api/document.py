@@ -28,7 +28,7 @@ def build_document(app: FastAPI) -> dict[str, Any]:
             separate_input_output_schemas=False,
         )
         _replace_error_schema(document)
-        # All of the release, as GET /models says which of them are available here.
+        # Also those that cannot run here: GET /models says which.
         _add_model_names(document, [entry.facts.name for entry in app.state.registry])
         document["components"]["securitySchemes"] = {
             "key": {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services.api.root_path import under_root
+from services.api.root_path import PREFIX, under_root
 from services.errors import (
     DGXMusicError,
     EngineUnavailableError,
@@ -32,7 +32,6 @@ from services.paths import hide_paths
 if TYPE_CHECKING:
     from starlette.types import Send
 
-PREFIX = "/api/v1"
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 5
 """Retry-After where no better estimate exists."""

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+PREFIX = "/api/v1"
+"""Of all routes but /metrics."""
+
 current_root_path: ContextVar[str] = ContextVar("root_path", default="")
 """Of the server that answers; empty without a proxy's prefix."""
 
@@ -26,8 +29,9 @@ class RootPath:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         current_root_path.set(self._root_path)
-        if self._root_path and scope["type"] == "http":
+        # A root path may itself begin as the routes do.
+        if scope["type"] == "http" and not scope["path"].startswith(f"{PREFIX}/"):
             path = scope["path"]
-            if path.startswith(f"{self._root_path}/"):
+            if self._root_path and path.startswith(f"{self._root_path}/"):
                 scope = {**scope, "path": path.removeprefix(self._root_path)}
         await self._app(scope, receive, send)

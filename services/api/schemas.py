@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal
 from fastapi import Path, Response
 from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field
 
-from services.api.problems import PREFIX
-from services.api.root_path import under_root
+from services.api.root_path import PREFIX, under_root
 from services.generation.engine import SEED_LIMIT
 from services.jobs.models import GenerationRequest, Job, PromptText
 from services.jobs.submission import LARGEST_BATCH
+from services.paths import hide_paths
 
 MAX_PAGE_SIZE = 100
 JOB_ID = "0d5e5a3c-8a8c-4c9b-9a55-3f0d6a2f7a11"
@@ -147,7 +147,7 @@ class JobView(BaseModel):
             file_url=under_root(f"{PREFIX}/files/{job.job_id}.wav") if job.file else None,
             metadata=job.metadata,
             generation_time_seconds=job.generation_time_seconds,
-            error_message=job.error_message,
+            error_message=job.error_message and hide_paths(job.error_message),
             retry_count=job.retry_count,
             created_at=job.created_at,
             completed_at=job.completed_at,

@@ -18,7 +18,7 @@ from services.api.application import create_app
 from services.api.feed import Feed
 from services.api.guard import BoundedConnection, assemble, require_key
 from services.api.http_metrics import HttpMetrics
-from services.api.root_path import RootPath
+from services.api.root_path import RootPath, current_root_path
 from services.api.route_names import RouteNames
 from services.api.state import ApiState
 from services.database import open_database
@@ -186,6 +186,8 @@ def serve(
     app = wrap_app(create_app(state, registry), settings, host)
     if worker is not None:
         worker.start()
+    # For answers to what is not HTTP, which the application never sees.
+    current_root_path.set(settings.api_root_path)
     log.info("listening url=%s", format_url(listener))
     announce(format_url(listener))
     try:

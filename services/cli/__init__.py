@@ -126,8 +126,11 @@ def _escape_other_scripts() -> None:
 
 def _run() -> None:
     try:
-        if "--json" in sys.argv:
-            sys.exit(app(standalone_mode=False))
+        if _wants_json():
+            code = app(standalone_mode=False)
+            if code == CancelledError.exit_code:
+                _end("Stopped.", code, label="")
+            sys.exit(code)
         app()
     except _UsageError as error:
         _end(error.format_message(), error.exit_code)
@@ -145,10 +148,16 @@ def _run() -> None:
         )
 
 
+def _wants_json() -> bool:
+    # What follows `--` is no option.
+    options = sys.argv[: sys.argv.index("--")] if "--" in sys.argv else sys.argv
+    return "--json" in options
+
+
 def _end(message: str, code: int, label: str = _LABEL) -> NoReturn:
     """Say what is wrong, with `--json` also to the program that reads stdout."""
     note(f"{label}{message}")
-    if "--json" in sys.argv:
+    if _wants_json():
         with suppress(DGXMusicError):
             answer_json({"error": message, "exit_code": code})
     sys.exit(code)

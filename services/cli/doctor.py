@@ -86,9 +86,21 @@ def _open_files() -> Finding:
     return Finding("open files", "ok", f"A process may open {hard}.")
 
 
+def _install_command(name: str) -> str:
+    from services.generation.musicgen.catalogue import MODELS
+
+    if name in MODELS:
+        return MODELS[name].install_command
+    return f"dgx-music models add {name} FOLDER --licence SPDX --force"
+
+
 def _proxy(settings: Settings) -> list[Finding]:
     """Return nothing where no setting speaks of a proxy before the API."""
-    if not settings.api_root_path and not settings.api_allowed_hosts:
+    from services.api.guard.addresses import is_loopback_host
+
+    # From other machines a server on loopback is reached through a proxy only.
+    is_behind_one = settings.api_allowed_hosts and is_loopback_host(settings.api_host)
+    if not settings.api_root_path and not is_behind_one:
         return []
     if settings.api_trusted_proxies:
         trusted = ", ".join(settings.api_trusted_proxies)
@@ -246,6 +258,6 @@ def _installed_models(settings: Settings) -> list[Finding]:
         if folder.is_dir():
             findings.append(Finding(f"model {model.name}", "ok", detail))
         else:
-            gone = f"{folder} is gone; `dgx-music models install {model.name}` brings it back"
+            gone = f"{folder} is gone; `{_install_command(model.name)}` brings it back"
             findings.append(Finding(f"model {model.name}", "warn", gone))
     return findings

@@ -10,14 +10,15 @@ import typer
 from services.cli.console import answer, answer_json, note, stdout_errors
 from services.cli.options import AsJson, Model
 from services.cli.running import StopFlag, progress_bar
-from services.errors import InvalidRequestError
+from services.errors import InvalidRequestError, StorageError
 from services.generation.engine import SEED_LIMIT
 from services.installation import name_install_command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from services.jobs.models import Job
+    from services.jobs.service import MusicService
 
 DEFAULTS = {"duration": 16.0, "temperature": 1.0, "top_k": 250, "top_p": 0.0, "cfg_coef": 3.0}
 """As in the request, whose module is slow to import; a test compares them."""
@@ -152,8 +153,7 @@ def generate(
         if destination is not None:
             note(f"Also kept as {job.file}")
         if checked.passed_over and not checked.entry.is_installed_apart:
-            is_first = len(service.history(limit=2).jobs) == 1
-            for reason in _explain_composer(checked.passed_over, is_first=is_first):
+            for reason in _explain_composer(checked.passed_over, lambda: _is_first(service)):
                 note(reason)
     if output == STDOUT:
         return
@@ -163,10 +163,18 @@ def generate(
         answer(str(written))
 
 
-def _explain_composer(passed_over: Mapping[str, str], *, is_first: bool) -> list[str]:
+def _is_first(service: MusicService) -> bool:
+    """Whether the library has one take; False where the database does not say so any more."""
+    try:
+        return len(service.history(limit=2, status="completed").jobs) == 1
+    except StorageError:
+        return False
+
+
+def _explain_composer(passed_over: Mapping[str, str], is_first: Callable[[], bool]) -> list[str]:
     """Return why `auto` chose the composer: which models are damaged, or that none is installed.
 
-    The latter may well be meant so, and is said after the first job of a library only.
+    That none is installed may be meant so: it is said after the first take of a library only.
     """
     from services.generation.musicgen.checkpoint.checkpoints import ABSENT, missing_package
 
@@ -177,7 +185,7 @@ def _explain_composer(passed_over: Mapping[str, str], *, is_first: bool) -> list
     if lacks_packages or not damaged:
         command = name_install_command(needs_packages=lacks_packages)
         hint = "No MusicGen model is installed, so the built-in composer played. To install it: "
-        return [hint + command] if is_first else []
+        return [hint + command] if is_first() else []
     return [f"{name} was not used: {reason}" for name, reason in damaged.items()]
 
 

@@ -55,7 +55,7 @@ def stops_cleanly() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        note("Stopped while it started.")
+        note("Stopped.")
         leave(0)
 
 

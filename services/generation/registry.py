@@ -29,6 +29,8 @@ class EngineEntry:
     """Returns one sentence with what is missing and the command that helps; None if it can run."""
     is_installed_apart: bool = False
     """Whether it has an install command of its own, so that its absence is no error."""
+    is_named_only: bool = False
+    """Whether only requests that name it get it, and `auto` never does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,8 @@ class Registry:
     def _first_available(self) -> Choice:
         passed_over: dict[str, str] = {}
         for name, entry in self._entries.items():
+            if entry.is_named_only:
+                continue
             reason = entry.why_unavailable()
             if reason is None:
                 return Choice(entry, passed_over)
@@ -109,7 +113,14 @@ def _musicgen(model: PublishedModel, settings: Settings | EngineSettings) -> Eng
 
         return checkpoints.why_unavailable(model, settings.models_dir)
 
-    return EngineEntry(model.facts, load, why_unavailable, is_installed_apart=True)
+    return EngineEntry(
+        model.facts,
+        load,
+        why_unavailable,
+        is_installed_apart=True,
+        # Its licence and its sound are of its owner's choice.
+        is_named_only=model.is_added,
+    )
 
 
 def default_registry(settings: Settings | EngineSettings) -> Registry:

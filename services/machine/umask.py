@@ -1,4 +1,4 @@
-"""Permissions of new files: the library's are for one user, and a person's follow the umask."""
+"""Permissions of new files: private in the library, the umask's for files the caller names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def keep_files_private() -> None:
 def callers_umask() -> Iterator[None]:
     """Let new files have the permissions that the caller of this process has chosen for its own.
 
-    For what a person asks for by name. The umask belongs to the whole process, so that no other
+    It is for files that the caller names. The umask belongs to the whole process, so that no other
     thread may make files meanwhile.
     """
     umask = _callers_umask.get()

@@ -16,7 +16,9 @@ from services.generation.registry import default_registry
 from services.jobs.models import LONGEST_SECONDS
 
 DOCS = Path(__file__).parents[2] / "docs"
-DOCUMENT: dict[str, Any] = create_app(None, default_registry(Settings())).openapi()
+DOCUMENT: dict[str, Any] = create_app(
+    None, default_registry(Settings(models_dir=Path("/nonexistent")))
+).openapi()
 OPERATIONS = list_operations(DOCUMENT)
 
 

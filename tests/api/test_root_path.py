@@ -38,6 +38,15 @@ def test_links_begin_with_the_path_that_the_proxy_adds(sqlite_url_with_tables, s
         assert document["servers"] == [{"url": "/music/"}]
 
 
+@pytest.mark.parametrize("root", ["/api", "/api/v1"])
+def test_a_root_path_that_begins_as_the_routes_do_hides_none(sqlite_url_with_tables, serve, root):
+    served = serve(sqlite_url_with_tables, api_root_path=root, worker=False)
+    assert served.client.get("/health/live").status_code == 200
+    address = str(served.client.base_url).removesuffix("/api/v1/")
+    problem = httpx.get(f"{address}/api/v1/jobs/none", timeout=LIMIT_SECONDS).json()
+    assert problem["type"] == f"{root}/api/v1/problems/not-found"
+
+
 def test_without_a_proxy_links_begin_with_the_route(sqlite_api):
     accepted = sqlite_api.client.post("/api/v1/generate", json={"prompt": "sleep 0"})
     assert accepted.headers["location"].startswith("/api/v1/jobs/")

@@ -126,6 +126,7 @@ class Home:
             stdout: a file or a device.
             stderr: a file or a device.
         """
+        assert not self.prefix
         return Program(
             PROGRAM, *arguments, env=self.full_environment(), cwd=self.path, log=stdout,
             errors=stderr,

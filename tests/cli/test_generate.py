@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pty
+import select
 import shlex
 import signal
 import stat
@@ -193,6 +194,7 @@ def interrupt(home, number: int, when: str) -> subprocess.CompletedProcess[bytes
     process = home.start(*arguments, stdout=stdout, stderr=terminal)
     screen = b""
     while when.encode() not in screen:
+        assert select.select([leader], [], [], LIMIT_SECONDS)[0], screen
         screen += os.read(leader, 4096)
     os.close(follower)
     process.send_signal(number)

@@ -7,7 +7,7 @@ import pytest
 import typer
 import typer.main
 
-from services import cli
+from services import cli, config
 
 
 def commands(command, *names: str) -> Iterator[tuple[tuple[str, ...], object]]:
@@ -46,6 +46,21 @@ def test_an_error_is_json_on_stdout_and_a_sentence_on_stderr(home, arguments, co
     assert (result.returncode, found["exit_code"]) == (code, code)
     assert words in found["error"]
     assert words in result.stderr
+
+
+def test_what_follows_two_dashes_is_no_option(home):
+    result = home.call("status", "--", "--json")
+    assert (result.returncode, result.stdout) == (3, "")
+
+
+def test_an_interrupted_command_answers_in_json(home, monkeypatch):
+    def interrupt(_env_file=None):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(config, "load_settings", interrupt)
+    result = home.call("history", "--json")
+    assert result.returncode == 130
+    assert json.loads(result.stdout) == {"error": "Stopped.", "exit_code": 130}
 
 
 def test_a_declined_question_is_json(home):

@@ -77,6 +77,16 @@ def test_root_path_and_json_log_are_options(home, served):
 
 
 @pytest.mark.parametrize("command", ["serve", "worker"])
+def test_an_interrupted_start_exits_with_0(home, monkeypatch, command):
+    def interrupt(_settings):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(registry, "default_registry", interrupt)
+    result = home.call(command)
+    assert (result.returncode, result.stderr) == (0, "Stopped.\n")
+
+
+@pytest.mark.parametrize("command", ["serve", "worker"])
 def test_a_signal_during_the_start_is_no_failure(home, command):
     log = home.path / "log"
     process = home.start(command, stdout=log, stderr=log)

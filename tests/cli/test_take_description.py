@@ -62,10 +62,10 @@ def test_description_marks_what_the_prompt_did_not_state():
 def test_generate_explains_why_the_composer_played(monkeypatch, package, reasons, said):
     monkeypatch.setattr(checkpoints, "missing_package", lambda: package)
     passed_over = dict(zip(["zero", "one"], reasons, strict=True))
-    (line,) = _explain_composer(passed_over, is_first=True)
+    (line,) = _explain_composer(passed_over, lambda: True)
     assert line.startswith(said)
     # What is damaged is said again after every take.
-    again = _explain_composer(passed_over, is_first=False)
+    again = _explain_composer(passed_over, lambda: False)
     assert again == ([line] if "damaged" in said else [])
 
 
@@ -92,7 +92,7 @@ def test_damaged_models_are_named_and_absent_ones_are_not(monkeypatch):
         "medium": "a tensor is missing",
         "large": "cut off",
     }
-    assert _explain_composer(reasons, is_first=False) == [
+    assert _explain_composer(reasons, lambda: False) == [
         "medium was not used: a tensor is missing",
         "large was not used: cut off",
     ]

@@ -16,7 +16,7 @@ from services.api.application import create_app
 from services.api.caller import Caller
 from services.api.feed import Feed
 from services.api.http_metrics import HttpMetrics
-from services.api.problems import PREFIX
+from services.api.root_path import PREFIX
 from services.api.route_names import RouteNames
 from services.api.state import ApiState
 from services.config import Settings

@@ -23,7 +23,8 @@ from services.api.guard.scopes import (
     query_database,
     refuse,
 )
-from services.api.problems import PREFIX, ProblemError
+from services.api.problems import ProblemError
+from services.api.root_path import PREFIX
 
 if TYPE_CHECKING:
     from anyio import CapacityLimiter

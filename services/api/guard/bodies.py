@@ -10,7 +10,8 @@ import anyio
 
 from services.api.guard.hosts import WRITE_METHODS
 from services.api.guard.scopes import get_header, get_headers, has_body, refuse
-from services.api.problems import PREFIX, FieldProblem, ProblemError
+from services.api.problems import FieldProblem, ProblemError
+from services.api.root_path import PREFIX
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -192,7 +193,11 @@ def _require_json(body: bytes) -> None:
     if not body:
         return
     try:
-        json.loads(body.decode(), object_pairs_hook=_require_different_names)
+        json.loads(
+            body.decode(),
+            object_pairs_hook=_require_different_names,
+            parse_constant=_refuse_constant,
+        )
     except UnicodeDecodeError as error:
         raise _not_json("it is not UTF-8") from error
     except json.JSONDecodeError as error:
@@ -207,11 +212,17 @@ def _require_json(body: bytes) -> None:
 
 def _require_different_names(pairs: list[tuple[str, Any]]) -> None:
     """Programs disagree on which of two values counts."""
+    if len(dict(pairs)) == len(pairs):
+        return
     for name, count in Counter(name for name, _ in pairs).items():
         if count > 1:
             raise _invalid(
                 f"The body has the name {name[:60]!r} {count} times in one object. Send it once."
             )
+
+
+def _refuse_constant(name: str) -> None:
+    raise _not_json(f"{name} is no number of JSON")
 
 
 def _not_json(reason: str) -> ProblemError:

@@ -123,6 +123,9 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _count_head(self, size: int) -> None:
         # One read may bring a header of several times the limit, with its end.
+        if not self._is_in_head:
+            # The trailer of a chunked body.
+            return
         self._head_bytes += size
         if self._head_bytes > HEAD_BYTES:
             # Ends the parsing; uvicorn then calls `send_400_response`.

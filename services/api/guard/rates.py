@@ -17,7 +17,8 @@ from limits.strategies import SlidingWindowCounterRateLimiter
 
 from services import storage
 from services.api.guard.scopes import get_caller, query_database, refuse
-from services.api.problems import PREFIX, ProblemError
+from services.api.problems import ProblemError
+from services.api.root_path import PREFIX
 
 if TYPE_CHECKING:
     from anyio import CapacityLimiter

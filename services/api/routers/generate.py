@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Request, Response
 
-from services.api.problems import PREFIX, FieldProblem, ProblemError, describe_problems
-from services.api.root_path import under_root
+from services.api.problems import FieldProblem, ProblemError, describe_problems
+from services.api.root_path import PREFIX, under_root
 from services.api.schemas import BatchAccepted, BatchRequest, GenerateRequest, JobId, JobView
 from services.api.state import Api, ApiState, CurrentCaller
 from services.api.visible import find_visible_job

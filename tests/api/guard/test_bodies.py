@@ -82,6 +82,7 @@ def test_body_reaches_the_application_whole_or_not_at_all(chunks, limit):
         (b"{", "line 1, column 2"),
         (b'{"prompt": "beat",}', "line 1, column 19"),
         (b'{"prompt": "caf\xe9"}', "not UTF-8"),
+        (b'{"duration": NaN}', "NaN is no number of JSON"),
         (b"[" * 50_000, "nested too deeply"),
         (b'{"prompt": "beat", "seed": ' + b"9" * 5000 + b"}", "too long"),
         (b'{"prompt": "calm", "prompt": "loud"}', "the name 'prompt' 2 times"),

@@ -86,10 +86,11 @@ def test_no_event_above_debug_says_where_files_are(as_json):
     log.warning("not removed file=%s: %s", settings.output_dir / "a.wav", OSError(13, "no", "/a/b"))
     logging.getLogger("a.library").error("/srv/music home/data/x is away, %d of %.1f", 3, 2.5)
     log.debug("read %s", "/srv/c")
-    first, second, third = stream.getvalue().splitlines()
+    log.warning("not removed: /%s/%s, %s", "srv", "d/e", [settings.output_dir])
+    first, second, third, fourth = stream.getvalue().splitlines()
     assert "DGX_MUSIC_OUTPUT_DIR/a.wav" in first
     assert "DGX_MUSIC_HOME/data/x is away, 3 of 2.5" in second
-    assert "srv" not in first + second
+    assert "srv" not in first + second + fourth
     assert "/a/b" not in first
     assert "/srv/c" in third
 

@@ -1,4 +1,4 @@
-"""Models of one's own: checkpoints of MusicGen's architecture that somebody has added by name.
+"""Models of one's own: checkpoints of MusicGen's architecture, added by name.
 
 A model is a link in the models folder, with a record beside it. Its files stay where they are.
 """
@@ -20,7 +20,9 @@ from services.generation.musicgen.geometry import Geometry
 _SUFFIX = ".added.json"
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+() -]{0,99}")
-_TAKEN = frozenset({*MODELS, "auto", "composer"})
+_TAKEN = frozenset(
+    {*MODELS, *(name.removeprefix("musicgen-") for name in MODELS), "auto", "composer"}
+)
 
 
 def add_model(
@@ -40,19 +42,20 @@ def add_model(
         CheckpointError: the folder holds no such checkpoint; the message names the file.
         OutputError: the models folder cannot be written.
     """
-    if not _NAME.fullmatch(name) or name in _TAKEN:
+    if not _is_free(name):
         raise InvalidRequestError(
             f"A model cannot have the name {name!r}. Choose another of up to 64 small letters, "
-            "digits and . _ -, which no published model has."
+            "digits and . _ -, which no published model has, short or in full."
         )
     if not _LICENCE.fullmatch(licence):
         raise InvalidRequestError(f"{licence!r} is no licence. Use its SPDX id, such as CC0-1.0.")
+    found = open_checkpoint(_resolve(folder))
     link, record = models_dir / name, models_dir / f"{name}{_SUFFIX}"
     if record.exists() and not force:
         raise InvalidRequestError(f"There is a model {name!r} already. Add --force to replace it.")
-    if link.exists() and not link.is_symlink() and not link.samefile(folder):
+    is_own_folder = link.exists() and not link.is_symlink()
+    if is_own_folder and not link.samefile(found.folder):
         raise InvalidRequestError(f"{link} is a folder of its own. Choose another name.")
-    found = open_checkpoint(folder)
     about = {
         "licence": licence,
         "geometry": asdict(found.geometry),
@@ -60,10 +63,13 @@ def add_model(
     }
     try:
         models_dir.mkdir(parents=True, exist_ok=True)
-        if not link.exists() or link.is_symlink():
-            link.unlink(missing_ok=True)
-            link.symlink_to(folder.absolute(), target_is_directory=True)
-        record.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        new = models_dir / f".{name}.part"
+        new.unlink(missing_ok=True)
+        if not is_own_folder:
+            new.symlink_to(found.folder, target_is_directory=True)
+            new.replace(link)
+        new.write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+        new.replace(record)
     except OSError as error:
         raise OutputError(f"{link} cannot be written: {error.strerror}.") from error
     return _describe(name, about)
@@ -73,13 +79,25 @@ def list_added(models_dir: Path) -> Iterator[PublishedModel]:
     """Yield the added models by name; a record that cannot be read is passed over."""
     for record in sorted(models_dir.glob(f"*{_SUFFIX}")):
         name = record.name.removesuffix(_SUFFIX)
-        if name in _TAKEN:
+        if not _is_free(name):
             continue
         try:
             yield _describe(name, read_json(record))
         except (CheckpointError, KeyError, TypeError, ValueError):
             # The link is still there, so that adding it again is all that has to be done.
             continue
+
+
+def _is_free(name: str) -> bool:
+    return bool(_NAME.fullmatch(name)) and name not in _TAKEN and not name.endswith(_SUFFIX)
+
+
+def _resolve(folder: Path) -> Path:
+    try:
+        # The folder may be given as the link that is to be replaced.
+        return folder.resolve(strict=True)
+    except OSError as error:
+        raise CheckpointError(f"{folder} cannot be read: {error.strerror}.") from error
 
 
 def _describe(name: str, about: Mapping[str, object]) -> PublishedModel:

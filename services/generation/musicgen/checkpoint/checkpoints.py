@@ -91,7 +91,8 @@ def _is_folder(path: Path) -> bool:
 def why_unavailable(model: PublishedModel, models_dir: Path) -> str | None:
     """Return in one sentence why a model cannot run on this machine; None if it can."""
     if missing := missing_package():
-        command = name_install_command(model.name, needs_packages=True)
+        models = () if model.is_added else (model.name,)
+        command = name_install_command(*models, needs_packages=True)
         return f"{missing} is not installed: `{command}`"
     try:
         find_checkpoint(model, models_dir)

@@ -55,7 +55,10 @@ def test_other_weights_are_another_version(folder, models_dir, written):
     assert why_unavailable(second, models_dir) is None
 
 
-@pytest.mark.parametrize("name", ["musicgen-small", "composer", "auto", "../x", "My", "", "x" * 65])
+@pytest.mark.parametrize(
+    "name",
+    ["musicgen-small", "small", "composer", "auto", "../x", "My", "", "x" * 65, "x.added.json"],
+)
 def test_a_name_that_is_taken_or_no_name_is_refused(folder, models_dir, name):
     with pytest.raises(InvalidRequestError, match="cannot have the name"):
         add_model(name, folder, models_dir, licence="MIT")
@@ -75,6 +78,23 @@ def test_a_folder_of_another_model_is_not_replaced(folder, models_dir):
     (models_dir / "tune").mkdir(parents=True)
     with pytest.raises(InvalidRequestError, match="folder of its own"):
         add_model("tune", folder, models_dir, licence="MIT")
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        add_model("tune", models_dir / "missing", models_dir, licence="MIT")
+
+
+def test_a_model_is_added_again_by_its_own_link(folder, models_dir):
+    first = add_model("tune", folder, models_dir, licence="MIT")
+    again = add_model("tune", models_dir / "tune", models_dir, licence="CC0-1.0", force=True)
+    assert again.revision == first.revision
+    assert (models_dir / "tune").resolve() == folder
+    assert why_unavailable(again, models_dir) is None
+
+
+def test_auto_never_takes_an_added_model(folder, models_dir):
+    add_model("tune", folder, models_dir, licence="MIT")
+    registry = default_registry(Settings(_env_file=None, models_dir=models_dir))
+    assert registry.resolve("auto").facts.name == "composer"
+    assert registry.resolve("tune").facts.name == "tune"
 
 
 def test_a_model_whose_folder_is_gone_says_how_to_add_it_again(folder, models_dir):
