@@ -17,6 +17,7 @@ from services.audio.gain_search import InputGainSearch, measure_blocks
 from services.audio.limiter import apply_gains, control_block, reduction_db
 from services.audio.loudness import SHORTEST_GATED_SECONDS, decibels, finite_or_none
 from services.audio.sources import ArraySource, join_blocks
+from services.audio.truepeak import METER_ERROR_DB
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -161,7 +162,7 @@ def plan_master(
     flags = _list_flags(measured)
     if target_lufs is None or not math.isfinite(measured.programme.integrated_lufs()):
         return _make_gain_plan(measured, 1.0, flags)
-    ceiling = 10 ** (true_peak_dbtp / 20) - _QUANTISATION_HEADROOM
+    ceiling = 10 ** ((true_peak_dbtp - METER_ERROR_DB) / 20) - _QUANTISATION_HEADROOM
     gain = _find_plain_gain(measured.programme, target_lufs)
     if measured.highest_peak * gain <= ceiling:
         return _make_gain_plan(measured, gain, flags)

@@ -16,7 +16,7 @@ from services.audio.encoding import AudioFormat, encode
 from services.audio.loudness import Loudness, decibels, measure_source
 from services.audio.mastering import Flag, MasterPlan, plan_master
 from services.audio.reading import UnreadableAudioError, open_audio
-from services.audio.truepeak import ShortFilterFollower
+from services.audio.truepeak import METER_ERROR_DB, ShortFilterFollower
 from services.audio.wav import atomic_wav_stream
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _encode_to_levels(
     for attempt in range(_MAX_REMASTERS + _MAX_ATTENUATIONS):
         mastered = _resample(_MasteredSource(source, plan, gain), output_format.sample_rate)
         decoded = _encode(file, mastered, output_format)
-        excess_db = decoded.highest_peak_dbtp - true_peak_dbtp
+        excess_db = decoded.highest_peak_dbtp + METER_ERROR_DB - true_peak_dbtp
         missing_lu = target_lufs - decoded.loudness.integrated_lufs
         at_limit = "peak_limited" in plan.report.flags and missing_lu > 0
         reached = at_limit or abs(missing_lu) <= _TOLERANCE_LU or not math.isfinite(missing_lu)

@@ -4,6 +4,7 @@ import math
 import numpy as np
 import pyebur128
 import pytest
+import soxr
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,6 +72,22 @@ def test_report_agrees_with_two_meters(rate, target):
     assert mastered.loudness.loudness_range_lu == pytest.approx(own.loudness_range_lu, abs=1e-3)
     assert mastered.integrated_lufs == pytest.approx(loudness, abs=0.02)
     assert peak <= -1.0
+
+
+def cymbals(seed, rate):
+    rng = np.random.default_rng(seed)
+    time = np.arange(rate) / rate
+    bright = np.diff(rng.standard_normal(time.size), n=2, prepend=[0.0, 0.0])
+    return (bright * np.exp(-rng.uniform(20, 60) * (time % 0.25)) * 0.1).astype(np.float32)
+
+
+@pytest.mark.parametrize("rate", [32_000, 48_000, 192_000])
+def test_the_ceiling_holds_between_32_times_as_many_samples(rate):
+    for seed in range(4):
+        mastered = master(cymbals(seed, rate), rate, -14.0)
+        fine = soxr.resample(mastered.audio[0], rate, 32 * rate, quality="VHQ")
+        assert mastered.gain_reduction_db > 1.0
+        assert 20 * math.log10(np.abs(fine).max()) <= -1.0
 
 
 def test_limiting_stops_at_12_db_and_is_flagged():

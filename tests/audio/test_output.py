@@ -4,6 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import soundfile
+import soxr
 
 from services.audio import output
 from services.audio.encoding import FORMATS
@@ -134,3 +135,18 @@ def test_levels_of_silence_are_kept_in_lossy_formats(tmp_path, level, flags):
     found = master_to_ogg(tmp_path / "take.ogg", noise(1.0, level))
     assert found.flags == flags
     assert found.loudness.true_peak_dbtp < -60.0
+
+
+@pytest.mark.parametrize("name", ["mp3", "ogg"])
+def test_decoded_file_keeps_the_ceiling_between_32_times_as_many_samples(tmp_path, name):
+    beat = np.arange(RATE) / RATE % 0.25
+    bright = np.diff(np.random.default_rng(3).standard_normal((1, RATE + 2)), n=2)
+    source = ArraySource((bright * np.exp(-50 * beat) * 0.1).astype(np.float32), RATE)
+    path = tmp_path / f"take.{name}"
+    with ExitStack() as stack:
+        write_mastered_output(
+            stack, path, source, make_format(name), target_lufs=-14.0, true_peak_dbtp=-1.0
+        ).file.publish()
+    decoded, _ = soundfile.read(path, dtype="float32")
+    fine = soxr.resample(decoded, RATE, 32 * RATE, quality="VHQ")
+    assert 20 * np.log10(np.abs(fine).max()) <= -1.0
