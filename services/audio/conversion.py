@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from services.audio.atomic import WrittenFile
 from services.audio.encoding import (
     AudioFormat,
     check_exact_rate,
@@ -22,7 +23,7 @@ from services.audio.reading import AudioFile, UnreadableAudioError, open_audio
 from services.audio.wav import BITS
 
 if TYPE_CHECKING:
-    from services.audio.atomic import WrittenFile
+    from services.audio.carried import Carried
     from services.audio.loudness import Loudness
     from services.audio.mastering import Flag
 
@@ -47,6 +48,8 @@ class Exported:
     """See `MasterReport.flags`; empty without mastering."""
     raw: WrittenFile | None = None
     """The audio before mastering, 32-bit float."""
+    left_out: tuple[str, ...] = ()
+    """Metadata of the source that the file does not have, for messages."""
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -59,8 +62,15 @@ class Exported:
             "bit_depth": self.bit_depth,
             "gain_reduction_db": self.gain_reduction_db,
             "flags": list(self.flags),
+            "left_out": list(self.left_out),
             **self.loudness.to_dict(),
         }
+
+
+@dataclass(frozen=True, slots=True)
+class ConvertedFile(WrittenFile):
+    left_out: tuple[str, ...] = ()
+    """Metadata of the source that the file does not have, for messages."""
 
 
 def describe_output(output: Output, raw: Output | None = None) -> Exported:
@@ -75,7 +85,16 @@ def describe_output(output: Output, raw: Output | None = None) -> Exported:
         gain_reduction_db=output.gain_reduction_db,
         flags=output.flags,
         raw=None if raw is None else raw.file.written_file,
+        left_out=_list_left_out(output_format),
     )
+
+
+def _list_left_out(output_format: OutputFormat) -> tuple[str, ...]:
+    if output_format.carried is None:
+        return ()
+    from services.audio.carried_writing import list_lost
+
+    return list_lost(output_format.carried, output_format.audio_format.name)
 
 
 def convert_file(
@@ -86,8 +105,11 @@ def convert_file(
     bit_depth: str | None = None,
     sample_rate: int | None = None,
     facts: TakeFacts | None = None,
-) -> WrittenFile:
+) -> ConvertedFile:
     """Write the audio of a file in another format, at the same levels.
+
+    All metadata that the format can hold pass: between files of one format as they are, with
+    positions at the new sample rate; the result names the rest.
 
     No gain is applied: a lossy file may peak a few tenths of a dB above its source, and PCM is
     clipped at full scale. Samples that the new bit depth can hold are kept exactly; others are
@@ -101,7 +123,8 @@ def convert_file(
         bit_depth: for WAV and FLAC; by default the lowest depth that keeps the samples of the
             source, or 24 bit.
         sample_rate: Hz; by default that of the source, see `choose_sample_rate`.
-        facts: metadata for the new file; by default that of the source. The loudness is measured.
+        facts: metadata for the new file, in the place of all that the source says of itself. The
+            loudness is measured.
 
     Raises:
         FileNotFoundError: the source does not exist.
@@ -111,12 +134,15 @@ def convert_file(
     """
     found = open_audio(source)
     output_format = _choose_output_format(
-        found, target, audio_format, bit_depth, sample_rate, facts
+        found, target, audio_format, bit_depth, sample_rate, facts, new_levels=False
     )
     with ExitStack() as stack:
         output = write_output(stack, target, found, output_format)
         output.file.publish()
-    return output.file.written_file
+    written = output.file.written_file
+    return ConvertedFile(
+        written.path, written.bytes, written.sha256, written.frames, _list_left_out(output_format)
+    )
 
 
 def normalise_file(
@@ -131,7 +157,8 @@ def normalise_file(
 ) -> Exported:
     """Master a file to a loudness under a true-peak ceiling, in any format.
 
-    Both levels hold for the decoded samples of the new file. The other arguments are those of
+    Both levels hold for the decoded samples of the new file. Metadata pass as in `convert_file`,
+    except for levels that no longer hold. The other arguments are those of
     `convert_file`.
 
     Args:
@@ -149,7 +176,10 @@ def normalise_file(
     """
     check_target(target_lufs, true_peak_dbtp)
     found = open_audio(source)
-    output_format = _choose_output_format(found, target, audio_format, bit_depth, None, facts)
+    new_levels = target_lufs is not None
+    output_format = _choose_output_format(
+        found, target, audio_format, bit_depth, None, facts, new_levels=new_levels
+    )
     with ExitStack() as stack:
         if target_lufs is None:
             output = write_output(stack, target, found, output_format)
@@ -173,6 +203,8 @@ def _choose_output_format(
     bit_depth: str | None,
     sample_rate: int | None,
     facts: TakeFacts | None,
+    *,
+    new_levels: bool,
 ) -> OutputFormat:
     wanted = choose_format(target, audio_format)
     if sample_rate is not None:
@@ -181,13 +213,30 @@ def _choose_output_format(
         choose_bit_depth(wanted, bit_depth) if bit_depth else _choose_lossless_depth(wanted, source)
     )
     rate = sample_rate or choose_sample_rate(wanted, source.sample_rate)
+    known = _read_facts(source.path) if facts is None else facts
     return OutputFormat(
         audio_format=wanted,
         sample_rate=rate,
         bit_depth=depth,
         dither=rate != source.sample_rate or not _can_hold(depth, source.bit_depth),
-        facts=_read_facts(source.path) if facts is None else facts,
+        facts=known,
+        carried=_read_carried(source, known, wanted.name, rate, new_levels=new_levels)
+        if facts is None
+        else None,
+        new_levels=new_levels,
     )
+
+
+def _read_carried(
+    source: AudioFile, facts: TakeFacts, audio_format: str, rate: int, *, new_levels: bool
+) -> Carried:
+    from services.audio.carried_reading import read_carried
+    from services.audio.carried_writing import drop_own
+
+    carried = read_carried(source)
+    if facts.is_take:
+        carried = drop_own(carried, facts, source.frames, audio_format)
+    return carried.without_old_levels(new_levels=new_levels).at_rate(rate)
 
 
 def _read_facts(path: Path) -> TakeFacts:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from services.audio.loudness import Loudness
 
-_TEXTS = ("prompt", "generation_id", "engine", "engine_version", "licence", "genre", "key")
+_TEXTS = ("title", "prompt", "generation_id", "engine", "engine_version", "licence", "genre", "key")
 _LOWEST_BPM, _HIGHEST_BPM = 1.0, 1000.0
 _MOST_BARS = 1_000_000
 _MOST_BEATS = 255
 _MOST_SECTIONS = 1000
+_USUAL_BEATS_PER_BAR = 4
 _SEED_LIMIT = 1 << 128
 
 
@@ -36,6 +37,8 @@ class TakeFacts:
     identifies its job.
     """
 
+    title: str | None = None
+    """Of a file that is not a take. The title of a take is its prompt."""
     prompt: str | None = None
     generation_id: str | None = None
     engine: str | None = None
@@ -51,17 +54,30 @@ class TakeFacts:
     key: str | None = None
     """As "C# minor" or "Eb major"."""
     bars: int | None = None
-    beats_per_bar: int = 4
-    beat_unit: int = 4
+    beats_per_bar: int | None = None
+    """None counts as 4."""
+    beat_unit: int | None = None
+    """The note that is a beat, 4 for a quarter; None counts as 4."""
     sections: tuple[Section, ...] = field(default=())
     loudness: Loudness | None = None
     """Of the samples in the file."""
-    is_loop: bool = False
+    is_loop: bool | None = None
     """Whether the file can be repeated without a gap: whole bars with nothing after them."""
 
     @property
     def beats(self) -> int | None:
-        return None if self.bars is None else self.bars * self.beats_per_bar
+        return None if self.bars is None else self.bars * self.meter[0]
+
+    @property
+    def meter(self) -> tuple[int, int]:
+        """Beats per bar and the note that is a beat, 4/4 where they are unknown."""
+        return self.beats_per_bar or _USUAL_BEATS_PER_BAR, self.beat_unit or _USUAL_BEATS_PER_BAR
+
+    @property
+    def is_take(self) -> bool:
+        """Whether they are of a take of DGX Music: nobody else states these."""
+        own = (self.prompt, self.generation_id, self.engine, self.seed)
+        return any(fact is not None for fact in own)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the known fields, JSON-ready; `from_dict` is the inverse."""
@@ -84,21 +100,18 @@ class TakeFacts:
         """
         if not isinstance(found, Mapping):
             return cls()
-        meter = [
-            _parse_count(found.get(name), _MOST_BEATS) for name in ("beats_per_bar", "beat_unit")
-        ]
-        beats_per_bar, beat_unit = [value or 4 for value in meter]
+        is_loop = found.get("is_loop")
         return cls(
             **{name: _parse_text(found.get(name)) for name in _TEXTS},
             seed=_parse_seed(found.get("seed")),
             created_at=_parse_time(found.get("created_at")),
             bpm=_parse_number(found.get("bpm"), _LOWEST_BPM, _HIGHEST_BPM),
             bars=_parse_count(found.get("bars"), _MOST_BARS),
-            beats_per_bar=beats_per_bar,
-            beat_unit=beat_unit,
+            beats_per_bar=_parse_count(found.get("beats_per_bar"), _MOST_BEATS),
+            beat_unit=_parse_count(found.get("beat_unit"), _MOST_BEATS),
             sections=_parse_sections(found.get("sections")),
             loudness=_parse_loudness(found.get("loudness")),
-            is_loop=found.get("is_loop") is True,
+            is_loop=is_loop if isinstance(is_loop, bool) else None,
         )
 
 

@@ -17,13 +17,15 @@ from services.audio.loudness import Loudness, decibels, measure_source
 from services.audio.mastering import Flag, MasterPlan, plan_master
 from services.audio.reading import UnreadableAudioError, open_audio
 from services.audio.truepeak import METER_ERROR_DB, ShortFilterFollower
-from services.audio.wav import atomic_wav_stream
+from services.audio.wav import BITS, atomic_wav_stream
+from services.audio.wav_chunks import WavFormat
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
 
     from services.audio.arrays import Audio
+    from services.audio.carried import Carried
     from services.audio.facts import TakeFacts
     from services.audio.sources import Source
 
@@ -46,6 +48,10 @@ class OutputFormat:
     dither: bool
     facts: TakeFacts | None
     """None writes no metadata."""
+    carried: Carried | None = None
+    """What others wrote into the source; then `facts` are written as a take's if they are."""
+    new_levels: bool = False
+    """The levels are not those of the source."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -267,7 +273,13 @@ def _finish_output(file: AtomicFile, decoded: _Decoded, output_format: OutputFor
 
         facts = replace(output_format.facts, loudness=decoded.loudness)
         with file.explain_errors():
-            write_tags(file.temporary, output_format.audio_format, facts)
+            write_tags(
+                file.temporary,
+                output_format.audio_format,
+                facts,
+                output_format.carried,
+                new_levels=output_format.new_levels,
+            )
     file.finish(decoded.frames)
     return Output(file=file, output_format=output_format, loudness=decoded.loudness)
 
@@ -290,6 +302,26 @@ def _write_wav_output(
             output_format.bit_depth,
             dither=output_format.dither,
             facts=facts,
+            chunks=_build_carried_chunks(output_format, source, counting.frames, loudness),
         )
     )
     return Output(file=file, output_format=output_format, loudness=loudness)
+
+
+def _build_carried_chunks(
+    output_format: OutputFormat, source: Source, frames: int, loudness: Loudness
+) -> bytes | None:
+    """Return the chunks of a WAV file that keeps what others wrote into its source, or None."""
+    carried, facts, depth = output_format.carried, output_format.facts, output_format.bit_depth
+    if carried is None or facts is None or depth is None:
+        return None
+    from services.audio.carried_writing import build_carried_chunks
+
+    return build_carried_chunks(
+        carried,
+        facts,
+        WavFormat(source.channels, frames, source.sample_rate, BITS[depth], depth == "FLOAT"),
+        dithered=output_format.dither and BITS[depth] < 32,
+        loudness=loudness,
+        new_levels=output_format.new_levels,
+    )

@@ -102,6 +102,7 @@ def atomic_wav_stream(
     *,
     dither: bool = True,
     facts: TakeFacts | None = None,
+    chunks: bytes | None = None,
 ) -> AbstractContextManager[AtomicFile]:
     """Write a WAV file from blocks, like `atomic_wav`; memory does not grow with the file.
 
@@ -116,6 +117,7 @@ def atomic_wav_stream(
         bit_depth: one of `SUPPORTED_BIT_DEPTHS`.
         dither: see `write_wav`.
         facts: see `write_wav`.
+        chunks: written after the samples in the place of those for the facts.
 
     Raises:
         TypeError, ValueError, RuntimeError: see `write_wav`; ValueError also if the blocks have
@@ -123,9 +125,8 @@ def atomic_wav_stream(
     """
     check_bit_depth(bit_depth)
     wav_format = _make_format(channels, frames, sample_rate, bit_depth)
-    return _atomic_wav(
-        path, _check_blocks(blocks, wav_format), wav_format, dither=dither, facts=facts
-    )
+    checked = _check_blocks(blocks, wav_format)
+    return _atomic_wav(path, checked, wav_format, dither=dither, facts=facts, chunks=chunks)
 
 
 def check_bit_depth(bit_depth: str) -> None:
@@ -171,10 +172,12 @@ def _atomic_wav(
     *,
     dither: bool,
     facts: TakeFacts | None,
+    chunks: bytes | None = None,
 ) -> Iterator[AtomicFile]:
     # 32-bit integers keep the 24 bits of precision of float32: there is nothing to dither.
     dither = dither and wav_format.bits < 32
-    chunks = b"" if facts is None else build_chunks(facts, wav_format, dithered=dither)
+    if chunks is None:
+        chunks = b"" if facts is None else build_chunks(facts, wav_format, dithered=dither)
     layout = _plan_layout(wav_format, chunks)
     with atomic_file(path, "WAV") as file:
         with file.explain_errors():

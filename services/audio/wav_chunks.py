@@ -8,6 +8,7 @@
 | `smpl` | root note, the loop | Microsoft/IBM, Multimedia Programming Interface 1.0 |
 | `cue `, `LIST` `adtl` | a marker for every bar and section | the same |
 | `LIST` `INFO` | title, comment, genre, licence, date | the same |
+| `id3 ` | title, genre, date, tempo, key | ID3v2.3 |
 | `CSET` | UTF-8 as the encoding of `adtl` and `INFO` | the same |
 """
 
@@ -21,12 +22,16 @@ from typing import TYPE_CHECKING
 
 from services import __version__
 from services.audio.facts import TakeFacts
+from services.audio.id3_tags import build_id3, encode_id3
+from services.audio.key_names import abbreviate_key
+from services.audio.riff import Loop, Marker
 from services.audio.wav_ixml import build_ixml, to_one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from services.audio.loudness import Loudness
+    from services.audio.riff import Chunk
 
 SOFTWARE = f"DGX Music {__version__}"
 
@@ -35,7 +40,7 @@ _MIDDLE_C = 60
 # A longer take has only markers for its sections.
 _MOST_BARS_MARKED = 400
 _UNKNOWN = 0x7FFF
-_UTF_8 = 65001
+UTF_8_CHUNK = (b"CSET", struct.pack("<4H", 65001, 0, 0, 0))
 # libsndfile ignores longer texts.
 _MOST_INFO_BYTES = 2000
 _MOST_LABEL_BYTES = 250
@@ -66,32 +71,50 @@ def riff_chunk(name: bytes, body: bytes) -> bytes:
 
 
 def build_chunks(facts: TakeFacts, wav_format: WavFormat, *, dithered: bool) -> bytes:
-    """Return the chunks that follow the samples; the same facts give the same bytes.
+    """Return the chunks that follow the samples of a take; the same facts give the same bytes.
 
     Unknown and invalid facts are left out (see `TakeFacts.from_dict`).
     """
+    return join_chunks(list_chunks(facts, wav_format, dithered=dithered))
+
+
+def list_chunks(facts: TakeFacts, wav_format: WavFormat, *, dithered: bool) -> list[Chunk]:
+    """Return the chunks of `build_chunks`, not joined."""
     facts = TakeFacts.from_dict(facts.to_dict())
     chunks = [
-        riff_chunk(b"CSET", struct.pack("<4H", _UTF_8, 0, 0, 0)),
-        riff_chunk(b"bext", _pad_to_even(_build_bext(facts, wav_format, dithered=dithered), b"\0")),
-        riff_chunk(b"iXML", _pad_to_even(build_ixml(facts, wav_format.channels), b"\n")),
+        UTF_8_CHUNK,
+        (b"bext", _build_bext(facts, wav_format, dithered=dithered)),
+        (b"iXML", _pad_to_even(build_ixml(facts, wav_format.channels), b"\n")),
     ]
     if facts.bpm is not None:
-        chunks.append(riff_chunk(b"acid", _build_acid(facts, wav_format, facts.bpm)))
-    if facts.is_loop or find_root_note(facts.key) is not None:
-        chunks.append(riff_chunk(b"smpl", _build_smpl(facts, wav_format)))
+        chunks.append((b"acid", build_acid(facts, wav_format, facts.bpm)))
+    root = find_root_note(facts.key)
+    # The end of a loop is its last frame. A position has 32 bits.
+    has_loop = facts.is_loop and wav_format.frames <= _U32
+    loops = [Loop(0, wav_format.frames - 1)] if has_loop else []
+    if facts.is_loop or root is not None:
+        chunks.append((b"smpl", build_smpl(root, loops, wav_format.sample_rate)))
     marks = place_markers(facts, wav_format.sample_rate, wav_format.frames)
     if marks:
-        chunks += [
-            riff_chunk(b"cue ", _build_cue(marks)),
-            riff_chunk(b"LIST", _build_labels(marks)),
-        ]
-    chunks.append(riff_chunk(b"LIST", _build_info(facts)))
-    return b"".join(chunks)
+        chunks += build_markers([Marker(frame, label) for frame, label in marks])
+    chunks.append((b"LIST", _build_info(facts)))
+    tag = _build_id3(facts)
+    return [*chunks, *([(b"id3 ", tag)] if tag else [])]
+
+
+def join_chunks(chunks: Iterable[Chunk]) -> bytes:
+    """Return chunks as they stand in a file."""
+    # libsndfile 1.2 ignores the padding of chunks in RF64 files, so that the bodies of a take are
+    # even by themselves.
+    return b"".join(riff_chunk(name, body) for name, body in chunks)
+
+
+def build_markers(markers: Sequence[Marker]) -> list[Chunk]:
+    """Return the chunks of markers: their positions and their labels."""
+    return [(b"cue ", _build_cue(markers)), (b"LIST", _build_labels(markers))]
 
 
 def _pad_to_even(body: bytes, filler: bytes) -> bytes:
-    # libsndfile 1.2 ignores the padding of chunks in RF64 files, so the body itself is made even.
     return body + filler * (len(body) % 2)
 
 
@@ -112,7 +135,7 @@ def place_markers(facts: TakeFacts, sample_rate: int, frames: int) -> list[tuple
     marks: dict[int, str] = {}
     if facts.bpm is not None and facts.bars is not None and facts.bars <= _MOST_BARS_MARKED:
         # Integers up to the one division, so that no rounding error accumulates.
-        scale = facts.beats_per_bar * 60 * sample_rate
+        scale = facts.meter[0] * 60 * sample_rate
         marks = {round(bar * scale / facts.bpm): f"bar {bar + 1}" for bar in range(facts.bars)}
     bars = list(marks)
     for section in facts.sections:
@@ -137,7 +160,7 @@ def _build_bext(facts: TakeFacts, wav_format: WavFormat, *, dithered: bool) -> b
     if len(reference) > 32:
         # The field has 32 characters, which is a UUID without its dashes.
         reference = reference.replace("-", "")
-    return (
+    body = (
         struct.pack(
             "<256s32s32s10s8sQH64x",
             to_ascii(facts.prompt or "").encode(),
@@ -148,12 +171,13 @@ def _build_bext(facts: TakeFacts, wav_format: WavFormat, *, dithered: bool) -> b
             0,
             2,
         )
-        + struct.pack("<5h180x", *_to_hundredths(facts.loudness))
+        + struct.pack("<5h180x", *to_hundredths(facts.loudness))
         + _build_coding_history(facts, wav_format, dithered=dithered).encode()
     )
+    return _pad_to_even(body, b"\0")
 
 
-def _to_hundredths(loudness: Loudness | None) -> list[int]:
+def to_hundredths(loudness: Loudness | None) -> list[int]:
     """Return the five levels of bext version 2 in hundredths; 0x7FFF stands for unknown."""
     if loudness is None:
         return [_UNKNOWN] * 5
@@ -180,7 +204,7 @@ def _format_engine(facts: TakeFacts) -> str:
     return " ".join(part for part in (facts.engine, facts.engine_version) if part)
 
 
-def _build_acid(facts: TakeFacts, wav_format: WavFormat, bpm: float) -> bytes:
+def build_acid(facts: TakeFacts, wav_format: WavFormat, bpm: float) -> bytes:
     # A loop follows the tempo of the session; a one-shot plays unchanged.
     one_shot, root_is_set, stretch = 1, 2, 4
     root = find_root_note(facts.key)
@@ -195,40 +219,44 @@ def _build_acid(facts: TakeFacts, wav_format: WavFormat, bpm: float) -> bytes:
         0x8000,
         0.0,
         beats,
-        facts.beat_unit,
-        facts.beats_per_bar,
+        facts.meter[1],
+        facts.meter[0],
         bpm,
     )
 
 
-def _build_smpl(facts: TakeFacts, wav_format: WavFormat) -> bytes:
-    root = find_root_note(facts.key)
-    # The end of a loop is its last frame, inclusive. A position has 32 bits.
-    loops = (
-        [(0, 0, 0, wav_format.frames - 1, 0, 0)]
-        if facts.is_loop and wav_format.frames <= _U32
-        else []
-    )
-    period = round(1e9 / wav_format.sample_rate)
+def build_smpl(root: int | None, loops: Sequence[Loop], sample_rate: int) -> bytes:
+    """Return the body of a `smpl`: the MIDI note of the recording, if known, and its loops."""
+    period = round(1e9 / sample_rate)
     note = _MIDDLE_C if root is None else root
     head = struct.pack("<9I", 0, 0, period, note, 0, 0, 0, len(loops), 0)
-    return head + b"".join(struct.pack("<6I", *loop) for loop in loops)
+    return head + b"".join(
+        struct.pack("<6I", number, 0, loop.start, loop.end, 0, 0)
+        for number, loop in enumerate(loops)
+    )
 
 
-def _build_cue(marks: Sequence[tuple[int, str]]) -> bytes:
+def _build_cue(markers: Sequence[Marker]) -> bytes:
     points = (
-        struct.pack("<II4sIII", number, frame, b"data", 0, 0, frame)
-        for number, (frame, _) in enumerate(marks, 1)
+        struct.pack("<II4sIII", number, marker.frame, b"data", 0, 0, marker.frame)
+        for number, marker in enumerate(markers, 1)
     )
-    return struct.pack("<I", len(marks)) + b"".join(points)
+    return struct.pack("<I", len(markers)) + b"".join(points)
 
 
-def _build_labels(marks: Sequence[tuple[int, str]]) -> bytes:
+def _build_labels(markers: Sequence[Marker]) -> bytes:
     labels = (
-        riff_chunk(b"labl", struct.pack("<I", number) + _encode_utf8z(label, _MOST_LABEL_BYTES))
-        for number, (_, label) in enumerate(marks, 1)
+        riff_chunk(
+            b"labl", struct.pack("<I", number) + _encode_utf8z(marker.label, _MOST_LABEL_BYTES)
+        )
+        for number, marker in enumerate(markers, 1)
     )
-    return b"adtl" + b"".join(labels)
+    lengths = (
+        riff_chunk(b"ltxt", struct.pack("<II4s4H", number, marker.length, b"rgn ", 0, 0, 0, 0))
+        for number, marker in enumerate(markers, 1)
+        if marker.length
+    )
+    return b"adtl" + b"".join(labels) + b"".join(lengths)
 
 
 def _build_info(facts: TakeFacts) -> bytes:
@@ -248,11 +276,32 @@ def _build_info(facts: TakeFacts) -> bytes:
         # The standard separates keywords by a semicolon and a space.
         b"IKEY": "; ".join(part for part in (tempo, facts.key) if part),
     }
+    return encode_info({name: text for name, text in texts.items() if text})
+
+
+def encode_info(texts: Mapping[bytes, str]) -> bytes:
+    """Return the body of a `LIST` `INFO`; texts are one line of at most 2000 bytes."""
     return b"INFO" + b"".join(
         riff_chunk(name, _encode_utf8z(to_one_line(text), _MOST_INFO_BYTES))
         for name, text in texts.items()
-        if text and to_one_line(text)
+        if to_one_line(text)
     )
+
+
+def _build_id3(facts: TakeFacts) -> bytes:
+    """Return an ID3 tag with what DJ software shows, which reads nothing else of a WAV file."""
+    known = {
+        "TITLE": to_one_line(facts.prompt or ""),
+        "GENRE": to_one_line(facts.genre or ""),
+        "DATE": "" if facts.created_at is None else facts.created_at.date().isoformat(),
+        "BPM": "" if facts.bpm is None else f"{facts.bpm:.12g}",
+        "INITIALKEY": abbreviate_key(facts.key) or "",
+    }
+    texts = [(name, text) for name, text in known.items() if text]
+    if not texts:
+        return b""
+    tags, version = build_id3(texts, sample_rate=1)
+    return _pad_to_even(encode_id3(tags, version), b"\0")
 
 
 def _encode_utf8z(text: str, most: int) -> bytes:

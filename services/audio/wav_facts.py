@@ -9,17 +9,18 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from services.audio.carried_reading import read_id3_texts
+from services.audio.comments import parse_standard_texts
 from services.audio.facts import TakeFacts
 from services.audio.reading import UnreadableAudioError
+from services.audio.riff import decode_text, iter_chunk_heads, parse_info
 from services.audio.wav_ixml import parse_ixml
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
-_MOST_CHUNKS = 1000
 _MOST_CHUNK_BYTES = 4 << 20
-_IN_DS64 = 0xFFFFFFFF
-_WANTED = {b"iXML", b"bext", b"acid"}
+_WANTED = {b"iXML", b"bext", b"acid", b"id3 "}
 _OWN_NAME = "DGX Music"
 _OWN_COMMENT = re.compile(
     r"(?:engine (?P<engine>[^; ]+)(?: (?P<engine_version>[^;]+))?; )?"
@@ -31,9 +32,9 @@ def read_wav_facts(path: str | os.PathLike[str]) -> TakeFacts:
     """Read the metadata of a WAV or RF64 file, without its samples.
 
     A file of DGX Music returns the facts it was written with. If a program has kept only the `INFO`
-    texts, prompt, engine, seed and id are restored from them. Other files have tempo and meter
-    (`acid`), title, licence and genre (`INFO`) and time (`bext`); the title or else the description
-    becomes the prompt. Damaged chunks and those over 4 MiB are ignored.
+    texts, prompt, engine, seed and id are restored from them. Other files have title, licence and
+    genre (`INFO`), tempo and meter (`acid`), tempo and key (`id3 `) and time (`bext`). Damaged
+    chunks and those over 4 MiB are ignored.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -57,7 +58,7 @@ def _read_chunks(file: BinaryIO, path: Path) -> dict[bytes, bytes]:
     if head[:4] not in {b"RIFF", b"RF64", b"BW64"} or head[8:] != b"WAVE":
         raise UnreadableAudioError(f"{path} is not a WAV file.")
     found: dict[bytes, bytes] = {}
-    for name, size in _iter_chunk_heads(file):
+    for name, size in iter_chunk_heads(file):
         if size > _MOST_CHUNK_BYTES:
             continue
         if name in _WANTED:
@@ -67,53 +68,27 @@ def _read_chunks(file: BinaryIO, path: Path) -> dict[bytes, bytes]:
     return found
 
 
-def _iter_chunk_heads(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Yield the name and size of each chunk, with the file positioned at its body."""
-    data_bytes = None
-    for _ in range(_MOST_CHUNKS):
-        head = file.read(8)
-        if len(head) < 8:
-            return
-        name, size = struct.unpack("<4sI", head)
-        start = file.tell()
-        if name == b"ds64":
-            sizes = file.read(16)
-            data_bytes = struct.unpack("<8xQ", sizes)[0] if len(sizes) == 16 else None
-            file.seek(start)
-        if name == b"data" and size == _IN_DS64 and data_bytes is not None:
-            size = data_bytes
-        yield name, size
-        end = start + size + size % 2
-        if end >= 1 << 63:  # beyond the largest file offset
-            return
-        file.seek(end)
-
-
 def _parse_other_chunks(chunks: Mapping[bytes, bytes]) -> TakeFacts:
-    info = _parse_info(chunks.get(b"INFO", b""))
+    info = dict(reversed(parse_info(chunks.get(b"INFO", b""))))
     bext = _parse_bext(chunks.get(b"bext", b""))
+    tags = dict(reversed(read_id3_texts(chunks[b"id3 "]))) if b"id3 " in chunks else {}
+    comment = _parse_comment(info.get("COMMENT", ""))
+    title = info.get("TITLE") or tags.get("TITLE") or bext.pop("description", None)
+    is_take = bool(comment) or info.get("ENCODER", "").startswith(_OWN_NAME)
+    is_take = is_take or "generation_id" in bext
     return TakeFacts.from_dict(
         {
+            **{name: value for name, value in parse_standard_texts(tags).items() if value},
             **bext,
-            **_parse_comment(info.get("ICMT", "")),
-            "prompt": info.get("INAM") or bext.get("prompt"),
-            "genre": info.get("IGNR"),
-            "licence": info.get("ICOP"),
-            "created_at": bext.get("created_at") or info.get("ICRD"),
+            **comment,
+            "title": None if is_take else title,
+            "prompt": title if is_take else None,
+            "genre": info.get("GENRE") or tags.get("GENRE"),
+            "licence": info.get("COPYRIGHT") or tags.get("LICENSE"),
+            "created_at": bext.get("created_at") or info.get("DATE") or tags.get("DATE"),
             **_parse_acid(chunks.get(b"acid", b"")),
         }
     )
-
-
-def _parse_info(body: bytes) -> dict[str, str]:
-    """Return the texts of a `LIST` `INFO` by chunk name."""
-    texts: dict[str, str] = {}
-    at = 0
-    while at + 8 <= len(body) and len(texts) < _MOST_CHUNKS:
-        name, size = struct.unpack_from("<4sI", body, at)
-        texts.setdefault(name.decode("latin-1"), _decode_text(body[at + 8 : at + 8 + size]))
-        at += 8 + size + size % 2
-    return texts
 
 
 def _parse_comment(comment: str) -> dict[str, Any]:
@@ -128,8 +103,8 @@ def _parse_bext(body: bytes) -> dict[str, Any]:
     if len(body) < 338:  # length of the text fields, equal in all versions of EBU Tech 3285
         return {}
     fields = struct.unpack_from("<256s32s32s10s8s", body)
-    description, originator, reference, date, time = (_decode_text(field) for field in fields)
-    facts = {"prompt": description, "created_at": f"{date}T{time}" if time else date}
+    description, originator, reference, date, time = (decode_text(field) for field in fields)
+    facts = {"description": description, "created_at": f"{date}T{time}" if time else date}
     if originator.startswith(_OWN_NAME):
         facts["generation_id"] = _restore_dashes(reference)
     return facts
@@ -147,6 +122,9 @@ def _parse_acid(body: bytes) -> dict[str, Any]:
     if len(body) < 24:
         return {}
     flags, _, _, _, beats, unit, beats_per_bar, bpm = struct.unpack_from("<IHHfIHHf", body)
+    if not bpm > 0:
+        # Some programs write the chunk without filling it in.
+        return {}
     whole_bars = beats_per_bar > 0 and beats % beats_per_bar == 0
     return {
         "bpm": bpm,
@@ -155,12 +133,3 @@ def _parse_acid(body: bytes) -> dict[str, Any]:
         "bars": beats // beats_per_bar if whole_bars else None,
         "is_loop": not flags & 1,
     }
-
-
-def _decode_text(field: bytes) -> str:
-    """Decode the text before the first zero, as UTF-8 or else Latin-1."""
-    raw = field.split(b"\0", 1)[0]
-    try:
-        return raw.decode("utf-8").strip()
-    except UnicodeDecodeError:
-        return raw.decode("latin-1").strip()

@@ -45,10 +45,15 @@ def build_ixml(facts: TakeFacts, channels: int) -> bytes:
         _add(track, "CHANNEL_INDEX", str(number))
         _add(track, "INTERLEAVE_INDEX", str(number))
         _add(track, "NAME", name)
-    _add(root, "USER", json.dumps({_OWNER: facts.to_dict()}, allow_nan=False))
+    _add(root, "USER", build_user(facts))
     ET.indent(root)
     document: str = ET.tostring(root, "unicode")
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{document}\n'.encode()
+
+
+def build_user(facts: TakeFacts) -> str:
+    """Return all facts as JSON, the text of `USER`."""
+    return json.dumps({_OWNER: facts.to_dict()}, allow_nan=False)
 
 
 def parse_ixml(document: bytes) -> TakeFacts | None:

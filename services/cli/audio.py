@@ -24,7 +24,8 @@ from services.cli.options import AsJson
 from services.errors import DGXMusicError, InvalidRequestError, OutputError
 
 if TYPE_CHECKING:
-    from services.audio import Analysis, AudioFile, TakeFacts, WrittenFile
+    from services.audio import Analysis, AudioFile, TakeFacts
+    from services.audio.conversion import ConvertedFile
 
 Source = Annotated[Path, typer.Argument(metavar="IN", help="Audio file to read.")]
 Target = Annotated[
@@ -126,6 +127,9 @@ def normalize(
 ) -> None:
     """Bring a file to a loudness below a true-peak ceiling.
 
+    Metadata stay as they are, except for stated levels. Any that the format of OUT cannot hold are
+    listed.
+
     Example: dgx-music normalize mix.wav mix-14.flac --lufs -14
     """
     from services.audio import normalise_file
@@ -155,6 +159,7 @@ def normalize(
         f"{_format_level(done.loudness.true_peak_dbtp)} dBTP · limited by "
         f"{done.gain_reduction_db:.1f} dB{flags}"
     )
+    _note_left_out(done.left_out)
     answer(str(target))
 
 
@@ -179,7 +184,7 @@ def convert(
 ) -> None:
     """Write a file in another format.
 
-    Levels and metadata stay the same.
+    Levels and metadata stay the same. Metadata that the format of OUT cannot hold are listed.
 
     Example: dgx-music convert take.wav take.opus
     """
@@ -190,8 +195,17 @@ def convert(
         written = convert_file(source, target, bit_depth=bit_depth, sample_rate=sample_rate)
     if as_json:
         answer_json(_describe_written(written))
-    else:
-        answer(str(target))
+        return
+    _note_left_out(written.left_out)
+    answer(str(target))
+
+
+def _note_left_out(left_out: tuple[str, ...]) -> None:
+    """List the metadata of a file that its new form cannot hold."""
+    if left_out:
+        note("Metadata that OUT does not have:")
+    for one in left_out:
+        note(f"  {one}")
 
 
 @contextmanager
@@ -306,10 +320,13 @@ def _describe_report(report: _Report) -> dict[str, str]:
         "character": f"energy {features.energy:.2f}, danceability {features.danceability:.2f}",
     }
     metadata = {
+        "title": facts.title,
         "prompt": facts.prompt,
         "id": facts.generation_id,
         "engine": facts.engine and f"{facts.engine} {facts.engine_version or ''}".strip(),
         "seed": facts.seed,
+        "tempo": None if facts.bpm is None else f"{facts.bpm:g} BPM",
+        "key": facts.key,
         "licence": facts.licence,
     }
     return lines | {
@@ -349,10 +366,11 @@ def _check_target(target: Path, *, force: bool) -> None:
     refuse_overwrite(target, force=force)
 
 
-def _describe_written(written: WrittenFile) -> dict[str, Any]:
+def _describe_written(written: ConvertedFile) -> dict[str, Any]:
     return {
         "file": str(written.path),
         "bytes": written.bytes,
         "sha256": written.sha256,
         "frames": written.frames,
+        "left_out": list(written.left_out),
     }

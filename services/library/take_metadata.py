@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from services.generation.engine import EngineFacts, Rendered
 
 _SAME_TEMPO_BPM = 0.1
+_BEATS_PER_BAR, _BEAT_UNIT = 4, 4
+"""The metre of all engines."""
 
 
 def build_file_facts(
@@ -39,6 +41,8 @@ def build_file_facts(
         bpm=rendered.tempo_bpm,
         key=rendered.key,
         bars=rendered.bars,
+        beats_per_bar=None if rendered.bars is None else _BEATS_PER_BAR,
+        beat_unit=None if rendered.bars is None else _BEAT_UNIT,
         sections=tuple(
             Section(score.seconds_at(one.start_bar * score.beats_per_bar), one.name)
             for one in sections
@@ -107,7 +111,7 @@ def _is_loop(rendered: Rendered) -> bool:
     """Whether the audio ends with its last bar, to the sample."""
     if rendered.bars is None or rendered.tempo_bpm is None:
         return False
-    beats = rendered.bars * TakeFacts().beats_per_bar
+    beats = rendered.bars * _BEATS_PER_BAR
     samples = beats * 60 / rendered.tempo_bpm * rendered.sample_rate
     return bool(abs(samples - rendered.audio.shape[1]) < 1)
 

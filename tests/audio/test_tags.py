@@ -18,10 +18,11 @@ from services import __version__
 from services.audio import tags as tags_module
 from services.audio.encoding import FORMATS, choose_format, encode
 from services.audio.facts import Section, TakeFacts
+from services.audio.key_names import abbreviate_key
 from services.audio.loudness import Loudness
 from services.audio.reading import UnreadableAudioError
 from services.audio.sources import ArraySource
-from services.audio.tags import abbreviate_key, read_facts, write_tags
+from services.audio.tags import read_facts, write_tags
 
 RATE = 48_000
 TAGGED = ("flac", "ogg", "opus", "mp3")
@@ -123,13 +124,14 @@ def test_vorbis_comments_have_the_standard_names(tag_file, name):
         "genre": "house",
         "date": "2026-03-04",
         "bpm": "123.5",
-        "key": "C# dorian",
+        "key": None,
         "initialkey": "C#m",
         "license": "CC0-1.0",
         "encoded-by": f"DGX Music {__version__}",
         "comment": "Made with DGX Music: engine composer 1, seed 4294967295, "
         "generation 8c1c9a50-5d0f-4b0e-a9a7-0e8cf9a1d4b1, licence CC0-1.0",
         "dgx_prompt": FACTS.prompt,
+        "dgx_key": "C# dorian",
         "dgx_seed": "4294967295",
         "dgx_engine": "composer",
         "dgx_engine_version": "1",
@@ -248,7 +250,7 @@ FOREIGN = {
     "license": "CC-BY-4.0",
 }
 FOREIGN_FACTS = TakeFacts(
-    prompt="Sunrise",
+    title="Sunrise",
     bpm=128.0,
     key="Eb minor",
     genre="Trance",
@@ -361,7 +363,7 @@ def test_write_error_is_an_os_error(tmp_path, untagged, name):
     ],
 )
 def test_failure_of_mutagen_is_an_os_error(tmp_path, untagged, monkeypatch, cause, code, message):
-    def fail(*_args):
+    def fail(*_args, **_options):
         raise mutagen.MutagenError(cause)
 
     (tmp_path / "take").write_bytes(untagged["flac"])

@@ -90,7 +90,7 @@ def test_facts_follow_the_unchanged_samples(tmp_path):
     assert with_facts[8 : len(plain)] == plain[8:]
     assert struct.unpack_from("<I", with_facts, 4) == (len(with_facts) - 8,)
     names = [b"fmt ", b"data", b"CSET", b"bext", b"iXML", b"acid", b"smpl", b"cue "]
-    assert list(chunks_of(with_facts)) == [*names, b"adtl", b"INFO"]
+    assert list(chunks_of(with_facts)) == [*names, b"adtl", b"INFO", b"id3 "]
 
 
 def test_the_same_facts_give_the_same_bytes():
@@ -427,7 +427,10 @@ def test_a_file_that_lost_its_ixml_can_still_be_found(tmp_path):
         genre="lo-fi",
         created_at=FACTS.created_at,
         bpm=124.0,
+        key="A minor",
         bars=8,
+        beats_per_bar=4,
+        beat_unit=4,
         is_loop=True,
     )
 
@@ -465,7 +468,7 @@ def test_foreign_file_is_read(tmp_path):
         file.title, file.genre, file.copyright, file.date = "Loop", "House", "Ann", "2020-02-03"
         file.write(np.zeros(100))
     assert read_wav_facts(path) == TakeFacts(
-        prompt="Loop",
+        title="Loop",
         genre="House",
         licence="Ann",
         created_at=dt.datetime(2020, 2, 3, tzinfo=dt.UTC),
@@ -476,13 +479,13 @@ def test_foreign_description_replaces_a_missing_title(tmp_path):
     texts = [b"Rain", b"Recorder", b"REF1", b"2021-05-06", b"07:08:09"]
     bext = struct.pack("<256s32s32s10s8s", *texts) + bytes(264)
     assert facts_in(tmp_path, riff((b"bext", bext))) == TakeFacts(
-        prompt="Rain", created_at=dt.datetime(2021, 5, 6, 7, 8, 9, tzinfo=dt.UTC)
+        title="Rain", created_at=dt.datetime(2021, 5, 6, 7, 8, 9, tzinfo=dt.UTC)
     )
 
 
 def test_latin_1_texts_are_read(tmp_path):
     info = b"INFOINAM" + struct.pack("<I", 5) + b"caf\xe9\0\0"
-    assert facts_in(tmp_path, riff((b"LIST", info))).prompt == "caf\xe9"
+    assert facts_in(tmp_path, riff((b"LIST", info))).title == "caf\xe9"
 
 
 def test_the_texts_are_declared_to_be_utf_8():
@@ -492,7 +495,8 @@ def test_the_texts_are_declared_to_be_utf_8():
 def test_chunks_after_an_odd_one_are_found(tmp_path):
     acid = struct.pack("<IHHfIHHf", 1, 60, 0, 0.0, 7, 4, 3, 88.0)
     found = facts_in(tmp_path, riff((b"note", b"odd"), (b"acid", acid)))
-    assert found == TakeFacts(bpm=88.0, beats_per_bar=3)  # 7 beats are not whole bars of 3
+    expected = TakeFacts(bpm=88.0, beats_per_bar=3, beat_unit=4, is_loop=False)
+    assert found == expected  # 7 beats are not whole bars of 3
 
 
 def test_chunks_after_rf64_data_are_found(tmp_path):
@@ -500,7 +504,9 @@ def test_chunks_after_rf64_data_are_found(tmp_path):
     acid = struct.pack("<IHHfIHHf", 0, 60, 0, 0.0, 8, 4, 4, 99.5)
     data = riff((b"ds64", ds64), (b"data", b"\1" * 6), (b"acid", acid), kind=b"RF64")
     hidden = data.replace(b"data\6\0\0\0", b"data\xff\xff\xff\xff")
-    assert facts_in(tmp_path, hidden) == TakeFacts(bpm=99.5, bars=2, is_loop=True)
+    assert facts_in(tmp_path, hidden) == TakeFacts(
+        bpm=99.5, bars=2, beats_per_bar=4, beat_unit=4, is_loop=True
+    )
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import signal
 import subprocess
 from pathlib import Path
 
+import mutagen.flac
+import mutagen.oggvorbis
 import numpy as np
 import pytest
 import soundfile
@@ -113,6 +115,33 @@ def test_file_can_be_normalized_in_place(home):
     assert report["loudness"]["integrated_lufs"] == pytest.approx(-16.0, abs=0.1)
     assert report["bit_depth"] == 24
     assert [path.name for path in home.path.iterdir()] == ["a.wav"]
+
+
+def test_metadata_of_others_pass_and_the_rest_is_listed(home):
+    tone(home.path / "a.flac", rate=48_000)
+    tags = mutagen.flac.FLAC(home.path / "a.flac")
+    tags["title"], tags["artist"] = "Sunrise", "Ann"
+    block = mutagen.flac.MetadataBlock(b"abcdsettings")
+    block.code = 2
+    tags.metadata_blocks.append(block)
+    tags.save()
+    lost = "the cue sheet and application blocks of FLAC"
+    for command in ("normalize", "convert"):
+        shown = home.call(command, "a.flac", "b.ogg", "--force")
+        assert f"Metadata that OUT does not have:\n  {lost}\n" in shown.stderr
+        written = json.loads(home.call(command, "a.flac", "b.ogg", "--force", "--json").stdout)
+        assert written["left_out"] == [lost]
+        assert mutagen.oggvorbis.OggVorbis(home.path / "b.ogg")["artist"] == ["Ann"]
+    assert home.call("normalize", "a.flac", "a.flac", "--force").returncode == 0
+    assert mutagen.flac.FLAC(home.path / "a.flac")["artist"] == ["Ann"]
+    (report,) = analysed(home, "b.ogg")
+    assert {"prompt", "beats_per_bar", "is_loop"}.isdisjoint(report["says"])
+    assert "metadata: title  Sunrise" in home.call("analyze", "b.ogg").stdout
+
+
+def test_a_file_that_says_nothing_is_shown_to_say_nothing(home):
+    tone(home.path / "a.wav")
+    assert analysed(home, "a.wav")[0]["says"] == {}
 
 
 def test_conversion_keeps_samples_and_bit_depth(home):

@@ -1,0 +1,394 @@
+"""The chunks that others wrote into RIFF files: parse, build and move them to another rate.
+
+The layouts are those of Microsoft/IBM, Multimedia Programming Interface 1.0 (`cue `, `smpl`,
+`LIST`, `plst`) and EBU Tech 3285 (`bext`). All bytes are untrusted.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from services.audio.loudness import Loudness
+
+Chunk = tuple[bytes, bytes]
+"""Name and body; a list is named `LIST`, and its body begins with its type."""
+
+MOST_BYTES = 16 << 20
+"""Of all metadata of one file together."""
+
+BEXT_TEXTS = {
+    "DESCRIPTION": (0, 256),
+    "ORIGINATOR": (256, 32),
+    "ORIGINATOR_REFERENCE": (288, 32),
+    "ORIGINATION_DATE": (320, 10),
+    "ORIGINATION_TIME": (330, 8),
+}
+"""Offset and length of the text fields, under the names that FFmpeg uses for them."""
+
+INFO_NAMES = {
+    "INAM": "TITLE",
+    "IART": "ARTIST",
+    "IPRD": "ALBUM",
+    "ITRK": "TRACKNUMBER",
+    "IPRT": "TRACKNUMBER",
+    "IMUS": "COMPOSER",
+    "IWRI": "LYRICIST",
+    "ICRD": "DATE",
+    "IGNR": "GENRE",
+    "ICMT": "COMMENT",
+    "ICOP": "COPYRIGHT",
+    "ISFT": "ENCODER",
+    "ITCH": "ENCODED-BY",
+    "IENG": "ENGINEER",
+    "IKEY": "KEYWORDS",
+    "ISBJ": "SUBJECT",
+    "ILNG": "LANGUAGE",
+    "IMED": "MEDIA",
+    # The person who supplied the subject, not the recording code of the same letters.
+    "ISRC": "SOURCE",
+}
+"""Vorbis comment of a text in `LIST` `INFO`."""
+
+_MOST_CHUNKS = 1000
+_MOST_ENTRIES = 10_000
+_IN_DS64 = 0xFFFFFFFF
+_U32 = 1 << 32
+_U64 = 1 << 64
+_BEXT_BYTES = 602
+_LOUDNESS_AT = 412
+_UNKNOWN_LEVEL = 0x7FFF
+_SAMPLES = {b"fmt ", b"data", b"ds64", b"fact"}
+_PADDING = {b"JUNK", b"junk", b"PAD ", b"FLLR", b"bpad"}
+_TIME_PAIRS = (
+    ("TIMESTAMP_SAMPLES_SINCE_MIDNIGHT_HI", "TIMESTAMP_SAMPLES_SINCE_MIDNIGHT_LO"),
+    ("BWF_TIME_REFERENCE_HIGH", "BWF_TIME_REFERENCE_LOW"),
+    ("SYNC_POINT_HIGH", "SYNC_POINT_LOW"),
+)
+
+
+def scale(position: int, ratio: Fraction, most: int = _U32) -> int:
+    """Return a position in samples at another rate, at most `most` - 1."""
+    return min(round(position * ratio), most - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Marker:
+    frame: int
+    label: str
+    length: int = 0
+    """Samples per channel; 0 for a point."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loop:
+    start: int
+    end: int
+    """The last frame that is played."""
+
+    def at_ratio(self, ratio: Fraction) -> Loop:
+        """Return the loop at another rate; its length keeps its time as its start does."""
+        start = scale(self.start, ratio)
+        return Loop(start, max(scale(self.end + 1, ratio) - 1, start))
+
+
+# Reading.
+
+
+def read_chunks(file: BinaryIO) -> tuple[list[Chunk], list[str]]:
+    """Return the chunks of a WAV or RF64 file except the samples and their format.
+
+    Padding is left out. The second list names the chunks that are too large or damaged.
+    """
+    file.seek(12)
+    chunks: list[Chunk] = []
+    unread: list[str] = []
+    left = MOST_BYTES
+    for name, size in iter_chunk_heads(file):
+        if name in _SAMPLES or name in _PADDING:
+            continue
+        body = file.read(size) if size <= left else b""
+        if len(body) == size:
+            chunks.append((name, body))
+            left -= size
+        else:
+            unread.append(f"{describe_chunk(name)}, which is damaged or too large")
+    return chunks, unread
+
+
+def iter_chunk_heads(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Yield the name and size of each chunk, with the file positioned at its body."""
+    data_bytes = None
+    for _ in range(_MOST_CHUNKS):
+        head = file.read(8)
+        if len(head) < 8:
+            return
+        name, size = struct.unpack("<4sI", head)
+        start = file.tell()
+        if name == b"ds64":
+            sizes = file.read(16)
+            data_bytes = struct.unpack("<8xQ", sizes)[0] if len(sizes) == 16 else None
+            file.seek(start)
+        if name == b"data" and size == _IN_DS64 and data_bytes is not None:
+            size = data_bytes
+        yield name, size
+        end = start + size + size % 2
+        if end >= 1 << 63:  # beyond the largest file offset
+            return
+        file.seek(end)
+
+
+def describe_chunk(name: bytes, body: bytes = b"") -> str:
+    """Return the name of a chunk for messages, as `the chunk "inst"`."""
+    shown = name.decode("ascii", "replace").strip()
+    kind = body[:4].decode("ascii", "replace").strip() if name == b"LIST" else ""
+    return f'the chunk "{f"{shown} {kind}".strip()}"'
+
+
+def find_chunk(chunks: Iterable[Chunk], name: bytes) -> bytes:
+    """Return the body of the first chunk of this name, or nothing; `adtl` and `INFO` are lists."""
+    for found, body in chunks:
+        if found == name:
+            return body
+        if found == b"LIST" and body[:4] == name:
+            return body[4:]
+    return b""
+
+
+def iter_parts(body: bytes) -> Iterator[Chunk]:
+    """Yield the chunks within the body of a list, without its type."""
+    at = 0
+    for _ in range(_MOST_ENTRIES):
+        if at + 8 > len(body):
+            return
+        name, size = struct.unpack_from("<4sI", body, at)
+        yield name, body[at + 8 : at + 8 + size]
+        at += 8 + size + size % 2
+
+
+def parse_info(body: bytes) -> list[tuple[str, str]]:
+    """Return the texts of a `LIST` `INFO` as Vorbis comments; unknown ones keep their name."""
+    texts = []
+    for name, raw in iter_parts(body):
+        shown = name.decode("latin-1")
+        texts.append((INFO_NAMES.get(shown, shown), decode_text(raw)))
+    return [(name, text) for name, text in texts if text]
+
+
+def parse_bext(body: bytes) -> list[tuple[str, str]]:
+    """Return the fields of a `bext` as Vorbis comments, under the names that FFmpeg uses."""
+    if len(body) < 348:
+        return []
+    texts = [
+        (name, decode_text(body[at : at + length])) for name, (at, length) in BEXT_TEXTS.items()
+    ]
+    (reference,) = struct.unpack_from("<Q", body, 338)
+    texts.append(("TIME_REFERENCE", str(reference) if reference else ""))
+    umid = body[348:412].rstrip(b"\0")
+    texts.append(("UMID", umid.hex()))
+    texts.append(("CODING_HISTORY", decode_text(body[_BEXT_BYTES:])))
+    return [(name, text) for name, text in texts if text]
+
+
+def parse_markers(cue: bytes, adtl: bytes) -> tuple[Marker, ...]:
+    """Return cue points with their labels (or else notes) and lengths, in order of time."""
+    labels: dict[int, str] = {}
+    notes: dict[int, str] = {}
+    lengths: dict[int, int] = {}
+    for name, body in iter_parts(adtl):
+        if len(body) < 4:
+            continue
+        (number,) = struct.unpack_from("<I", body)
+        if name == b"labl":
+            labels[number] = decode_text(body[4:])
+        elif name == b"note":
+            notes[number] = decode_text(body[4:])
+        elif name == b"ltxt" and len(body) >= 8:
+            lengths[number] = struct.unpack_from("<I", body, 4)[0]
+            labels.setdefault(number, decode_text(body[20:]))
+    found = []
+    for at in range(4, min(len(cue), 4 + 24 * _MOST_ENTRIES) - 23, 24):
+        number, position, _, _, _, frame = struct.unpack_from("<II4sIII", cue, at)
+        label = labels.get(number) or notes.get(number) or f"marker {number}"
+        found.append(Marker(frame or position, label, lengths.get(number, 0)))
+    return tuple(sorted(found, key=lambda marker: marker.frame))
+
+
+def parse_loops(smpl: bytes) -> tuple[Loop, ...]:
+    """Return the loops of a `smpl`."""
+    entries = range(36, min(len(smpl), 36 + 24 * _MOST_ENTRIES) - 23, 24)
+    found = (struct.unpack_from("<8x2I", smpl, at) for at in entries)
+    return tuple(Loop(start, end) for start, end in found if end >= start)
+
+
+def decode_text(field: bytes) -> str:
+    """Decode the text before the first zero, as UTF-8 or else Latin-1."""
+    raw = field.split(b"\0", 1)[0]
+    try:
+        return raw.decode("utf-8").strip()
+    except UnicodeDecodeError:
+        return raw.decode("latin-1").strip()
+
+
+# Moving to another rate.
+
+
+def scale_chunk(name: bytes, body: bytes, ratio: Fraction) -> bytes:
+    """Return a chunk with its positions at another rate; `ratio` is the new over the old rate.
+
+    Chunks without known positions are returned as they are.
+    """
+    scaled = body
+    if name == b"cue ":
+        scaled = _scale_entries(body, 4, 24, (4, 20), ratio)
+    elif name == b"plst":
+        scaled = _scale_entries(body, 4, 12, (4,), ratio)
+    elif name == b"smpl" and len(body) >= 36:
+        (period,) = struct.unpack_from("<I", body, 8)
+        head = body[:8] + struct.pack("<I", min(round(period / ratio), _U32 - 1)) + body[12:36]
+        scaled = head + _scale_loops(body[36:], ratio)
+    elif name == b"bext" and len(body) >= 346:
+        (reference,) = struct.unpack_from("<Q", body, 338)
+        scaled = body[:338] + struct.pack("<Q", scale(reference, ratio, _U64)) + body[346:]
+    elif name == b"LIST" and body[:4] == b"adtl":
+        scaled = _scale_labels(body, ratio)
+    elif name == b"iXML":
+        scaled = _scale_ixml(body, ratio)
+    return scaled
+
+
+def has_unknown_positions(name: bytes, body: bytes) -> bool:
+    """Return whether a chunk may have positions that `scale_chunk` does not know."""
+    known = {b"cue ", b"plst", b"smpl", b"bext", b"iXML", b"acid", b"inst", b"CSET", b"id3 "}
+    known |= {b"ID3 ", b"_PMX", b"axml", b"chna", b"DISP", b"cart"}
+    return name not in known and not (name == b"LIST" and body[:4] in {b"INFO", b"adtl"})
+
+
+def _scale_entries(
+    body: bytes, first: int, width: int, fields: Sequence[int], ratio: Fraction
+) -> bytes:
+    scaled = bytearray(body)
+    for at in range(first, len(body) - width + 1, width):
+        for offset in fields:
+            (value,) = struct.unpack_from("<I", body, at + offset)
+            struct.pack_into("<I", scaled, at + offset, scale(value, ratio))
+    return bytes(scaled)
+
+
+def _scale_loops(body: bytes, ratio: Fraction) -> bytes:
+    scaled = bytearray(body)
+    for at in range(0, len(body) - 23, 24):
+        loop = Loop(*struct.unpack_from("<2I", body, at + 8)).at_ratio(ratio)
+        struct.pack_into("<2I", scaled, at + 8, loop.start, loop.end)
+    return bytes(scaled)
+
+
+def _scale_labels(body: bytes, ratio: Fraction) -> bytes:
+    scaled, at = bytearray(body), 4
+    for name, part in iter_parts(body[4:]):
+        if name == b"ltxt" and len(part) >= 8:
+            (length,) = struct.unpack_from("<I", part, 4)
+            struct.pack_into("<I", scaled, at + 12, scale(length, ratio))
+        at += 8 + len(part) + len(part) % 2
+    return bytes(scaled)
+
+
+def _scale_ixml(body: bytes, ratio: Fraction) -> bytes:
+    # Edited as text: what others wrote keeps its form, comments and order.
+    text = body.decode("utf-8", "surrogateescape")
+    for high, low in _TIME_PAIRS:
+        found = [
+            re.search(rf"(<{name}>\s*)(\d{{1,20}})(\s*</{name}>)", text) for name in (high, low)
+        ]
+        if found[1] is None:
+            continue
+        position = (int(found[0][2]) * _U32 if found[0] else 0) + int(found[1][2])
+        moved = scale(position, ratio, _U64)
+        for name, value in ((high, moved // _U32), (low, moved % _U32)):
+            text = set_element(text, name, str(value))
+    rates = re.findall(r"<FILE_SAMPLE_RATE>\s*(\d{1,9})\s*<", text)
+    for name in ("FILE_SAMPLE_RATE", "TIMESTAMP_SAMPLE_RATE"):
+        if rates:
+            text = set_element(text, name, str(round(int(rates[0]) * ratio)))
+    return text.encode("utf-8", "surrogateescape")
+
+
+def set_element(text: str, name: str, value: str) -> str:
+    """Replace the text of the first element of this name in XML; nothing happens without one."""
+    pattern = rf"(<{name}>)[^<]*(</{name}>)"
+    return re.sub(pattern, lambda found: f"{found[1]}{value}{found[2]}", text, count=1)
+
+
+# Levels.
+
+
+def update_bext_loudness(body: bytes, levels: Sequence[int]) -> bytes:
+    """Return a `bext` with new levels, in hundredths; without levels it stays as it is.
+
+    Args:
+        body: of the chunk.
+        levels: integrated, range, true peak, momentary and short-term maximum.
+    """
+    if len(body) < _LOUDNESS_AT + 10 or struct.unpack_from("<H", body, 346)[0] < 2:
+        return body
+    stated = struct.unpack_from("<5h", body, _LOUDNESS_AT)
+    if not any(level not in {0, _UNKNOWN_LEVEL} for level in stated):
+        return body
+    return body[:_LOUDNESS_AT] + struct.pack("<5h", *levels) + body[_LOUDNESS_AT + 10 :]
+
+
+def update_ixml_loudness(body: bytes, loudness: Loudness) -> bytes:
+    """Return an iXML document with new levels in the elements that state levels."""
+    figures = {
+        "LOUDNESS_VALUE": loudness.integrated_lufs,
+        "LOUDNESS_RANGE": loudness.loudness_range_lu,
+        "MAX_TRUE_PEAK_LEVEL": loudness.true_peak_dbtp,
+        "MAX_MOMENTARY_LOUDNESS": loudness.momentary_max_lufs,
+        "MAX_SHORT_TERM_LOUDNESS": loudness.short_term_max_lufs,
+    }
+    text = body.decode("utf-8", "surrogateescape")
+    for name, figure in figures.items():
+        text = set_element(text, name, f"{figure:.2f}" if -99.99 <= figure <= 99.99 else "")
+    return text.encode("utf-8", "surrogateescape")
+
+
+def update_ixml_depth(body: bytes, bits: int) -> bytes:
+    """Return an iXML document that states another bit depth, if it states one."""
+    text = body.decode("utf-8", "surrogateescape")
+    return set_element(text, "AUDIO_BIT_DEPTH", str(bits)).encode("utf-8", "surrogateescape")
+
+
+# Building.
+
+
+def build_bext(texts: Iterable[tuple[str, str]]) -> bytes | None:
+    """Return the body of a `bext` of version 1 from Vorbis comments, or None without any field."""
+    fields = dict(texts)
+    names = {*BEXT_TEXTS, "TIME_REFERENCE", "UMID"} - {"DESCRIPTION"}
+    if names.isdisjoint(fields):
+        return None
+    head = b"".join(
+        fields.get(name, "").encode("latin-1", "replace")[:length].ljust(length, b"\0")
+        for name, (_, length) in BEXT_TEXTS.items()
+    )
+    reference = parse_position(fields.get("TIME_REFERENCE")) or 0
+    umid = fields.get("UMID", "")
+    is_hex = re.fullmatch(r"([0-9a-fA-F]{2}){1,64}", umid) is not None
+    return (
+        head
+        + struct.pack("<QH", min(reference, _U64 - 1), 1)
+        + (bytes.fromhex(umid) if is_hex else b"").ljust(64, b"\0")
+        + bytes(190)
+        + fields.get("CODING_HISTORY", "").encode("latin-1", "replace")
+    )
+
+
+def parse_position(text: str | None) -> int | None:
+    """Return a position in samples from a tag, or None."""
+    return int(text) if text is not None and re.fullmatch(r"[0-9]{1,18}", text) else None

@@ -1,0 +1,621 @@
+"""What others wrote into a file reaches the next one, by the word of other programs' readers."""
+
+import base64
+import io
+import json
+import math
+import re
+import shutil
+import struct
+import subprocess
+import zlib
+from dataclasses import replace
+
+import mutagen
+import mutagen.aiff
+import mutagen.apev2
+import mutagen.flac
+import mutagen.id3
+import mutagen.oggopus
+import mutagen.oggvorbis
+import mutagen.wave
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from wavinfo import WavInfoReader
+
+from services.audio.carried_reading import read_carried
+from services.audio.carried_writing import build_carried_chunks, list_lost
+from services.audio.conversion import convert_file, normalise_file
+from services.audio.facts import TakeFacts
+from services.audio.loudness import Loudness
+from services.audio.reading import AudioFile
+from services.audio.tags import read_facts
+from services.audio.wav import write_wav
+from services.audio.wav_chunks import WavFormat
+from tests.conftest import LIMIT_SECONDS
+
+RATE = 48_000
+FRAMES = RATE // 2
+TAGGED = {"flac": mutagen.flac.FLAC, "ogg": mutagen.oggvorbis.OggVorbis}
+TAGGED["opus"] = mutagen.oggopus.OggOpus
+TEXTS = {
+    "title": "Sunrise",
+    "artist": "Ann Björk",
+    "album": "Dawn",
+    "albumartist": "Various",
+    "tracknumber": "3",
+    "tracktotal": "12",
+    "composer": "Ben",
+    "date": "2019-08-07",
+    "genre": "Trance",
+    "isrc": "USS1Z9900001",
+    "comment": "for the radio",
+    "bpm": "128",
+    "initialkey": "Ebm",
+    "mood": "bright",
+    "my own field": "kept",
+}
+
+
+def sound(rate=RATE, frames=FRAMES):
+    return (0.25 * np.sin(np.arange(frames) * 440 * 2 * np.pi / rate)).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def cover():
+    data = io.BytesIO()
+    Image.new("RGB", (8, 8), "red").save(data, "PNG")
+    return data.getvalue()
+
+
+def riff_chunk(name, body):
+    return struct.pack("<4sI", name, len(body)) + body + bytes(len(body) % 2)
+
+
+def info(**texts):
+    parts = (riff_chunk(name.encode(), text.encode() + b"\0") for name, text in texts.items())
+    return b"INFO" + b"".join(parts)
+
+
+BEXT = (
+    struct.pack(
+        "<256s32s32s10s8sQH64s5h180x",
+        b"Rain on a roof",
+        b"Recorder 7",
+        b"REF0001",
+        b"2021-05-06",
+        b"07:08:09",
+        48_000 * 3600,
+        2,
+        b"\x06\x0a" * 32,
+        *(-2300, 500, -200, -1900, -2000),
+    )
+    + b"A=PCM,F=48000,W=16,M=mono,T=Recorder 7\r\n"
+)
+CUE = struct.pack("<I", 2) + b"".join(
+    struct.pack("<II4sIII", number, frame, b"data", 0, 0, frame)
+    for number, frame in ((7, 4_800), (9, 12_000))
+)
+ADTL = (
+    b"adtl"
+    + riff_chunk(b"labl", struct.pack("<I", 7) + b"door\0")
+    + riff_chunk(b"labl", struct.pack("<I", 9) + b"window\0")
+    + riff_chunk(b"ltxt", struct.pack("<II4s4H", 9, 2_400, b"rgn ", 0, 0, 0, 0))
+)
+SMPL = struct.pack("<9I", 0, 0, 20_833, 57, 0, 0, 0, 1, 0) + struct.pack(
+    "<6I", 1, 0, 6_000, 17_999, 0, 0
+)
+IXML = (
+    b'<?xml version="1.0" encoding="UTF-8"?>\n<BWFXML><!-- by the recorder --><SCENE>12A</SCENE>'
+    b"<SPEED><FILE_SAMPLE_RATE>48000</FILE_SAMPLE_RATE><AUDIO_BIT_DEPTH>16</AUDIO_BIT_DEPTH>"
+    b"<TIMESTAMP_SAMPLES_SINCE_MIDNIGHT_HI>0</TIMESTAMP_SAMPLES_SINCE_MIDNIGHT_HI>"
+    b"<TIMESTAMP_SAMPLES_SINCE_MIDNIGHT_LO>172800000</TIMESTAMP_SAMPLES_SINCE_MIDNIGHT_LO>"
+    b"</SPEED></BWFXML>"
+)
+INST = bytes([57, 0, 0, 0, 127, 1, 127, 0])
+INFO = info(INAM="Roof", IART="Ann", IPRD="Weather", ITRK="4", ICMT="near", IXYZ="unusual")
+
+
+def id3_chunk(cover):
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.TSRC(text=["USS1Z9900001"]))
+    tags.add(mutagen.id3.APIC(mime="image/png", type=3, desc="", data=cover))
+    tags.add(mutagen.id3.PRIV(owner="dj", data=b"\1\2\3"))
+    file = io.BytesIO()
+    tags.save(file, v2_version=3, padding=lambda _: 0)
+    return file.getvalue()
+
+
+@pytest.fixture
+def recording(tmp_path, cover):
+    """A WAV file with every chunk, as a field recorder and a sampler would write it."""
+    path = tmp_path / "recording.wav"
+    soundfile.write(path, sound(), RATE, "PCM_16")
+    chunks = {
+        b"bext": BEXT,
+        b"iXML": IXML,
+        b"smpl": SMPL,
+        b"inst": INST,
+        b"cue ": CUE,
+        b"id3 ": id3_chunk(cover),
+        b"zzzz": b"unknown",
+    }
+    added = b"".join(riff_chunk(*one) for one in chunks.items())
+    added += riff_chunk(b"LIST", ADTL) + riff_chunk(b"LIST", INFO)
+    data = path.read_bytes() + added
+    path.write_bytes(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])
+    return path
+
+
+def chunks_of(path):
+    """Name -> body; a LIST is named after its type."""
+    data, found, at = path.read_bytes(), {}, 12
+    while at < len(data):
+        name, size = struct.unpack_from("<4sI", data, at)
+        body = data[at + 8 : at + 8 + size]
+        found[body[:4] if name == b"LIST" else name] = body
+        at += 8 + size + size % 2
+    return found
+
+
+def own_chunks(path):
+    sounding = {b"fmt ", b"data", b"fact"}
+    return {name: body for name, body in chunks_of(path).items() if name not in sounding}
+
+
+@pytest.fixture
+def tagged(tmp_path, cover):
+    """A function that makes a foreign file with all texts and a cover."""
+
+    def make(name):
+        path = tmp_path / f"foreign.{name}"
+        if name == "mp3":
+            make_mp3(path, cover)
+            return path
+        if name == "opus":
+            soundfile.write(path, sound(), RATE, format="OGG", subtype="OPUS")
+        else:
+            soundfile.write(path, sound(), RATE)
+        tags = TAGGED[name](path)
+        tags.update(TEXTS)
+        picture = mutagen.flac.Picture()
+        picture.type, picture.mime, picture.desc, picture.data = 3, "image/png", "front", cover
+        if name == "flac":
+            tags.add_picture(picture)
+        else:
+            tags["metadata_block_picture"] = [base64.b64encode(picture.write()).decode()]
+        tags.save()
+        return path
+
+    return make
+
+
+def make_mp3(path, cover, version=4):
+    soundfile.write(path, sound(), RATE)
+    frames = mutagen.id3
+    tags = frames.ID3()
+    for name, text in (
+        ("TIT2", "Sunrise"),
+        ("TPE1", "Ann Björk"),
+        ("TALB", "Dawn"),
+        ("TPE2", "Various"),
+        ("TRCK", "3/12"),
+        ("TCOM", "Ben"),
+        ("TDRC", "2019-08-07"),
+        ("TCON", "Trance"),
+        ("TSRC", "USS1Z9900001"),
+        ("TBPM", "128"),
+        ("TKEY", "Ebm"),
+        ("TMOO", "bright"),
+    ):
+        tags.add(getattr(frames, name)(encoding=3, text=[text]))
+    tags.add(frames.COMM(encoding=3, lang="eng", desc="", text=["for the radio"]))
+    tags.add(frames.TXXX(encoding=3, desc="MY OWN FIELD", text=["kept"]))
+    tags.add(frames.PRIV(owner="dj", data=b"\1\2\3"))
+    tags.add(frames.GEOB(encoding=3, mime="a/b", filename="", desc="cues", data=b"\4\5"))
+    tags.add(frames.APIC(encoding=3, mime="image/png", type=3, desc="front", data=cover))
+    tags.add(
+        frames.CHAP(
+            element_id="c1",
+            start_time=100,
+            end_time=200,
+            sub_frames=[frames.TIT2(encoding=3, text=["door"])],
+        )
+    )
+    tags.save(path, v2_version=version)
+
+
+def texts_of(path):
+    """Texts by the names of Vorbis comments, by mutagen."""
+    if path.suffix in {".wav", ".mp3"}:
+        tags = mutagen.wave.WAVE(path).tags if path.suffix == ".wav" else mutagen.id3.ID3(path)
+        standard = {
+            "title": "TIT2",
+            "artist": "TPE1",
+            "album": "TALB",
+            "albumartist": "TPE2",
+            "composer": "TCOM",
+            "date": "TDRC",
+            "genre": "TCON",
+            "isrc": "TSRC",
+            "bpm": "TBPM",
+            "initialkey": "TKEY",
+            "comment": "COMM::eng",
+            "my own field": "TXXX:MY OWN FIELD",
+        }
+        found = {name: str(tags[key].text[0]) for name, key in standard.items() if key in tags}
+        if "TRCK" in tags:
+            found["tracknumber"], _, found["tracktotal"] = str(tags["TRCK"]).partition("/")
+        found["mood"] = str(tags["TMOO"] if "TMOO" in tags else tags.get("TXXX:MOOD", ""))
+        return found
+    tags = TAGGED[path.suffix[1:]](path)
+    return {name.lower(): texts[0] for name, texts in tags.items()}
+
+
+def pictures_of(path):
+    if path.suffix == ".flac":
+        return [picture.data for picture in mutagen.flac.FLAC(path).pictures]
+    if path.suffix in {".wav", ".mp3"}:
+        tags = mutagen.wave.WAVE(path).tags if path.suffix == ".wav" else mutagen.id3.ID3(path)
+        return [frame.data for frame in tags.getall("APIC")]
+    blocks = TAGGED[path.suffix[1:]](path).get("metadata_block_picture", [])
+    return [mutagen.flac.Picture(base64.b64decode(text)).data for text in blocks]
+
+
+def probe(path):
+    if shutil.which("ffprobe") is None:
+        pytest.skip("ffprobe is not installed")
+    show = ("-show_format", "-show_streams", "-show_chapters", "-of", "json")
+    done = subprocess.run(
+        ["ffprobe", "-v", "error", *show, str(path)],
+        capture_output=True,
+        check=True,
+        timeout=LIMIT_SECONDS,
+    )
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("source", ["flac", "ogg", "opus", "mp3"])
+@pytest.mark.parametrize("target", ["wav", "flac", "ogg", "opus", "mp3"])
+def test_texts_and_cover_reach_every_format(tmp_path, tagged, cover, source, target):
+    done = convert_file(tagged(source), tmp_path / f"new.{target}")
+    found = texts_of(done.path)
+    assert {name: found.get(name) for name in TEXTS} == TEXTS
+    assert pictures_of(done.path) == [cover]
+    expected = source == "mp3" and target not in {"wav", "mp3"}
+    lost = ("the ID3 frame PRIV", "the ID3 frame GEOB") if expected else ()
+    assert sorted(done.left_out) == sorted(lost)
+
+
+@pytest.mark.parametrize("target", ["wav", "flac", "ogg", "mp3"])
+def test_a_foreign_file_does_not_become_a_take(tmp_path, tagged, target):
+    source = tagged("flac")
+    for done in (
+        convert_file(source, tmp_path / f"a.{target}").path,
+        normalise_file(source, tmp_path / f"b.{target}").file.path,
+    ):
+        assert b"DGX" not in done.read_bytes()
+        facts = read_facts(done)
+        assert (facts.title, facts.prompt, facts.engine) == ("Sunrise", None, None)
+        assert not facts.is_take
+        assert (facts.beats_per_bar, facts.is_loop) == (None, None)
+
+
+def test_all_chunks_pass_to_another_wav_file_byte_for_byte(tmp_path, recording):
+    done = convert_file(recording, tmp_path / "copy.wav")
+    assert own_chunks(done.path) == own_chunks(recording)
+    assert done.left_out == ()
+
+
+def test_normalising_in_place_keeps_all_but_the_stated_loudness(recording):
+    before = own_chunks(recording)
+    done = normalise_file(recording, recording)
+    after = own_chunks(recording)
+    assert {name: body for name, body in after.items() if name != b"bext"} == {
+        name: body for name, body in before.items() if name != b"bext"
+    }
+    bext = WavInfoReader(str(recording)).bext
+    assert (bext.description, bext.originator) == ("Rain on a roof", "Recorder 7")
+    assert (bext.time_reference, bext.originator_ref) == (48_000 * 3600, "REF0001")
+    assert bext.loudness_value == pytest.approx(done.loudness.integrated_lufs, abs=0.006)
+    assert after[b"bext"][422:] == BEXT[422:]
+
+
+def test_positions_keep_their_time_at_another_rate(tmp_path, recording):
+    done = convert_file(recording, tmp_path / "new.wav", sample_rate=96_000)
+    found = WavInfoReader(str(done.path), info_encoding="utf-8")
+    assert found.bext.time_reference == 96_000 * 3600
+    cues = found.cues.to_dict()
+    assert {number: (one["frame"], one["label"]) for number, one in cues.items()} == {
+        7: (9_600, "door"),
+        9: (24_000, "window"),
+    }
+    [loop] = found.smpl.sample_loops
+    assert (loop.start, loop.end) == (12_000, 35_999)
+    assert found.smpl.sample_period_ns == round(20_833 / 2)
+    ixml = chunks_of(done.path)[b"iXML"].decode()
+    assert "<TIMESTAMP_SAMPLES_SINCE_MIDNIGHT_LO>345600000<" in ixml
+    assert "<FILE_SAMPLE_RATE>96000<" in ixml
+    assert "<!-- by the recorder --><SCENE>12A</SCENE>" in ixml
+    assert struct.unpack_from("<I", chunks_of(done.path)[b"adtl"], -12 - 4)[0] == 4_800
+    assert done.left_out == ('the chunk "zzzz", whose positions are unknown',)
+
+
+def test_stated_bit_depth_follows_the_file(tmp_path, recording):
+    done = convert_file(recording, tmp_path / "new.wav", bit_depth="PCM_24")
+    expected = IXML.replace(b"DEPTH>16<", b"DEPTH>24<")
+    assert chunks_of(done.path)[b"iXML"].rstrip(b"\0") == expected
+
+
+def test_flac_carries_the_chunks_of_a_wav_file_there_and_back(tmp_path, recording):
+    flac = convert_file(recording, tmp_path / "a.flac")
+    assert flac.left_out == ()
+    assert texts_of(flac.path)["artist"] == "Ann"
+    assert texts_of(flac.path)["isrc"] == "USS1Z9900001"
+    back = convert_file(flac.path, tmp_path / "back.wav")
+    before, after = own_chunks(recording), own_chunks(back.path)
+    assert set(after) == set(before) | {b"CSET"}
+    for name in (b"bext", b"iXML", b"smpl", b"inst", b"cue ", b"zzzz", b"adtl"):
+        assert after[name] == before[name]
+    read = [WavInfoReader(str(one), info_encoding="utf-8").info for one in (recording, back.path)]
+    assert read[0].to_dict() == read[1].to_dict()
+    assert mutagen.wave.WAVE(back.path).tags.getall("PRIV")[0].data == b"\1\2\3"
+    assert np.array_equal(soundfile.read(back.path)[0], soundfile.read(recording)[0])
+
+
+def test_comments_that_changed_in_flac_win_over_its_chunks(tmp_path, recording):
+    flac = convert_file(recording, tmp_path / "a.flac").path
+    tags = mutagen.flac.FLAC(flac)
+    tags["artist"], tags["label"] = "Cleo", "Self"
+    tags.save()
+    back = convert_file(flac, tmp_path / "back.wav").path
+    assert WavInfoReader(str(back), info_encoding="utf-8").info.artist == "Cleo"
+    found = mutagen.wave.WAVE(back).tags
+    assert (str(found["TPE1"]), str(found["TPUB"])) == ("Cleo", "Self")
+
+
+def test_the_reference_decoder_restores_the_wav_file(tmp_path, recording):
+    if shutil.which("flac") is None:
+        pytest.skip("flac is not installed")
+    flac = convert_file(recording, tmp_path / "a.flac").path
+    command = ["flac", "-s", "-d", "--keep-foreign-metadata", "-o", tmp_path / "b.wav", flac]
+    subprocess.run(command, check=True, timeout=LIMIT_SECONDS)
+    assert own_chunks(tmp_path / "b.wav") == own_chunks(recording)
+
+
+@pytest.mark.parametrize("target", ["ogg", "opus", "mp3", "flac"])
+def test_markers_become_chapters_and_the_loop_a_tag(tmp_path, recording, target):
+    done = convert_file(recording, tmp_path / f"new.{target}")
+    chapters = probe(done.path)["chapters"]
+    found = [(float(one["start_time"]), one["tags"]["title"]) for one in chapters]
+    assert found == [(0.1, "door"), (0.25, "window")]
+    tags = mutagen.File(done.path).tags
+    loop = [tags[f"TXXX:{n}" if target == "mp3" else n] for n in ("LOOPSTART", "LOOPLENGTH")]
+    assert [str(one[0] if isinstance(one, list) else one) for one in loop] == ["6000", "12000"]
+    lost = ['the chunk "iXML"', 'the chunk "smpl" but for its first loop', 'the chunk "inst"']
+    lost += ['the chunk "zzzz"', *(["the ID3 frame PRIV"] if target != "mp3" else [])]
+    assert done.left_out == (() if target == "flac" else tuple(lost))
+
+
+def test_chapters_and_loop_tags_become_markers_and_a_loop(tmp_path):
+    path = tmp_path / "a.ogg"
+    soundfile.write(path, sound(), RATE)
+    tags = mutagen.oggvorbis.OggVorbis(path)
+    tags.update({"CHAPTER001": "00:00:00.100", "CHAPTER001NAME": "door", "title": "x"})
+    tags.update({"LOOPSTART": "6000", "LOOPLENGTH": "12000", "TIME_REFERENCE": "4800"})
+    tags["ORIGINATOR"] = "Recorder 7"
+    tags.save()
+    done = convert_file(path, tmp_path / "b.wav", sample_rate=96_000)
+    found = WavInfoReader(str(done.path), info_encoding="utf-8")
+    assert found.cues.to_dict() == {1: {"frame": 9_600, "label": "door"}}
+    assert [(one.start, one.end) for one in found.smpl.sample_loops] == [(12_000, 35_999)]
+    assert (found.bext.originator, found.bext.time_reference) == ("Recorder 7", 9_600)
+    again = convert_file(path, tmp_path / "c.ogg", sample_rate=96_000).path
+    kept = mutagen.oggvorbis.OggVorbis(again)
+    assert (kept["LOOPSTART"], kept["LOOPLENGTH"]) == (["12000"], ["24000"])
+    assert kept["CHAPTER001"] == ["00:00:00.100"]
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_id3_frames_of_every_kind_pass_to_another_mp3(tmp_path, cover, version):
+    make_mp3(tmp_path / "a.mp3", cover, version)
+    before = mutagen.id3.ID3(tmp_path / "a.mp3", translate=False)
+    done = normalise_file(tmp_path / "a.mp3", tmp_path / "b.mp3", target_lufs=-20.0)
+    after = mutagen.id3.ID3(done.file.path, translate=False)
+    assert after.version == before.version
+    for name, frame in before.items():
+        assert repr(after[name]) == repr(frame)
+    assert done.left_out == ()
+
+
+def test_compressed_id3_frames_pass_as_they_are(tmp_path):
+    body = struct.pack(">I", 6) + zlib.compress(b"\0title")
+    frame = struct.pack(">4sIH", b"TIT2", len(body), 0x80) + body
+    size = bytes(len(frame) >> shift & 0x7F for shift in (21, 14, 7, 0))
+    soundfile.write(tmp_path / "plain.mp3", sound(), RATE)
+    path = tmp_path / "a.mp3"
+    path.write_bytes(b"ID3\3\0\0" + size + frame + (tmp_path / "plain.mp3").read_bytes())
+    assert str(mutagen.id3.ID3(convert_file(path, tmp_path / "b.mp3").path)["TIT2"]) == "title"
+    assert convert_file(path, tmp_path / "b.ogg").left_out == ("the ID3 frame TIT2",)
+
+
+def test_id3v1_and_ape_tags_are_read(tmp_path):
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, sound(), RATE)
+    ape = mutagen.apev2.APEv2()
+    ape["Composer"] = "Ben"
+    ape.save(path)
+    with path.open("ab") as file:
+        file.write(struct.pack("<3s30s30s30s4s30sB", b"TAG", b"Old", b"Ann", b"", b"1999", b"", 17))
+    found = texts_of(convert_file(path, tmp_path / "b.flac").path)
+    assert (found["title"], found["artist"], found["date"]) == ("Old", "Ann", "1999")
+    assert found["composer"] == "Ben"
+
+
+def aiff_chunk(name, body):
+    return struct.pack(">4sI", name, len(body)) + body + bytes(len(body) % 2)
+
+
+def test_aiff_texts_markers_and_loop_are_read(tmp_path):
+    path = tmp_path / "a.aiff"
+    soundfile.write(path, sound(), RATE, "PCM_16")
+    marks = struct.pack(">H", 3) + b"".join(
+        struct.pack(">hIB", number, frame, len(name)) + name + bytes((len(name) + 1) % 2)
+        for number, frame, name in ((1, 4_800, b"door"), (2, 6_000, b"in"), (3, 18_000, b"out"))
+    )
+    inst = bytes([57, 0, 0, 127, 1, 127, 0, 0]) + struct.pack(">6h", 1, 2, 3, 0, 0, 0)
+    added = aiff_chunk(b"NAME", b"Roof") + aiff_chunk(b"AUTH", b"Ann")
+    added += aiff_chunk(b"MARK", marks) + aiff_chunk(b"INST", inst) + aiff_chunk(b"APPL", b"abcd")
+    data = path.read_bytes() + added
+    path.write_bytes(data[:4] + struct.pack(">I", len(data) - 8) + data[8:])
+    done = convert_file(path, tmp_path / "b.wav")
+    found = WavInfoReader(str(done.path), info_encoding="utf-8")
+    assert (found.info.title, found.info.artist) == ("Roof", "Ann")
+    assert found.cues.to_dict() == {1: {"frame": 4_800, "label": "door"}}
+    assert [(one.start, one.end) for one in found.smpl.sample_loops] == [(6_000, 17_999)]
+    assert done.left_out == ('the chunk "APPL"',)
+
+
+def test_aiff_id3_chunk_is_read(tmp_path, cover):
+    path = tmp_path / "a.aiff"
+    soundfile.write(path, sound(), RATE, "PCM_16")
+    file = mutagen.aiff.AIFF(path)
+    file.add_tags()
+    file.tags.add(mutagen.id3.TPE1(text=["Ann"]))
+    file.tags.add(mutagen.id3.APIC(mime="image/png", type=3, desc="", data=cover))
+    file.save()
+    done = convert_file(path, tmp_path / "b.flac").path
+    assert texts_of(done)["artist"] == "Ann"
+    assert pictures_of(done) == [cover]
+
+
+def test_a_type_whose_metadata_is_not_read_is_named(tmp_path):
+    soundfile.write(tmp_path / "a.caf", sound(), RATE, "PCM_16")
+    done = convert_file(tmp_path / "a.caf", tmp_path / "b.wav")
+    assert done.left_out == ("the metadata of CAF files, which is not read",)
+
+
+def test_blocks_of_a_flac_file_pass_to_another_one(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, sound(), RATE)
+    tags = mutagen.flac.FLAC(path)
+    block = mutagen.flac.MetadataBlock(b"abcdsettings")
+    block.code = 2
+    tags.metadata_blocks.append(block)
+    tags["title"] = ["one", "two"]
+    tags.save()
+    done = convert_file(path, tmp_path / "b.flac").path
+    codes = {one.code: one.write() for one in mutagen.flac.FLAC(done).metadata_blocks if one.code}
+    assert codes[2] == b"abcdsettings"
+    assert mutagen.flac.FLAC(done)["title"] == ["one", "two"]
+    left = convert_file(path, tmp_path / "b.ogg").left_out
+    assert left == ("the cue sheet and application blocks of FLAC",)
+
+
+def test_old_gains_are_replaced_and_those_of_the_album_named(tmp_path, tagged):
+    source = tagged("flac")
+    tags = mutagen.flac.FLAC(source)
+    tags.update({"replaygain_track_gain": "+9.00 dB", "replaygain_album_gain": "-1.00 dB"})
+    tags.save()
+    same = convert_file(source, tmp_path / "same.ogg")
+    found = mutagen.oggvorbis.OggVorbis(same.path)
+    assert found["replaygain_album_gain"] == ["-1.00 dB"]
+    assert len(found["replaygain_track_gain"]) == 1
+    assert found["replaygain_track_gain"] != ["+9.00 dB"]
+    louder = normalise_file(source, tmp_path / "new.ogg")
+    assert louder.left_out == ("replaygain_album_gain, which is for the old levels",)
+    assert "replaygain_album_gain" not in mutagen.oggvorbis.OggVorbis(louder.file.path)
+
+
+def test_what_others_add_to_a_take_stays_in_it(tmp_path, cover):
+    facts = TakeFacts(prompt="warm house", seed=7, engine="composer", bpm=124.0, bars=1)
+    path = write_wav(tmp_path / "take.wav", sound(), RATE, facts=facts).path
+    tags = mutagen.wave.WAVE(path)
+    tags.tags.add(mutagen.id3.TPE1(text=["Ann"]))
+    tags.tags.add(mutagen.id3.TIT2(text=["My song"]))
+    tags.tags.add(mutagen.id3.APIC(mime="image/png", type=3, desc="", data=cover))
+    tags.save()
+    for name in ("flac", "mp3", "ogg", "wav"):
+        done = convert_file(path, tmp_path / f"new.{name}")
+        assert done.left_out == ()
+        found = read_facts(done.path)
+        assert (found.prompt, found.seed, found.bpm) == ("warm house", 7, 124.0)
+        assert texts_of(done.path)["artist"] == "Ann"
+        assert texts_of(done.path)["title"] == "My song"
+        assert pictures_of(done.path) == [cover]
+
+
+@pytest.mark.parametrize("date", ["1999", "1999-05", "1999-05-06", "May 1999", "1999-05-06T07:08"])
+@pytest.mark.parametrize("target", ["mp3", "wav"])
+def test_dates_keep_all_they_say(tmp_path, date, target):
+    soundfile.write(tmp_path / "a.flac", sound(), RATE)
+    tags = mutagen.flac.FLAC(tmp_path / "a.flac")
+    tags["date"] = date
+    tags.save()
+    middle = convert_file(tmp_path / "a.flac", tmp_path / f"b.{target}").path
+    back = convert_file(middle, tmp_path / "c.flac").path
+    assert mutagen.flac.FLAC(back)["date"] == [date]
+
+
+def test_damaged_tags_are_named_and_the_audio_is_converted(tmp_path):
+    soundfile.write(tmp_path / "plain.wav", sound(), RATE)
+    bad = riff_chunk(b"id3 ", b"ID3\x03\0\0\x7f\x7f\x7f\x7fshort")
+    data = (tmp_path / "plain.wav").read_bytes() + bad
+    (tmp_path / "a.wav").write_bytes(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])
+    done = convert_file(tmp_path / "a.wav", tmp_path / "b.mp3")
+    assert done.left_out == ('the chunk "id3", which is damaged',)
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    place=st.integers(44, 2_000),
+    new=st.binary(min_size=1, max_size=8),
+    cut=st.none() | st.integers(44, 2_000),
+)
+def test_damaged_chunks_are_carried_or_named(tmp_path, recording, place, new, cut):
+    sounding = recording.read_bytes()
+    start = sounding.index(b"bext")
+    damaged = bytearray(sounding[:44] + sounding[start:])
+    damaged[40:44] = bytes(4)  # the size of no samples
+    damaged[place : place + len(new)] = new
+    path = tmp_path / "damaged.wav"
+    path.write_bytes(damaged[:cut])
+    file = AudioFile(path, RATE, 1, FRAMES, "WAV", "PCM_16", len(damaged))
+    carried = read_carried(file).without_old_levels(new_levels=True).at_rate(44_100)
+    silent = Loudness(*[-math.inf] * 6)
+    form = WavFormat(1, FRAMES, 44_100, 16, is_float=False)
+    for kind in (carried.kind, "flac"):
+        chunks = build_carried_chunks(
+            replace(carried, kind=kind),
+            TakeFacts(),
+            form,
+            dithered=False,
+            loudness=silent,
+            new_levels=True,
+        )
+        assert len(chunks) % 2 == 0
+    assert isinstance(list_lost(carried, "mp3"), tuple)
+
+
+def test_dj_software_reads_tempo_key_and_title_of_a_take(tmp_path):
+    facts = TakeFacts(prompt="warm house", bpm=124.0, key="C# minor", genre="house")
+    path = write_wav(tmp_path / "take.wav", sound(), RATE, facts=facts).path
+    tags = mutagen.wave.WAVE(path).tags
+    found = [str(tags[name]) for name in ("TIT2", "TBPM", "TKEY", "TCON")]
+    assert found == ["warm house", "124", "C#m", "house"]
+    assert tags.version == (2, 3, 0)
+
+
+def test_the_field_that_a_dj_program_needs_for_itself_is_not_written(tmp_path):
+    facts = TakeFacts(prompt="warm house", bpm=124.0, key="C# minor")
+    path = write_wav(tmp_path / "take.wav", sound(), RATE, facts=facts).path
+    tags = mutagen.flac.FLAC(convert_file(path, tmp_path / "a.flac").path)
+    assert "KEY" not in tags
+    assert tags["INITIALKEY"] == ["C#m"]
+    assert not re.search(r"(^|\W)KEY=", str(tags.tags.pprint()), re.MULTILINE)
