@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from services.audio.arrays import as_audio, check_sample_rate
+from services.audio.arrays import LOWEST_MEASURED_RATE_HZ, as_audio, check_measured_rate
 from services.audio.features import Features, compute_features
 from services.audio.key import Key, find_key
 from services.audio.loudness import Loudness, measure_source
@@ -50,16 +50,16 @@ def analyse(
 
     Args:
         signal: see `as_audio`.
-        sample_rate: 8000 to 192000 Hz.
+        sample_rate: 1000 to 192000 Hz.
         hint_bpm: the requested tempo, see `estimate_tempo`.
         loudness: the loudness of this signal, if already measured.
 
     Raises:
         TypeError: not a tensor or array, or a sample rate that is not an integer.
-        ValueError: see `as_audio`, `check_sample_rate` and `estimate_tempo`.
+        ValueError: see `as_audio`, `check_measured_rate` and `estimate_tempo`.
     """
     audio = as_audio(signal)
-    source = ArraySource(audio, check_sample_rate(sample_rate))
+    source = ArraySource(audio, check_measured_rate(sample_rate))
     return analyse_source(source, hint_bpm, loudness)
 
 
@@ -71,7 +71,7 @@ def analyse_file(path: str | os.PathLike[str], hint_bpm: float | None = None) ->
         UnreadableAudioError: see `open_audio` and `AudioFile.blocks`.
         ValueError: the hint is not a positive number.
     """
-    return analyse_source(open_audio(path), hint_bpm)
+    return analyse_source(open_audio(path, LOWEST_MEASURED_RATE_HZ), hint_bpm)
 
 
 def analyse_source(

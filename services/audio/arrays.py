@@ -15,6 +15,8 @@ MAX_CHANNELS = 2
 LOUDEST_SAMPLE = 1e5
 """100 dB above full scale. Encoders fail on higher values."""
 LOWEST_RATE_HZ = 8_000
+LOWEST_MEASURED_RATE_HZ = 1_000
+"""Audio at less than `LOWEST_RATE_HZ` can be measured, but not written."""
 HIGHEST_RATE_HZ = 192_000
 
 
@@ -57,19 +59,24 @@ def has_valid_samples(audio: Audio) -> bool:
     return bool(np.abs(audio).max() <= LOUDEST_SAMPLE)
 
 
-def check_sample_rate(sample_rate: int) -> int:
+def check_sample_rate(sample_rate: int, lowest: int = LOWEST_RATE_HZ) -> int:
     """Return the rate in Hz as a plain int.
 
     Raises:
         TypeError: not an integer.
-        ValueError: outside 8000 to 192000 Hz.
+        ValueError: outside `lowest` to 192000 Hz.
     """
     rate = operator.index(sample_rate)
-    if not LOWEST_RATE_HZ <= rate <= HIGHEST_RATE_HZ:
+    if not lowest <= rate <= HIGHEST_RATE_HZ:
         raise ValueError(
-            f"Unsupported sample rate {rate} Hz; expected {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz."
+            f"Unsupported sample rate {rate} Hz; expected {lowest} to {HIGHEST_RATE_HZ} Hz."
         )
     return rate
+
+
+def check_measured_rate(sample_rate: int) -> int:
+    """Return the rate of audio to measure like `check_sample_rate`: 1000 to 192000 Hz."""
+    return check_sample_rate(sample_rate, LOWEST_MEASURED_RATE_HZ)
 
 
 def _to_numpy(signal: Any) -> NDArray[Any]:

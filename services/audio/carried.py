@@ -33,6 +33,8 @@ _LEVELS = re.compile(r"(REPLAYGAIN|R128|MP3GAIN)_.*|ITUNNORM|COMMENT:ITUNNORM", 
 _TRACK_LEVELS = re.compile(
     r"REPLAYGAIN_(TRACK_(GAIN|PEAK)|REFERENCE_LOUDNESS)|R128_TRACK_GAIN", re.IGNORECASE
 )
+# iTunes' count of the samples that its encoder added would cut the new file.
+_OF_ENCODING = re.compile(r"(COMMENT:)?ITUNSMPB", re.IGNORECASE)
 _ALL_LEVEL_CHUNKS = {b"PEAK", b"levl", b"md5 ", b"MD5 "}
 
 
@@ -118,16 +120,18 @@ class Carried:
                 case; that of its album is kept as long as the levels are.
         """
         stale = _LEVELS if new_levels else _TRACK_LEVELS
-        lost = [name for name, _ in self.texts if stale.fullmatch(name)]
+        lost = [
+            name for name, _ in self.texts if stale.fullmatch(name) or _OF_ENCODING.fullmatch(name)
+        ]
         again = [name for name in lost if not _TRACK_LEVELS.fullmatch(name)]
         chunks = [one for one in self.chunks if one[0] in _ALL_LEVEL_CHUNKS]
         return replace(
             self,
-            texts=tuple(one for one in self.texts if not stale.fullmatch(one[0])),
+            texts=tuple(one for one in self.texts if one[0] not in lost),
             chunks=tuple(one for one in self.chunks if one[0] not in _ALL_LEVEL_CHUNKS),
             left_out=(
                 *self.left_out,
-                *(f"{name}, which is for the old levels" for name in dict.fromkeys(again)),
+                *(f"{name}, which is for the old file" for name in dict.fromkeys(again)),
                 *(f"{describe_chunk(name)}, which is for the old samples" for name, _ in chunks),
             ),
         )

@@ -24,6 +24,7 @@ from services.audio.id3_tags import (
     list_pictures,
     list_texts,
     list_untranslatable,
+    without_gains,
 )
 from services.audio.key_names import abbreviate_key
 from services.audio.riff import (
@@ -113,6 +114,16 @@ def _is_own_tag(tag: Id3Frames | None, known: Collection[tuple[str, str]]) -> bo
     if tag is None or list_pictures(tag) or list_untranslatable(tag) or list_markers(tag, 1):
         return False
     return Carried(sample_rate=1, texts=tuple(list_texts(tag))).without_texts(known).texts == ()
+
+
+def drop_old_levels(carried: Carried, *, new_levels: bool) -> Carried:
+    """Return the same without gains and peaks that no longer hold, in ID3 frames too."""
+    carried = carried.without_old_levels(new_levels=new_levels)
+    if carried.frames is None or not new_levels:
+        return carried
+    frames, names = without_gains(carried.frames)
+    notes = (f"the ID3 frame {name}, which is for the old file" for name in names)
+    return replace(carried, frames=frames, left_out=(*carried.left_out, *notes))
 
 
 def _is_of_takes(chunk: Chunk) -> bool:
@@ -221,7 +232,8 @@ def _drop_id3_levels(body: bytes, carried: Carried, *, new_levels: bool) -> byte
         return body
     texts = Carried(sample_rate=carried.sample_rate, texts=tuple(list_texts(tag)))
     valid = texts.without_old_levels(new_levels=new_levels).texts
-    if valid == texts.texts:
+    gained = new_levels and any(name in body for name in (b"RVA2", b"RVAD"))
+    if valid == texts.texts and not gained:
         return body
     rate = carried.sample_rate
     built = build_id3(

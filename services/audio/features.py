@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from services.audio.arrays import as_audio, check_sample_rate
+from services.audio.arrays import as_audio, check_measured_rate
 from services.audio.loudness import decibels
 from services.audio.onsets import find_onsets
 from services.audio.periods import measure_clarity
@@ -82,14 +82,14 @@ def measure_features(signal: Any, sample_rate: int) -> Features:
 
     Args:
         signal: see `as_audio`.
-        sample_rate: 8000 to 192000 Hz.
+        sample_rate: 1000 to 192000 Hz.
 
     Raises:
         TypeError: not a tensor or array, or a sample rate that is not an integer.
-        ValueError: see `as_audio` and `check_sample_rate`.
+        ValueError: see `as_audio` and `check_measured_rate`.
     """
     audio = as_audio(signal)
-    summary = summarise_signal(ArraySource(audio, check_sample_rate(sample_rate)))
+    summary = summarise_signal(ArraySource(audio, check_measured_rate(sample_rate)))
     spectrum = compute_spectrum(summary)
     onsets = find_onsets(spectrum)
     return compute_features(summary, spectrum, onsets, find_tempo(onsets))

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import time
+import unicodedata
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -40,10 +41,18 @@ class AudioFileManager:
     Days are UTC. A relative path starts at the working folder if it then lies in the base folder
     (as the results of `get_output_path` do), otherwise at the base folder. Links are neither
     followed nor listed. A path outside the base folder is a ValueError.
+
+    Args:
+        base_dir: the base folder.
+        create: create it. Where that is impossible, files can still be listed and read.
     """
 
-    def __init__(self, base_dir: AnyPath = "data/outputs") -> None:
+    def __init__(self, base_dir: AnyPath = "data/outputs", *, create: bool = True) -> None:
         self.base_dir = Path(base_dir)
+        if create:
+            # A disk that cannot be written says so with the first file.
+            with suppress(OSError):
+                self.base_dir.mkdir(parents=True, exist_ok=True)
 
     def get_output_path(
         self,
@@ -55,9 +64,9 @@ class AudioFileManager:
         """Return the path for the file of a job: `base_dir/YYYY/MM/DD/job_id.wav`.
 
         Args:
-            job_id: up to 128 letters and digits, also of other scripts as far as they have no
-                combining marks, `.`, `_` and `-`; at most 200 bytes in UTF-8. It neither begins
-                with `.` or `-` nor ends with `.`. It may end with the extension.
+            job_id: up to 128 letters, marks and digits of any script, `.`, `_` and `-`; at most
+                200 bytes in UTF-8. It begins with a letter, a digit or `_` and does not end with
+                `.`. It may end with the extension.
             extension: with or without its dot.
             create_dirs: create the folder.
             date: the day; today by default.
@@ -66,7 +75,10 @@ class AudioFileManager:
             ValueError: the id or extension is not a plain name, or a folder is a link that leads
                 out of the base folder.
         """
-        if not _JOB_ID.fullmatch(job_id) or len(job_id.encode()) > _LONGEST_ID_BYTES:
+        # Scripts such as Devanagari and Thai write vowels as marks, which are not in `\w`.
+        plain = "".join("_" if _is_mark(char) else char for char in job_id[1:])
+        is_plain = _JOB_ID.fullmatch(job_id[:1] + plain)
+        if not is_plain or len(job_id.encode()) > _LONGEST_ID_BYTES:
             raise ValueError(
                 f"Invalid job id {job_id!r}: use up to 128 letters, digits, '.', '_' and '-', "
                 f"and no more than {_LONGEST_ID_BYTES} bytes."
@@ -241,6 +253,10 @@ class AudioFileManager:
 
     def _files(self) -> list[StoredFile]:
         return [file for file in scan(self.base_dir) if not file.is_temporary]
+
+
+def _is_mark(char: str) -> bool:
+    return unicodedata.category(char).startswith("M")
 
 
 def _to_utc_day(moment: Day | None) -> dt.date:

@@ -112,6 +112,18 @@ def _list_safe_frames(frames: Any) -> dict[str, Any]:
     return {name: uncompressed(base) for name, base in known.items()}
 
 
+def without_gains(tag: Id3Frames) -> tuple[Id3Frames, list[str]]:
+    """Return a tag without the frames that set the level of a player, and their names."""
+    found = [name for name in ("RVA2", "RVAD") if tag.raw.getall(name) or tag.plain.getall(name)]
+    if not found:
+        return tag, []
+    raw, plain = copy.deepcopy(tag.raw), copy.deepcopy(tag.plain)
+    for name in found:
+        raw.delall(name)
+        plain.delall(name)
+    return Id3Frames(raw, plain, tag.version), found
+
+
 def list_texts(tag: Id3Frames) -> list[tuple[str, str]]:
     """Return the texts of a tag as Vorbis comments."""
     frames = tag.plain.values()

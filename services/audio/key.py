@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from services.audio.arrays import as_audio, check_sample_rate
+from services.audio.arrays import as_audio, check_measured_rate
 from services.audio.sources import ArraySource
 from services.audio.spectrum import compute_magnitudes, frequencies
 from services.audio.summary import ANALYSIS_RATE, ramp, summarise_signal
@@ -80,14 +80,14 @@ def estimate_key(signal: Any, sample_rate: int) -> Key | None:
 
     Args:
         signal: see `as_audio`; only the first ten minutes count.
-        sample_rate: 8000 to 192000 Hz.
+        sample_rate: 1000 to 192000 Hz.
 
     Raises:
         TypeError: not a tensor or array, or a sample rate that is not an integer.
-        ValueError: see `as_audio` and `check_sample_rate`.
+        ValueError: see `as_audio` and `check_measured_rate`.
     """
     audio = as_audio(signal)
-    return find_key(summarise_signal(ArraySource(audio, check_sample_rate(sample_rate))).mono)
+    return find_key(summarise_signal(ArraySource(audio, check_measured_rate(sample_rate))).mono)
 
 
 def find_key(mono: Spectra) -> Key | None:

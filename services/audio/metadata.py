@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from services.audio.arrays import as_audio, check_sample_rate
+from services.audio.arrays import LOWEST_MEASURED_RATE_HZ, as_audio, check_measured_rate
 from services.audio.features import measure_dynamic_range
 from services.audio.key import find_key
 from services.audio.loudness import finite_or_none, measure_source
@@ -44,7 +44,7 @@ class AudioMetadataExtractor:
             RuntimeError: the file has no usable audio.
         """
         try:
-            file = open_audio(audio_path)
+            file = open_audio(audio_path, LOWEST_MEASURED_RATE_HZ)
             facts = {"file_size_bytes": file.bytes, "bit_depth": file.bit_depth}
             return self._extract(file, facts, compute_stats)
         except UnreadableAudioError as error:
@@ -57,10 +57,10 @@ class AudioMetadataExtractor:
 
         Raises:
             TypeError: not a tensor or array, or a sample rate that is not an integer.
-            ValueError: see `as_audio` and `check_sample_rate`.
+            ValueError: see `as_audio` and `check_measured_rate`.
         """
         audio = as_audio(audio_tensor)
-        source = ArraySource(audio, check_sample_rate(sample_rate))
+        source = ArraySource(audio, check_measured_rate(sample_rate))
         return self._extract(source, {"file_size_bytes": None, "bit_depth": None}, compute_stats)
 
     def get_info(self) -> dict[str, Any]:

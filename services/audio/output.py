@@ -6,7 +6,6 @@ import errno
 import math
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +15,7 @@ from services.audio.encoding import AudioFormat, encode
 from services.audio.loudness import Loudness, decibels, measure_source
 from services.audio.mastering import Flag, MasterPlan, plan_master
 from services.audio.reading import UnreadableAudioError, open_audio
+from services.audio.resampling import resample
 from services.audio.truepeak import METER_ERROR_DB, ShortFilterFollower
 from services.audio.wav import BITS, atomic_wav_stream
 from services.audio.wav_chunks import WavFormat
@@ -82,7 +82,7 @@ def write_output(
         ValueError: the audio is too short for the sample rate.
         RuntimeError: the file cannot be written.
     """
-    source = _resample(source, output_format.sample_rate)
+    source = resample(source, output_format.sample_rate)
     if output_format.audio_format.name == "wav":
         return _write_wav_output(stack, path, source, output_format)
     file = stack.enter_context(atomic_file(path, output_format.audio_format.label))
@@ -175,39 +175,6 @@ class _CountingSource:
             yield block
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _ResampledSource:
-    """A source at another rate, of the same length and not shifted (soxr VHQ, linear phase)."""
-
-    source: Source
-    sample_rate: int
-
-    @property
-    def channels(self) -> int:
-        return self.source.channels
-
-    def blocks(self) -> Iterator[Audio]:
-        import soxr  # type: ignore[import-untyped]  # ships neither stubs nor py.typed
-
-        stream = soxr.ResampleStream(
-            self.source.sample_rate, self.sample_rate, self.channels, "float32", "VHQ"
-        )
-        frames = 0
-        for block in chain(self.source.blocks(), [None]):
-            frames_in = np.empty((0, self.channels), np.float32) if block is None else block.T
-            resampled = stream.resample_chunk(np.ascontiguousarray(frames_in), last=block is None)
-            # The filter delays its output: the first blocks may give no samples.
-            if resampled.size:
-                frames += len(resampled)
-                yield np.ascontiguousarray(resampled.reshape(-1, self.channels).T)
-        if not frames:
-            raise ValueError(f"The audio is too short: it has no samples at {self.sample_rate} Hz.")
-
-
-def _resample(source: Source, sample_rate: int) -> Source:
-    return source if source.sample_rate == sample_rate else _ResampledSource(source, sample_rate)
-
-
 def _encode(file: AtomicFile, source: Source, output_format: OutputFormat) -> _Decoded:
     """Encode into the temporary file, decode that again and measure it."""
     with file.explain_errors():
@@ -244,7 +211,7 @@ def _encode_to_levels(
     """Master and encode until the decoded file has the levels; attenuate if that fails."""
     lufs, ceiling, gain = target_lufs, true_peak_dbtp, 1.0
     for attempt in range(_MAX_REMASTERS + _MAX_ATTENUATIONS):
-        mastered = _resample(_MasteredSource(source, plan, gain), output_format.sample_rate)
+        mastered = resample(_MasteredSource(source, plan, gain), output_format.sample_rate)
         decoded = _encode(file, mastered, output_format)
         excess_db = decoded.highest_peak_dbtp + METER_ERROR_DB - true_peak_dbtp
         missing_lu = target_lufs - decoded.loudness.integrated_lufs

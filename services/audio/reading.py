@@ -92,13 +92,17 @@ class AudioFile:
         return np.concatenate(list(self.blocks()), axis=1)
 
 
-def open_audio(path: str | os.PathLike[str]) -> AudioFile:
+def open_audio(path: str | os.PathLike[str], lowest_rate_hz: int = LOWEST_RATE_HZ) -> AudioFile:
     """Read and check the header of a file.
+
+    Args:
+        path: the file.
+        lowest_rate_hz: to measure a file, `LOWEST_MEASURED_RATE_HZ` will do.
 
     Raises:
         FileNotFoundError: the file does not exist.
         UnreadableAudioError: not a file, not audio, no samples, more than two channels, or a sample
-            rate outside 8 to 192 kHz.
+            rate outside `lowest_rate_hz` to 192 kHz.
         OSError: the machine starts no process to read it in.
     """
     target = Path(path)
@@ -110,10 +114,10 @@ def open_audio(path: str | os.PathLike[str]) -> AudioFile:
         raise UnreadableAudioError(f"{target} is not a file.")
     with _decode(target, frames=0) as decoding:
         found = AudioFile(path=target, bytes=target.stat().st_size, **decoding.about)
-    if not LOWEST_RATE_HZ <= found.sample_rate <= HIGHEST_RATE_HZ:
+    if not lowest_rate_hz <= found.sample_rate <= HIGHEST_RATE_HZ:
         raise UnreadableAudioError(
             f"{target} has a sample rate of {found.sample_rate} Hz; "
-            f"convert it to {LOWEST_RATE_HZ} to {HIGHEST_RATE_HZ} Hz first."
+            f"convert it to {lowest_rate_hz} to {HIGHEST_RATE_HZ} Hz first."
         )
     if not 1 <= found.channels <= MAX_CHANNELS:
         raise UnreadableAudioError(

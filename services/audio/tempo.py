@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from services.audio.arrays import as_audio, check_sample_rate
+from services.audio.arrays import as_audio, check_measured_rate
 from services.audio.beats import find_bar
 from services.audio.onsets import find_onsets
 from services.audio.periods import (
@@ -101,16 +101,16 @@ def estimate_tempo(signal: Any, sample_rate: int, hint_bpm: float | None = None)
 
     Args:
         signal: see `as_audio`; only the first ten minutes count.
-        sample_rate: 8000 to 192000 Hz.
+        sample_rate: 1000 to 192000 Hz.
         hint_bpm: the requested tempo. It decides between a tempo and its multiples and favours
             tempi within 12 % of it, if the music allows them.
 
     Raises:
         TypeError: not a tensor or array, or a sample rate that is not an integer.
-        ValueError: see `as_audio` and `check_sample_rate`; or the hint is not a positive number.
+        ValueError: see `as_audio` and `check_measured_rate`; or the hint is not a positive number.
     """
     audio = as_audio(signal)
-    rate = check_sample_rate(sample_rate)
+    rate = check_measured_rate(sample_rate)
     return find_tempo(
         find_onsets(compute_spectrum(summarise_signal(ArraySource(audio, rate)))), hint_bpm
     )

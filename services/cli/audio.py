@@ -268,9 +268,10 @@ _HEADINGS = ("file", "s", "LUFS", "dBTP", "LU", "bpm", "key")
 
 def _analyze_file(path: Path, hint_bpm: float | None) -> _Report:
     from services.audio import TakeFacts, UnreadableAudioError, analyse_file, open_audio, read_facts
+    from services.audio.arrays import LOWEST_MEASURED_RATE_HZ
 
     with audio_errors():
-        file = open_audio(path)
+        file = open_audio(path, LOWEST_MEASURED_RATE_HZ)
         analysis = analyse_file(path, hint_bpm)
         try:
             facts = read_facts(path)

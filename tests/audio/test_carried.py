@@ -527,8 +527,31 @@ def test_old_gains_are_replaced_and_those_of_the_album_named(tmp_path, tagged):
     assert len(found["replaygain_track_gain"]) == 1
     assert found["replaygain_track_gain"] != ["+9.00 dB"]
     louder = normalise_file(source, tmp_path / "new.ogg")
-    assert louder.left_out == ("replaygain_album_gain, which is for the old levels",)
+    assert louder.left_out == ("replaygain_album_gain, which is for the old file",)
     assert "replaygain_album_gain" not in mutagen.oggvorbis.OggVorbis(louder.file.path)
+
+
+def test_levels_and_lengths_of_the_old_encoding_do_not_reach_a_player(tmp_path, tagged):
+    source = tagged("mp3")
+    tags = mutagen.id3.ID3(source)
+    tags.add(mutagen.id3.COMM(encoding=0, lang="eng", desc="iTunSMPB", text=[" 0 840 1C0 1B68"]))
+    tags.add(mutagen.id3.COMM(encoding=0, lang="eng", desc="iTunNORM", text=[" 0000 0000"]))
+    tags.add(mutagen.id3.RVA2(desc="track", channel=1, gain=-6.0, peak=1.0))
+    tags.save(source)
+    same = convert_file(source, tmp_path / "same.mp3")
+    found = mutagen.id3.ID3(same.path)
+    assert "COMM:iTunSMPB:eng" not in found
+    assert {"COMM:iTunNORM:eng", "RVA2:track"} <= set(found)
+    for target in ("mp3", "wav"):
+        louder = normalise_file(same.path, tmp_path / f"louder.{target}")
+        assert louder.left_out == (
+            "COMMENT:iTunNORM, which is for the old file",
+            "the ID3 frame RVA2, which is for the old file",
+        )
+        kept = str(list(mutagen.File(louder.file.path).tags))
+        assert "PRIV" in kept
+        assert "NORM" not in kept
+        assert "RVA2" not in kept
 
 
 def test_what_others_add_to_a_take_stays_in_it(tmp_path, cover):

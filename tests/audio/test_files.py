@@ -57,18 +57,30 @@ def test_datetime_is_converted_to_its_utc_day(manager):
 
 @given(date=st.dates())
 def test_path_of_any_date_is_in_a_day_folder(date):
-    path = AudioFileManager("base").get_output_path("job", create_dirs=False, date=date)
+    manager = AudioFileManager("base", create=False)
+    path = manager.get_output_path("job", create_dirs=False, date=date)
     relative = path.relative_to("base").as_posix()
     assert relative == f"{date.isoformat().replace('-', '/')}/job.wav"
     assert StoredFile(Path("base"), relative, 0, 0.0, 0.0).is_in_day_folder
 
 
-def test_default_folder_is_not_created_early(tmp_path, monkeypatch):
+def test_base_folder_is_created_at_once(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     manager = AudioFileManager()
+    assert manager.get_info()["base_dir_exists"]
     path = manager.get_output_path("job", create_dirs=False, date=DAY)
     assert str(path) == "data/outputs/2025/11/07/job.wav"
-    assert not names_in(tmp_path)
+    assert names_in(tmp_path / "data" / "outputs") == []
+
+
+def test_base_folder_is_created_only_on_request(tmp_path):
+    AudioFileManager(tmp_path / "outputs", create=False)
+    assert names_in(tmp_path) == []
+
+
+def test_a_base_folder_that_cannot_be_created_is_empty(tmp_path):
+    (tmp_path / "file").touch()
+    assert AudioFileManager(tmp_path / "file" / "outputs").list_files() == []
 
 
 @pytest.mark.parametrize("extension", ["flac", ".flac"])
@@ -82,13 +94,15 @@ def test_extension_of_an_id_is_not_repeated(manager, job_id):
     assert manager.get_output_path(job_id, ".flac").name == f"{job_id}.flac"
 
 
-@pytest.mark.parametrize("job_id", ["é", "ритм-7", "拍子", "beat_\u0661"])
+@pytest.mark.parametrize(
+    "job_id", ["é", "e\u0301", "ритм-7", "拍子", "राग", "จังหวะ", "beat_\u0661"]
+)
 def test_id_may_be_in_any_script(manager, job_id):
     assert manager.get_output_path(job_id).name == f"{job_id}.wav"
 
 
 BAD_IDS = ["", ".", "..", "a/b", "../a", "/etc/passwd", "a\\b", "a\0b", "a\n", ".hidden", "-x",
-           "a.", "a b", "x" * 129, "拍" * 100]  # fmt: skip
+           "a.", "a b", "\u0301a", "x" * 129, "拍" * 100]  # fmt: skip
 
 
 @pytest.mark.parametrize("job_id", BAD_IDS)
@@ -97,7 +111,7 @@ def test_invalid_job_id_is_refused(manager, job_id):
         manager.get_output_path(job_id)
     with pytest.raises(ValueError, match="Invalid job id"):
         manager.file_exists(job_id)
-    assert not manager.base_dir.exists()
+    assert names_in(manager.base_dir) == []
 
 
 @pytest.mark.parametrize("extension", ["", ".", "/wav", "../x", ".w/v", ".wav ", ".tar.gz"])
@@ -223,7 +237,6 @@ def test_no_path_reaches_outside(tmp_path, monkeypatch, index):
 
 def test_day_folder_that_links_outside_is_refused(tmp_path, manager):
     (tmp_path / "secret").mkdir()
-    manager.base_dir.mkdir()
     (manager.base_dir / "2025").symlink_to(tmp_path / "secret")
     with pytest.raises(ValueError, match="outside"):
         manager.get_output_path("job", date=DAY)
@@ -289,6 +302,7 @@ def test_list_can_be_filtered_by_extension(manager, extension):
 
 
 def test_missing_base_folder_is_empty(manager):
+    manager.base_dir.rmdir()
     assert manager.list_files() == []
     assert manager.cleanup_old_files() == 0
     assert manager.cleanup_empty_directories() == 0
@@ -413,7 +427,6 @@ def test_only_empty_folders_are_deleted(manager):
 
 
 def test_empty_base_folder_is_kept(manager):
-    manager.base_dir.mkdir()
     assert manager.cleanup_empty_directories() == 0
     assert manager.base_dir.is_dir()
 
@@ -443,6 +456,7 @@ def test_statistics_of_an_empty_folder(manager):
 
 
 def test_info_has_the_existence_of_the_folder(manager):
+    manager.base_dir.rmdir()
     info = manager.get_info()
     assert (info["base_dir"], info["base_dir_exists"]) == (str(manager.base_dir), False)
     assert info["free_bytes"] is None

@@ -170,6 +170,24 @@ def test_weighting_equals_the_table_of_the_standard_at_48_khz():
     assert weighted_power(impulse, 48_000) == pytest.approx(np.square(signal), rel=1e-6, abs=1e-8)
 
 
+@pytest.mark.parametrize("rate", [1_000, 2_205, 4_000, 7_999])
+@pytest.mark.parametrize("frequency", [60.0, 200.0, 400.0])
+def test_low_sample_rates_measure_what_higher_ones_do(rate, frequency):
+    found, expected = (
+        measure_loudness(tone(each, (5.0, -20.0), frequency=frequency), each)
+        for each in (rate, 48_000)
+    )
+    assert found.integrated_lufs == pytest.approx(expected.integrated_lufs, abs=0.05)
+    assert found.momentary_max_lufs == pytest.approx(expected.momentary_max_lufs, abs=0.1)
+    assert found.true_peak_dbtp == pytest.approx(-20.0, abs=0.7)  # it begins abruptly
+
+
+def test_sample_peak_at_a_low_rate_is_that_of_the_samples():
+    samples = np.full(1_000, 0.25, np.float32)
+    samples[::2] *= -1
+    assert measure_loudness(samples, 1_000).sample_peak_dbfs == pytest.approx(-12.04, abs=0.01)
+
+
 def test_one_channel_counts_once():
     mono = tone(48_000, (2, -20), channels=1)
     alone = measure_loudness(mono, 48_000).integrated_lufs

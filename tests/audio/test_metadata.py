@@ -94,6 +94,26 @@ def test_silence_has_neither_tempo_nor_key_nor_loudness():
     assert found["peak_amplitude"] == 0.0
 
 
+@pytest.mark.parametrize("rate", [1_000, 4_000])
+def test_audio_below_8_khz_is_measured(tmp_path, rate):
+    at = np.arange(8 * rate) / rate
+    beats = (0.5 * np.exp(-12 * (at % 0.5)) * np.sin(2 * np.pi * 220 * at)).astype(np.float32)
+    soundfile.write(tmp_path / "a.wav", beats, rate)
+    extractor = AudioMetadataExtractor()
+    of_file = extractor.extract_metadata(tmp_path / "a.wav")
+    of_tensor = extractor.extract_metadata_from_tensor(beats, rate)
+    assert (of_file["sample_rate"], of_file["duration_seconds"]) == (rate, 8.0)
+    for found in (of_file, of_tensor):
+        assert found["bpm"] == pytest.approx(120.0, abs=0.1)
+        assert -30 < found["integrated_lufs"] < -10
+        assert found["peak_amplitude"] <= 0.5
+
+
+def test_rates_below_1_khz_are_refused_with_the_range(tmp_path):
+    with pytest.raises(ValueError, match="expected 1000 to 192000 Hz"):
+        AudioMetadataExtractor().extract_metadata_from_tensor(np.zeros(100), 999)
+
+
 def test_lossy_format_has_no_bit_depth(tmp_path):
     path = tmp_path / "take.ogg"
     soundfile.write(path, music(1.0), RATE, format="OGG", subtype="VORBIS")

@@ -139,6 +139,15 @@ def test_metadata_of_others_pass_and_the_rest_is_listed(home):
     assert "metadata: title  Sunrise" in home.call("analyze", "b.ogg").stdout
 
 
+def test_low_sample_rate_is_analysed_but_not_converted(home):
+    tone(home.path / "a.wav", rate=4_000)
+    (report,) = analysed(home, "a.wav")
+    assert report["features"]["sample_rate"] == 4_000
+    assert "WAV PCM_16, 4000 Hz, mono" in home.call("analyze", "a.wav", width=80).stdout
+    refused = home.call("convert", "a.wav", "b.wav")
+    assert (refused.returncode, "8000 to 192000 Hz" in refused.stderr) == (2, True)
+
+
 def test_a_file_that_says_nothing_is_shown_to_say_nothing(home):
     tone(home.path / "a.wav")
     assert analysed(home, "a.wav")[0]["says"] == {}

@@ -25,7 +25,8 @@ class FolderStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._root = str(folder)
-        self._files = AudioFileManager(folder)
+        # Created, the folder would hide that its disk is not mounted (see `check`).
+        self._files = AudioFileManager(folder, create=False)
         self._unchanged: dict[str, tuple[str, int, int, int]] = {}
         """Name -> digest, inode, size and time of files that were found unchanged."""
 
