@@ -13,6 +13,7 @@ import typer
 
 from services.cli.console import (
     answer,
+    answer_fields,
     answer_json,
     answer_lines,
     answer_table,
@@ -283,7 +284,6 @@ def _analyze_file(path: Path, hint_bpm: float | None) -> _Report:
 
 def _show_report(report: _Report) -> None:
     lines = _describe_report(report)
-    width = max(len(name) for name in lines)
     if is_terminal(sys.stdout):
         from services.audio import compute_source_peaks, draw_waveform
 
@@ -291,8 +291,7 @@ def _show_report(report: _Report) -> None:
             peaks = compute_source_peaks(report.file)
         columns = min(_WAVEFORM_COLUMNS, shutil.get_terminal_size().columns)
         answer_lines(draw_waveform(peaks, columns, _WAVEFORM_LINES))
-    for name, value in lines.items():
-        answer(f"{name:<{width}}  {value}")
+    answer_fields(lines)
 
 
 def _describe_report(report: _Report) -> dict[str, str]:

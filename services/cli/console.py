@@ -6,7 +6,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -42,9 +42,12 @@ def is_terminal(stream: TextIO | None) -> bool:
 
 
 def note(text: str) -> None:
-    """Print to stderr; nothing happens if stderr is closed."""
+    """Print to stderr; nothing happens if stderr is closed.
+
+    Further lines are indented, so that a line break in a name does not look like a message of ours.
+    """
     with suppress(OSError):
-        typer.echo(_make_lines_printable(text), err=True)
+        typer.echo(_make_lines_printable(text).replace("\n", "\n  "), err=True)
 
 
 def answer(text: str) -> None:
@@ -56,6 +59,13 @@ def answer(text: str) -> None:
     with stdout_errors():
         shows = is_terminal(sys.stdout)
         typer.echo(make_printable(text) if shows else replace_undecodable(text))
+
+
+def answer_fields(fields: Mapping[str, str]) -> None:
+    """Print named values, each as one line: control characters are escaped in a pipe as well."""
+    width = max(map(len, fields), default=0)
+    for name, value in fields.items():
+        answer(f"{name:<{width}}  {make_printable(value)}")
 
 
 def answer_lines(text: str) -> None:
@@ -142,7 +152,7 @@ def answer_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None
     """
     if not is_terminal(sys.stdout):
         for row in rows:
-            answer("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row))
+            answer("\t".join(_make_cell(cell.replace("\t", " ")) for cell in row))
         return
     from rich.console import Console
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from services.cli.console import answer, answer_json, answer_table, note
+from services.cli.console import answer_fields, answer_json, answer_table, note
 from services.cli.library import open_database_of_settings
 from services.cli.options import App, AsJson
 from services.errors import InvalidRequestError
@@ -33,7 +33,8 @@ def stats(as_json: AsJson = False) -> None:
     settings = load_settings()
     store = open_store(settings)
     is_folder = settings.file_store is None
-    free = AudioFileManager(settings.output_dir).get_info()["free_bytes"] if is_folder else None
+    folder = AudioFileManager(settings.output_dir, create=False)
+    free = folder.get_info()["free_bytes"] if is_folder else None
     facts = {"folder": store.location, "free_bytes": free}
     finished = (file for file in store.list() if not file.is_temporary)
     summary = summarise(finished, lambda file: store.display_path(file.relative))
@@ -50,9 +51,7 @@ def stats(as_json: AsJson = False) -> None:
         "newest": summary["newest_file"],
         "free": None if free is None else format_size(free),
     }
-    for name, value in shown.items():
-        if value not in {None, ""}:
-            answer(f"{name:<6}  {value}")
+    answer_fields({name: str(value) for name, value in shown.items() if value not in {None, ""}})
 
 
 @app.command("cleanup")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from services.cli.console import answer, answer_json, answer_table, is_terminal, note
+from services.cli.console import answer_fields, answer_json, answer_table, is_terminal, note
 from services.cli.options import App, AsJson, Model
 
 if TYPE_CHECKING:
@@ -116,10 +116,9 @@ def status(
         return
     shown = found.model_dump(mode="json", exclude={"metadata"}) | found.metadata
     shown["analysis"] = analysis
-    width = max(len(name) for name in shown)
-    for name, value in shown.items():
-        if value is not None:
-            answer(f"{name:<{width}}  {_format_value(value)}")
+    answer_fields(
+        {name: _format_value(value) for name, value in shown.items() if value is not None}
+    )
 
 
 def _format_value(value: object) -> str:

@@ -67,7 +67,5 @@ def _show_move(moved: storage.Move) -> None:
         f"Moved {moved.rows:,} rows from {moved.source} to {moved.target} in "
         f"{moved.seconds:.1f} s, and compared them. The source is unchanged."
     )
-    note(
-        "Set this for every server and worker, with the password if there is one, and start "
-        f"them:\nDATABASE_URL={moved.database_url}"
-    )
+    note("Set this for every server and worker, with the password if there is one, and start them:")
+    note(f"DATABASE_URL={moved.database_url}")

@@ -139,6 +139,17 @@ def test_metadata_of_others_pass_and_the_rest_is_listed(home):
     assert "metadata: title  Sunrise" in home.call("analyze", "b.ogg").stdout
 
 
+def test_title_of_a_file_cannot_add_lines_or_move_the_cursor(home):
+    tone(home.path / "a.flac")
+    tags = mutagen.flac.FLAC(home.path / "a.flac")
+    tags["title"] = "Sunrise\x1b[2J\nloudness  -99.0 LUFS"
+    tags.save()
+    for width in (None, 80):
+        lines = home.call("analyze", "a.flac", width=width).stdout.splitlines()
+        assert [line[:8] for line in lines].count("loudness") == 1
+        assert r"metadata: title  Sunrise\u001b[2J\u000aloudness  -99.0 LUFS" in lines
+
+
 def test_low_sample_rate_is_analysed_but_not_converted(home):
     tone(home.path / "a.wav", rate=4_000)
     (report,) = analysed(home, "a.wav")

@@ -27,6 +27,19 @@ def test_rows_are_tab_separated_lines_in_a_pipe(capsys):
     assert capsys.readouterr().out == "1\ta b c\n2\t[red]x\n"
 
 
+def test_a_row_in_a_pipe_is_one_line_whatever_is_in_it(capsys):
+    console.answer_table(("id", "prompt"), [("1", "a\x1b[2Jb\rc\u2028d\x85")])
+    assert capsys.readouterr().out == "1\ta\\u001b[2Jb\\u000dc\\u2028d\\u0085\n"
+
+
+@pytest.mark.parametrize("width", [None, 80])
+def test_a_field_is_one_line_without_control_characters(monkeypatch, capsys, width):
+    stream = None if width is None else on_terminal(monkeypatch, width)
+    console.answer_fields({"title": HOSTILE, "id": "1"})
+    shown = capsys.readouterr().out if stream is None else stream.getvalue()
+    assert shown == f"title  {HARMLESS}\nid     1\n"
+
+
 def test_rows_are_a_table_on_a_terminal_and_prompts_are_not_markup(monkeypatch):
     stream = on_terminal(monkeypatch, 80)
     console.answer_table(("id", "prompt"), [("1", "[red]x")])
@@ -83,7 +96,7 @@ def test_control_characters_are_escaped_on_a_terminal(monkeypatch, capsys):
     assert shown.splitlines()[0] == HARMLESS
     assert HARMLESS.replace(r"\u000a", " ") in shown.splitlines()[2]
     console.note(f"no file {HOSTILE}")
-    assert capsys.readouterr().err == f"no file {HARMLESS}\n".replace(r"\u000a", "\n")
+    assert capsys.readouterr().err == f"no file {HARMLESS}\n".replace(r"\u000a", "\n  ")
 
 
 def test_program_that_reads_the_output_gets_names_as_they_are(capsys):
