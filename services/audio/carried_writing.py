@@ -16,7 +16,7 @@ from services.audio.carried import (
     build_chapters,
     build_loop_texts,
 )
-from services.audio.comments import build_comments
+from services.audio.comments import build_comments, clean_text
 from services.audio.id3_tags import (
     build_id3,
     encode_id3,
@@ -31,9 +31,11 @@ from services.audio.riff import (
     BEXT_TEXTS,
     INFO_NAMES,
     Loop,
+    add_coding_history,
     build_bext,
     describe_chunk,
     find_chunk,
+    iter_parts,
     parse_bext,
     parse_info,
     set_element,
@@ -44,6 +46,7 @@ from services.audio.riff import (
 from services.audio.wav_chunks import (
     UTF_8_CHUNK,
     WavFormat,
+    build_coding_history,
     build_markers,
     build_smpl,
     encode_info,
@@ -179,6 +182,10 @@ def list_lost(carried: Carried, audio_format: str) -> tuple[str, ...]:
             if name not in _HELD_OTHERWISE
             and not (name == b"LIST" and body[:4] in {b"INFO", b"adtl"})
         ]
+        adtl = find_chunk(carried.chunks, b"adtl")
+        lost += ["the notes of markers"] if any(n == b"note" for n, _ in iter_parts(adtl)) else []
+        has_lengths = any(marker.length for marker in carried.markers)
+        lost += ["the lengths of markers"] if has_lengths and audio_format != "mp3" else []
     if audio_format not in {"wav", "mp3"} and carried.frames is not None:
         keeps_chunk = audio_format == "flac" and carried.chunks
         lost += (
@@ -197,24 +204,34 @@ def list_lost(carried: Carried, audio_format: str) -> tuple[str, ...]:
 
 
 def update_chunks(
-    carried: Carried, facts: TakeFacts, bits: int, loudness: Loudness, *, new_levels: bool
+    carried: Carried,
+    facts: TakeFacts,
+    wav_format: WavFormat,
+    loudness: Loudness,
+    *,
+    new_levels: bool,
+    dithered: bool = False,
 ) -> list[Chunk]:
     """Return the chunks that a file had, with what the new samples change.
 
     Args:
         carried: at the rate of the new file.
         facts: of the file.
-        bits: per sample of the new file.
+        wav_format: of the new file.
         loudness: of the new file.
         new_levels: the levels have changed.
+        dithered: whether the new file is dithered.
     """
     chunks = []
     for name, old in carried.chunks:
         body = old
         if name == b"bext" and (new_levels or facts.is_take):
             body = update_bext_loudness(body, to_hundredths(loudness))
+            if facts.is_take:
+                line = build_coding_history(facts, wav_format, dithered=dithered)
+                body = add_coding_history(body, line)
         elif name == b"iXML":
-            body = update_ixml_depth(body, bits)
+            body = update_ixml_depth(body, wav_format.bits)
             if new_levels or facts.is_take:
                 body = update_ixml_loudness(body, loudness)
             if parse_ixml(body) is not None:
@@ -261,7 +278,9 @@ def build_carried_chunks(
         loudness: of the new file.
         new_levels: the levels have changed.
     """
-    chunks = update_chunks(carried, facts, wav_format.bits, loudness, new_levels=new_levels)
+    chunks = update_chunks(
+        carried, facts, wav_format, loudness, new_levels=new_levels, dithered=dithered
+    )
     if carried.kind == "wav":
         return join_chunks(chunks)
     # Of a FLAC file: its comments are newer than the texts of its chunks.
@@ -292,7 +311,8 @@ def _combine(own: Sequence[Chunk], others: Sequence[Chunk]) -> list[Chunk]:
 def _build_missing(carried: Carried, facts: TakeFacts, old: Sequence[Chunk]) -> list[Chunk]:
     """Build the chunks for texts, pictures, markers and loops that no chunk has yet."""
     chunks: list[Chunk] = []
-    texts = without_chapters(merge_texts(facts, carried))
+    merged = without_chapters(merge_texts(facts, carried))
+    texts = [(name, clean_text(text)) for name, text in merged]
     has = {name for name, _ in old}
     bext = None if b"bext" in has or facts.is_take else build_bext(carried.texts)
     if bext is not None:

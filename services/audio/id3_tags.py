@@ -56,6 +56,7 @@ _NAMES = {frame: name for name, frame in _TEXT_FRAMES.items()}
 _NOT_IN_23 = {"TMOO", "TDOR"}
 _TOTALS = {"TRACKNUMBER": "TRACKTOTAL", "DISCNUMBER": "DISCTOTAL"}
 _NUMBER_OF = {total: number for number, total in _TOTALS.items()}
+_WITH_DESCRIPTION = {"TXXX", "WXXX"}
 _DATE_FRAMES = ("TDRC", "TYER", "TDAT", "TIME")
 _MUSICBRAINZ = "http://musicbrainz.org"
 _FRAME_NAME = re.compile(r"[TW][A-Z0-9]{3}")
@@ -258,7 +259,7 @@ def _delete_text(tags: Any, name: str) -> None:
         tags.delall("TORY")
     if name in _TEXT_FRAMES:
         tags.delall(_TEXT_FRAMES[name])
-    elif _FRAME_NAME.fullmatch(name):
+    elif _is_own_frame(name):
         tags.delall(name)
     for frame in list(tags.values()):
         kind = frame.FrameID
@@ -271,6 +272,12 @@ def _delete_text(tags: Any, name: str) -> None:
             del tags[frame.HashKey]
 
 
+def _is_own_frame(name: str) -> bool:
+    """Return whether a text is named after the frame that it came from."""
+    is_frame = _FRAME_NAME.fullmatch(name) is not None
+    return is_frame and name not in _NAMES and name not in _WITH_DESCRIPTION
+
+
 def _build_text_frames(
     frames: Any, name: str, values: list[str], all_texts: dict[str, list[str]], version: int
 ) -> list[Any]:
@@ -280,9 +287,10 @@ def _build_text_frames(
     if kind == "COMMENT":
         known = {"encoding": encoding, "lang": "eng", "desc": description}
         return [frames.COMM(text=values, **known)]
-    if kind == "URL":
+    is_single = len(values) == 1
+    if kind == "URL" and is_single and values[0].isascii():
         return [frames.WXXX(encoding=encoding, desc=description, url=values[0])]
-    if kind == "LYRICS":
+    if kind == "LYRICS" and is_single:
         return [frames.USLT(encoding=encoding, lang="eng", desc="", text=values[0])]
     if kind in _NUMBER_OF and _NUMBER_OF[kind] in all_texts:
         return []  # written with the number
@@ -301,16 +309,19 @@ def _build_standard_frames(
     if name == "BPM":
         bpm = _parse_bpm(values[0])
         return [] if bpm is None else [frames.TBPM(encoding=0, text=[str(round(bpm))])]
-    kind = _TEXT_FRAMES.get(name, name if _FRAME_NAME.fullmatch(name) else "")
+    kind = _TEXT_FRAMES.get(name, name if _is_own_frame(name) else "")
     if kind not in frames.Frames or (version == 3 and kind in _NOT_IN_23):
         return []
     if kind[0] == "W":
-        is_url = re.fullmatch(r"[a-z]{2,10}://[!-~]+", values[0]) is not None
+        is_url = len(values) == 1 and re.fullmatch(r"[a-z]{2,10}://[!-~]+", values[0]) is not None
         return [getattr(frames, kind)(url=values[0])] if is_url else []
     if name in _TOTALS and _TOTALS[name] in all_texts:
         values = [f"{values[0]}/{all_texts[_TOTALS[name]][0]}"]
     encoding = _choose_encoding("".join(values), version)
-    return [getattr(frames, kind)(encoding=encoding, text=values)]
+    frame = getattr(frames, kind)(encoding=encoding, text=values)
+    # The genre "17" would become "Rock", and a name may be that of a frame with another use.
+    is_kept = name in _TOTALS or _list_frame_texts(frame) == [(name, text) for text in values]
+    return [frame] if is_kept else []
 
 
 def _choose_encoding(text: str, version: int) -> int:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 Chunk = tuple[bytes, bytes]
 """Name and body; a list is named `LIST`, and its body begins with its type."""
 
-MOST_BYTES = 16 << 20
-"""Of all metadata of one file together."""
+MOST_BYTES = (16 << 20) - 64
+"""Of all metadata of one file together; a chunk of this size fits into a block of FLAC."""
 
 BEXT_TEXTS = {
     "DESCRIPTION": (0, 256),
@@ -341,6 +341,15 @@ def update_bext_loudness(body: bytes, levels: Sequence[int]) -> bytes:
     if not any(level not in {0, _UNKNOWN_LEVEL} for level in stated):
         return body
     return body[:_LOUDNESS_AT] + struct.pack("<5h", *levels) + body[_LOUDNESS_AT + 10 :]
+
+
+def add_coding_history(body: bytes, line: str) -> bytes:
+    """Return a `bext` with one more line about how its samples were made, unless it has it."""
+    history = body[_BEXT_BYTES:].rstrip(b"\0")
+    if len(body) < _BEXT_BYTES or line.encode() in history:
+        return body
+    added = body[:_BEXT_BYTES] + history + line.encode()
+    return added + bytes(len(added) % 2)
 
 
 def update_ixml_loudness(body: bytes, loudness: Loudness) -> bytes:

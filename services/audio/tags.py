@@ -38,7 +38,7 @@ from services.audio.tag_files import (
     open_comments,
     read_errors,
 )
-from services.audio.wav_chunks import riff_chunk
+from services.audio.wav_chunks import WavFormat, riff_chunk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     from services.audio.encoding import AudioFormat
     from services.audio.facts import TakeFacts
 
-_MOST_BLOCK_BYTES = (1 << 24) - 1
 
 _NOT_IN_NAMES = re.compile(r"[^ -<>-}]")
 
@@ -185,39 +184,52 @@ def _add_blocks(tagged: Any, facts: TakeFacts, carried: Carried, *, new_levels: 
 
     blocks = list(carried.blocks)
     if carried.chunks:
-        info, loudness = tagged.info, facts.loudness
-        assert loudness is not None
-        chunks = [
-            riff_chunk(name, body)
-            for name, body in update_chunks(
-                carried, facts, info.bits_per_sample, loudness, new_levels=new_levels
-            )
+        blocks += [
+            (APPLICATION, RIFF_ID + part)
+            for part in _build_riff_parts(tagged.info, facts, carried, new_levels=new_levels)
         ]
-        width = info.channels * info.bits_per_sample // 8
-        data_bytes = info.total_samples * width
-        form = riff_chunk(
-            b"fmt ",
-            struct.pack(
-                "<HHIIHH",
-                1,
-                info.channels,
-                info.sample_rate,
-                info.sample_rate * width,
-                width,
-                info.bits_per_sample,
-            ),
-        )
-        size = 4 + len(form) + 8 + data_bytes + data_bytes % 2 + sum(map(len, chunks))
-        if size < 1 << 32:
-            head = struct.pack("<4sI4s", b"RIFF", size, b"WAVE")
-            data = struct.pack("<4sI", b"data", data_bytes)
-            blocks += [(APPLICATION, RIFF_ID + part) for part in [head, form, data, *chunks]]
     make_block: Any = flac.MetadataBlock
     for code, body in blocks:
-        if len(body) <= _MOST_BLOCK_BYTES:
-            block = make_block(body)
-            block.code = code
-            tagged.metadata_blocks.append(block)
+        block = make_block(body)
+        block.code = code
+        tagged.metadata_blocks.append(block)
+
+
+def _build_riff_parts(
+    info: Any, facts: TakeFacts, carried: Carried, *, new_levels: bool
+) -> list[bytes]:
+    """Return a WAV file without its samples in the parts that FLAC keeps: headers and chunks."""
+    assert facts.loudness is not None
+    form = WavFormat(
+        info.channels, info.total_samples, info.sample_rate, info.bits_per_sample, is_float=False
+    )
+    chunks = [
+        riff_chunk(name, body)
+        for name, body in update_chunks(carried, facts, form, facts.loudness, new_levels=new_levels)
+    ]
+    width = form.channels * form.bits // 8
+    data_bytes = form.frames * width
+    described = riff_chunk(
+        b"fmt ",
+        struct.pack(
+            "<HHIIHH",
+            1,
+            form.channels,
+            form.sample_rate,
+            form.sample_rate * width,
+            width,
+            form.bits,
+        ),
+    )
+    size = 4 + len(described) + 8 + data_bytes + data_bytes % 2 + sum(map(len, chunks))
+    if size < 1 << 32:
+        head = [struct.pack("<4sI4s", b"RIFF", size, b"WAVE")]
+        data = struct.pack("<4sI", b"data", data_bytes)
+    else:
+        ds64 = riff_chunk(b"ds64", struct.pack("<QQQI", size + 36, data_bytes, form.frames, 0))
+        head = [struct.pack("<4sI4s", b"RF64", 0xFFFFFFFF, b"WAVE"), ds64]
+        data = struct.pack("<4sI", b"data", 0xFFFFFFFF)
+    return [*head, described, data, *chunks]
 
 
 def _write_id3(file: BinaryIO, facts: TakeFacts, carried: Carried | None) -> None:

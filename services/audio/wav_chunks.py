@@ -172,7 +172,7 @@ def _build_bext(facts: TakeFacts, wav_format: WavFormat, *, dithered: bool) -> b
             2,
         )
         + struct.pack("<5h180x", *to_hundredths(facts.loudness))
-        + _build_coding_history(facts, wav_format, dithered=dithered).encode()
+        + build_coding_history(facts, wav_format, dithered=dithered).encode()
     )
     return _pad_to_even(body, b"\0")
 
@@ -191,7 +191,8 @@ def to_hundredths(loudness: Loudness | None) -> list[int]:
     return [round(level * 100) if -99.99 <= level <= 99.99 else _UNKNOWN for level in levels]
 
 
-def _build_coding_history(facts: TakeFacts, wav_format: WavFormat, *, dithered: bool) -> str:
+def build_coding_history(facts: TakeFacts, wav_format: WavFormat, *, dithered: bool) -> str:
+    """Return the line of a `bext` about the samples (EBU R 98)."""
     # EBU R 98: commas separate the fields, so that the text must not have any.
     details = [SOFTWARE, _format_engine(facts), "IEEE float" if wav_format.is_float else ""]
     details.append("TPDF dither" if dithered else "")
