@@ -18,6 +18,7 @@ PARTS = (
     "formats",
     "memory",
     "analysis",
+    "foreign",
     "storage",
     "transfer",
     "queue",

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 RATE = 44_100
 SOUNDFONTS = Path("/usr/share/sounds/sf2")
 TICKS = 480
+LONGEST_RENDER_SECONDS = 60.0
+"""FluidSynth never ends with some damaged files, and fills the disk."""
 
 _PARTIALS = {
     # partials, roll-off exponent, attack seconds, decay a second, extra decay a partial
@@ -88,14 +90,20 @@ def play_with(font: Path, song: Song) -> Signal:
     with tempfile.TemporaryDirectory() as folder:
         midi, wav = Path(folder, "song.mid"), Path(folder, "song.wav")
         midi.write_bytes(_midi(song))
-        command = ["fluidsynth", "-ni", "-q", "-g", "0.4", "-r", str(RATE), "-O", "float"]
-        subprocess.run(
-            [*command, "-F", str(wav), "-T", "wav", str(font), str(midi)],
-            check=True,
-            capture_output=True,
-        )
+        play_midi(font, midi, wav)
         frames, _ = soundfile.read(wav, dtype="float32", always_2d=True)
     return np.ascontiguousarray(frames[: round(song.seconds * RATE)].T)
+
+
+def play_midi(font: Path, midi: Path, wav: Path) -> None:
+    """Play a MIDI file into a WAV file at `RATE`."""
+    command = ["fluidsynth", "-ni", "-q", "-g", "0.4", "-r", str(RATE), "-O", "float"]
+    subprocess.run(
+        [*command, "-F", str(wav), "-T", "wav", str(font), str(midi)],
+        check=True,
+        capture_output=True,
+        timeout=LONGEST_RENDER_SECONDS,
+    )
 
 
 @lru_cache(maxsize=512)
