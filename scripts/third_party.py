@@ -22,6 +22,7 @@ INSTALLATIONS = {
     "core": ("bootstrap", "core"),
     "server": ("bootstrap", "server"),
     "musicgen": ("bootstrap", "musicgen"),
+    "formats": ("bootstrap", "formats"),
     "development": ("bootstrap", "dev"),
 }
 """What `scripts/setup` can install, and the lock files it reads for that."""
@@ -80,6 +81,13 @@ CLASSIFIERS = {
 }
 
 BUNDLED = {
+    "av": (
+        "FFmpeg (its libraries say LGPL-3.0-or-later), x264 and x265 (GPL-2.0-or-later), "
+        "LAME (LGPL-2.0-or-later), GnuTLS, libunistring (LGPL-2.1-or-later), Nettle and GMP "
+        "(LGPL-3.0-or-later OR GPL-2.0-or-later), alsa-lib (LGPL-2.1-or-later), OpenCORE AMR "
+        "(Apache-2.0), Opus, libvpx, dav1d, SVT-AV1, WebP, oneVPL, libdrm and XCB, permissive",
+        "names in the wheel; the projects' own licences",
+    ),
     "fastapi-offline": ("Swagger UI (Apache-2.0), ReDoc (MIT)", "the projects' own repositories"),
     "httptools": ("llhttp (MIT)", "licence file"),
     "numba": (
@@ -135,7 +143,8 @@ one on is bound by their licences:
 
 - GPL: pass the source on too, or an offer of it. As the GPL is commonly read, it also covers the
   whole program that imports the package; beside Apache-2.0 and LGPL-3.0 that means version 3.
-  It is the licence of {gpl}.
+  It is the licence of {gpl}, and of libraries in the wheel of av, which only the
+  installations `formats` and `development` have.
 - LGPL: keep the package replaceable, and pass its source on too, or an offer of it. It is the
   licence of {lgpl}, and of libraries in the wheels of numpy,
   psycopg-binary, soundfile and soxr.
@@ -151,7 +160,8 @@ one on is bound by their licences:
 
 ## Packages
 
-`all` means every installation that `scripts/setup` makes: core, server, musicgen and development.
+`all` means every installation that `scripts/setup` makes: core, server, musicgen, formats and
+development.
 Of two versions, the first is for Python 3.11 and the second for later ones. uv, hatchling,
 rust-just and what only these need serve the set-up: `pip install dgx-music` does not install them.
 

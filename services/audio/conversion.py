@@ -256,7 +256,9 @@ def _choose_lossless_depth(audio_format: AudioFormat, source: AudioFile) -> str 
     """Return the lowest depth of the format that keeps the samples of the source, or 24 bit."""
     if audio_format.is_lossy:
         return None
-    if source.encoding in {"FLOAT", "DOUBLE"} and "FLOAT" in audio_format.bit_depths:
+    # A mix of more channels may be louder than full scale.
+    is_float = source.encoding in {"FLOAT", "DOUBLE"} or source.is_mixed_down
+    if is_float and "FLOAT" in audio_format.bit_depths:
         return "FLOAT"
     for depth in audio_format.bit_depths:
         if depth != "FLOAT" and _can_hold(depth, source.bit_depth):

@@ -1,11 +1,11 @@
-"""The process that decodes audio files: a bug of libsndfile ends or delays nothing else.
+"""The process that decodes audio files: a bug of libsndfile or FFmpeg ends or delays nothing else.
 
-It is started by decoding.py as `python -m services.audio.decoder SOCKET`, loads the library once,
-and forks for each file. A fork has limits on CPU time, memory and files, and writes to a pipe what
-it reads: messages that begin with a number in 4 bytes. A negative one is the length of a JSON
-object, first of all about the file, or else an error. Another is the number of frames of a block,
-0 at the end, and then come its samples: float32, frame by frame. It ends with the program that
-started it, and the forks end with it.
+It is started by decoding.py as `python -m services.audio.decoder SOCKET`, loads each library once,
+FFmpeg when the first file needs it, and forks for each file. A fork has limits on CPU time, memory
+and files, and writes to a pipe what it reads: messages that begin with a number in 4 bytes. A
+negative one is the length of a JSON object, first of all about the file, or else an error. Another
+is the number of frames of a block, 0 at the end, and then come its samples: float32, frame by
+frame. It ends with the program that started it, and the forks end with it.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ import signal
 import socket
 import struct
 import sys
-from contextlib import suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from typing import Any, BinaryIO
+
+from services.audio.ffmpeg import INSTALL, FfmpegError, FfmpegReader
+from services.audio.libsndfile import LibsndfileReader, UnsuitableError
 
 MEMORY_BYTES = 2 << 30
 
@@ -44,8 +48,14 @@ def main() -> None:
     import soundfile  # type: ignore[import-untyped]  # noqa: F401
 
     forks: set[int] = set()
+    # A fork writes to this pipe if it had to load FFmpeg, so that later ones need not.
+    wishes, wish = os.pipe()
     while True:
-        while forks and not select.select([channel], [], [], COLLECT_SECONDS)[0]:
+        while channel not in (ready := _wait(channel, wishes, forks)):
+            if wishes in ready:
+                os.read(wishes, LONGEST_REQUEST)
+                with suppress(ImportError):
+                    import av  # noqa: F401
             forks -= _collect(forks)
         data, descriptors, _, _ = socket.recv_fds(channel, LONGEST_REQUEST, 1)
         if not data:
@@ -63,11 +73,17 @@ def main() -> None:
         fork = os.fork()
         if not fork:
             channel.close()
-            _serve_fork(request, output)
+            _serve_fork(request, output, wish)
         forks.add(fork)
         os.close(output)
         with suppress(BrokenPipeError):
             channel.send(str(fork).encode())
+
+
+def _wait(channel: socket.socket, wishes: int, forks: set[int]) -> list[Any]:
+    """Return which of both can be read, if any before it is time to look for forks again."""
+    ends: list[Any] = [channel, wishes]
+    return select.select(ends, [], [], COLLECT_SECONDS if forks else None)[0]
 
 
 def _collect(forks: set[int]) -> set[int]:
@@ -75,12 +91,12 @@ def _collect(forks: set[int]) -> set[int]:
     return {fork for fork in forks if os.waitpid(fork, os.WNOHANG)[0]}
 
 
-def _serve_fork(request: dict[str, Any], output: int) -> None:
+def _serve_fork(request: dict[str, Any], output: int, wish: int) -> None:
     try:
-        seconds = float(request["cpu_seconds"])
+        path, seconds = bytes.fromhex(request["path"]), float(request["cpu_seconds"])
         with os.fdopen(output, "wb") as out:
-            _limit(seconds)
-            _decode(bytes.fromhex(request["path"]), int(request["frames"]), seconds, out)
+            _limit(path, seconds)
+            _decode(path, int(request["frames"]), seconds, out, lambda: os.write(wish, b"."))
     except BrokenPipeError:
         # The reader has seen enough.
         os._exit(0)
@@ -88,8 +104,12 @@ def _serve_fork(request: dict[str, Any], output: int) -> None:
         os._exit(1)
 
 
-def _limit(cpu_seconds: float) -> None:
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+def _limit(path: bytes, cpu_seconds: float) -> None:
+    memory = MEMORY_BYTES
+    with suppress(OSError):
+        # The file is mapped to check its length.
+        memory += os.stat(path).st_size  # noqa: PTH116 - the name may be no text
+    resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CPU, (LONGEST_CPU_SECONDS, LONGEST_CPU_SECONDS))
@@ -99,35 +119,52 @@ def _limit(cpu_seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 
 
-def _decode(path: bytes, frames: int, cpu_seconds: float, out: BinaryIO) -> None:
-    import soundfile
+def _decode(
+    path: bytes, frames: int, cpu_seconds: float, out: BinaryIO, wish: Callable[[], object]
+) -> None:
+    def allow_time() -> None:
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
 
     try:
-        with soundfile.SoundFile(path) as file:
-            about = {
-                "sample_rate": file.samplerate,
-                "channels": file.channels,
-                "frames": file.frames,
-                "container": file.format,
-                "encoding": file.subtype,
-            }
-            _write_object(out, about)
+        with closing(_open(path, wish)) as reader:
+            if not frames:
+                reader.count_frames(allow_time)
+            _write_object(out, reader.about)
             while frames:
                 # Each block has the whole time again.
-                signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
-                block = file.read(frames, dtype="float32", always_2d=True)
+                allow_time()
+                block = reader.read(frames)
                 out.write(SIZE.pack(len(block)))
                 out.write(block.tobytes())
                 out.flush()
                 if not len(block):
                     return
-    except soundfile.LibsndfileError as error:
-        reason = f"is not audio, or it is damaged: {error.error_string}"
-        _write_object(out, {"error": reason})
+    except UnsuitableError as error:
+        _write_object(out, {"error": str(error)})
+    except FfmpegError as error:
+        _write_object(out, {"error": f"cannot be read: {error}"})
     except BrokenPipeError:
         raise
     except (OSError, TypeError, ValueError, OverflowError, MemoryError) as error:
-        _write_object(out, {"error": f"cannot be read: {error}"})
+        reason = getattr(error, "strerror", None) or error
+        _write_object(out, {"error": f"cannot be read: {reason}"})
+
+
+def _open(path: bytes, wish: Callable[[], object]) -> LibsndfileReader | FfmpegReader:
+    """Open a file with libsndfile, or with FFmpeg where libsndfile would not read all of it."""
+    try:
+        return LibsndfileReader(path)
+    except UnsuitableError as error:
+        reason = str(error).rstrip(".")
+    try:
+        reader = FfmpegReader(path)
+    except ImportError:
+        raise UnsuitableError(f"{reason}. {INSTALL}.") from None
+    except FfmpegError as error:
+        raise UnsuitableError(f"{reason} (FFmpeg: {error}).") from error
+    finally:
+        wish()
+    return reader
 
 
 def _write_object(out: BinaryIO, fields: dict[str, Any]) -> None:

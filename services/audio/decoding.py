@@ -47,7 +47,8 @@ class Decoding:
     """A file that is being decoded."""
 
     about: dict[str, Any]
-    """sample_rate, channels, frames, container and encoding, by the file's header."""
+    """sample_rate, channels, frames (0 where the blocks are read and only their end tells),
+    container, encoding, is_mixed_down and remarks."""
     _stream: _Stream
     _longest: int
     """Frames of a block."""

@@ -1,7 +1,8 @@
 """Open untrusted audio files, check them and read them in blocks.
 
-libsndfile reads WAV, RF64, FLAC, MP3, Ogg Vorbis and Opus, AIFF, CAF and others, in a process of
-its own (decoding.py). A header may claim any length, so that no memory is allocated by it.
+libsndfile reads WAV, RF64, FLAC, MP3, Ogg Vorbis and Opus, AIFF, CAF and others, and FFmpeg those
+that libsndfile cannot read, or not whole, if the extra `formats` is installed: both in a process
+of their own (decoding.py). A header may claim any length, so that no memory is allocated by it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.audio.arrays import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, MAX_CHANNELS, has_valid_samples
+from services.audio.arrays import HIGHEST_RATE_HZ, LOWEST_RATE_HZ, has_valid_samples
 
 if TYPE_CHECKING:
     from services.audio.arrays import Audio
@@ -52,15 +53,22 @@ class AudioFile:
     frames: int
     """Samples per channel by the header; a damaged file may have fewer."""
     container: str
-    """libsndfile's short name: WAV, RF64, WAVEX, FLAC, MP3, OGG, AIFF, ..."""
+    """libsndfile's short name (WAV, RF64, WAVEX, FLAC, MP3, OGG, AIFF, ...) or FFmpeg's (MP4,
+    MATROSKA, AAC, ...)."""
     encoding: str
-    """libsndfile's short name: PCM_16, FLOAT, VORBIS, OPUS, MPEG_LAYER_III, ..."""
+    """libsndfile's short name (PCM_16, FLOAT, VORBIS, OPUS, MPEG_LAYER_III, ...) or FFmpeg's (AAC,
+    AC3, ...)."""
     bytes: int
+    is_mixed_down: bool = False
+    """Whether the file has more than two channels, of which `channels` is a mix."""
+    remarks: tuple[str, ...] = ()
+    """How it is read where that is not as it is, such as "mixed down from 5.1 to stereo by ITU-R
+    BS.775": the ends of sentences."""
 
     @property
     def bit_depth(self) -> int | None:
-        """Bits per sample; None if the encoding has no fixed number."""
-        return _BIT_DEPTHS.get(self.encoding)
+        """Bits per sample; None if the encoding, or a mix of more channels, has no fixed number."""
+        return None if self.is_mixed_down else _BIT_DEPTHS.get(self.encoding)
 
     @property
     def duration_seconds(self) -> float:
@@ -101,8 +109,9 @@ def open_audio(path: str | os.PathLike[str], lowest_rate_hz: int = LOWEST_RATE_H
 
     Raises:
         FileNotFoundError: the file does not exist.
-        UnreadableAudioError: not a file, not audio, no samples, more than two channels, or a sample
-            rate outside `lowest_rate_hz` to 192 kHz.
+        UnreadableAudioError: not a file, not audio that can be read here, no samples, or a sample
+            rate outside `lowest_rate_hz` to 192 kHz. If FFmpeg may read it, the message says how to
+            install that.
         OSError: the machine starts no process to read it in.
     """
     target = Path(path)
@@ -113,18 +122,13 @@ def open_audio(path: str | os.PathLike[str], lowest_rate_hz: int = LOWEST_RATE_H
     if not is_file:
         raise UnreadableAudioError(f"{target} is not a file.")
     with _decode(target, frames=0) as decoding:
-        found = AudioFile(path=target, bytes=target.stat().st_size, **decoding.about)
+        about = decoding.about | {"remarks": tuple(decoding.about["remarks"])}
+        found = AudioFile(path=target, bytes=target.stat().st_size, **about)
     if not lowest_rate_hz <= found.sample_rate <= HIGHEST_RATE_HZ:
         raise UnreadableAudioError(
             f"{target} has a sample rate of {found.sample_rate} Hz; "
             f"convert it to {lowest_rate_hz} to {HIGHEST_RATE_HZ} Hz first."
         )
-    if not 1 <= found.channels <= MAX_CHANNELS:
-        raise UnreadableAudioError(
-            f"{target} has {found.channels} channels; convert it to mono or stereo first."
-        )
-    if found.frames < 1:
-        raise UnreadableAudioError(f"{target} has no samples.")
     return found
 
 

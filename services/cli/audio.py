@@ -133,7 +133,7 @@ def normalize(
 
     Example: dgx-music normalize mix.wav mix-14.flac --lufs -14
     """
-    from services.audio import normalise_file
+    from services.audio import normalise_file, open_audio
     from services.config import load_settings
 
     _check_target(target, force=force)
@@ -144,6 +144,7 @@ def normalize(
             "DGX_MUSIC_TARGET_LUFS is off. Choose a loudness, such as --lufs -16."
         )
     with audio_errors():
+        read = open_audio(source)
         done = normalise_file(
             source,
             target,
@@ -151,6 +152,7 @@ def normalize(
             true_peak_dbtp=settings.true_peak_dbtp if true_peak is None else true_peak,
             bit_depth=bit_depth,
         )
+        _note_losses(read, target)
     if as_json:
         answer_json({"file": str(target), **done.to_dict()})
         return
@@ -189,11 +191,13 @@ def convert(
 
     Example: dgx-music convert take.wav take.opus
     """
-    from services.audio import convert_file
+    from services.audio import convert_file, open_audio
 
     _check_target(target, force=force)
     with audio_errors():
+        read = open_audio(source)
         written = convert_file(source, target, bit_depth=bit_depth, sample_rate=sample_rate)
+        _note_losses(read, target)
     if as_json:
         answer_json(_describe_written(written))
         return
@@ -207,6 +211,17 @@ def _note_left_out(left_out: tuple[str, ...]) -> None:
         note("Metadata that OUT does not have:")
     for one in left_out:
         note(f"  {one}")
+
+
+def _note_losses(source: AudioFile, target: Path) -> None:
+    """Say what of a file is not in the one that was made from it."""
+    from services.audio import open_audio
+
+    for remark in source.remarks:
+        note(f"{source.path} is {remark}.")
+    missing = source.duration_seconds - open_audio(target).duration_seconds
+    if missing > _MISSING_SECONDS:
+        note(f"{source.path} is damaged: {missing:.2f} s of it cannot be read.")
 
 
 @contextmanager
@@ -246,6 +261,7 @@ class _Report:
             "container": file.container,
             "encoding": file.encoding,
             "bit_depth": file.bit_depth,
+            "remarks": list(file.remarks),
             **self.analysis.to_dict(),
             "says": self.facts.to_dict(),
         }
@@ -302,6 +318,7 @@ def _describe_report(report: _Report) -> dict[str, str]:
     lines = {
         "file": str(file.path),
         "format": f"{file.container} {file.encoding}, {features.sample_rate} Hz, {channels}",
+        **({"read": "; ".join(file.remarks)} if file.remarks else {}),
         "duration": f"{features.duration_seconds:.2f} s{_describe_missing_audio(report)}",
         "loudness": f"{_format_level(loudness.integrated_lufs)} LUFS, range "
         f"{loudness.loudness_range_lu:.1f} LU",

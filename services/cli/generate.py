@@ -152,6 +152,8 @@ def generate(
             note(line)
         if destination is not None:
             note(f"Also kept as {job.file}")
+        for remark in checked.remarks:
+            note(remark)
         if checked.passed_over and not checked.entry.is_installed_apart:
             for reason in _explain_composer(checked.passed_over, lambda: _is_first(service)):
                 note(reason)

@@ -135,10 +135,14 @@ class MusicService:
         check_duration(request, choice.entry)
         check_files({*audio_references(request), *named}, choice.entry, self.registry)
         require_space(Delivery.of(self.settings), request.duration, choice.entry.facts)
-        if named:
-            kept = {field: self.inputs.add(path).id for field, path in named.items()}
-            request = request.model_copy(update=kept)
-        return CheckedRequest(request, choice.entry, choice.passed_over)
+        kept = {field: self.inputs.add(path) for field, path in named.items()}
+        request = request.model_copy(update={field: found.id for field, found in kept.items()})
+        remarks = tuple(
+            f"{path} is {remark}."
+            for field, path in named.items()
+            for remark in kept[field].remarks
+        )
+        return CheckedRequest(request, choice.entry, choice.passed_over, remarks=remarks)
 
     def enqueue(
         self,

@@ -59,6 +59,8 @@ class CheckedRequest:
     """The id of the failed job that is sent again."""
     parent_owner: str | None = None
     """The owner of that job, who gets the new one too, whoever sends it again."""
+    remarks: tuple[str, ...] = ()
+    """How its audio files are read where that is not as they are: a sentence each."""
 
     def choose_owner(self, caller: str | None) -> str | None:
         """Return the owner of the job, if its caller has this key."""

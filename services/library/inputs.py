@@ -53,7 +53,9 @@ class Input:
     """Hz."""
     channels: int
     container: str
-    """libsndfile's short name: WAV, FLAC, MP3, OGG, ..."""
+    """As in `AudioFile`: WAV, FLAC, MP3, OGG, MP4, ..."""
+    remarks: tuple[str, ...]
+    """As in `AudioFile`: a mix to stereo, damage."""
     is_new: bool
     """Whether it was not in the store before."""
 
@@ -261,6 +263,7 @@ class InputStore:
             sample_rate=audio.sample_rate,
             channels=audio.channels,
             container=audio.container,
+            remarks=audio.remarks,
             is_new=not self._store.exists(input_name(upload.sha256)),
         )
 

@@ -71,6 +71,7 @@ def test_upload_is_stored_once_and_used_by_requests(open_api: Api) -> None:
         "sample_rate": 16_000,
         "channels": 1,
         "container": "WAV",
+        "remarks": [],
     }
     again = send(open_api, pieces(data), {"Content-Type": "application/octet-stream"})
     assert (again.status_code, again.json()) == (200, created.json())

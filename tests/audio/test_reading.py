@@ -105,13 +105,6 @@ def test_pipe_is_refused_without_blocking(tmp_path):
         open_audio(tmp_path / "pipe.wav")
 
 
-@pytest.mark.parametrize("channels", [3, 8])
-def test_more_than_two_channels_are_refused(tmp_path, channels):
-    path = write(tmp_path / "take.wav", noise(channels=channels))
-    with pytest.raises(UnreadableAudioError, match=f"{channels} channels"):
-        open_audio(path)
-
-
 @pytest.mark.parametrize("rate", [4_000, 384_000])
 def test_rate_out_of_range_is_refused(tmp_path, rate):
     with pytest.raises(UnreadableAudioError, match=f"{rate} Hz"):
@@ -150,7 +143,9 @@ def test_file_that_is_emptied_after_opening_is_refused(tmp_path):
 def test_file_that_is_deleted_after_opening_is_refused(tmp_path):
     file = open_audio(write(tmp_path / "take.wav", noise()))
     (tmp_path / "take.wav").unlink()
-    with pytest.raises(UnreadableAudioError, match=r"take\.wav is not audio, or it is damaged"):
+    with pytest.raises(
+        UnreadableAudioError, match=r"take\.wav cannot be read: No such file or directory"
+    ):
         file.read()
 
 

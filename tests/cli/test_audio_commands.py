@@ -13,6 +13,7 @@ import pytest
 import soundfile
 from PIL import Image
 
+from tests.audio import foreign_files
 from tests.conftest import LIMIT_SECONDS, wait_until
 
 pytestmark = pytest.mark.integration
@@ -280,6 +281,37 @@ def test_truncated_file_is_measured_without_messages_of_a_library(home):
     result = home.run("analyze", "cut.mp3")
     assert (result.returncode, result.stderr) == (0, "")
     assert "s that cannot be read" in result.stdout
+
+
+def test_a_copy_of_a_truncated_file_says_what_is_missing(home):
+    tone(home.path / "whole.mp3", seconds=5.0)
+    data = (home.path / "whole.mp3").read_bytes()
+    (home.path / "cut.mp3").write_bytes(data[: len(data) // 2])
+    for command in ("convert", "normalize"):
+        result = home.call(command, "cut.mp3", f"{command}.flac")
+        assert result.returncode == 0
+        assert "cut.mp3 is damaged: 2." in result.stderr
+    assert "damaged" not in home.call("convert", "whole.mp3", "whole.flac").stderr
+
+
+def test_no_audio_is_missing_where_only_the_length_was_an_estimate(home):
+    audio = np.concatenate([foreign_files.tone(1, level=0), foreign_files.noise(3)], axis=1)
+    (home.path / "a.mp3").write_bytes(foreign_files.encode_mp3(audio, xing=False)[0])
+    assert "duration   4.0" in home.call("analyze", "a.mp3").stdout
+    assert "cannot be read" not in home.call("analyze", "a.mp3").stdout
+
+
+def test_a_mix_of_more_channels_is_said_to_be_one(home):
+    soundfile.write(home.path / "a.flac", foreign_files.tone(1, 6).T, RATE)
+    said = "mixed down from 5.1(side) to stereo by ITU-R BS.775, without the low-frequency channel"
+    assert f"read       {said}\n" in home.call("analyze", "a.flac").stdout
+    (report,) = analysed(home, "a.flac")
+    assert (report["remarks"], report["features"]["channels"]) == ([said], 2)
+    for command in ("convert", "normalize"):
+        result = home.call(command, "a.flac", f"{command}.wav")
+        assert f"a.flac is {said}.\n" in result.stderr
+    # The mix may be louder than full scale, and is not clipped where the format can hold it.
+    assert soundfile.info(home.path / "convert.wav").subtype == "FLOAT"
 
 
 def test_file_names_need_not_be_text(home):

@@ -22,6 +22,8 @@ from services.library.inputs import fetch_inputs, input_name
 from services.library.orders import Order
 from services.library.reconcile import OrphanKind, find_orphans, repair_orphans
 from services.library.store import FolderStore
+from tests.audio.foreign_files import encode
+from tests.audio.foreign_files import tone as tone_of
 from tests.worker.conftest import load_engines, make
 
 pytestmark = pytest.mark.integration
@@ -175,6 +177,17 @@ def test_any_bytes_are_stored_or_refused_in_a_sentence(make_service, tmp_path, d
             assert str(error).endswith(".")  # noqa: PT017
         else:
             assert service.store.exists(input_name(kept.id))
+
+
+def test_files_that_ffmpeg_reads_are_inputs_and_a_mix_is_said_to_be_one(service, tmp_path):
+    song = tmp_path / "song.m4a"
+    song.write_bytes(encode(tone_of(1.5, 6), "aac", "mp4", layout="5.1")[0])
+    kept = service.inputs.add(song)
+    assert (kept.container, kept.channels) == ("MP4", 2)
+    assert kept.seconds == pytest.approx(1.5, abs=0.05)
+    assert kept.remarks[0].startswith("mixed down from 5.1 to stereo by ITU-R BS.775")
+    checked = service.check(request_for(), melody=song)
+    assert checked.remarks == (f"{song} is {kept.remarks[0]}.",)
 
 
 def test_a_bucket_keeps_inputs_too(make_service, bucket_url, tmp_path):

@@ -28,7 +28,8 @@ _AUDIO = {"schema": {"type": "string", "format": "binary"}}
 _BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
-        "description": "A file in any format that libsndfile reads, such as WAV, FLAC, MP3 or Ogg.",
+        "description": "A file in any format that libsndfile reads, such as WAV, FLAC, MP3 or Ogg, "
+        "or FFmpeg where the server has it, such as M4A.",
         "content": {"audio/*": _AUDIO, "application/octet-stream": _AUDIO},
     }
 }
@@ -46,6 +47,10 @@ class InputView(BaseModel):
     sample_rate: int = Field(description="Hz.", examples=[48_000])
     channels: int
     container: str = Field(description="The detected format.", examples=["WAV"])
+    remarks: list[str] = Field(
+        description="What was done to read it: a mix to stereo, damaged parts left out.",
+        examples=[["mixed down from 5.1 to stereo by ITU-R BS.775"]],
+    )
 
 
 @router.post(
@@ -73,7 +78,7 @@ class InputView(BaseModel):
 async def add_input(
     request: Request, response: Response, api: Api, _caller: CurrentCaller
 ) -> InputView:
-    """Store a mono or stereo file under the SHA-256 of its bytes; equal files are stored once."""
+    """Store a file under the SHA-256 of its bytes; equal files are stored once."""
     uploading = api.service.inputs.receive()
     upload = await to_thread.run_sync(uploading.__enter__)
     try:
@@ -92,6 +97,7 @@ async def add_input(
         sample_rate=kept.sample_rate,
         channels=kept.channels,
         container=kept.container,
+        remarks=list(kept.remarks),
     )
 
 

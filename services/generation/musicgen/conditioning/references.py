@@ -36,7 +36,7 @@ def read_for_continuation(path: Path, sample_rate: int, channels: int, frame: in
     """Read the end of a file, `[channels, samples]`, at most 12 s.
 
     Args:
-        path: a file that libsndfile reads: WAV, FLAC, MP3, Ogg and others.
+        path: any file that `open_audio` opens: WAV, FLAC, MP3, Ogg and others.
         sample_rate: Hz, of the model.
         channels: channels of the model; a mono file is duplicated, a stereo file is mixed.
         frame: samples per code frame; the result has whole frames and ends with the file.

@@ -10,6 +10,7 @@ from services.audio.reading import UnreadableAudioError
 from services.errors import InvalidRequestError
 from services.generation.musicgen.conditioning import references
 from services.generation.musicgen.conditioning.references import read_for_continuation, read_melody
+from tests.audio.foreign_files import encode_mp3
 
 RATE, FRAME = 32_000, 640
 
@@ -53,6 +54,18 @@ def test_a_continuation_uses_the_last_twelve_seconds(tmp_path):
     audio = read_for_continuation(path, RATE, 1, FRAME)
     assert audio.shape == (1, 12 * RATE)
     assert pitch(audio[:, :RATE]) == pytest.approx(880.0, abs=2)
+
+
+def test_a_continuation_goes_on_from_the_true_end_of_an_mp3_file(tmp_path):
+    path = tmp_path / "joined.mp3"
+    rate = 44_100
+    for seconds, frequency in ((6, 880.0), (13, 440.0)):
+        wave = tone(seconds, rate, 1, frequency).T.astype(np.float32)
+        with path.open("ab") as file:
+            file.write(encode_mp3(wave, xing=False)[0])
+    audio = read_for_continuation(path, RATE, 1, FRAME)
+    assert audio.shape == (1, 12 * RATE)
+    assert pitch(audio) == pytest.approx(440.0, abs=2)
 
 
 def test_the_used_samples_are_those_of_the_file(tmp_path):
