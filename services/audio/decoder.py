@@ -3,9 +3,10 @@
 It is started by decoding.py as `python -m services.audio.decoder SOCKET`, loads each library once,
 FFmpeg when the first file needs it, and forks for each file. A fork has limits on CPU time, memory
 and files, and writes to a pipe what it reads: messages that begin with a number in 4 bytes. A
-negative one is the length of a JSON object, first of all about the file, or else an error. Another
-is the number of frames of a block, 0 at the end, and then come its samples: float32, frame by
-frame. It ends with the program that started it, and the forks end with it.
+negative one is the length of a JSON object, first of all about the file, or else an error; empty
+ones before it say that the file is still being counted. Another is the number of frames of a block,
+0 at the end, and then come its samples: float32, frame by frame. It ends with the program that
+started it, and the forks end with it.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable
 from contextlib import closing, suppress
 from typing import Any, BinaryIO
@@ -30,6 +32,9 @@ MEMORY_BYTES = 2 << 30
 
 LONGEST_CPU_SECONDS = 900
 """Most CPU time to decode a whole file."""
+
+COUNTING_SECONDS = 1.0
+"""Pause between two signs that a file is still being counted: objects without fields."""
 
 COLLECT_SECONDS = 0.5
 """Pause between two looks for forks that have ended."""
@@ -122,13 +127,22 @@ def _limit(path: bytes, cpu_seconds: float) -> None:
 def _decode(
     path: bytes, frames: int, cpu_seconds: float, out: BinaryIO, wish: Callable[[], object]
 ) -> None:
+    due = time.monotonic() + COUNTING_SECONDS
+
     def allow_time() -> None:
         signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+
+    def report_counting() -> None:
+        nonlocal due
+        allow_time()
+        if time.monotonic() >= due:
+            _write_object(out, {})
+            due = time.monotonic() + COUNTING_SECONDS
 
     try:
         with closing(_open(path, wish)) as reader:
             if not frames:
-                reader.count_frames(allow_time)
+                reader.count_frames(report_counting)
             _write_object(out, reader.about)
             while frames:
                 # Each block has the whole time again.

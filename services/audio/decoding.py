@@ -87,7 +87,8 @@ def decode(path: Path, frames: int) -> Iterator[Decoding]:
     output, fork = _decoder.start(path, frames)
     try:
         stream = _Stream(output)
-        about = stream.read_object(-stream.read_size())
+        while not (about := stream.read_object(-stream.read_size())):
+            pass
         if "error" in about:
             raise DecodingError(about["error"])
         yield Decoding(about, stream, frames)

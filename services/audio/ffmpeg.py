@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,6 @@ import numpy as np
 from services.audio.arrays import MAX_CHANNELS
 
 if TYPE_CHECKING:
-    import av
     from av.audio.frame import AudioFrame
     from numpy.typing import NDArray
 
@@ -83,8 +83,10 @@ class FfmpegReader:
             best = streams.best("audio")
             self._stream = best if isinstance(best, av.AudioStream) else streams.audio[0]
             self._stream.codec_context.thread_type = "NONE"
-            self._blocks = self._decode()
-            self._rest = next(self._blocks)
+            self._decoded = self._decode()
+            self._first = next(self._decoded)
+            self._blocks = self._convert()
+            self._rest: NDArray[np.float32] | None = None
             self._stack = stack.pop_all()
 
     @property
@@ -110,9 +112,9 @@ class FfmpegReader:
         Raises:
             FfmpegError: the file is damaged, or its sample rate or its channels change.
         """
-        self._frames = len(self._rest)
-        for block in self._blocks:
-            self._frames += len(block)
+        for frame in chain([self._first], self._decoded):
+            self._look_at_bits(frame)
+            self._frames += frame.samples
             report()
 
     def read(self, frames: int) -> NDArray[np.float32]:
@@ -121,38 +123,43 @@ class FfmpegReader:
         Raises:
             FfmpegError: see `count_frames`.
         """
-        parts = [self._rest[:frames]]
-        self._rest = self._rest[frames:]
-        missing = frames - len(parts[0])
-        while missing and (block := next(self._blocks, None)) is not None:
+        parts, missing = [], frames
+        while missing and (block := self._next_block()) is not None:
             parts.append(block[:missing])
-            self._rest = block[missing:]
+            self._rest = block[missing:] if len(block) > missing else None
             missing -= len(parts[-1])
-        return np.concatenate(parts)
+        return np.concatenate(parts) if parts else np.empty((0, MAX_CHANNELS), np.float32)
 
     def close(self) -> None:
         self._stack.close()
 
-    def _decode(self) -> Iterator[NDArray[np.float32]]:
+    def _next_block(self) -> NDArray[np.float32] | None:
+        block, self._rest = self._rest, None
+        return next(self._blocks, None) if block is None else block
+
+    def _convert(self) -> Iterator[NDArray[np.float32]]:
         """Yield all samples, `[n, channels]`, mixed down to stereo where there are more."""
         import av
 
-        resampler: av.AudioResampler | None = None
+        layout = "stereo" if self._first.layout.nb_channels > MAX_CHANNELS else None
+        resampler = av.AudioResampler(format="flt", layout=layout)
+        for frame in chain([self._first], self._decoded):
+            for converted in resampler.resample(frame):
+                samples = converted.to_ndarray().astype(np.float32, copy=False)
+                yield samples.reshape(-1, converted.layout.nb_channels)
+
+    def _decode(self) -> Iterator[AudioFrame]:
+        """Yield all frames: at least one, all with the same sample rate and channels."""
+        first: tuple[int, str, str] | None = None
         intact = 0
         for decoded in self._decode_packets():
             frame = _name_channels(decoded)
-            if resampler is None:
-                self._first = frame
-                layout = "stereo" if frame.layout.nb_channels > MAX_CHANNELS else None
-                resampler = av.AudioResampler(format="flt", layout=layout)
+            kind = (frame.sample_rate, frame.layout.name, frame.format.name)
+            first = first or kind
+            if kind != first:
+                raise FfmpegError("its sample rate or its channels change midway")
             intact += 1
-            self._look_at_bits(frame)
-            try:
-                for converted in resampler.resample(frame):
-                    samples = converted.to_ndarray().astype(np.float32, copy=False)
-                    yield samples.reshape(-1, converted.layout.nb_channels)
-            except ValueError as error:
-                raise FfmpegError("its sample rate or its channels change midway") from error
+            yield frame
         if intact <= self._damaged:
             raise FfmpegError("most of it cannot be decoded" if intact else "it has no samples")
 

@@ -16,8 +16,6 @@ _Bytes = bytes | mmap.mmap
 
 _TOLERATED_FRAMES = 3
 """MPEG frames by which two decoders differ at the ends of a file and at damaged places."""
-_RESYNC_BYTES = 1024
-"""mpg123, in libsndfile, gives up after as many bytes that are no frame."""
 _ID3V2_HEAD, _ID3V1_BYTES, _APE_HEAD = 10, 128, 32
 _FLAC_TAIL_BYTES = 1 << 20
 """Longer than any FLAC frame of two channels."""
@@ -90,7 +88,8 @@ def _check_mpeg(data: _Bytes, claimed: int, sample_rate: int) -> Length:
     tolerated = _TOLERATED_FRAMES * first.samples
     if claimed < frames - tolerated:
         return Length(claimed, _describe_shortfall(frames, claimed, sample_rate))
-    if widest_gap > _RESYNC_BYTES:
+    if widest_gap:
+        # libsndfile may end there: it seldom finds the next frame by itself.
         return Length(claimed, f"has {widest_gap} bytes that are no audio between its frames")
     if _has_other_frames(data, end):
         return Length(claimed, "changes its sample rate, and libsndfile reads up to there")

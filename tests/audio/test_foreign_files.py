@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import struct
@@ -16,7 +17,7 @@ import soundfile
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.audio import UnreadableAudioError, decoding, open_audio
+from services.audio import UnreadableAudioError, decoder, decoding, open_audio
 from services.audio.lengths import check_length
 from tests.audio.foreign_files import (
     FRAMES_OF_MP3,
@@ -142,6 +143,14 @@ def test_mp3_with_other_bytes_in_the_middle_is_read_to_its_end(tmp_path):
     assert file.remarks == ("read without 1 packet that is damaged",)
 
 
+def test_mp3_with_a_damaged_frame_is_read_beyond_it(tmp_path):
+    data = bytearray(encode_mp3(tone(4), xing=True)[0])
+    at = data.find(b"\xff\xfb", len(data) // 4)
+    data[at : at + 300] = bytes(300)
+    said, read = count(write(tmp_path / "a.mp3", bytes(data)))
+    assert 4 * RATE - 6 * FRAMES_OF_MP3 <= read == said <= 4 * RATE
+
+
 @pytest.mark.parametrize("kind", ["rate", "channels"])
 def test_mp3_that_changes_midway_is_refused_with_the_reason(tmp_path, kind):
     first, _ = encode_mp3(tone(3), xing=False)
@@ -251,6 +260,20 @@ def test_ffmpeg_is_loaded_once_and_only_when_a_file_needs_it(tmp_path):
     assert "libavformat" not in libraries.read_text(encoding="utf-8")
     open_audio(write(tmp_path / "a.m4a", encode(tone(1), "aac", "mp4")[0]))
     wait_until(lambda: "libavformat" in libraries.read_text(encoding="utf-8"))
+
+
+def test_a_file_that_takes_long_to_count_is_said_to_be_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoder, "COUNTING_SECONDS", 0.0)
+    path = write(tmp_path / "a.m4a", encode(tone(1), "aac", "mp4")[0])
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "wb") as out:
+        # No limit: the timer would end the tests.
+        decoder._decode(os.fsencode(path), 0, 0.0, out, lambda: None)
+    with os.fdopen(reading, "rb") as sent:
+        sizes = iter(lambda: sent.read(decoder.SIZE.size), b"")
+        objects = [json.loads(sent.read(-decoder.SIZE.unpack(size)[0])) for size in sizes]
+    assert objects[:40] == [{}] * 40
+    assert objects[-1]["frames"] == open_audio(path).frames
 
 
 SURROUND = {
