@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from services.audio.arrays import MAX_CHANNELS
 from services.audio.lengths import check_length
+from services.audio.plain_wav import find_plain_wav
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,7 +36,7 @@ class LibsndfileReader:
 
         with ExitStack() as stack:
             try:
-                self._file = stack.enter_context(soundfile.SoundFile(path))
+                self._file = _open(path, stack)
             except soundfile.LibsndfileError as error:
                 raise UnsuitableError(_describe(error)) from error
             self.about = self._check(path)
@@ -82,6 +83,20 @@ class LibsndfileReader:
             "is_mixed_down": False,
             "remarks": [],
         }
+
+
+def _open(path: bytes, stack: ExitStack) -> Any:
+    import soundfile
+
+    try:
+        return stack.enter_context(soundfile.SoundFile(path))
+    except soundfile.LibsndfileError:
+        # The name may be no text.
+        file = stack.enter_context(open(path, "rb"))  # noqa: PTH123, SIM115
+        plain = find_plain_wav(file)
+        if plain is None:
+            raise
+        return stack.enter_context(soundfile.SoundFile(plain))
 
 
 def _describe(error: Any) -> str:

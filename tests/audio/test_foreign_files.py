@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from services.audio import UnreadableAudioError, decoder, decoding, open_audio
 from services.audio.lengths import check_length
+from services.audio.plain_wav import find_plain_wav
 from tests.audio.foreign_files import (
     FRAMES_OF_MP3,
     RATE,
@@ -208,6 +209,15 @@ ODD_WAVS = {
     "no data size": wav(fmt(2), (b"data", pcm(tone(1)), 0)),
     "a short PEAK chunk": wav(fmt(2), (b"PEAK", b"\1\0\0\0", None), (b"data", pcm(tone(1)), None)),
     "an empty fact chunk": wav(fmt(2), (b"fact", b"", None), (b"data", pcm(tone(1)), None)),
+    "an odd chunk without padding": wav(
+        fmt(2), (b"junk", b"abc", None), (b"data", pcm(tone(1)), None), pad=False
+    ),
+    "an odd list without padding": wav(
+        fmt(2), (b"LIST", b"INFOISFT\3\0\0\0abc", None), (b"data", pcm(tone(1)), None), pad=False
+    ),
+    "a short PEAK after an odd chunk": wav(
+        fmt(2), (b"junk", b"abc", None), (b"PEAK", b"\1", None), (b"data", pcm(tone(1)), None)
+    ),
 }
 
 
@@ -216,6 +226,33 @@ def test_odd_wav_files_are_read_exactly(tmp_path, name):
     file = open_audio(write(tmp_path / "odd.wav", ODD_WAVS[name]))
     assert np.array_equal(np.round(file.read() * 32768), np.round(tone(1) * 32767))
     assert (file.frames, file.encoding) == (RATE, "PCM_16")
+
+
+@pytest.mark.parametrize("name", sorted(set(ODD_WAVS) - {"no data size"}))
+@pytest.mark.usefixtures("without_ffmpeg")
+def test_odd_chunks_need_no_ffmpeg(tmp_path, name):
+    assert count(write(tmp_path / "odd.wav", ODD_WAVS[name])) == (RATE, RATE)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(-80, 120), st.sampled_from([0, 1, 2]), st.integers(0, 60)),
+        max_size=20,
+    )
+)
+def test_a_plain_wav_file_is_read_like_one_in_memory(steps):
+    samples = bytes(range(50))
+    odd = wav(fmt(1), (b"junk", b"abc", None), (b"data", samples, None), pad=False)
+    plain = find_plain_wav(io.BytesIO(odd))
+    whole = io.BytesIO(wav(fmt(1), (b"data", samples, None)))
+    assert plain is not None
+    for offset, whence, size in steps:
+        start = {0: 0, 1: whole.tell(), 2: len(whole.getvalue())}[whence]
+        by = max(offset, -start)
+        assert plain.seek(by, whence) == whole.seek(by, whence)
+        assert plain.read(size) == whole.read(size)
+    plain.seek(0)
+    assert plain.read() == whole.getvalue()
 
 
 @pytest.mark.parametrize("content", [b"hello, world" * 50, bytes(4096)])
