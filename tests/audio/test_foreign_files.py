@@ -45,17 +45,26 @@ QUIET_FIRST = np.concatenate([tone(1, level=0), noise(3)], axis=1)
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
 
 
+@pytest.fixture(scope="module")
+def decoder_without_ffmpeg(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[decoding._Decoder]:
+    """A decoder as where the extra `formats` is not installed."""
+    folder = tmp_path_factory.mktemp("hidden")
+    (folder / "av.py").write_text("raise ModuleNotFoundError('No module named av')")
+    found = decoding._Decoder()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(folder), str(ROOT)]))
+        found._start_process()
+    yield found
+    found.end()
+
+
 @pytest.fixture
-def without_ffmpeg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Read files as where the extra `formats` is not installed."""
-    folder = tmp_path / "hidden" / "av"
-    folder.mkdir(parents=True)
-    (folder / "__init__.py").write_text("raise ModuleNotFoundError('No module named av')")
-    paths = [str(folder.parent), str(ROOT)]
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
-    decoding._decoder.end()
-    yield
-    decoding._decoder.end()
+def without_ffmpeg(
+    decoder_without_ffmpeg: decoding._Decoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decoding, "_decoder", decoder_without_ffmpeg)
 
 
 def count(path: Path) -> tuple[int, int]:
