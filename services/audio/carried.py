@@ -73,10 +73,6 @@ class Carried:
     left_out: tuple[str, ...] = ()
     """What could not be read or kept, for messages."""
 
-    def get(self, name: str) -> str | None:
-        """Return the first text of this name, in any case."""
-        return next((text for found, text in self.texts if found.upper() == name), None)
-
     def at_rate(self, sample_rate: int) -> Carried:
         """Return the same for a file of another sample rate: positions keep their time."""
         if sample_rate == self.sample_rate:

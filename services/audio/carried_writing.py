@@ -38,7 +38,9 @@ from services.audio.riff import (
     iter_parts,
     parse_bext,
     parse_info,
+    parse_position,
     set_element,
+    set_time_reference,
     update_bext_loudness,
     update_ixml_depth,
     update_ixml_loudness,
@@ -291,6 +293,13 @@ def build_carried_chunks(
     ]
     if facts.is_take:
         own = list_chunks(replace(facts, loudness=loudness), wav_format, dithered=dithered)
+        places = [text for name, text in carried.texts if name.upper() == "TIME_REFERENCE"]
+        place = parse_position(places[0]) if places else None
+        if place is not None:
+            own = [
+                (name, set_time_reference(body, place) if name == b"bext" else body)
+                for name, body in own
+            ]
     else:
         # Without `acid`, which cannot hold a tempo alone: it also states a metre and a use.
         own = [UTF_8_CHUNK]
@@ -317,8 +326,9 @@ def _build_missing(carried: Carried, facts: TakeFacts, old: Sequence[Chunk]) -> 
     bext = None if b"bext" in has or facts.is_take else build_bext(carried.texts)
     if bext is not None:
         chunks.append((b"bext", bext))
-    if b"bext" in has or bext is not None:
-        texts = [(name, text) for name, text in texts if name.upper() not in _BEXT_NAMES]
+    # The fields of `bext` are short and have no Unicode: what they cut stays in the tag.
+    in_bext = set(parse_bext(bext or find_chunk(old, b"bext")))
+    texts = [(name, text) for name, text in texts if (name.upper(), text) not in in_bext]
     if carried.markers and b"cue " not in has:
         chunks += build_markers(carried.markers)
     if carried.loops and b"smpl" not in has:

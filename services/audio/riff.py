@@ -255,7 +255,7 @@ def scale_chunk(name: bytes, body: bytes, ratio: Fraction) -> bytes:
         scaled = head + _scale_loops(body[36:], ratio)
     elif name == b"bext" and len(body) >= 346:
         (reference,) = struct.unpack_from("<Q", body, 338)
-        scaled = body[:338] + struct.pack("<Q", scale(reference, ratio, _U64)) + body[346:]
+        scaled = set_time_reference(body, scale(reference, ratio, _U64))
     elif name == b"LIST" and body[:4] == b"adtl":
         scaled = _scale_labels(body, ratio)
     elif name == b"iXML":
@@ -378,7 +378,7 @@ def update_ixml_depth(body: bytes, bits: int) -> bytes:
 
 def build_bext(texts: Iterable[tuple[str, str]]) -> bytes | None:
     """Return the body of a `bext` of version 1 from Vorbis comments, or None without any field."""
-    fields = dict(texts)
+    fields = {name.upper(): text for name, text in texts}
     names = {*BEXT_TEXTS, "TIME_REFERENCE", "UMID"} - {"DESCRIPTION"}
     if names.isdisjoint(fields):
         return None
@@ -396,6 +396,11 @@ def build_bext(texts: Iterable[tuple[str, str]]) -> bytes | None:
         + bytes(190)
         + fields.get("CODING_HISTORY", "").encode("latin-1", "replace")
     )
+
+
+def set_time_reference(body: bytes, position: int) -> bytes:
+    """Return a `bext` with another place in time, in samples since midnight."""
+    return body[:338] + struct.pack("<Q", min(position, _U64 - 1)) + body[346:]
 
 
 def parse_position(text: str | None) -> int | None:

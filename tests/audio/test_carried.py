@@ -423,6 +423,18 @@ def test_chapters_and_loop_tags_become_markers_and_a_loop(tmp_path):
     assert kept["CHAPTER001"] == ["00:00:00.100"]
 
 
+def test_fields_of_a_recorder_return_whole_from_comments_of_any_case(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, sound(), RATE)
+    tags = mutagen.flac.FLAC(path)
+    tags.update({"originator": "Recorder 7", "time_reference": "4800", "description": "雨" * 300})
+    tags.save()
+    done = convert_file(path, tmp_path / "b.wav").path
+    bext = WavInfoReader(str(done)).bext
+    assert (bext.originator, bext.time_reference) == ("Recorder 7", 4_800)
+    assert str(mutagen.wave.WAVE(done).tags["TXXX:DESCRIPTION"]) == "雨" * 300
+
+
 @pytest.mark.parametrize("version", [3, 4])
 def test_id3_frames_of_every_kind_pass_to_another_mp3(tmp_path, cover, version):
     make_mp3(tmp_path / "a.mp3", cover, version)
@@ -573,6 +585,19 @@ def test_what_others_add_to_a_take_stays_in_it(tmp_path, cover):
         assert texts_of(done.path)["artist"] == "Ann"
         assert texts_of(done.path)["title"] == "My song"
         assert pictures_of(done.path) == [cover]
+
+
+def test_place_of_a_take_in_time_passes_through_flac(tmp_path):
+    facts = TakeFacts(prompt="warm house", seed=7, engine="composer")
+    path = write_wav(tmp_path / "take.wav", sound(), RATE, facts=facts).path
+    data = path.read_bytes()
+    at = data.index(b"bext") + 8 + 338
+    path.write_bytes(data[:at] + struct.pack("<Q", 48_000) + data[at + 8 :])
+    flac = convert_file(path, tmp_path / "a.flac").path
+    assert mutagen.flac.FLAC(flac)["TIME_REFERENCE"] == ["48000"]
+    back = convert_file(flac, tmp_path / "b.wav", sample_rate=96_000).path
+    assert WavInfoReader(str(back)).bext.time_reference == 96_000
+    assert read_facts(back).prompt == "warm house"
 
 
 def test_coding_history_of_a_take_says_what_became_of_it(tmp_path):
