@@ -10,6 +10,7 @@ from services.audio.periods import (
     autocorrelation,
     correlation_after,
     measure_clarity,
+    measure_contrast,
     refine,
     score_tempi,
 )
@@ -62,6 +63,20 @@ def test_regular_pulses_are_clear_and_noise_is_not():
     noise = np.random.default_rng(1).uniform(size=pulses(100.0).size)
     assert measure_clarity(pulses(100.0), 100.0) > 0.5
     assert measure_clarity(noise, 100.0) < 0.15
+
+
+def test_contrast_tells_pulses_under_noise_from_noise():
+    noise = np.random.default_rng(2).uniform(size=pulses(100.0, 30.0).size)
+    buried = noise + 0.8 * pulses(100.0, 30.0)
+    assert measure_clarity(buried, 100.0) < 0.15
+    assert measure_contrast(buried, 100.0) > 6.0
+    assert measure_contrast(noise, 100.0) < 5.5
+    assert measure_contrast(buried, 93.0) < 5.5
+
+
+@pytest.mark.parametrize("curve", [np.ones(3000), np.zeros(3000), pulses(100.0, 1.0)])
+def test_curves_without_structure_or_too_short_have_no_contrast(curve):
+    assert measure_contrast(curve, 100.0) == pytest.approx(0.0, abs=1e-6)
 
 
 @settings(max_examples=25)

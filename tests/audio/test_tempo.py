@@ -127,6 +127,70 @@ def test_signals_without_a_beat_have_no_tempo(signal, hint):
     assert tempo.downbeat_offset_seconds is None
 
 
+def choir(seed, attack=0.12, bpm=96.0, seconds=30.0):
+    """Four voices with breath, each changing its pitch softly on some of the beats."""
+    rng = np.random.default_rng(seed)
+    mix = attack / 16 * rng.standard_normal(round(seconds * RATE))
+    beat = 60.0 / bpm
+    for low in (48, 55, 60, 64):
+        beats = 0
+        while beats * beat < seconds - 1.0:
+            held = int(rng.geometric(0.6))
+            first = round(beats * beat * RATE)
+            at = np.arange(min(round((held * beat + 0.2) * RATE), mix.size - first)) / RATE
+            level = np.minimum(at / attack, (held * beat + 0.2 - at) / 0.2).clip(0.0, 1.0)
+            turn = 880 * np.pi * 2 ** ((low + rng.choice([0, 2, 4, 5, 7, 9]) - 69) / 12) * at
+            wave = sum(np.sin(n * turn + low * n) / n**1.5 for n in range(1, 7))
+            mix[first : first + at.size] += 0.1 * level * wave
+            beats += held
+    return mix.astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_soft_onsets_have_a_tempo_with_the_right_hint(seed):
+    tempo = estimate_tempo(choir(seed), RATE, hint_bpm=97.0)
+    assert tempo.bpm == pytest.approx(96.0, abs=0.15)
+    assert tempo.hint_supported is True
+    assert tempo.confidence > 0.1
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_soft_onsets_do_not_support_a_wrong_hint(seed):
+    signal = choir(seed, attack=0.08)
+    for ratio in (3 / 4, 4 / 5, 5 / 4, 4 / 3):
+        tempo = estimate_tempo(signal, RATE, hint_bpm=96.0 * ratio)
+        assert tempo.bpm == pytest.approx(96.0, abs=0.1)
+        assert tempo.hint_supported is False
+        assert tempo.confidence <= 0.5
+
+
+def clicks(bpm, faster=0.0, seconds=30.0):
+    """Clicks whose tempo rises evenly by `faster` BPM."""
+    signal = np.zeros(round(seconds * RATE), np.float32)
+    at = 0.0
+    while at < seconds - 0.1:
+        start = round(at * RATE)
+        signal[start : start + 100] = np.sin(0.3 * np.arange(100)) * np.exp(-np.arange(100) / 40)
+        at += 60.0 / (bpm + faster * at / seconds)
+    return signal
+
+
+@pytest.mark.parametrize("bpm", [150.0, 180.0, 200.0, 220.0])
+def test_fast_clicks_that_read_half_are_flagged(bpm):
+    tempo = estimate_tempo(clicks(bpm), RATE)
+    assert tempo.bpm == pytest.approx(bpm / 2, abs=0.1)
+    assert tempo.octave_ambiguous
+
+
+def test_a_drifting_tempo_has_less_confidence():
+    steady, drifting, rising = (
+        estimate_tempo(clicks(120.0, faster), RATE, 120.0).confidence for faster in (0.0, 1.5, 6.0)
+    )
+    assert steady > 0.95
+    assert drifting < 0.8
+    assert rising < 0.2
+
+
 @pytest.mark.parametrize("lead_in", [0.0, 0.13, 0.37, 0.71])
 def test_beats_follow_a_late_start(lead_in):
     tempo = estimate_tempo(loop(110.0, ROCK, lead_in=lead_in), RATE, hint_bpm=110.0)
