@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import resource
 import select
@@ -101,7 +102,9 @@ def _serve_fork(request: dict[str, Any], output: int, wish: int) -> None:
         path, seconds = bytes.fromhex(request["path"]), float(request["cpu_seconds"])
         with os.fdopen(output, "wb") as out:
             _limit(path, seconds)
-            _decode(path, int(request["frames"]), seconds, out, lambda: os.write(wish, b"."))
+            longest = request["longest_seconds"] or math.inf
+            frames = int(request["frames"])
+            _decode(path, frames, seconds, longest, out, lambda: os.write(wish, b"."))
     except BrokenPipeError:
         # The reader has seen enough.
         os._exit(0)
@@ -125,7 +128,12 @@ def _limit(path: bytes, cpu_seconds: float) -> None:
 
 
 def _decode(
-    path: bytes, frames: int, cpu_seconds: float, out: BinaryIO, wish: Callable[[], object]
+    path: bytes,
+    frames: int,
+    cpu_seconds: float,
+    longest_seconds: float,
+    out: BinaryIO,
+    wish: Callable[[], object],
 ) -> None:
     due = time.monotonic() + COUNTING_SECONDS
 
@@ -142,7 +150,7 @@ def _decode(
     try:
         with closing(_open(path, wish)) as reader:
             if not frames:
-                reader.count_frames(report_counting)
+                reader.count_frames(report_counting, longest_seconds)
             _write_object(out, reader.about)
             while frames:
                 # Each block has the whole time again.

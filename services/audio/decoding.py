@@ -73,18 +73,19 @@ class Decoding:
 
 
 @contextmanager
-def decode(path: Path, frames: int) -> Iterator[Decoding]:
+def decode(path: Path, frames: int, longest_seconds: float | None = None) -> Iterator[Decoding]:
     """Decode a file in a process, which is killed at the end of the block.
 
     Args:
         path: of the file, which may be hostile.
         frames: samples per channel of a block; 0 reads the header only.
+        longest_seconds: where the length can only be counted, counting stops past it.
 
     Raises:
         DecodingError: the file is not audio, or takes too much time or memory.
         OSError: the machine starts no process, or has too many files open.
     """
-    output, fork = _decoder.start(path, frames)
+    output, fork = _decoder.start(path, frames, longest_seconds)
     try:
         stream = _Stream(output)
         while not (about := stream.read_object(-stream.read_size())):
@@ -151,10 +152,17 @@ class _Decoder:
         self._process: subprocess.Popen[bytes] | None = None
         self._channel: socket.socket | None = None
 
-    def start(self, path: Path, frames: int) -> tuple[int, Fork]:
+    def start(
+        self, path: Path, frames: int, longest_seconds: float | None = None
+    ) -> tuple[int, Fork]:
         """Return the pipe that a file's blocks come from, and the fork that writes them."""
         name = os.fsencode(path.absolute()).hex()
-        request = {"path": name, "frames": frames, "cpu_seconds": CPU_SECONDS}
+        request = {
+            "path": name,
+            "frames": frames,
+            "cpu_seconds": CPU_SECONDS,
+            "longest_seconds": longest_seconds,
+        }
         with self._lock:
             try:
                 return self._ask(request)

@@ -103,11 +103,12 @@ class FfmpegReader:
             "remarks": self._list_remarks(),
         }
 
-    def count_frames(self, report: Callable[[], None]) -> None:
-        """Decode the whole file for its length; nothing can be read after that.
+    def count_frames(self, report: Callable[[], None], longest_seconds: float) -> None:
+        """Decode the file for its length; nothing can be read after that.
 
         Args:
             report: called from time to time.
+            longest_seconds: the rest of a longer file is not decoded.
 
         Raises:
             FfmpegError: the file is damaged, or its sample rate or its channels change.
@@ -116,6 +117,8 @@ class FfmpegReader:
             self._look_at_bits(frame)
             self._frames += frame.samples
             report()
+            if self._frames > longest_seconds * self._first.sample_rate:
+                return
 
     def read(self, frames: int) -> NDArray[np.float32]:
         """Return the next samples, `[frames, channels]`; fewer at the end only.

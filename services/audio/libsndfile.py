@@ -56,7 +56,7 @@ class LibsndfileReader:
             raise UnsuitableError(_describe(error)) from error
         return block
 
-    def count_frames(self, report: Callable[[], None]) -> None:
+    def count_frames(self, report: Callable[[], None], longest_seconds: float) -> None:
         """Do nothing: the length in `about` has been checked."""
 
     def close(self) -> None:

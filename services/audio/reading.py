@@ -100,12 +100,18 @@ class AudioFile:
         return np.concatenate(list(self.blocks()), axis=1)
 
 
-def open_audio(path: str | os.PathLike[str], lowest_rate_hz: int = LOWEST_RATE_HZ) -> AudioFile:
+def open_audio(
+    path: str | os.PathLike[str],
+    lowest_rate_hz: int = LOWEST_RATE_HZ,
+    longest_seconds: float | None = None,
+) -> AudioFile:
     """Read and check the header of a file.
 
     Args:
         path: the file.
         lowest_rate_hz: to measure a file, `LOWEST_MEASURED_RATE_HZ` will do.
+        longest_seconds: of audio that the caller takes. A longer file, if only decoding tells how
+            long it is, is not decoded to its end, and has the length of what was decoded.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -121,7 +127,7 @@ def open_audio(path: str | os.PathLike[str], lowest_rate_hz: int = LOWEST_RATE_H
         raise FileNotFoundError(f"No such file: {target}")
     if not is_file:
         raise UnreadableAudioError(f"{target} is not a file.")
-    with _decode(target, frames=0) as decoding:
+    with _decode(target, 0, longest_seconds) as decoding:
         about = decoding.about | {"remarks": tuple(decoding.about["remarks"])}
         found = AudioFile(path=target, bytes=target.stat().st_size, **about)
     if not lowest_rate_hz <= found.sample_rate <= HIGHEST_RATE_HZ:
@@ -133,12 +139,12 @@ def open_audio(path: str | os.PathLike[str], lowest_rate_hz: int = LOWEST_RATE_H
 
 
 @contextmanager
-def _decode(path: Path, frames: int) -> Iterator[Decoding]:
+def _decode(path: Path, frames: int, longest_seconds: float | None = None) -> Iterator[Decoding]:
     # Imported here, so that writing WAV files starts no decoder.
     from services.audio.decoding import DecodingError, decode
 
     try:
-        with decode(path, frames) as decoding:
+        with decode(path, frames, longest_seconds) as decoding:
             yield decoding
     except DecodingError as error:
         raise UnreadableAudioError(f"{path} {error}") from error

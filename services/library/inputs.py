@@ -225,21 +225,26 @@ class InputStore:
             return True
         return False
 
+    def _refuse_longer(self, label: str, frames: int, sample_rate: int) -> None:
+        longest = self._settings.input_max_seconds
+        if frames > longest * sample_rate:
+            raise InvalidRequestError(
+                f"{label} is longer than {longest:g} s. Cut out the part to use."
+            )
+
     def _examine(self, upload: Upload, label: str) -> Input:
         # The whole file is decoded, because its header may be wrong.
         from services.audio.reading import UnreadableAudioError, open_audio
 
         longest = self._settings.input_max_seconds
         try:
-            audio = open_audio(upload.path)
+            audio = open_audio(upload.path, longest_seconds=longest)
+            self._refuse_longer(label, audio.frames, audio.sample_rate)
             frames, peak = 0, 0.0
             for block in audio.blocks():
                 frames += block.shape[1]
                 peak = max(peak, float(abs(block).max(initial=0.0)))
-                if frames > longest * audio.sample_rate:
-                    raise InvalidRequestError(
-                        f"{label} is longer than {longest:g} s. Cut out the part to use."
-                    )
+                self._refuse_longer(label, frames, audio.sample_rate)
         except OSError as error:
             raise find_shortage(error) or OutputError(
                 "The audio file could not be examined: this machine starts no process for it."

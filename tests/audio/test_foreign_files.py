@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import shutil
 import struct
@@ -314,12 +315,19 @@ def test_a_file_that_takes_long_to_count_is_said_to_be_counted(tmp_path, monkeyp
     reading, writing = os.pipe()
     with os.fdopen(writing, "wb") as out:
         # No limit: the timer would end the tests.
-        decoder._decode(os.fsencode(path), 0, 0.0, out, lambda: None)
+        decoder._decode(os.fsencode(path), 0, 0.0, math.inf, out, lambda: None)
     with os.fdopen(reading, "rb") as sent:
         sizes = iter(lambda: sent.read(decoder.SIZE.size), b"")
         objects = [json.loads(sent.read(-decoder.SIZE.unpack(size)[0])) for size in sizes]
     assert objects[:40] == [{}] * 40
     assert objects[-1]["frames"] == open_audio(path).frames
+
+
+def test_a_file_that_is_too_long_is_not_decoded_to_its_end(tmp_path):
+    path = write(tmp_path / "a.m4a", encode(tone(8), "alac", "ipod", sample_format="s16p")[0])
+    assert open_audio(path).duration_seconds == 8.0
+    assert 2.0 < open_audio(path, longest_seconds=2.0).duration_seconds < 3.0
+    assert open_audio(path, longest_seconds=9.0).duration_seconds == 8.0
 
 
 SURROUND = {

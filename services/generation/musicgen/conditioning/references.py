@@ -69,7 +69,7 @@ def read_melody(path: Path, sample_rate: int) -> Audio:
 
 def _open(path: Path, label: str) -> AudioFile:
     try:
-        file = open_audio(path)
+        file = open_audio(path, longest_seconds=LONGEST_FILE_SECONDS)
     except (FileNotFoundError, UnreadableAudioError) as error:
         reason = str(error).replace(str(path), label).rstrip(".")
         raise InvalidRequestError(f"{reason}. Use a WAV, FLAC, MP3 or Ogg file.") from error

@@ -184,7 +184,7 @@ class Endless:
 
 
 def test_a_file_longer_than_its_header_says_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(references, "open_audio", Endless)
+    monkeypatch.setattr(references, "open_audio", lambda path, **_limits: Endless(path))
     with pytest.raises(InvalidRequestError, match="continue lasts more than 10 minutes"):
         read_for_continuation(tmp_path / "a.wav", RATE, 1, FRAME)
     assert read_melody(tmp_path / "a.wav", RATE).shape == (1, 30 * RATE)
@@ -199,7 +199,7 @@ class Broken(Endless):
 
 
 def test_a_damaged_file_is_reported_without_its_path(tmp_path, monkeypatch):
-    monkeypatch.setattr(references, "open_audio", Broken)
+    monkeypatch.setattr(references, "open_audio", lambda path, **_limits: Broken(path))
     with pytest.raises(InvalidRequestError, match=r"^The file of the melody ends too early\.$"):
         read_melody(tmp_path / "a.wav", RATE)
 
