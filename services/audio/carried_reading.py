@@ -15,7 +15,10 @@ from services.audio.riff import (
     Loop,
     Marker,
     decode_text,
+    describe_chunk,
     find_chunk,
+    iter_chunk_heads,
+    list_unparsed,
     parse_bext,
     parse_info,
     parse_loops,
@@ -37,7 +40,6 @@ _RIFF_HEADERS = {b"RIFF", b"RF64", b"ds64", b"fmt ", b"data", b"fact"}
 _ID3_CHUNKS = (b"id3 ", b"ID3 ")
 _AIFF_TEXTS = {b"NAME": "TITLE", b"AUTH": "ARTIST", b"(c) ": "COPYRIGHT", b"ANNO": "COMMENT"}
 _AIFF_SOUND = {b"COMM", b"SSND", b"FVER", b"FLLR"}
-_MOST_AIFF_CHUNKS = 1000
 
 
 def read_carried(file: AudioFile) -> Carried:
@@ -106,6 +108,7 @@ def _parse_chunks(carried: Carried) -> Carried:
         pictures=tuple([] if tag is None else list_pictures(tag)),
         markers=parse_markers(find_chunk(chunks, b"cue "), find_chunk(chunks, b"adtl")),
         loops=parse_loops(find_chunk(chunks, b"smpl")),
+        left_out=(*carried.left_out, *list_unparsed(chunks)),
         frames=tag,
     )
 
@@ -265,25 +268,17 @@ def _read_aiff(file: BinaryIO, sample_rate: int) -> Carried:
 
 
 def _read_aiff_chunks(file: BinaryIO) -> tuple[list[Chunk], list[str]]:
-    file.seek(12)
     chunks: list[Chunk] = []
     unread: list[str] = []
     left = MOST_BYTES
-    for _ in range(_MOST_AIFF_CHUNKS):
-        head = file.read(8)
-        if len(head) < 8:
-            break
-        name, size = struct.unpack(">4sI", head)
-        start = file.tell()
+    for name, size in iter_chunk_heads(file, unread, big_endian=True):
         if name not in _AIFF_SOUND:
             body = file.read(size) if size <= left else b""
             left -= len(body)
             if len(body) == size:
                 chunks.append((name, body))
             else:
-                shown = name.decode("latin-1").strip()
-                unread.append(f'the chunk "{shown}", which is damaged or too large')
-        file.seek(start + size + size % 2)
+                unread.append(f"{describe_chunk(name)}, which is damaged or too large")
     return chunks, unread
 
 

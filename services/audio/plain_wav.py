@@ -11,6 +11,8 @@ import os
 import struct
 from typing import BinaryIO
 
+from services.audio.riff import iter_chunk_heads
+
 _CHUNK = struct.Struct("<4sI")
 _LONGEST_FORMAT_BYTES = 1024
 
@@ -57,28 +59,16 @@ def find_plain_wav(file: BinaryIO) -> PlainWav | None:
     head = file.read(12)
     if head[:4] != b"RIFF" or head[8:] != b"WAVE":
         return None
-    at, wav_format = len(head), b""
-    while at + _CHUNK.size <= end:
-        file.seek(at)
-        name, size = _CHUNK.unpack(file.read(_CHUNK.size))
-        at += _CHUNK.size
+    wav_format = b""
+    for name, stated in iter_chunk_heads(file):
         if name == b"data":
-            size = min(size, end - at)
+            at = file.tell()
+            size = min(stated, end - at)
             if not wav_format or not size:
                 return None
             total = 4 + len(wav_format) + _CHUNK.size + size
             riff = _CHUNK.pack(b"RIFF", min(total, 0xFFFFFFFF)) + b"WAVE"
             return PlainWav(riff + wav_format + _CHUNK.pack(name, size), file, at, size)
-        if name == b"fmt " and size <= _LONGEST_FORMAT_BYTES:
-            wav_format = _CHUNK.pack(name, size) + file.read(size) + b"\0" * (size % 2)
-        at += size
-        if size % 2 and not _has_name(file, at):
-            at += 1
+        if name == b"fmt " and stated <= _LONGEST_FORMAT_BYTES:
+            wav_format = _CHUNK.pack(name, stated) + file.read(stated) + b"\0" * (stated % 2)
     return None
-
-
-def _has_name(file: BinaryIO, at: int) -> bool:
-    """Return whether a chunk's name begins here, where a byte of padding belongs."""
-    file.seek(at)
-    name = file.read(4)
-    return len(name) == 4 and all(0x20 <= byte < 0x7F for byte in name)

@@ -6,10 +6,12 @@ The layouts are those of Microsoft/IBM, Multimedia Programming Interface 1.0 (`c
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
@@ -104,13 +106,12 @@ class Loop:
 def read_chunks(file: BinaryIO) -> tuple[list[Chunk], list[str]]:
     """Return the chunks of a WAV or RF64 file except the samples and their format.
 
-    Padding is left out. The second list names the chunks that are too large or damaged.
+    Padding is left out. The second list names what is too large or damaged, or no chunk.
     """
-    file.seek(12)
     chunks: list[Chunk] = []
     unread: list[str] = []
     left = MOST_BYTES
-    for name, size in iter_chunk_heads(file):
+    for name, size in iter_chunk_heads(file, unread):
         if name in _SAMPLES or name in _PADDING:
             continue
         body = file.read(size) if size <= left else b""
@@ -122,26 +123,60 @@ def read_chunks(file: BinaryIO) -> tuple[list[Chunk], list[str]]:
     return chunks, unread
 
 
-def iter_chunk_heads(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
-    """Yield the name and size of each chunk, with the file positioned at its body."""
-    data_bytes = None
-    for _ in range(_MOST_CHUNKS):
-        head = file.read(8)
-        if len(head) < 8:
-            return
-        name, size = struct.unpack("<4sI", head)
-        start = file.tell()
-        if name == b"ds64":
-            sizes = file.read(16)
-            data_bytes = struct.unpack("<8xQ", sizes)[0] if len(sizes) == 16 else None
-            file.seek(start)
-        if name == b"data" and size == _IN_DS64 and data_bytes is not None:
-            size = data_bytes
-        yield name, size
-        end = start + size + size % 2
-        if end >= 1 << 63:  # beyond the largest file offset
-            return
-        file.seek(end)
+def iter_chunk_heads(
+    file: BinaryIO, unread: list[str] | None = None, *, big_endian: bool = False
+) -> Iterator[tuple[bytes, int]]:
+    """Yield the name and size of each chunk, with the file positioned at its body.
+
+    It ends with the RIFF, or at bytes that are no chunk. Samples whose size was never written run
+    to the end of the file, and the byte of padding after an odd chunk may be missing.
+
+    Args:
+        file: a RIFF or RF64 file.
+        unread: gets a note about what follows the last chunk.
+        big_endian: the file is an AIFF file instead.
+    """
+    order = ">" if big_endian else "<"
+    last = file.seek(0, os.SEEK_END)
+    file.seek(4)
+    (stated,) = struct.unpack(f"{order}I", file.read(4).ljust(4, b"\0"))
+    at, limit, data_bytes, count = 12, 8 + stated, None, 0
+    notes: list[str] = []
+    while not notes and at + 8 <= last:
+        file.seek(at)
+        name, size = struct.unpack(f"{order}4sI", file.read(8))
+        if at in {limit, limit + 1}:
+            notes.append(f"the last {last - at} bytes, which lie behind the end of its chunks")
+        elif not _is_name(name):
+            notes.append(f"the last {last - at} bytes, which are no chunk")
+        elif count == _MOST_CHUNKS:
+            notes.append(f"all chunks after the first {_MOST_CHUNKS}")
+        else:
+            count += 1
+            start = at + 8
+            if name == b"ds64":
+                sizes = file.read(16)
+                if len(sizes) == 16:
+                    riff_bytes, data_bytes = struct.unpack("<QQ", sizes)
+                    limit = 8 + riff_bytes if stated == _IN_DS64 else limit
+                file.seek(start)
+            if name == b"data" and size == _IN_DS64 and data_bytes is not None:
+                size = data_bytes
+            if name in {b"data", b"SSND"} and size == 0:
+                # A recorder that ended early has left no size: libsndfile reads all of it, too.
+                size = last - start
+            yield name, size
+            at = start + size
+            if size % 2 and at < last:
+                file.seek(at)
+                # As some programs leave out the padding.
+                at += not _is_name(file.read(4))
+    if unread is not None:
+        unread += notes
+
+
+def _is_name(name: bytes) -> bool:
+    return len(name) == 4 and all(0x20 <= byte < 0x7F for byte in name)
 
 
 def describe_chunk(name: bytes, body: bytes = b"") -> str:
@@ -164,9 +199,7 @@ def find_chunk(chunks: Iterable[Chunk], name: bytes) -> bytes:
 def iter_parts(body: bytes) -> Iterator[Chunk]:
     """Yield the chunks within the body of a list, without its type."""
     at = 0
-    for _ in range(_MOST_ENTRIES):
-        if at + 8 > len(body):
-            return
+    while at + 8 <= len(body):
         name, size = struct.unpack_from("<4sI", body, at)
         yield name, body[at + 8 : at + 8 + size]
         at += 8 + size + size % 2
@@ -175,7 +208,7 @@ def iter_parts(body: bytes) -> Iterator[Chunk]:
 def parse_info(body: bytes) -> list[tuple[str, str]]:
     """Return the texts of a `LIST` `INFO` as Vorbis comments; unknown ones keep their name."""
     texts = []
-    for name, raw in iter_parts(body):
+    for name, raw in islice(iter_parts(body), _MOST_ENTRIES):
         shown = name.decode("latin-1")
         texts.append((INFO_NAMES.get(shown, shown), decode_text(raw)))
     return [(name, text) for name, text in texts if text]
@@ -225,6 +258,24 @@ def parse_loops(smpl: bytes) -> tuple[Loop, ...]:
     entries = range(36, min(len(smpl), 36 + 24 * _MOST_ENTRIES) - 23, 24)
     found = (struct.unpack_from("<8x2I", smpl, at) for at in entries)
     return tuple(Loop(start, end) for start, end in found if end >= start)
+
+
+def list_unparsed(chunks: Sequence[Chunk]) -> list[str]:
+    """Return notes about the entries of chunks that are too many to be parsed.
+
+    A WAV file gets them all the same, within their chunk.
+    """
+    info = islice(iter_parts(find_chunk(chunks, b"INFO")), _MOST_ENTRIES, None)
+    exceeding = {
+        "cue points": len(find_chunk(chunks, b"cue ")) >= 4 + 24 * (_MOST_ENTRIES + 1),
+        "loops": len(find_chunk(chunks, b"smpl")) >= 36 + 24 * (_MOST_ENTRIES + 1),
+        "texts of INFO": next(info, None) is not None,
+    }
+    return [
+        f"all {what} after the first {_MOST_ENTRIES}, except within their chunk"
+        for what, too_many in exceeding.items()
+        if too_many
+    ]
 
 
 def decode_text(field: bytes) -> str:

@@ -10,6 +10,7 @@ import struct
 import subprocess
 import zlib
 from dataclasses import replace
+from fractions import Fraction
 
 import mutagen
 import mutagen.aiff
@@ -35,6 +36,7 @@ from services.audio.facts import TakeFacts
 from services.audio.id3_tags import build_id3, encode_id3, list_texts, read_id3
 from services.audio.loudness import Loudness
 from services.audio.reading import AudioFile
+from services.audio.riff import parse_markers, scale_chunk
 from services.audio.tags import _build_riff_parts, read_facts
 from services.audio.wav import write_wav
 from services.audio.wav_chunks import WavFormat
@@ -668,6 +670,86 @@ def test_damaged_tags_are_named_and_the_audio_is_converted(tmp_path):
     assert done.left_out == ('the chunk "id3", which is damaged',)
 
 
+def carried_of(path, *parts, form=b"RIFF"):
+    """What is read from a file of these parts, which state their own sizes."""
+    body = b"".join(parts)
+    order, kind = (">", b"AIFF") if form == b"FORM" else ("<", b"WAVE")
+    path.write_bytes(form + struct.pack(f"{order}I", len(body) + 4) + kind + body)
+    return read_carried(AudioFile(path, RATE, 1, FRAMES, "WAV", "PCM_16", len(body) + 12))
+
+
+FMT = riff_chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, RATE, RATE * 2, 2, 16))
+DATA = riff_chunk(b"data", bytes(100))
+
+
+@pytest.mark.parametrize("start", [b"", b"abcd" + struct.pack("<I", 4000)])
+@pytest.mark.parametrize("stated", [0, 36, None])
+def test_samples_whose_size_was_never_written_are_not_taken_for_chunks(tmp_path, start, stated):
+    path = tmp_path / "unclosed.wav"
+    carried_of(path, FMT, b"data" + bytes(4), start.ljust(8000, b"\0"))
+    data = bytearray(path.read_bytes())
+    if stated is not None:
+        data[4:8] = struct.pack("<I", stated)
+    path.write_bytes(data)
+    done = convert_file(path, tmp_path / "b.wav")
+    assert (done.frames, done.left_out) == (4000, ())
+    assert set(own_chunks(done.path)) <= {b"CSET"}
+
+
+def test_chunks_after_an_odd_one_without_padding_are_carried(tmp_path):
+    odd = riff_chunk(b"note", b"odd")[:-1]
+    carried = carried_of(tmp_path / "a.wav", FMT, odd, DATA, riff_chunk(b"inst", INST))
+    assert carried.chunks == ((b"note", b"odd"), (b"inst", INST))
+    assert carried.left_out == ()
+
+
+@pytest.mark.parametrize("form", [b"RIFF", b"FORM"])
+def test_bytes_after_the_last_chunk_are_named(tmp_path, form):
+    carried = carried_of(tmp_path / "a", FMT if form == b"RIFF" else b"", bytes(4096), form=form)
+    assert carried.chunks == ()
+    assert carried.left_out == ("the last 4096 bytes, which are no chunk",)
+
+
+def test_what_lies_behind_the_end_of_the_riff_is_named(tmp_path):
+    path = tmp_path / "a.wav"
+    carried_of(path, FMT, DATA, riff_chunk(b"inst", INST))
+    with path.open("ab") as file:
+        file.write(riff_chunk(b"abcd", bytes(92)))
+    carried = read_carried(AudioFile(path, RATE, 1, 50, "WAV", "PCM_16", 300))
+    assert carried.chunks == ((b"inst", INST),)
+    assert carried.left_out == ("the last 100 bytes, which lie behind the end of its chunks",)
+
+
+@pytest.mark.parametrize("form", [b"RIFF", b"FORM"])
+def test_chunks_beyond_the_limit_are_named(tmp_path, form):
+    carried = carried_of(tmp_path / "a", *[b"abcd" + bytes(4)] * 1001, form=form)
+    assert "all chunks after the first 1000" in carried.left_out
+    whole = carried_of(tmp_path / "b", *[b"abcd" + bytes(4)] * 1000, form=form)
+    assert "all chunks after the first 1000" not in whole.left_out
+
+
+def test_entries_beyond_the_limit_are_named(tmp_path):
+    count = 10_001
+    parts = {
+        "cue points": (b"cue ", bytes(4 + 24 * count)),
+        "loops": (b"smpl", bytes(36 + 24 * count)),
+        "texts of INFO": (b"LIST", b"INFO" + riff_chunk(b"IXYZ", b"a\0") * count),
+    }
+    carried = carried_of(tmp_path / "a.wav", FMT, *(riff_chunk(*one) for one in parts.values()))
+    assert carried.left_out == tuple(
+        f"all {what} after the first 10000, except within their chunk" for what in parts
+    )
+    assert len(carried.markers) == len(carried.loops) == len(carried.texts) == count - 1
+
+
+def test_all_regions_keep_their_time():
+    region = riff_chunk(b"ltxt", struct.pack("<II4s4H", 9, 2_400, b"rgn ", 0, 0, 0, 0))
+    name = riff_chunk(b"labl", struct.pack("<I", 9) + b"a\0")
+    scaled = scale_chunk(b"LIST", b"adtl" + name * 10_000 + region, Fraction(1, 2))
+    assert struct.unpack_from("<I", scaled, len(scaled) - 16) == (1_200,)
+    assert [one.length for one in parse_markers(CUE, (name * 10_000 + region))] == [0, 2_400]
+
+
 @settings(
     max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
@@ -679,8 +761,8 @@ def test_damaged_tags_are_named_and_the_audio_is_converted(tmp_path):
 def test_damaged_chunks_are_carried_or_named(tmp_path, recording, place, new, cut):
     sounding = recording.read_bytes()
     start = sounding.index(b"bext")
-    damaged = bytearray(sounding[:44] + sounding[start:])
-    damaged[40:44] = bytes(4)  # the size of no samples
+    damaged = bytearray(sounding[:44] + bytes(2) + sounding[start:])
+    damaged[40:44] = struct.pack("<I", 2)  # the size of one sample
     damaged[place : place + len(new)] = new
     path = tmp_path / "damaged.wav"
     path.write_bytes(damaged[:cut])
