@@ -28,6 +28,8 @@ from services.audio.riff import (
 from services.audio.tag_files import BoundedFile, detect_format, open_comments, read_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from services.audio.id3_tags import Id3Frames
     from services.audio.reading import AudioFile
     from services.audio.riff import Chunk
@@ -39,6 +41,10 @@ RIFF_ID = b"riff"
 _RIFF_HEADERS = {b"RIFF", b"RF64", b"ds64", b"fmt ", b"data", b"fact"}
 _ID3_CHUNKS = (b"id3 ", b"ID3 ")
 _AIFF_TEXTS = {b"NAME": "TITLE", b"AUTH": "ARTIST", b"(c) ": "COPYRIGHT", b"ANNO": "COMMENT"}
+_CHANNEL_CHUNKS = {b"chna", b"axml", b"bxml", b"sxml", b"dbmd"}
+"""Of ITU-R BS.2076 and BS.2088, and Dolby's: which object or loudspeaker a channel is."""
+
+_CHANNEL_TEXTS = {"WAVEFORMATEXTENSIBLE_CHANNEL_MASK"}
 _AIFF_SOUND = {b"COMM", b"SSND", b"FVER", b"FLLR"}
 
 
@@ -48,6 +54,11 @@ def read_carried(file: AudioFile) -> Carried:
     Tags that cannot be read are named in `left_out`. Of types other than WAV, FLAC, Ogg, MP3 and
     AIFF nothing is read, and `left_out` says so.
     """
+    carried = _read_any(file)
+    return _drop_channels(carried) if file.is_mixed_down else carried
+
+
+def _read_any(file: AudioFile) -> Carried:
     try:
         with file.path.open("rb") as data:
             kind = detect_format(data.read(64))
@@ -64,6 +75,32 @@ def read_carried(file: AudioFile) -> Carried:
         return Carried(sample_rate=file.sample_rate, left_out=(f"the tags ({error})",))
     note = f"the metadata of {file.container} files, which is not read"
     return Carried(sample_rate=file.sample_rate, left_out=(note,))
+
+
+def _drop_channels(carried: Carried) -> Carried:
+    """Return the same without what describes channels that are mixed to stereo."""
+    chunks: list[Chunk] = []
+    lost: list[str] = []
+    for name, body in carried.chunks:
+        if name in _CHANNEL_CHUNKS:
+            lost.append(describe_chunk(name))
+        elif name == b"iXML" and (start := body.find(b"<TRACK_LIST>")) >= 0:
+            end = body.find(b"</TRACK_LIST>", start)
+            rest = body[end + len(b"</TRACK_LIST>") :] if end >= 0 else b""
+            chunks.append((name, body[:start] + rest))
+            lost.append("the TRACK_LIST of iXML")
+        else:
+            chunks.append((name, body))
+    lost += [name for name, _ in carried.texts if name.upper() in _CHANNEL_TEXTS]
+    return replace(
+        carried,
+        chunks=tuple(chunks),
+        texts=tuple(one for one in carried.texts if one[0].upper() not in _CHANNEL_TEXTS),
+        left_out=(
+            *carried.left_out,
+            *(f"{what}, for the channels before the mix to stereo" for what in lost),
+        ),
+    )
 
 
 def read_id3_texts(chunk: bytes) -> list[tuple[str, str]]:
@@ -85,17 +122,7 @@ def _read_wav(file: BinaryIO, sample_rate: int) -> Carried:
 
 def _parse_chunks(carried: Carried) -> Carried:
     """Add texts, pictures, markers and loops of the chunks."""
-    chunks = carried.chunks
-    tag = None
-    for name in _ID3_CHUNKS:
-        body = find_chunk(chunks, name)
-        if body and tag is None:
-            try:
-                tag = read_id3(io.BytesIO(body))
-            except read_errors():
-                note = 'the chunk "id3", which is damaged'
-                chunks = tuple(one for one in chunks if one[0] != name)
-                carried = replace(carried, left_out=(*carried.left_out, note))
+    tag, chunks, unread = _read_id3_chunk(carried.chunks)
     texts = [] if tag is None else list_texts(tag)
     # ID3 has whole texts and more of them; INFO cuts them in many programs.
     known = {name.upper() for name, _ in texts}
@@ -108,19 +135,50 @@ def _parse_chunks(carried: Carried) -> Carried:
         pictures=tuple([] if tag is None else list_pictures(tag)),
         markers=parse_markers(find_chunk(chunks, b"cue "), find_chunk(chunks, b"adtl")),
         loops=parse_loops(find_chunk(chunks, b"smpl")),
-        left_out=(*carried.left_out, *list_unparsed(chunks)),
+        left_out=(*carried.left_out, *unread, *list_unparsed(chunks)),
         frames=tag,
     )
+
+
+def _read_id3_chunk(
+    chunks: Sequence[Chunk],
+) -> tuple[Id3Frames | None, tuple[Chunk, ...], list[str]]:
+    """Return the first whole ID3 tag, the chunks without other ones, and notes about those.
+
+    Two tags would contradict each other as soon as one of them is brought up to date.
+    """
+    tag: Id3Frames | None = None
+    dropped: set[int] = set()
+    unread = []
+    of_id3 = [at for at, (name, body) in enumerate(chunks) if name in _ID3_CHUNKS and body]
+    for at in sorted(of_id3, key=lambda at: _ID3_CHUNKS.index(chunks[at][0])):
+        name, body = chunks[at]
+        if tag is not None:
+            dropped.add(at)
+            unread.append(f"another ID3 tag, in {describe_chunk(name)}")
+            continue
+        try:
+            tag = read_id3(io.BytesIO(body))
+        except read_errors():
+            dropped.add(at)
+            unread.append(f"{describe_chunk(name)}, which is damaged")
+    return tag, tuple(one for at, one in enumerate(chunks) if at not in dropped), unread
 
 
 def _read_mp3(file: BinaryIO, sample_rate: int) -> Carried:
     from mutagen import apev2
 
-    tag = read_id3(BoundedFile(file))
-    texts = [] if tag is None else list_texts(tag)
+    # One tag that is damaged does not cost the other.
+    tag: Id3Frames | None = None
+    texts: list[tuple[str, str]] = []
+    left_out = []
+    try:
+        tag = read_id3(BoundedFile(file))
+        texts = [] if tag is None else list_texts(tag)
+    except read_errors() as error:
+        left_out.append(f"the ID3 tag ({error})")
     known = {name.upper() for name, _ in texts}
     ape: Any = apev2  # mutagen has no annotations
-    left_out = []
     try:
         file.seek(0)
         for name, value in ape.APEv2(BoundedFile(file)).items():
@@ -130,6 +188,8 @@ def _read_mp3(file: BinaryIO, sample_rate: int) -> Carried:
                 left_out.append(f"{name} of the APE tag")
     except ape.APENoHeaderError:
         pass
+    except read_errors() as error:
+        left_out.append(f"the APE tag ({error})")
     carried = Carried(
         kind="mp3", sample_rate=sample_rate, texts=tuple(texts), left_out=tuple(left_out)
     )
@@ -237,7 +297,7 @@ def _read_aiff(file: BinaryIO, sample_rate: int) -> Carried:
     marks = _parse_aiff_marks(find_chunk(chunks, b"MARK"))
     loops, in_loops = _parse_aiff_loops(find_chunk(chunks, b"INST"), marks)
     known = {b"MARK", b"INST", *_AIFF_TEXTS, *_ID3_CHUNKS}
-    tag = read_id3(io.BytesIO(find_chunk(chunks, b"ID3 "))) if find_chunk(chunks, b"ID3 ") else None
+    tag, _, of_id3 = _read_id3_chunk(chunks)
     of_tag = [] if tag is None else list_texts(tag)
     names = {name.upper() for name, _ in of_tag}
     carried = Carried(
@@ -257,6 +317,7 @@ def _read_aiff(file: BinaryIO, sample_rate: int) -> Carried:
         loops=loops,
         left_out=(
             *unread,
+            *of_id3,
             *(
                 f'the chunk "{name.decode("latin-1").strip()}"'
                 for name, _ in chunks

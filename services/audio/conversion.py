@@ -207,6 +207,8 @@ def _choose_output_format(
     new_levels: bool,
 ) -> OutputFormat:
     wanted = choose_format(target, audio_format)
+    # The sum of more channels is louder or softer than they were stated to be.
+    new_levels = new_levels or source.is_mixed_down
     if sample_rate is not None:
         check_exact_rate(wanted, sample_rate)
     depth = (

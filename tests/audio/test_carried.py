@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from wavinfo import WavInfoReader
 
+from services.audio import carried_reading
 from services.audio.carried import Carried
 from services.audio.carried_reading import read_carried
 from services.audio.carried_writing import build_carried_chunks, list_lost
@@ -680,6 +681,94 @@ def carried_of(path, *parts, form=b"RIFF"):
 
 FMT = riff_chunk(b"fmt ", struct.pack("<HHIIHH", 1, 1, RATE, RATE * 2, 2, 16))
 DATA = riff_chunk(b"data", bytes(100))
+
+
+def test_a_damaged_ape_tag_costs_no_id3_tag(tmp_path):
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, sound(), RATE)
+    ape = mutagen.apev2.APEv2()
+    ape["Composer"] = "Ben"
+    ape.save(path)
+    data = path.read_bytes()
+    at = data.index(b"Composer\0") - 4
+    path.write_bytes(data[:at] + struct.pack("<I", 3 << 1) + data[at + 4 :])
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.TPE1(text=["Ann"]))
+    tags.save(path)
+    done = convert_file(path, tmp_path / "b.flac")
+    assert texts_of(done.path)["artist"] == "Ann"
+    assert done.left_out == ("the APE tag (value type must be 0, 1, or 2)",)
+
+
+def test_a_damaged_id3_tag_costs_no_ape_tag(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp3"
+    soundfile.write(path, sound(), RATE)
+    ape = mutagen.apev2.APEv2()
+    ape["Composer"] = "Ben"
+    ape.save(path)
+
+    def fail(_):
+        raise mutagen.MutagenError("cut short")
+
+    monkeypatch.setattr(carried_reading, "read_id3", fail)
+    carried = read_carried(AudioFile(path, RATE, 1, FRAMES, "MP3", "X", 1))
+    assert carried.texts == (("COMPOSER", "Ben"),)
+    assert carried.left_out == ("the ID3 tag (cut short)",)
+
+
+BAD_ID3 = b"ID3\x03\0\0\x7f\x7f\x7f\x7fshort"
+
+
+def test_a_damaged_id3_chunk_of_aiff_costs_no_other_one(tmp_path):
+    parts = (aiff_chunk(b"NAME", b"Roof"), aiff_chunk(b"ID3 ", BAD_ID3))
+    carried = carried_of(tmp_path / "a.aiff", *parts, form=b"FORM")
+    assert carried.texts == (("TITLE", "Roof"),)
+    assert carried.left_out == ('the chunk "ID3", which is damaged',)
+
+
+@pytest.mark.parametrize("second", [b"id3 ", b"ID3 "])
+def test_of_two_id3_chunks_only_the_one_that_is_read_passes(tmp_path, second):
+    def tag(**texts):
+        return encode_id3(*build_id3(list(texts.items()), [], [], sample_rate=RATE))
+
+    first = riff_chunk(b"id3 ", tag(ARTIST="Ann", REPLAYGAIN_TRACK_GAIN="-3 dB"))
+    other = riff_chunk(second, tag(ARTIST="Ben"))
+    path = tmp_path / "a.wav"
+    carried_of(path, FMT, DATA, *((first, other) if second == b"id3 " else (other, first)))
+    done = convert_file(path, tmp_path / "b.wav")
+    assert str(mutagen.wave.WAVE(done.path)["TPE1"]) == "Ann"
+    assert (b"id3 " in chunks_of(done.path), b"ID3 " in chunks_of(done.path)) == (True, False)
+    assert done.path.read_bytes().lower().count(b"id3 ") == 1
+    assert done.left_out == (f'another ID3 tag, in the chunk "{second.decode().strip()}"',)
+
+
+def test_a_mix_to_stereo_keeps_nothing_about_the_old_channels(tmp_path):
+    tracks = b"<TRACK_LIST><TRACK_COUNT>6</TRACK_COUNT></TRACK_LIST>"
+    ixml = IXML.replace(b"</BWFXML>", tracks + b"</BWFXML>")
+    of_channels = {b"chna": bytes(44), b"axml": b"<ebuCoreMain/>"}
+    path = tmp_path / "a.wav"
+    parts = [riff_chunk(*one) for one in {**of_channels, b"iXML": ixml, b"inst": INST}.items()]
+    carried_of(path, FMT, DATA, *parts)
+    file = AudioFile(path, RATE, 2, 50, "WAV", "PCM_16", 1)
+    assert len(read_carried(file).chunks) == 4
+    mixed = read_carried(replace(file, is_mixed_down=True))
+    assert mixed.chunks == ((b"iXML", IXML), (b"inst", INST))
+    assert mixed.left_out == tuple(
+        f"{what}, for the channels before the mix to stereo"
+        for what in ('the chunk "chna"', 'the chunk "axml"', "the TRACK_LIST of iXML")
+    )
+
+
+def test_a_mix_to_stereo_keeps_no_mask_of_channels(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, sound(), RATE)
+    tags = mutagen.flac.FLAC(path)
+    tags.update({"waveformatextensible_channel_mask": "0x3F", "title": "Roof"})
+    tags.save()
+    file = AudioFile(path, RATE, 2, FRAMES, "FLAC", "PCM_16", 1, is_mixed_down=True)
+    mixed = read_carried(file)
+    assert [name.upper() for name, _ in mixed.texts if name.upper() != "ENCODER"] == ["TITLE"]
+    assert len(mixed.left_out) == 1
 
 
 @pytest.mark.parametrize("start", [b"", b"abcd" + struct.pack("<I", 4000)])
