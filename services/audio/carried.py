@@ -83,7 +83,9 @@ class Carried:
             sample_rate=sample_rate,
             texts=tuple((name, _scale_text(name, text, ratio)) for name, text in self.texts),
             markers=tuple(
-                Marker(scale(one.frame, ratio), one.label, scale(one.length, ratio))
+                Marker(
+                    scale(one.frame, ratio, 1 << 64), one.label, scale(one.length, ratio, 1 << 64)
+                )
                 for one in self.markers
             ),
             loops=tuple(one.at_ratio(ratio) for one in self.loops),
@@ -116,9 +118,10 @@ class Carried:
                 case; that of its album is kept as long as the levels are.
         """
         stale = _LEVELS if new_levels else _TRACK_LEVELS
-        lost = [
+        # A dictionary: it keeps the order, and there may be many names to look for.
+        lost = dict.fromkeys(
             name for name, _ in self.texts if stale.fullmatch(name) or _OF_ENCODING.fullmatch(name)
-        ]
+        )
         again = [name for name in lost if not _TRACK_LEVELS.fullmatch(name)]
         chunks = [one for one in self.chunks if one[0] in _ALL_LEVEL_CHUNKS]
         return replace(
@@ -127,7 +130,7 @@ class Carried:
             chunks=tuple(one for one in self.chunks if one[0] not in _ALL_LEVEL_CHUNKS),
             left_out=(
                 *self.left_out,
-                *(f"{name}, which is for the old file" for name in dict.fromkeys(again)),
+                *(f"{name}, which is for the old file" for name in again),
                 *(f"{describe_chunk(name)}, which is for the old samples" for name, _ in chunks),
             ),
         )

@@ -20,6 +20,7 @@ from services.audio.comments import build_comments, clean_text
 from services.audio.id3_tags import (
     build_id3,
     encode_id3,
+    has_ends,
     list_markers,
     list_pictures,
     list_texts,
@@ -46,6 +47,7 @@ from services.audio.riff import (
     update_ixml_loudness,
 )
 from services.audio.wav_chunks import (
+    MOST_INFO_BYTES,
     UTF_8_CHUNK,
     WavFormat,
     build_coding_history,
@@ -195,6 +197,7 @@ def list_lost(carried: Carried, audio_format: str) -> tuple[str, ...]:
             if keeps_chunk
             else [f"the ID3 frame {name}" for name in list_untranslatable(carried.frames)]
         )
+        lost += ["the ends of chapters"] if has_ends(carried.frames) and not keeps_chunk else []
     if audio_format != "flac" and carried.blocks:
         lost.append("the cue sheet and application blocks of FLAC")
     if audio_format not in {"mp3", "wav"} and len(carried.markers) > 999:
@@ -352,12 +355,16 @@ def _build_missing(carried: Carried, facts: TakeFacts, old: Sequence[Chunk]) -> 
 
 
 def _build_info(texts: Texts) -> dict[bytes, str]:
-    found: dict[bytes, str] = {}
+    found: dict[bytes, list[str]] = {}
+    lengths: dict[bytes, int] = {}
     for name, text in texts:
         known = _INFO_IDS.get(name.upper())
         is_id = len(name) == 4 and name[0] == "I" and name.isascii() and name.isupper()
         key = known or (name if is_id and name not in INFO_NAMES else None)
         if key is not None:
-            before = found.get(key.encode())
-            found[key.encode()] = text if before is None else f"{before}; {text}"
-    return found
+            code = key.encode()
+            # More would be cut off, and there may be a million of them.
+            if lengths.get(code, 0) < MOST_INFO_BYTES:
+                found.setdefault(code, []).append(text)
+                lengths[code] = lengths.get(code, 0) + len(text) + 2
+    return {code: "; ".join(parts) for code, parts in found.items()}

@@ -232,13 +232,15 @@ def _choose_output_format(
 def _read_carried(
     source: AudioFile, facts: TakeFacts, audio_format: str, rate: int, *, new_levels: bool
 ) -> Carried:
+    from services.audio.carried_fitting import fit_carried
     from services.audio.carried_reading import read_carried
     from services.audio.carried_writing import drop_old_levels, drop_own
 
     carried = read_carried(source)
     if facts.is_take:
         carried = drop_own(carried, facts, source.frames, audio_format)
-    return drop_old_levels(carried, new_levels=new_levels).at_rate(rate)
+    carried = drop_old_levels(carried, new_levels=new_levels)
+    return fit_carried(carried, facts, audio_format, rate)
 
 
 def _read_facts(path: Path) -> TakeFacts:

@@ -63,6 +63,7 @@ _FRAME_NAME = re.compile(r"[TW][A-Z0-9]{3}")
 # Bits of the frame flags: 0x80 in version 2.3, 0x08 in 2.4; each is unused in the other version.
 _COMPRESSED = 0x88
 _MOST_CHAPTERS = 255
+_MOST_LEVELS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +92,27 @@ def read_id3(file: BinaryIO) -> Id3Frames | None:
     known = _list_safe_frames(frames)
     try:
         raw = frames.ID3(file, known_frames=known, translate=False)
-        file.seek(0)
-        plain = frames.ID3(file, known_frames=known)
     except frames.ID3NoHeaderError:
         return None
+    if _is_deeply_nested(raw):
+        raise ValueError("chapters within chapters")
+    # A copy: reading the tag twice would halve the limit of a bounded file.
+    plain = copy.deepcopy(raw)
+    plain.update_to_v24()
     version = raw.version[1]
     return Id3Frames(raw, plain, version) if version in {3, 4} else Id3Frames(plain, plain, 4)
+
+
+def _is_deeply_nested(tag: Any) -> bool:
+    """Return whether chapters hold chapters that cannot be copied and written by recursion."""
+    level = [tag]
+    for _ in range(_MOST_LEVELS):
+        level = [frame.sub_frames for one in level for frame in _list_chapter_frames(one)]
+    return any(_list_chapter_frames(one) for one in level)
+
+
+def _list_chapter_frames(tag: Any) -> list[Any]:
+    return [*tag.getall("CHAP"), *tag.getall("CTOC")]
 
 
 def _list_safe_frames(frames: Any) -> dict[str, Any]:
@@ -182,12 +198,38 @@ def list_pictures(tag: Id3Frames) -> list[Picture]:
 
 def list_markers(tag: Id3Frames, sample_rate: int) -> tuple[Marker, ...]:
     """Return the chapters of a tag."""
+    return tuple(
+        Marker(round(start * sample_rate / 1000), label) for start, label in _list_chapters(tag)
+    )
+
+
+def _list_chapters(tag: Id3Frames) -> list[tuple[int, str]]:
+    """Return start in milliseconds and title of each chapter, in order of time."""
     found = []
     for number, frame in enumerate(tag.plain.getall("CHAP"), 1):
         titles = [str(text) for one in frame.sub_frames.getall("TIT2") for text in one.text]
-        start = round(frame.start_time * sample_rate / 1000)
-        found.append(Marker(start, titles[0] if titles else f"marker {number}"))
-    return tuple(sorted(found, key=lambda marker: marker.frame))
+        found.append((frame.start_time, titles[0] if titles else f"marker {number}"))
+    return sorted(found, key=lambda one: one[0])
+
+
+def to_milliseconds(frame: int, sample_rate: int) -> int:
+    return round(frame * 1000 / sample_rate)
+
+
+def _are_same_chapters(markers: Sequence[Marker], base: Id3Frames, sample_rate: int) -> bool:
+    """Return whether markers say what the chapters of a tag say."""
+    # In milliseconds, as in the tag: frames are rounded again at each sample rate.
+    found = [(to_milliseconds(one.frame, sample_rate), one.label) for one in markers]
+    return found == _list_chapters(base) and not any(one.length for one in markers)
+
+
+def has_ends(tag: Id3Frames) -> bool:
+    """Return whether a chapter ends elsewhere than where it or the next one starts."""
+    chapters = sorted(tag.plain.getall("CHAP"), key=lambda one: one.start_time)
+    return any(
+        chapter.end_time not in {one.start_time for one in chapters[at : at + 2]}
+        for at, chapter in enumerate(chapters)
+    )
 
 
 def list_untranslatable(tag: Id3Frames) -> list[str]:
@@ -196,6 +238,12 @@ def list_untranslatable(tag: Id3Frames) -> list[str]:
         frame.FrameID
         for frame in tag.plain.values()
         if not _list_frame_texts(frame) and frame.FrameID not in {"APIC", "CHAP", "CTOC"}
+    ]
+    names += [
+        f"{one.FrameID} of chapters"
+        for frame in _list_chapter_frames(tag.plain)
+        for one in frame.sub_frames.values()
+        if one.FrameID != "TIT2" or frame.FrameID == "CTOC"
     ]
     names += [data[:4].decode("ascii", "replace") for data in tag.raw.unknown_frames]
     return list(dict.fromkeys(names))
@@ -226,11 +274,11 @@ def build_id3(
     tags = frames.ID3() if base is None else copy.deepcopy(base.raw)
     wanted = _group(texts)
     existing = {} if base is None else _group(list_texts(base))
-    for name in existing.keys() - wanted.keys():
-        _delete_text(tags, name)
+    replaced = [name for name in existing if existing[name] != wanted.get(name)]
+    # Not one name at a time: each would go through all frames.
+    _delete_texts(tags, {*replaced, *(wanted.keys() - existing.keys())})
     for name, values in wanted.items():
         if existing.get(name) != values:
-            _delete_text(tags, name)
             for frame in _build_text_frames(frames, name, values, wanted, version):
                 tags.add(frame)
     pictures = list(pictures)
@@ -238,7 +286,7 @@ def build_id3(
         tags.delall("APIC")
         for number, one in enumerate(pictures):
             tags.add(_build_picture(frames, one, number))
-    if base is None or tuple(markers) != list_markers(base, sample_rate):
+    if base is None or not _are_same_chapters(markers, base, sample_rate):
         _replace_chapters(tags, frames, markers, sample_rate)
     return tags, version
 
@@ -251,25 +299,21 @@ def _group(texts: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return grouped
 
 
-def _delete_text(tags: Any, name: str) -> None:
-    if name == "DATE":
-        for frame in _DATE_FRAMES:
-            tags.delall(frame)
-    elif name == "ORIGINALDATE":
-        tags.delall("TORY")
-    if name in _TEXT_FRAMES:
-        tags.delall(_TEXT_FRAMES[name])
-    elif _is_own_frame(name):
-        tags.delall(name)
-    for frame in list(tags.values()):
+def _delete_texts(tags: Any, names: set[str]) -> None:
+    """Delete the frames of texts, each by its name as of Vorbis comments."""
+    kinds = {_TEXT_FRAMES.get(name, name if _is_own_frame(name) else "") for name in names}
+    kinds |= {*_DATE_FRAMES} if "DATE" in names else set()
+    kinds |= {"TORY"} if "ORIGINALDATE" in names else set()
+    for key, frame in list(tags.items()):
         kind = frame.FrameID
         is_same = (
-            (kind in {"TXXX", "COMM", "WXXX"} and _name_described(kind, frame.desc) == name)
-            or (kind == "USLT" and name == "LYRICS")
-            or (kind == "UFID" and name == "MUSICBRAINZ_TRACKID" and frame.owner == _MUSICBRAINZ)
+            kind in kinds
+            or (kind in {"TXXX", "COMM", "WXXX"} and _name_described(kind, frame.desc) in names)
+            or (kind == "USLT" and "LYRICS" in names)
+            or (kind == "UFID" and "MUSICBRAINZ_TRACKID" in names and frame.owner == _MUSICBRAINZ)
         )
         if is_same:
-            del tags[frame.HashKey]
+            del tags[key]
 
 
 def _is_own_frame(name: str) -> bool:
@@ -373,7 +417,7 @@ def _replace_chapters(tags: Any, frames: Any, markers: Sequence[Marker], sample_
     names = [f"chp{number}" for number in range(len(markers))]
     unused = 0xFFFFFFFF
     for number, (name, marker) in enumerate(zip(names, markers, strict=True)):
-        start = round(marker.frame * 1000 / sample_rate)
+        start = to_milliseconds(marker.frame, sample_rate)
         following = markers[number + 1].frame if number + 1 < len(markers) else None
         end = marker.frame + marker.length if marker.length else following
         title = frames.TIT2(encoding=_choose_encoding(marker.label, 3), text=[marker.label])
@@ -381,7 +425,7 @@ def _replace_chapters(tags: Any, frames: Any, markers: Sequence[Marker], sample_
             frames.CHAP(
                 element_id=name,
                 start_time=start,
-                end_time=start if end is None else round(end * 1000 / sample_rate),
+                end_time=start if end is None else min(to_milliseconds(end, sample_rate), unused),
                 start_offset=unused,
                 end_offset=unused,
                 sub_frames=[title],

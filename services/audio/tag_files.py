@@ -47,6 +47,7 @@ def read_errors() -> tuple[type[Exception], ...]:
         ValueError,
         LookupError,
         ArithmeticError,
+        RecursionError,
         struct.error,
     )
 

@@ -233,11 +233,12 @@ def _build_riff_parts(
 
 
 def _write_id3(file: BinaryIO, facts: TakeFacts, carried: Carried | None) -> None:
-    carried = carried or Carried(sample_rate=1)
+    is_of_others = carried is not None and not facts.is_take
     own = list(build_comments(facts).items())
-    texts = without_chapters(merge_texts(facts, carried)) if carried.kind else own
+    texts = own if carried is None else without_chapters(merge_texts(facts, carried))
+    carried = carried or Carried(sample_rate=1)
     if "LOOPSTART" not in {name.upper() for name, _ in texts}:
-        texts = [one for one in add_positions(texts, carried) if not one[0].startswith("CHAPTER")]
+        texts = without_chapters(add_positions(texts, carried))
     texts += build_replay_gain(facts.loudness).items()
     tags, version = build_id3(
         [(name, clean_text(text)) for name, text in texts],
@@ -246,7 +247,7 @@ def _write_id3(file: BinaryIO, facts: TakeFacts, carried: Carried | None) -> Non
         sample_rate=carried.sample_rate,
         base=carried.frames,
     )
-    if (facts.is_take or not carried.kind) and facts.licence is not None:
+    if not is_of_others and facts.licence is not None:
         _add_licence(tags, facts, version)
     file.seek(0)
     tags.save(file, v2_version=version)

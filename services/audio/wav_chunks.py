@@ -42,7 +42,7 @@ _MOST_BARS_MARKED = 400
 _UNKNOWN = 0x7FFF
 UTF_8_CHUNK = (b"CSET", struct.pack("<4H", 65001, 0, 0, 0))
 # libsndfile ignores longer texts.
-_MOST_INFO_BYTES = 2000
+MOST_INFO_BYTES = 2000
 _MOST_LABEL_BYTES = 250
 # A section within 1/1000 s of a bar starts with it: its start in seconds has been rounded.
 _SAME_PLACE_HZ = 1000
@@ -283,7 +283,7 @@ def _build_info(facts: TakeFacts) -> bytes:
 def encode_info(texts: Mapping[bytes, str]) -> bytes:
     """Return the body of a `LIST` `INFO`; texts are one line of at most 2000 bytes."""
     return b"INFO" + b"".join(
-        riff_chunk(name, _encode_utf8z(to_one_line(text), _MOST_INFO_BYTES))
+        riff_chunk(name, _encode_utf8z(to_one_line(text), MOST_INFO_BYTES))
         for name, text in texts.items()
         if to_one_line(text)
     )

@@ -8,6 +8,7 @@ import re
 import shutil
 import struct
 import subprocess
+import time
 import zlib
 from dataclasses import replace
 from fractions import Fraction
@@ -29,15 +30,16 @@ from PIL import Image
 from wavinfo import WavInfoReader
 
 from services.audio import carried_reading
-from services.audio.carried import Carried
+from services.audio.carried import Carried, Picture
+from services.audio.carried_fitting import fit_carried
 from services.audio.carried_reading import read_carried
-from services.audio.carried_writing import build_carried_chunks, list_lost
+from services.audio.carried_writing import _build_info, build_carried_chunks, list_lost
 from services.audio.conversion import convert_file, normalise_file
 from services.audio.facts import TakeFacts
-from services.audio.id3_tags import build_id3, encode_id3, list_texts, read_id3
+from services.audio.id3_tags import Id3Frames, build_id3, encode_id3, list_texts, read_id3
 from services.audio.loudness import Loudness
-from services.audio.reading import AudioFile
-from services.audio.riff import parse_markers, scale_chunk
+from services.audio.reading import AudioFile, UnreadableAudioError
+from services.audio.riff import Marker, parse_markers, scale_chunk
 from services.audio.tags import _build_riff_parts, read_facts
 from services.audio.wav import write_wav
 from services.audio.wav_chunks import WavFormat
@@ -292,7 +294,8 @@ def test_texts_and_cover_reach_every_format(tmp_path, tagged, cover, source, tar
     assert {name: found.get(name) for name in TEXTS} == TEXTS
     assert pictures_of(done.path) == [cover]
     expected = source == "mp3" and target not in {"wav", "mp3"}
-    lost = ("the ID3 frame PRIV", "the ID3 frame GEOB") if expected else ()
+    names = ("the ID3 frame PRIV", "the ID3 frame GEOB", "the ends of chapters")
+    lost = names if expected else ()
     assert sorted(done.left_out) == sorted(lost)
 
 
@@ -905,3 +908,200 @@ def test_the_field_that_a_dj_program_needs_for_itself_is_not_written(tmp_path):
     assert "KEY" not in tags
     assert tags["INITIALKEY"] == ["C#m"]
     assert not re.search(r"(^|\W)KEY=", str(tags.tags.pprint()), re.MULTILINE)
+
+
+def make_tagged_flac(path, **comments):
+    soundfile.write(path, sound(), RATE)
+    tags = mutagen.flac.FLAC(path)
+    tags.update(comments)
+    tags.save()
+    return path
+
+
+@pytest.mark.parametrize("target", ["wav", "mp3", "flac", "ogg"])
+@pytest.mark.parametrize("rate", [None, 32_000])
+def test_positions_past_32_bits_are_listed(tmp_path, target, rate):
+    source = make_tagged_flac(
+        tmp_path / "a.flac",
+        CHAPTER001="00:00:00.100",
+        CHAPTER002="9999:00:00.000",
+        LOOPSTART="9999999999",
+        LOOPLENGTH="5",
+    )
+    done = convert_file(source, tmp_path / f"b.{target}", sample_rate=rate)
+    far = "past the 32 bits of a position"
+    markers, loop = f"the markers {far}", f"the loop {far}"
+    lost = {"wav": (markers, loop), "mp3": (markers,)}
+    assert done.left_out == lost.get(target, ())
+    if target == "wav":
+        found = WavInfoReader(str(done.path), info_encoding="utf-8")
+        frame = RATE // 10 if rate is None else rate // 10
+        assert found.cues.to_dict() == {1: {"frame": frame, "label": "marker 1"}}
+
+
+def test_a_chapter_at_the_last_millisecond_of_id3_is_read(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", sound(), RATE)
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.CHAP(element_id="c", start_time=0xFFFFFFFF, end_time=0xFFFFFFFF))
+    tags.save(tmp_path / "a.mp3")
+    done = convert_file(tmp_path / "a.mp3", tmp_path / "b.wav")
+    assert done.left_out == ("the markers past the 32 bits of a position",)
+    kept = convert_file(tmp_path / "a.mp3", tmp_path / "c.mp3", sample_rate=44_100)
+    assert kept.left_out == ()
+    assert mutagen.id3.ID3(kept.path)["CHAP:c"].start_time == 0xFFFFFFFF
+
+
+def test_an_id3_tag_of_over_8_mib_is_read_whole(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", sound(), RATE)
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.TIT2(text=["Sunrise"]))
+    tags.add(mutagen.id3.APIC(mime="image/png", type=3, data=bytes(9 << 20)))
+    tags.save(tmp_path / "a.mp3")
+    assert read_facts(tmp_path / "a.mp3").title == "Sunrise"
+    done = convert_file(tmp_path / "a.mp3", tmp_path / "b.mp3")
+    assert done.left_out == ()
+    assert [len(one) for one in pictures_of(done.path)] == [9 << 20]
+
+
+def test_many_names_cost_no_more_each_in_id3():
+    def measure(count):
+        texts = [(f"NAME {number}", "x") for number in range(count)]
+        started = time.process_time()
+        tags, version = build_id3(texts, sample_rate=RATE)
+        other = [(name, "y") for name, _ in texts]
+        build_id3(other, sample_rate=RATE, base=Id3Frames(tags, tags, version))
+        return time.process_time() - started
+
+    measure(100)
+    assert measure(4_000) < 12 * measure(1_000)  # 4 times, and room for a busy machine
+
+
+def test_many_texts_of_one_name_are_cut_as_they_are_joined():
+    texts = [("ARTIST", "aaaa")] * 200_000
+    started = time.process_time()
+    found = _build_info(texts)
+    assert time.process_time() - started < 5
+    assert 2_000 <= len(found[b"IART"]) < 2_100
+
+
+def test_many_stale_gains_are_dropped_in_one_go():
+    texts = tuple((f"REPLAYGAIN_{number}", "x") for number in range(20_000))
+    started = time.process_time()
+    kept = Carried(sample_rate=RATE, texts=texts).without_old_levels(new_levels=True)
+    assert time.process_time() - started < 2
+    assert kept.texts == ()
+
+
+@pytest.mark.parametrize("target", ["wav", "mp3", "flac", "ogg"])
+def test_texts_past_ten_thousand_are_listed(tmp_path, target):
+    comments = {f"NAME{number:05}": "x" for number in range(10_003)}
+    source = make_tagged_flac(tmp_path / "a.flac", **comments)
+    done = convert_file(source, tmp_path / f"b.{target}")
+    assert done.left_out == ("all texts after the first 10000",)
+    data = done.path.read_bytes().replace(b"\0", b"")
+    assert (b"NAME09999" in data, b"NAME10000" in data) == (True, False)
+
+
+def nest_chapters(path, levels):
+    body = b""
+    for _ in range(levels):
+        body = b"c\0" + struct.pack(">4I", 0, 1, 0, 0) + body
+        body = b"CHAP" + synchsafe(len(body)) + b"\0\0" + body
+    path.write_bytes(b"ID3\4\0\0" + synchsafe(len(body)) + body + path.read_bytes())
+
+
+def synchsafe(size):
+    return bytes(size >> shift & 0x7F for shift in (21, 14, 7, 0))
+
+
+@pytest.mark.parametrize("target", ["wav", "flac", "ogg", "mp3"])
+@pytest.mark.parametrize("source", ["caf", "mp3"])
+def test_a_file_without_readable_tags_does_not_become_a_take(tmp_path, source, target):
+    path = tmp_path / f"a.{source}"
+    soundfile.write(path, sound(), RATE)
+    if source == "mp3":
+        nest_chapters(path, levels=40)
+    done = convert_file(path, tmp_path / f"b.{target}")
+    assert len(done.left_out) == 1
+    assert b"DGX" not in done.path.read_bytes()
+
+
+@pytest.mark.parametrize("levels", [400, 40])
+def test_nested_chapters_are_named_and_the_audio_is_converted(tmp_path, levels):
+    soundfile.write(tmp_path / "a.mp3", sound(), RATE)
+    nest_chapters(tmp_path / "a.mp3", levels)
+    with pytest.raises(UnreadableAudioError):
+        read_facts(tmp_path / "a.mp3")
+    done = convert_file(tmp_path / "a.mp3", tmp_path / "b.mp3")
+    assert [one.startswith("the tags (") for one in done.left_out] == [True]
+
+
+def make_chapters(path, cover, rate):
+    soundfile.write(path, sound(rate), rate)
+    frames = mutagen.id3
+    tags = frames.ID3()
+    for number in range(6):
+        parts = [
+            frames.TIT2(text=[f"part {number}"]),
+            frames.WXXX(desc="", url="http://example.org"),
+            frames.APIC(mime="image/png", type=3, data=cover),
+        ]
+        start = 13 + 37 * number
+        tags.add(
+            frames.CHAP(
+                element_id=f"id{number}", start_time=start, end_time=start + 7, sub_frames=parts
+            )
+        )
+    tags.save(path)
+    return path
+
+
+@pytest.mark.parametrize("rates", [(44_100, 48_000), (48_000, 8_000), (8_000, 44_100)])
+def test_chapters_of_id3_stay_whole_at_another_rate(tmp_path, cover, rates):
+    source = make_chapters(tmp_path / "a.mp3", cover, rates[0])
+    done = convert_file(source, tmp_path / "b.mp3", sample_rate=rates[1])
+    before, after = (mutagen.id3.ID3(path).getall("CHAP") for path in (source, done.path))
+    assert sorted(map(repr, after)) == sorted(map(repr, before))
+    assert done.left_out == ()
+
+
+def test_what_only_chapters_of_id3_hold_is_listed(tmp_path, cover):
+    source = make_chapters(tmp_path / "a.mp3", cover, RATE)
+    done = convert_file(source, tmp_path / "b.flac")
+    assert sorted(done.left_out) == [
+        "the ID3 frame APIC of chapters",
+        "the ID3 frame WXXX of chapters",
+        "the ends of chapters",
+    ]
+    assert mutagen.flac.FLAC(done.path)["CHAPTER002NAME"] == ["part 1"]
+
+
+def test_texts_too_long_for_a_block_of_flac_are_listed(tmp_path):
+    soundfile.write(tmp_path / "a.wav", sound(), RATE)
+    texts = riff_chunk(b"INAM", b"Roof\0") + riff_chunk(b"ICMT", b"\xe9" * (9 << 20) + b"\0")
+    data = (tmp_path / "a.wav").read_bytes() + riff_chunk(b"LIST", b"INFO" + texts)
+    (tmp_path / "a.wav").write_bytes(data[:4] + struct.pack("<I", len(data) - 8) + data[8:])
+    done = convert_file(tmp_path / "a.wav", tmp_path / "b.flac")
+    assert done.left_out == ("COMMENT, which is too long",)
+    assert mutagen.flac.FLAC(done.path)["title"] == ["Roof"]
+
+
+def test_pictures_and_markers_too_long_for_a_block_of_flac_are_listed():
+    carried = Carried(
+        sample_rate=RATE,
+        texts=(("TITLE", "x"),),
+        pictures=(Picture(3, "image/png", "\xe9" * 200, bytes((16 << 20) - 100)),),
+        markers=(Marker(0, "\xe9" * (9 << 20)),),
+    )
+    fitted = fit_carried(carried, TakeFacts(), "flac", RATE)
+    assert (fitted.texts, fitted.pictures, fitted.markers) == (carried.texts, (), ())
+    assert fitted.left_out == (
+        "the pictures of 16 MiB and more",
+        "the markers, whose names are too long",
+    )
+
+
+def test_names_that_begin_like_a_chapter_reach_mp3(tmp_path):
+    source = make_tagged_flac(tmp_path / "a.flac", CHAPTERS="seven", CHAPTER001="00:00:00.100")
+    tags = mutagen.id3.ID3(convert_file(source, tmp_path / "b.mp3").path)
+    assert [frame.desc for frame in tags.getall("TXXX") if "CHAPTER" in frame.desc] == ["CHAPTERS"]
