@@ -6,10 +6,11 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from services.audio.carried import build_chapters
+from services.audio.carried import CHAPTER, build_chapters, parse_chapters
 from services.audio.carried_writing import add_positions, merge_texts
 from services.audio.id3_tags import to_milliseconds
 from services.audio.riff import find_chunk
+from services.audio.tag_files import VORBIS_COMMENT_FORMATS
 
 if TYPE_CHECKING:
     from services.audio.carried import Carried, Picture
@@ -36,7 +37,7 @@ def fit_carried(carried: Carried, facts: TakeFacts, audio_format: str, rate: int
     carried = _drop_far_positions(carried, audio_format, rate).at_rate(rate)
     if not carried.kind == audio_format == "wav":
         # A WAV file takes over the chunks of another, whatever their texts are.
-        carried = _drop_many_texts(carried)
+        carried = _list_odd_chapters(_drop_many_texts(carried), audio_format)
     return _fit_blocks(carried, facts) if audio_format == "flac" else carried
 
 
@@ -69,6 +70,18 @@ def _drop_many_texts(carried: Carried) -> Carried:
         texts=carried.texts[:_MOST_TEXTS],
         left_out=(*carried.left_out, f"all texts after the first {_MOST_TEXTS}"),
     )
+
+
+def _list_odd_chapters(carried: Carried, audio_format: str) -> Carried:
+    """List comments of chapters that are none, for formats with markers of their own."""
+    if audio_format not in {"wav", "mp3"}:
+        return carried
+    found = [one for one in carried.texts if CHAPTER.fullmatch(one[0].upper())]
+    read = parse_chapters(tuple(found), 1) if carried.kind in VORBIS_COMMENT_FORMATS else ()
+    if len({name[:10].upper() for name, _ in found}) <= len(read):
+        return carried
+    note = "CHAPTER texts that are no chapters"
+    return replace(carried, left_out=(*carried.left_out, note))
 
 
 def _fit_blocks(carried: Carried, facts: TakeFacts) -> Carried:

@@ -64,6 +64,7 @@ _FRAME_NAME = re.compile(r"[TW][A-Z0-9]{3}")
 _COMPRESSED = 0x88
 _MOST_CHAPTERS = 255
 _MOST_LEVELS = 5
+_OTHER_PICTURE = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,11 +402,13 @@ def _is_exact_date(values: list[str], version: int) -> bool:
 
 def _build_picture(frames: Any, picture: Picture, number: int) -> Any:
     # Two pictures of one type with the same description would replace each other.
-    description = picture.description or (f"{number + 1}" if number else "")
+    description = picture.description.replace("\0", "") or (f"{number + 1}" if number else "")
     return frames.APIC(
         encoding=_choose_encoding(description, 3),
-        mime=picture.mime,
-        type=picture.kind,
+        # FLAC has 32 bits for the kind, where ID3 has 8, and UTF-8, where ID3 has ISO 8859-1 and
+        # a zero as the end.
+        mime=picture.mime.encode("latin-1", "replace").decode("latin-1").replace("\0", ""),
+        type=picture.kind if picture.kind < 256 else _OTHER_PICTURE,
         desc=description,
         data=picture.data,
     )

@@ -1105,3 +1105,28 @@ def test_names_that_begin_like_a_chapter_reach_mp3(tmp_path):
     source = make_tagged_flac(tmp_path / "a.flac", CHAPTERS="seven", CHAPTER001="00:00:00.100")
     tags = mutagen.id3.ID3(convert_file(source, tmp_path / "b.mp3").path)
     assert [frame.desc for frame in tags.getall("TXXX") if "CHAPTER" in frame.desc] == ["CHAPTERS"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "mime", "description"),
+    [(300, "image/png", "x"), (3, "image/\u0436", "x"), (3, "image/png", "a\0b")],
+)
+@pytest.mark.parametrize("target", ["wav", "mp3"])
+def test_pictures_that_only_flac_can_describe_reach_id3(
+    tmp_path, cover, kind, mime, description, target
+):
+    source = make_tagged_flac(tmp_path / "a.flac")
+    tags = mutagen.flac.FLAC(source)
+    picture = mutagen.flac.Picture()
+    picture.type, picture.mime, picture.desc, picture.data = kind, mime, description, cover
+    tags.add_picture(picture)
+    tags.save()
+    done = convert_file(source, tmp_path / f"b.{target}")
+    assert (pictures_of(done.path), done.left_out) == ([cover], ())
+
+
+@pytest.mark.parametrize("target", ["wav", "mp3", "ogg"])
+def test_chapter_comments_without_a_time_are_listed(tmp_path, target):
+    texts = {"CHAPTER001": "00:00:00.100", "CHAPTER001NAME": "door", "CHAPTER002": "soon"}
+    done = convert_file(make_tagged_flac(tmp_path / "a.flac", **texts), tmp_path / f"b.{target}")
+    assert done.left_out == (() if target == "ogg" else ("CHAPTER texts that are no chapters",))
