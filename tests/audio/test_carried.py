@@ -8,7 +8,6 @@ import re
 import shutil
 import struct
 import subprocess
-import time
 import zlib
 from dataclasses import replace
 from fractions import Fraction
@@ -963,32 +962,26 @@ def test_an_id3_tag_of_over_8_mib_is_read_whole(tmp_path):
     assert [len(one) for one in pictures_of(done.path)] == [9 << 20]
 
 
-def test_many_names_cost_no_more_each_in_id3():
-    def measure(count):
-        texts = [(f"NAME {number}", "x") for number in range(count)]
-        started = time.process_time()
-        tags, version = build_id3(texts, sample_rate=RATE)
-        other = [(name, "y") for name, _ in texts]
-        build_id3(other, sample_rate=RATE, base=Id3Frames(tags, tags, version))
-        return time.process_time() - started
+# With a search of all frames for each name these tests would take minutes.
 
-    measure(100)
-    assert measure(4_000) < 12 * measure(1_000)  # 4 times, and room for a busy machine
+
+def test_thousands_of_names_pass_through_id3():
+    texts = [(f"NAME {number}", "x") for number in range(4_000)]
+    tags, version = build_id3(texts, sample_rate=RATE)
+    other = [(name, "y") for name, _ in texts]
+    again, _ = build_id3(other, sample_rate=RATE, base=Id3Frames(tags, tags, version))
+    assert len(again.getall("TXXX")) == len(texts)
+    assert {frame.text[0] for frame in again.getall("TXXX")} == {"y"}
 
 
 def test_many_texts_of_one_name_are_cut_as_they_are_joined():
-    texts = [("ARTIST", "aaaa")] * 200_000
-    started = time.process_time()
-    found = _build_info(texts)
-    assert time.process_time() - started < 5
+    found = _build_info([("ARTIST", "aaaa")] * 200_000)
     assert 2_000 <= len(found[b"IART"]) < 2_100
 
 
 def test_many_stale_gains_are_dropped_in_one_go():
     texts = tuple((f"REPLAYGAIN_{number}", "x") for number in range(20_000))
-    started = time.process_time()
     kept = Carried(sample_rate=RATE, texts=texts).without_old_levels(new_levels=True)
-    assert time.process_time() - started < 2
     assert kept.texts == ()
 
 
@@ -1033,7 +1026,7 @@ def test_nested_chapters_are_named_and_the_audio_is_converted(tmp_path, levels):
     with pytest.raises(UnreadableAudioError):
         read_facts(tmp_path / "a.mp3")
     done = convert_file(tmp_path / "a.mp3", tmp_path / "b.mp3")
-    assert [one.startswith("the tags (") for one in done.left_out] == [True]
+    assert [one.startswith("the ID3 tag (") for one in done.left_out] == [True]
 
 
 def make_chapters(path, cover, rate):

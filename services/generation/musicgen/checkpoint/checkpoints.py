@@ -178,6 +178,9 @@ def read_json(path: Path) -> dict[str, Any]:
         CheckpointError: the file is missing or holds no object.
     """
     try:
+        if path.exists() and not path.is_file():
+            # A pipe would be waited for.
+            raise CheckpointError(f"{path} is not a file.")
         value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error.strerror}.") from error

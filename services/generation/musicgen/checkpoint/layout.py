@@ -38,8 +38,10 @@ def read_geometry(config: Mapping[str, Any]) -> Geometry:
     """
     kind = config.get("model_type")
     decoder = config.get("decoder")
-    if kind not in _CROSS_ATTENTION or not isinstance(decoder, Mapping):
+    if kind not in _CROSS_ATTENTION:
         raise ValueError(f"the model type is {kind!r}, not musicgen")
+    if not isinstance(decoder, Mapping):
+        raise ValueError("it describes no decoder")
     activation, scaled = decoder.get("activation_function", "gelu"), decoder.get("scale_embedding")
     if activation != "gelu" or scaled:
         raise ValueError(f"its decoder has the activation {activation!r} or scaled embeddings")

@@ -1,5 +1,6 @@
 """Models of one's own: added, listed, refused, and played."""
 
+import os
 import shutil
 
 import pytest
@@ -72,6 +73,19 @@ def test_what_is_no_checkpoint_is_refused_and_leaves_nothing(folder, models_dir)
     with pytest.raises(CheckpointError, match=r"has no model\.safetensors"):
         add_model("tune", folder, models_dir, licence="MIT")
     assert not models_dir.exists()
+
+
+def test_a_configuration_that_is_no_file_is_refused_at_once(folder, models_dir):
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+    with pytest.raises(CheckpointError, match=r"config\.json is not a file"):
+        add_model("tune", folder, models_dir, licence="MIT")
+
+
+def test_a_configuration_without_a_decoder_is_refused_as_that(folder, models_dir):
+    (folder / "config.json").write_text('{"model_type": "musicgen", "decoder": 5}')
+    with pytest.raises(CheckpointError, match="it describes no decoder"):
+        add_model("tune", folder, models_dir, licence="MIT")
 
 
 def test_a_folder_of_another_model_is_not_replaced(folder, models_dir):

@@ -16,8 +16,8 @@ from services.generation.musicgen.checkpoint.layout import UNUSED, decoder_tenso
     ("config", "message"),
     [
         ({}, "the model type is None"),
-        ({"model_type": "musicgen"}, "not musicgen"),
-        ({"model_type": "musicgen", "decoder": [1]}, "not musicgen"),
+        ({"model_type": "musicgen"}, "no decoder"),
+        ({"model_type": "musicgen", "decoder": [1]}, "no decoder"),
         ({"model_type": "t5", "decoder": {}}, "'t5'"),
     ],
 )
