@@ -13,6 +13,8 @@ class DGXMusicError(Exception):
     exit_code = 1
     retryable = False
     """Whether a retry of the same job may succeed."""
+    place: int | None = None
+    """The number of the request at fault among those that were sent together, from 0, if known."""
     is_of_machine = False
     """Whether the machine, its disks, the store or the database is at fault and not the job: a
     worker gives the job back, counts no attempt, and waits until it can work again."""

@@ -16,9 +16,11 @@ from services.audio.riff import (
     Loop,
     Marker,
     describe_chunk,
-    has_unknown_positions,
     parse_position,
     scale,
+)
+from services.audio.riff_changes import (
+    has_unknown_positions,
     scale_chunk,
 )
 

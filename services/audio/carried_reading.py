@@ -61,7 +61,7 @@ def read_carried(file: AudioFile) -> Carried:
 def _read_any(file: AudioFile) -> Carried:
     try:
         with file.path.open("rb") as data:
-            kind = detect_format(data.read(64))
+            kind = detect_format(data)
             data.seek(0)
             if kind == "wav":
                 return _read_wav(data, file.sample_rate)

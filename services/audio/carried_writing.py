@@ -32,14 +32,16 @@ from services.audio.riff import (
     BEXT_TEXTS,
     INFO_NAMES,
     Loop,
-    add_coding_history,
-    build_bext,
     describe_chunk,
     find_chunk,
     iter_parts,
     parse_bext,
     parse_info,
     parse_position,
+)
+from services.audio.riff_changes import (
+    add_coding_history,
+    build_bext,
     set_element,
     set_time_reference,
     update_bext_loudness,

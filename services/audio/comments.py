@@ -87,7 +87,8 @@ def build_r128_gain(loudness: Loudness | None) -> dict[str, str]:
 
 
 def clean_text(text: str) -> str:
-    return _CONTROL.sub("", text)
+    """Return the text with a line feed for every line end and no other control characters."""
+    return _CONTROL.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def parse_facts(pairs: Iterable[tuple[str, str]]) -> TakeFacts:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from services.audio.carried import Picture
+from services.audio.comments import clean_text
 from services.audio.riff import Marker
 
 if TYPE_CHECKING:
@@ -63,6 +64,8 @@ _FRAME_NAME = re.compile(r"[TW][A-Z0-9]{3}")
 # Bits of the frame flags: 0x80 in version 2.3, 0x08 in 2.4; each is unused in the other version.
 _COMPRESSED = 0x88
 _MOST_CHAPTERS = 255
+_UNUSED = 0xFFFFFFFF
+"""Of a position in bytes: that in time counts."""
 _MOST_LEVELS = 5
 _OTHER_PICTURE = 0
 
@@ -273,6 +276,7 @@ def build_id3(
     frames: Any = id3
     version = 3 if base is None else base.version
     tags = frames.ID3() if base is None else copy.deepcopy(base.raw)
+    _forget_byte_positions(tags)
     wanted = _group(texts)
     existing = {} if base is None else _group(list_texts(base))
     replaced = [name for name in existing if existing[name] != wanted.get(name)]
@@ -292,11 +296,20 @@ def build_id3(
     return tags, version
 
 
+def _forget_byte_positions(tags: Any) -> None:
+    """Drop where things were in the file that the tag comes from: its audio is encoded anew."""
+    for kind in ("MLLT", "ASPI", "SEEK"):
+        tags.delall(kind)
+    for chapter in tags.getall("CHAP"):
+        chapter.start_offset = chapter.end_offset = _UNUSED
+
+
 def _group(texts: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     grouped: dict[str, list[str]] = {}
     for name, text in texts:
         kind, colon, rest = name.partition(":")
-        grouped.setdefault(f"{kind.upper()}{colon}{rest}", []).append(text)
+        # As texts are written: else a frame would be replaced for its line ends alone.
+        grouped.setdefault(f"{kind.upper()}{colon}{rest}", []).append(clean_text(text))
     return grouped
 
 
@@ -418,7 +431,6 @@ def _replace_chapters(tags: Any, frames: Any, markers: Sequence[Marker], sample_
     tags.delall("CHAP")
     tags.delall("CTOC")
     names = [f"chp{number}" for number in range(len(markers))]
-    unused = 0xFFFFFFFF
     for number, (name, marker) in enumerate(zip(names, markers, strict=True)):
         start = to_milliseconds(marker.frame, sample_rate)
         following = markers[number + 1].frame if number + 1 < len(markers) else None
@@ -428,9 +440,9 @@ def _replace_chapters(tags: Any, frames: Any, markers: Sequence[Marker], sample_
             frames.CHAP(
                 element_id=name,
                 start_time=start,
-                end_time=start if end is None else min(to_milliseconds(end, sample_rate), unused),
-                start_offset=unused,
-                end_offset=unused,
+                end_time=start if end is None else min(to_milliseconds(end, sample_rate), _UNUSED),
+                start_offset=_UNUSED,
+                end_offset=_UNUSED,
                 sub_frames=[title],
             )
         )

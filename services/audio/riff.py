@@ -1,4 +1,4 @@
-"""The chunks that others wrote into RIFF files: parse, build and move them to another rate.
+"""The chunks that others wrote into RIFF files: find and parse them. See `riff_changes`.
 
 The layouts are those of Microsoft/IBM, Multimedia Programming Interface 1.0 (`cue `, `smpl`,
 `LIST`, `plst`) and EBU Tech 3285 (`bext`). All bytes are untrusted.
@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
-
-    from services.audio.loudness import Loudness
 
 Chunk = tuple[bytes, bytes]
 """Name and body; a list is named `LIST`, and its body begins with its type."""
@@ -61,21 +59,13 @@ INFO_NAMES = {
 _MOST_CHUNKS = 1000
 _MOST_ENTRIES = 10_000
 _IN_DS64 = 0xFFFFFFFF
-_U32 = 1 << 32
-_U64 = 1 << 64
-_BEXT_BYTES = 602
-_LOUDNESS_AT = 412
-_UNKNOWN_LEVEL = 0x7FFF
+U32 = 1 << 32
+BEXT_BYTES = 602
 _SAMPLES = {b"fmt ", b"data", b"ds64", b"fact"}
 _PADDING = {b"JUNK", b"junk", b"PAD ", b"FLLR", b"bpad"}
-_TIME_PAIRS = (
-    ("TIMESTAMP_SAMPLES_SINCE_MIDNIGHT_HI", "TIMESTAMP_SAMPLES_SINCE_MIDNIGHT_LO"),
-    ("BWF_TIME_REFERENCE_HIGH", "BWF_TIME_REFERENCE_LOW"),
-    ("SYNC_POINT_HIGH", "SYNC_POINT_LOW"),
-)
 
 
-def scale(position: int, ratio: Fraction, most: int = _U32) -> int:
+def scale(position: int, ratio: Fraction, most: int = U32) -> int:
     """Return a position in samples at another rate, at most `most` - 1."""
     return min(round(position * ratio), most - 1)
 
@@ -98,9 +88,6 @@ class Loop:
         """Return the loop at another rate; its length keeps its time as its start does."""
         start = scale(self.start, ratio)
         return Loop(start, max(scale(self.end + 1, ratio) - 1, start))
-
-
-# Reading.
 
 
 def read_chunks(file: BinaryIO) -> tuple[list[Chunk], list[str]]:
@@ -187,13 +174,17 @@ def describe_chunk(name: bytes, body: bytes = b"") -> str:
 
 
 def find_chunk(chunks: Iterable[Chunk], name: bytes) -> bytes:
-    """Return the body of the first chunk of this name, or nothing; `adtl` and `INFO` are lists."""
+    """Return the body of the first chunk of this name, or nothing.
+
+    Of the lists `adtl` and `INFO`, of which some files have several, the bodies are joined.
+    """
+    lists = []
     for found, body in chunks:
         if found == name:
             return body
         if found == b"LIST" and body[:4] == name:
-            return body[4:]
-    return b""
+            lists.append(body[4:] + bytes(len(body) % 2))
+    return b"".join(lists)
 
 
 def iter_parts(body: bytes) -> Iterator[Chunk]:
@@ -225,7 +216,7 @@ def parse_bext(body: bytes) -> list[tuple[str, str]]:
     texts.append(("TIME_REFERENCE", str(reference) if reference else ""))
     umid = body[348:412].rstrip(b"\0")
     texts.append(("UMID", umid.hex()))
-    texts.append(("CODING_HISTORY", decode_text(body[_BEXT_BYTES:])))
+    texts.append(("CODING_HISTORY", decode_text(body[BEXT_BYTES:])))
     return [(name, text) for name, text in texts if text]
 
 
@@ -285,173 +276,6 @@ def decode_text(field: bytes) -> str:
         return raw.decode("utf-8").strip()
     except UnicodeDecodeError:
         return raw.decode("latin-1").strip()
-
-
-# Moving to another rate.
-
-
-def scale_chunk(name: bytes, body: bytes, ratio: Fraction) -> bytes:
-    """Return a chunk with its positions at another rate; `ratio` is the new over the old rate.
-
-    Chunks without known positions are returned as they are.
-    """
-    scaled = body
-    if name == b"cue ":
-        scaled = _scale_entries(body, 4, 24, (4, 20), ratio)
-    elif name == b"plst":
-        scaled = _scale_entries(body, 4, 12, (4,), ratio)
-    elif name == b"smpl" and len(body) >= 36:
-        (period,) = struct.unpack_from("<I", body, 8)
-        head = body[:8] + struct.pack("<I", min(round(period / ratio), _U32 - 1)) + body[12:36]
-        scaled = head + _scale_loops(body[36:], ratio)
-    elif name == b"bext" and len(body) >= 346:
-        (reference,) = struct.unpack_from("<Q", body, 338)
-        scaled = set_time_reference(body, scale(reference, ratio, _U64))
-    elif name == b"LIST" and body[:4] == b"adtl":
-        scaled = _scale_labels(body, ratio)
-    elif name == b"iXML":
-        scaled = _scale_ixml(body, ratio)
-    return scaled
-
-
-def has_unknown_positions(name: bytes, body: bytes) -> bool:
-    """Return whether a chunk may have positions that `scale_chunk` does not know."""
-    known = {b"cue ", b"plst", b"smpl", b"bext", b"iXML", b"acid", b"inst", b"CSET", b"id3 "}
-    known |= {b"ID3 ", b"_PMX", b"axml", b"chna", b"DISP", b"cart"}
-    return name not in known and not (name == b"LIST" and body[:4] in {b"INFO", b"adtl"})
-
-
-def _scale_entries(
-    body: bytes, first: int, width: int, fields: Sequence[int], ratio: Fraction
-) -> bytes:
-    scaled = bytearray(body)
-    for at in range(first, len(body) - width + 1, width):
-        for offset in fields:
-            (value,) = struct.unpack_from("<I", body, at + offset)
-            struct.pack_into("<I", scaled, at + offset, scale(value, ratio))
-    return bytes(scaled)
-
-
-def _scale_loops(body: bytes, ratio: Fraction) -> bytes:
-    scaled = bytearray(body)
-    for at in range(0, len(body) - 23, 24):
-        loop = Loop(*struct.unpack_from("<2I", body, at + 8)).at_ratio(ratio)
-        struct.pack_into("<2I", scaled, at + 8, loop.start, loop.end)
-    return bytes(scaled)
-
-
-def _scale_labels(body: bytes, ratio: Fraction) -> bytes:
-    scaled, at = bytearray(body), 4
-    for name, part in iter_parts(body[4:]):
-        if name == b"ltxt" and len(part) >= 8:
-            (length,) = struct.unpack_from("<I", part, 4)
-            struct.pack_into("<I", scaled, at + 12, scale(length, ratio))
-        at += 8 + len(part) + len(part) % 2
-    return bytes(scaled)
-
-
-def _scale_ixml(body: bytes, ratio: Fraction) -> bytes:
-    # Edited as text: what others wrote keeps its form, comments and order.
-    text = body.decode("utf-8", "surrogateescape")
-    for high, low in _TIME_PAIRS:
-        found = [
-            re.search(rf"(<{name}>\s*)(\d{{1,20}})(\s*</{name}>)", text) for name in (high, low)
-        ]
-        if found[1] is None:
-            continue
-        position = (int(found[0][2]) * _U32 if found[0] else 0) + int(found[1][2])
-        moved = scale(position, ratio, _U64)
-        for name, value in ((high, moved // _U32), (low, moved % _U32)):
-            text = set_element(text, name, str(value))
-    rates = re.findall(r"<FILE_SAMPLE_RATE>\s*(\d{1,9})\s*<", text)
-    for name in ("FILE_SAMPLE_RATE", "TIMESTAMP_SAMPLE_RATE"):
-        if rates:
-            text = set_element(text, name, str(round(int(rates[0]) * ratio)))
-    return text.encode("utf-8", "surrogateescape")
-
-
-def set_element(text: str, name: str, value: str) -> str:
-    """Replace the text of the first element of this name in XML; nothing happens without one."""
-    pattern = rf"(<{name}>)[^<]*(</{name}>)"
-    return re.sub(pattern, lambda found: f"{found[1]}{value}{found[2]}", text, count=1)
-
-
-# Levels.
-
-
-def update_bext_loudness(body: bytes, levels: Sequence[int]) -> bytes:
-    """Return a `bext` with new levels, in hundredths; without levels it stays as it is.
-
-    Args:
-        body: of the chunk.
-        levels: integrated, range, true peak, momentary and short-term maximum.
-    """
-    if len(body) < _LOUDNESS_AT + 10 or struct.unpack_from("<H", body, 346)[0] < 2:
-        return body
-    stated = struct.unpack_from("<5h", body, _LOUDNESS_AT)
-    if not any(level not in {0, _UNKNOWN_LEVEL} for level in stated):
-        return body
-    return body[:_LOUDNESS_AT] + struct.pack("<5h", *levels) + body[_LOUDNESS_AT + 10 :]
-
-
-def add_coding_history(body: bytes, line: str) -> bytes:
-    """Return a `bext` with one more line about how its samples were made, unless it has it."""
-    history = body[_BEXT_BYTES:].rstrip(b"\0")
-    if len(body) < _BEXT_BYTES or line.encode() in history:
-        return body
-    added = body[:_BEXT_BYTES] + history + line.encode()
-    return added + bytes(len(added) % 2)
-
-
-def update_ixml_loudness(body: bytes, loudness: Loudness) -> bytes:
-    """Return an iXML document with new levels in the elements that state levels."""
-    figures = {
-        "LOUDNESS_VALUE": loudness.integrated_lufs,
-        "LOUDNESS_RANGE": loudness.loudness_range_lu,
-        "MAX_TRUE_PEAK_LEVEL": loudness.true_peak_dbtp,
-        "MAX_MOMENTARY_LOUDNESS": loudness.momentary_max_lufs,
-        "MAX_SHORT_TERM_LOUDNESS": loudness.short_term_max_lufs,
-    }
-    text = body.decode("utf-8", "surrogateescape")
-    for name, figure in figures.items():
-        text = set_element(text, name, f"{figure:.2f}" if -99.99 <= figure <= 99.99 else "")
-    return text.encode("utf-8", "surrogateescape")
-
-
-def update_ixml_depth(body: bytes, bits: int) -> bytes:
-    """Return an iXML document that states another bit depth, if it states one."""
-    text = body.decode("utf-8", "surrogateescape")
-    return set_element(text, "AUDIO_BIT_DEPTH", str(bits)).encode("utf-8", "surrogateescape")
-
-
-# Building.
-
-
-def build_bext(texts: Iterable[tuple[str, str]]) -> bytes | None:
-    """Return the body of a `bext` of version 1 from Vorbis comments, or None without any field."""
-    fields = {name.upper(): text for name, text in texts}
-    names = {*BEXT_TEXTS, "TIME_REFERENCE", "UMID"} - {"DESCRIPTION"}
-    if names.isdisjoint(fields):
-        return None
-    head = b"".join(
-        fields.get(name, "").encode("latin-1", "replace")[:length].ljust(length, b"\0")
-        for name, (_, length) in BEXT_TEXTS.items()
-    )
-    reference = parse_position(fields.get("TIME_REFERENCE")) or 0
-    umid = fields.get("UMID", "")
-    is_hex = re.fullmatch(r"([0-9a-fA-F]{2}){1,64}", umid) is not None
-    return (
-        head
-        + struct.pack("<QH", min(reference, _U64 - 1), 1)
-        + (bytes.fromhex(umid) if is_hex else b"").ljust(64, b"\0")
-        + bytes(190)
-        + fields.get("CODING_HISTORY", "").encode("latin-1", "replace")
-    )
-
-
-def set_time_reference(body: bytes, position: int) -> bytes:
-    """Return a `bext` with another place in time, in samples since midnight."""
-    return body[:338] + struct.pack("<Q", min(position, _U64 - 1)) + body[346:]
 
 
 def parse_position(text: str | None) -> int | None:

@@ -18,13 +18,24 @@ VORBIS_COMMENT_FORMATS = {
 """mutagen's module and class for each format with Vorbis comments."""
 
 
-def detect_format(head: bytes) -> str:
-    """Return wav, flac, ogg, opus, mp3 or aiff by the first 64 bytes of a file, or nothing."""
+_HEAD_BYTES, _ID3_HEAD_BYTES = 64, 10
+_SHIFTS = (21, 14, 7, 0)
+
+
+def detect_format(file: BinaryIO) -> str:
+    """Return wav, flac, ogg, opus, mp3 or aiff by the start of a file, or nothing."""
+    file.seek(0)
+    head = file.read(_HEAD_BYTES)
+    if head[:3] == b"ID3":
+        # Some programs write it before FLAC as well.
+        size = sum((byte & 0x7F) << shift for byte, shift in zip(head[6:10], _SHIFTS, strict=False))
+        file.seek(_ID3_HEAD_BYTES + size)
+        return "flac" if file.read(4) == b"fLaC" else "mp3"
     if head[:4] == b"fLaC":
         return "flac"
     if head[:4] == b"OggS":
         return "ogg" if b"\x01vorbis" in head else "opus" if b"OpusHead" in head else ""
-    if head[:3] == b"ID3" or (head[:1] == b"\xff" and head[1:2] >= b"\xe0"):
+    if head[:1] == b"\xff" and head[1:2] >= b"\xe0":
         return "mp3"
     if head[:4] == b"FORM" and head[8:12] in {b"AIFF", b"AIFC"}:
         return "aiff"

@@ -107,7 +107,7 @@ def read_facts(path: str | os.PathLike[str]) -> TakeFacts:
     target = Path(path)
     try:
         with target.open("rb") as file:
-            kind = detect_format(file.read(64))
+            kind = detect_format(file)
             file.seek(0)
             bounded = BoundedFile(file)
             if kind == "mp3":

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from datetime import datetime
 from functools import cached_property
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from services import storage
 from services.database import open_database, storage_errors
 from services.errors import (
+    DGXMusicError,
     FileGoneError,
     InvalidRequestError,
     JobFinishedError,
@@ -119,7 +120,10 @@ class MusicService:
     ) -> list[Job]:
         """Queue 1 to 10 jobs, all or none; as `submit`, with one priority or one for each."""
         check_batch(len(requests), priority)
-        checked = [self.check(request) for request in requests]
+        checked = []
+        for place, request in enumerate(requests):
+            with _at_place(place):
+                checked.append(self.check(request))
         return self.enqueue(checked, client, priority, owner=owner, repeatable=repeatable)
 
     def check(self, request: GenerationRequest, **files: Path | None) -> CheckedRequest:
@@ -156,11 +160,11 @@ class MusicService:
         """As `submit_batch`, for requests that were checked."""
         priorities = check_batch(len(batch), priority)
         require_disk_floor(self.settings)
-        with storage_errors():
-            inputs = [
-                self.inputs.resolve(audio_references(checked.request), checked.choose_owner(owner))
-                for checked in batch
-            ]
+        inputs = []
+        for place, checked in enumerate(batch):
+            references, chosen = audio_references(checked.request), checked.choose_owner(owner)
+            with _at_place(place), storage_errors():
+                inputs.append(self.inputs.resolve(references, chosen))
         queue = self.queue
         with storage_errors(), storage.get_session() as session:
             made = []
@@ -392,3 +396,13 @@ class MusicService:
                     total = storage.count_generations(session, status, **which)
             jobs = self._build(session, page.items)
         return HistoryPage(jobs, page.next_cursor, total)
+
+
+@contextmanager
+def _at_place(place: int) -> Iterator[None]:
+    """Note in an error which of several requests is at fault."""
+    try:
+        yield
+    except DGXMusicError as error:
+        error.place = place
+        raise

@@ -124,6 +124,14 @@ def test_two_different_idempotency_keys_are_refused(sqlite_api: Api) -> None:
     assert post("a", "a").json()["job_id"] == post("a").json()["job_id"]
 
 
+def test_a_pointer_into_a_batch_leads_to_its_request(sqlite_api: Api) -> None:
+    for fields in ({"model": "nobody"}, {"model": "choir", "melody": "0" * 64}):
+        requests = [{"prompt": "beat"}, {"prompt": "beat", **fields}]
+        answer = sqlite_api.client.post(BATCH, json={"requests": requests})
+        (error,) = assert_problem(answer, "invalid-request")["errors"]
+        assert error["pointer"] == f"/requests/1/{list(fields)[-1]}"
+
+
 def test_pointers_are_json_pointers_and_parameters_are_named(sqlite_api: Api) -> None:
     odd = sqlite_api.client.post(GENERATE, json={"prompt": "beat", "a/b~c": 1})
     (error,) = assert_problem(odd, "invalid-request")["errors"]

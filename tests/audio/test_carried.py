@@ -38,7 +38,13 @@ from services.audio.facts import TakeFacts
 from services.audio.id3_tags import Id3Frames, build_id3, encode_id3, list_texts, read_id3
 from services.audio.loudness import Loudness
 from services.audio.reading import AudioFile, UnreadableAudioError
-from services.audio.riff import Marker, parse_markers, scale_chunk
+from services.audio.riff import (
+    Marker,
+    parse_markers,
+)
+from services.audio.riff_changes import (
+    scale_chunk,
+)
 from services.audio.tags import _build_riff_parts, read_facts
 from services.audio.wav import write_wav
 from services.audio.wav_chunks import WavFormat
@@ -1123,3 +1129,92 @@ def test_chapter_comments_without_a_time_are_listed(tmp_path, target):
     texts = {"CHAPTER001": "00:00:00.100", "CHAPTER001NAME": "door", "CHAPTER002": "soon"}
     done = convert_file(make_tagged_flac(tmp_path / "a.flac", **texts), tmp_path / f"b.{target}")
     assert done.left_out == (() if target == "ogg" else ("CHAPTER texts that are no chapters",))
+
+
+def test_lyrics_with_old_line_ends_stay_whole_in_id3_and_keep_their_lines(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", sound(), RATE)
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.USLT(lang="deu", desc="", text="eins\rzwei\r\ndrei"))
+    tags.save(tmp_path / "a.mp3")
+    done = convert_file(tmp_path / "a.mp3", tmp_path / "b.mp3")
+    assert mutagen.id3.ID3(done.path).getall("USLT") == tags.getall("USLT")
+    done = convert_file(tmp_path / "a.mp3", tmp_path / "c.flac")
+    assert mutagen.flac.FLAC(done.path)["LYRICS"] == ["eins\nzwei\ndrei"]
+
+
+def test_byte_positions_of_the_old_mp3_are_forgotten(tmp_path):
+    soundfile.write(tmp_path / "a.mp3", sound(), RATE)
+    tags = mutagen.id3.ID3()
+    times = {"start_time": 100, "end_time": 200, "start_offset": 500, "end_offset": 900}
+    tags.add(mutagen.id3.CHAP(element_id="c", **times, sub_frames=[]))
+    tags.add(mutagen.id3.MLLT(frames=1, bytes=9, milliseconds=9, bits_for_bytes=8,
+                              bits_for_milliseconds=8, data=b"12"))  # fmt: skip
+    tags.save(tmp_path / "a.mp3")
+    done = convert_file(tmp_path / "a.mp3", tmp_path / "b.mp3")
+    found = mutagen.id3.ID3(done.path)
+    chapter = found["CHAP:c"]
+    assert (chapter.start_offset, chapter.end_offset) == (0xFFFFFFFF, 0xFFFFFFFF)
+    assert (chapter.start_time, chapter.end_time) == (100, 200)
+    assert found.getall("MLLT") == []
+
+
+def test_a_flac_file_behind_an_id3_tag_keeps_its_own_texts(tmp_path):
+    path = tmp_path / "a.flac"
+    soundfile.write(path, sound(), RATE)
+    flac = mutagen.flac.FLAC(path)
+    flac["ARTIST"] = ["Ada"]
+    flac.save()
+    before = path.read_bytes()
+    tags = mutagen.id3.ID3()
+    tags.add(mutagen.id3.TIT2(text=["In front"]))
+    tags.save(tmp_path / "tag")
+    path.write_bytes((tmp_path / "tag").read_bytes() + before)
+    done = convert_file(path, tmp_path / "b.flac")
+    assert mutagen.flac.FLAC(done.path)["ARTIST"] == ["Ada"]
+    assert read_facts(path).title is None
+
+
+def test_all_lists_of_a_kind_are_translated(tmp_path):
+    cue = struct.pack("<I", 2) + b"".join(
+        struct.pack("<II4sIII", number, at, b"data", 0, 0, at)
+        for number, at in ((1, 100), (2, 200))
+    )
+    label = b"labl" + struct.pack("<II", 8, 2) + b"two\0"
+    lists = [
+        (b"LIST", b"INFO" + b"INAM" + struct.pack("<I", 4) + b"Dawn"),
+        (b"LIST", b"INFO" + b"IART" + struct.pack("<I", 4) + b"Ada\0"),
+        (b"cue ", cue),
+        (b"LIST", b"adtl" + b"labl" + struct.pack("<II", 8, 1) + b"one\0"),
+        (b"LIST", b"adtl" + label),
+    ]
+    path = write_chunks(tmp_path / "a.wav", lists)
+    tags = mutagen.flac.FLAC(convert_file(path, tmp_path / "b.flac").path)
+    assert (tags["TITLE"], tags["ARTIST"]) == (["Dawn"], ["Ada"])
+    assert (tags["CHAPTER001NAME"], tags["CHAPTER002NAME"]) == (["one"], ["two"])
+
+
+@pytest.mark.parametrize(
+    ("name", "body"),
+    [
+        (b"cart", bytes(2048)),
+        (b"iXML", "<BWFXML><FILE_SAMPLE_RATE>44100</FILE_SAMPLE_RATE></BWFXML>".encode("utf-16")),
+    ],
+    ids=["cart", "iXML in UTF-16"],
+)
+def test_positions_that_are_not_found_are_left_out_at_another_rate(tmp_path, name, body):
+    path = write_chunks(tmp_path / "a.wav", [(name, body)])
+    same = convert_file(path, tmp_path / "b.wav")
+    assert body in same.path.read_bytes()
+    other = convert_file(path, tmp_path / "c.wav", sample_rate=RATE // 2)
+    assert body not in other.path.read_bytes()
+    assert any(name.decode() in one for one in other.left_out)
+
+
+def write_chunks(path, chunks):
+    soundfile.write(path, sound(), RATE)
+    data = bytearray(path.read_bytes())
+    for name, body in chunks:
+        data += name + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+    data[4:8] = struct.pack("<I", len(data) - 8)
+    path.write_bytes(data)
+    return path

@@ -11,16 +11,23 @@ from typing import TYPE_CHECKING, Annotated, Any
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Request, Response
 
-from services.api.problems import FieldProblem, ProblemError, describe_problems
+from services.api.problems import (
+    FieldProblem,
+    ProblemError,
+    convert_error,
+    describe_problems,
+)
 from services.api.root_path import PREFIX, under_root
 from services.api.schemas import BatchAccepted, BatchRequest, GenerateRequest, JobId, JobView
 from services.api.state import Api, ApiState, CurrentCaller
 from services.api.visible import find_visible_job
+from services.errors import DGXMusicError, EngineUnavailableError, InvalidRequestError
 from services.jobs.resubmission import check_again
 from services.jobs.submission import Repeatable
 
 if TYPE_CHECKING:
     from services.api.caller import Caller
+    from services.config import Settings
     from services.jobs.models import Job
 
 log = logging.getLogger(__name__)
@@ -141,13 +148,16 @@ def create_batch(
     """Queue 1 to 10 jobs, all or none."""
     _require_accepting(api)
     _require_allowed_priority(caller, body.requests)
-    jobs = api.service.submit_batch(
-        body.requests,
-        caller.name,
-        [one.priority for one in body.requests],
-        owner=caller.owner,
-        repeatable=_parse_idempotency_key(idempotency_key, "batch", body.model_dump()),
-    )
+    try:
+        jobs = api.service.submit_batch(
+            body.requests,
+            caller.name,
+            [one.priority for one in body.requests],
+            owner=caller.owner,
+            repeatable=_parse_idempotency_key(idempotency_key, "batch", body.model_dump()),
+        )
+    except (EngineUnavailableError, InvalidRequestError) as error:
+        raise _point_into_batch(error, api.settings) from error
     _log_accepted(caller, jobs)
     ids = [job.job_id for job in jobs]
     last = api.service.find(ids[-1])
@@ -184,6 +194,14 @@ def retry_job(
     response.headers["Location"] = under_root(f"{PREFIX}/jobs/{jobs[0].job_id}")
     response.headers["Retry-After"] = RETRY_AFTER_SECONDS
     return JobView.from_job(api.service.find(jobs[0].job_id))
+
+
+def _point_into_batch(error: DGXMusicError, settings: Settings) -> ProblemError:
+    """Convert an error so that its pointers lead to the request at fault."""
+    problem = convert_error(error, settings.hide_paths)
+    for one in problem.errors or []:
+        one.pointer = f"/requests/{error.place}{one.pointer}"
+    return problem
 
 
 def _require_accepting(api: ApiState) -> None:
