@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import threading
 
 import pytest
 
@@ -82,6 +83,8 @@ def test_an_interrupted_start_exits_with_0(home, monkeypatch, command):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(registry, "default_registry", interrupt)
+    # A thread that another test has left would end the process of the tests at once.
+    monkeypatch.setattr(threading, "enumerate", lambda: [threading.main_thread()])
     result = home.call(command)
     assert (result.returncode, result.stderr) == (0, "Stopped.\n")
 
