@@ -7,6 +7,7 @@ import http.client
 import itertools
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -36,7 +37,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Triton reads it when it is first imported; its kernels then run on the CPU, where it is at all.
 os.environ.setdefault("TRITON_INTERPRET", "1")
 
-EXAMPLES = 20
+EXAMPLES = 12
 """Examples of a property in each run. Each run draws others, so that many runs try many."""
 
 # A program under test would read the metadata of every package to find plugins.
@@ -69,6 +70,15 @@ REQUIRED = "DGX_MUSIC_TEST_REQUIRE"
 SERVER_USER = "postgres"
 SERVER_PACKAGES = Path("/usr/lib/postgresql")
 NUMBERS = itertools.count()
+
+
+for _number, _action in {
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}.items():
+    # Ignored in the background of a script, they would be ignored by the programs under test too.
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _action)
 
 
 def pytest_collection_finish() -> None:

@@ -113,6 +113,7 @@ def test_missing_and_unreadable_files_are_refused(tmp_path):
         analyse_file(text)
 
 
+@pytest.mark.nightly
 def test_ten_minutes_are_analysed_in_bounded_memory(tmp_path):
     song = write_song("disco", HELD_OUT["disco"], 1, seconds=20.0)
     path = tmp_path / "long.wav"

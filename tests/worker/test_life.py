@@ -152,11 +152,16 @@ def crashed_jobs_never_pause(patch: pytest.MonkeyPatch) -> None:
     [
         (without_token_check, 2),
         (row_before_file, 1),
-        (cancelled_stays_in_the_queue, 2),
-        (key_is_forgotten, 5),
-        (retry_keeps_its_slot, 4),
-        (first_come_first_served, 3),
-        (crashed_jobs_never_pause, 1),
+        *(
+            pytest.param(break_it, number, marks=pytest.mark.nightly)
+            for break_it, number in (
+                (cancelled_stays_in_the_queue, 2),
+                (key_is_forgotten, 5),
+                (retry_keeps_its_slot, 4),
+                (first_come_first_served, 3),
+                (crashed_jobs_never_pause, 1),
+            )
+        ),
     ],
 )
 def test_the_state_machine_detects_each_planted_bug(

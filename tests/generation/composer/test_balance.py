@@ -29,9 +29,14 @@ def beside_the_mix(rendered: Rendered) -> dict[str, float]:
     return {name: lufs(rendered, stem) - mix for name, stem in rendered.stems.items()}
 
 
-@pytest.mark.parametrize("genre", GENRES)
-def test_every_part_is_audible_and_none_masks_the_mix(genre: str) -> None:
-    levels = beside_the_mix(render(f"{genre} with drums, bass, chords, pads, melody and an arp"))
+@pytest.fixture(scope="module", params=GENRES)
+def whole_band(request: pytest.FixtureRequest) -> Rendered:
+    """Each genre with all its parts."""
+    return render(f"{request.param} with drums, bass, chords, pads, melody and an arp")
+
+
+def test_every_part_is_audible_and_none_masks_the_mix(whole_band: Rendered) -> None:
+    levels = beside_the_mix(whole_band)
     assert len(levels) >= 6
     assert {name: level for name, level in levels.items() if level < QUIETEST_LU} == {}
     assert {name: level for name, level in levels.items() if level > LOUDEST_LU} == {}
@@ -44,9 +49,8 @@ def test_requested_vinyl_crackle_is_audible(genre: str) -> None:
     assert QUIETEST_LU < levels["texture"] < -12.0
 
 
-@pytest.mark.parametrize("genre", GENRES)
-def test_a_mix_keeps_its_loudness_in_mono_and_has_mono_lows(genre: str) -> None:
-    rendered = render(genre)
+def test_a_mix_keeps_its_loudness_in_mono_and_has_mono_lows(whole_band: Rendered) -> None:
+    rendered = whole_band
     left, right = rendered.audio
     assert np.corrcoef(left, right)[0, 1] > 0.0
     middle = (left + right) / 2
