@@ -64,7 +64,11 @@ FORGETFUL = " ".join(
 MEMORY = Path("/dev/shm")
 ROOM_IN_MEMORY = 2 << 30
 
-KINDS = ["sqlite", "sqlite-of-python", pytest.param("postgresql", marks=pytest.mark.postgres)]
+KINDS = [
+    "sqlite",
+    pytest.param("sqlite-of-python", marks=pytest.mark.nightly),
+    pytest.param("postgresql", marks=pytest.mark.postgres),
+]
 
 REQUIRED = "DGX_MUSIC_TEST_REQUIRE"
 SERVER_USER = "postgres"
@@ -72,13 +76,11 @@ SERVER_PACKAGES = Path("/usr/lib/postgresql")
 NUMBERS = itertools.count()
 
 
-for _number, _action in {
-    signal.SIGHUP: signal.SIG_DFL,
-    signal.SIGINT: signal.default_int_handler,
-}.items():
-    # Ignored in the background of a script, they would be ignored by the programs under test too.
-    if signal.getsignal(_number) is signal.SIG_IGN:
-        signal.signal(_number, _action)
+# Programs under test would ignore them too, as in the background of a script.
+if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

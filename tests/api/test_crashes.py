@@ -20,9 +20,13 @@ KEY = {"Idempotency-Key": "the-same-every-time"}
 ON_BOTH = ("submit-before-commit", "submit-after-commit", "publish-before-commit")
 POINTS = (
     *(("sqlite_url", point) for point in ON_BOTH),
-    *(pytest.param("postgres_url", point, marks=pytest.mark.postgres) for point in ON_BOTH),
+    *(
+        pytest.param("postgres_url", point, marks=[pytest.mark.postgres, pytest.mark.nightly])
+        for point in ON_BOTH
+    ),
     ("sqlite_url", "publish-after-rename"),
     ("sqlite_url", "publish-after-commit"),
+    pytest.param("postgres_url", "publish-after-commit", marks=pytest.mark.postgres),
 )
 
 

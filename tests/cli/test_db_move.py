@@ -98,8 +98,8 @@ def test_move_without_a_database_creates_none(home, postgres_url):
     ("point", "initialised"),
     [
         ("move-copy:4", False),
-        ("move-copy:freeze", True),
-        ("move-verify:4", False),
+        pytest.param("move-copy:freeze", True, marks=pytest.mark.nightly),
+        pytest.param("move-verify:4", False, marks=pytest.mark.nightly),
         ("move-commit:freeze", True),
     ],
 )
