@@ -41,6 +41,7 @@ from services.api.routers import (
     problems,
     prompts,
     queue,
+    stems,
 )
 from services.errors import DGXMusicError
 
@@ -92,7 +93,7 @@ def create_app(state: ApiState | None, registry: Registry) -> FastAPI:
     app.state.registry = registry
     app.state.metrics = Metrics()
     for module in (
-        generate, inputs, jobs, events, files, history, prompts, models, queue, health,
+        generate, inputs, jobs, events, files, stems, history, prompts, models, queue, health,
     ):  # fmt: skip
         app.include_router(module.router, prefix=PREFIX)
     for module in (problems, docs_page):

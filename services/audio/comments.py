@@ -31,7 +31,7 @@ def build_comments(facts: TakeFacts) -> dict[str, str]:
     """
     created = facts.created_at
     known = {
-        "TITLE": facts.prompt or facts.title,
+        "TITLE": facts.title or facts.prompt,
         "GENRE": facts.genre,
         "DATE": None if created is None else created.date().isoformat(),
         "BPM": None if facts.bpm is None else f"{facts.bpm:.12g}",

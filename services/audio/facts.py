@@ -38,7 +38,7 @@ class TakeFacts:
     """
 
     title: str | None = None
-    """Of a file that is not a take. The title of a take is its prompt."""
+    """Of a stem or a file that is not a take. The title of a take is its prompt."""
     prompt: str | None = None
     generation_id: str | None = None
     engine: str | None = None

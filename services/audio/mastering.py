@@ -75,6 +75,8 @@ class Mastered(MasterReport):
     """A mastered signal with its report."""
 
     audio: Audio
+    plan: MasterPlan
+    """The gains; applied to the parts of the signal, they give parts that sum to `audio`."""
 
 
 def master(
@@ -103,7 +105,8 @@ def master(
     if not plan.changes_nothing:
         audio = join_blocks(plan.apply(source.blocks()), audio.shape)
     report = plan.report
-    return Mastered(audio=audio, **{name: getattr(report, name) for name in MasterReport.__slots__})
+    named = {name: getattr(report, name) for name in MasterReport.__slots__}
+    return Mastered(audio=audio, plan=plan, **named)
 
 
 def check_target(target_lufs: float | None, true_peak_dbtp: float) -> None:
@@ -135,7 +138,11 @@ class MasterPlan:
         return self._gains is None and self._gain == 1.0
 
     def apply(self, blocks: Iterable[Audio]) -> Iterator[Audio]:
-        """Yield the mastered blocks of the signal that the plan was made for."""
+        """Yield the mastered blocks of the signal that the plan was made for, or of a part of it.
+
+        Args:
+            blocks: `[channels, n]` from the first sample, of any n and any number of channels.
+        """
         if self._gains is not None:
             yield from apply_gains(blocks, self._gains * self._gain, self._block)
         elif self.changes_nothing:

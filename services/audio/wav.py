@@ -103,6 +103,7 @@ def atomic_wav_stream(
     dither: bool = True,
     facts: TakeFacts | None = None,
     chunks: bytes | None = None,
+    dither_seed: int = _DITHER_SEED,
 ) -> AbstractContextManager[AtomicFile]:
     """Write a WAV file from blocks, like `atomic_wav`; memory does not grow with the file.
 
@@ -118,6 +119,7 @@ def atomic_wav_stream(
         dither: see `write_wav`.
         facts: see `write_wav`.
         chunks: written after the samples in the place of those for the facts.
+        dither_seed: files that will be summed need different ones.
 
     Raises:
         TypeError, ValueError, RuntimeError: see `write_wav`; ValueError also if the blocks have
@@ -126,7 +128,15 @@ def atomic_wav_stream(
     check_bit_depth(bit_depth)
     wav_format = _make_format(channels, frames, sample_rate, bit_depth)
     checked = _check_blocks(blocks, wav_format)
-    return _atomic_wav(path, checked, wav_format, dither=dither, facts=facts, chunks=chunks)
+    return _atomic_wav(
+        path,
+        checked,
+        wav_format,
+        dither=dither,
+        facts=facts,
+        chunks=chunks,
+        dither_seed=dither_seed,
+    )
 
 
 def check_bit_depth(bit_depth: str) -> None:
@@ -173,6 +183,7 @@ def _atomic_wav(
     dither: bool,
     facts: TakeFacts | None,
     chunks: bytes | None = None,
+    dither_seed: int = _DITHER_SEED,
 ) -> Iterator[AtomicFile]:
     # 32-bit integers keep the 24 bits of precision of float32: there is nothing to dither.
     dither = dither and wav_format.bits < 32
@@ -181,9 +192,8 @@ def _atomic_wav(
     layout = _plan_layout(wav_format, chunks)
     with atomic_file(path, "WAV") as file:
         with file.explain_errors():
-            digest = _write(
-                file.temporary, layout, _encode_samples(blocks, wav_format, dither=dither)
-            )
+            noise = Dither(dither_seed) if dither else None
+            digest = _write(file.temporary, layout, _encode_samples(blocks, wav_format, noise))
         file.finish(wav_format.frames, digest)
         yield file
 
@@ -248,9 +258,8 @@ def _build_format_chunks(wav_format: WavFormat, frame_bytes: int) -> bytes:
 
 
 def _encode_samples(
-    blocks: Iterable[Audio], wav_format: WavFormat, *, dither: bool
+    blocks: Iterable[Audio], wav_format: WavFormat, noise: Dither | None
 ) -> Iterator[bytes]:
-    noise = Dither() if dither else None
     for block in blocks:
         for start in range(0, block.shape[1], _BLOCK_FRAMES):
             frames = block[:, start : start + _BLOCK_FRAMES].T
@@ -268,8 +277,8 @@ class Dither:
     neither on the division into blocks nor on the silence before.
     """
 
-    def __init__(self) -> None:
-        self._random = np.random.Generator(np.random.PCG64(_DITHER_SEED))
+    def __init__(self, seed: int = _DITHER_SEED) -> None:
+        self._random = np.random.Generator(np.random.PCG64(seed))
         self._has_begun = False
 
     def add_to(self, steps: NDArray[Any]) -> None:

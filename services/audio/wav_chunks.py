@@ -268,7 +268,7 @@ def _build_info(facts: TakeFacts) -> bytes:
         facts.generation_id and f"id {facts.generation_id}",
     ]
     texts = {
-        b"INAM": facts.prompt,
+        b"INAM": facts.title or facts.prompt,
         b"ISFT": SOFTWARE,
         b"ICRD": None if facts.created_at is None else facts.created_at.date().isoformat(),
         b"ICMT": "; ".join(part for part in comment if part),
@@ -292,7 +292,7 @@ def encode_info(texts: Mapping[bytes, str]) -> bytes:
 def _build_id3(facts: TakeFacts) -> bytes:
     """Return an ID3 tag with what DJ software shows, which reads nothing else of a WAV file."""
     known = {
-        "TITLE": to_one_line(facts.prompt or ""),
+        "TITLE": to_one_line(facts.title or facts.prompt or ""),
         "GENRE": to_one_line(facts.genre or ""),
         "DATE": "" if facts.created_at is None else facts.created_at.date().isoformat(),
         "BPM": "" if facts.bpm is None else f"{facts.bpm:.12g}",

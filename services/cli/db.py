@@ -203,6 +203,7 @@ def cleanup(
             # A backup from another machine may name files outside the store; they are not ours.
             with suppress(ValueError):
                 store.delete(relative)
+                store.prune_folders(relative)
     _show_cleanup(found, as_json=as_json)
 
 

@@ -80,7 +80,7 @@ def cleanup(
     Their jobs stay in the history. To delete jobs and files: dgx-music db cleanup
     """
     from services.database import storage_errors
-    from services.library.reconcile import clean_up_files
+    from services.library.cleanup import clean_up_files
     from services.library.store import open_store
 
     if older_than is None and max_size is None:

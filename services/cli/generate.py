@@ -13,10 +13,12 @@ from services.cli.running import StopFlag, progress_bar
 from services.errors import InvalidRequestError, StorageError
 from services.generation.engine import SEED_LIMIT
 from services.installation import name_install_command
+from services.library.attachments import MIDI, STEM
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
+    from services.jobs.attachments import AttachedFile
     from services.jobs.models import Job
     from services.jobs.service import MusicService
 
@@ -78,6 +80,8 @@ Output = Annotated[
     ),
 ]
 Force = Annotated[bool, typer.Option("--force", "-f", help="Replace the output file if it exists.")]
+Stems = Annotated[bool, typer.Option("--stems", help="Also keep each instrument as a WAV file.")]
+Midi = Annotated[bool, typer.Option("--midi", help="Also keep the notes as a MIDI file.")]
 Temperature = Annotated[
     float | None, _sampling_option("temperature", "0.1 (predictable) to 2 (random).")
 ]
@@ -106,6 +110,8 @@ def generate(
     continue_from: ContinueFrom = None,
     output: Output = None,
     force: Force = False,
+    stems: Stems = False,
+    midi: Midi = False,
     temperature: Temperature = None,
     top_k: TopK = None,
     top_p: TopP = None,
@@ -120,6 +126,7 @@ def generate(
     from services.audio import AudioExporter
     from services.config import load_settings
     from services.generation.registry import default_registry
+    from services.jobs.attachments import list_attached, local_attachment
     from services.jobs.making import JobMaker
     from services.jobs.models import parse_request
     from services.jobs.outfile import STDOUT, Destination
@@ -130,12 +137,14 @@ def generate(
         "top_k": top_k, "top_p": top_p, "cfg_coef": cfg_coef,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
-    request = parse_request(prompt=prompt, **given)
+    request = parse_request(prompt=prompt, stems=stems, midi=midi, **given)
     if output == STDOUT and as_json:
         raise InvalidRequestError(
             "Music and JSON cannot both go to stdout. Leave out --json or -o -."
         )
-    destination = Destination.parse(output, force=force) if output is not None else None
+    destination = None
+    if output is not None:
+        destination = Destination.parse(output, force=force, stems=stems, midi=midi)
     settings = load_settings()
     service = MusicService(settings, default_registry(settings))
     checked = service.check(request, melody=melody, continue_from=continue_from)
@@ -143,12 +152,17 @@ def generate(
     with stop.catch_signals(), progress_bar(shown=not quiet) as progress:
         job = JobMaker(service).make(checked, progress, stop)
     written: str | Path = job.file or ""
+    attached = list_attached(service, job.job_id) if stems or midi else []
+    files = [(one, one.file) for one in attached]
     if destination is not None:
         exporter = AudioExporter(settings.target_lufs, settings.true_peak_dbtp)
+        sources = [(one, local_attachment(service, one)) for one in attached]
         with stdout_errors():
             written = destination.deliver(job, service.local_copy(job.job_id), exporter)
+            copies = destination.deliver_attached(job, written, sources)
+        files = [(one, str(path)) for one, path in copies] or files
     if not quiet:
-        for line in describe_take(job):
+        for line in (*describe_take(job), *describe_attached(files)):
             note(line)
         if destination is not None:
             note(f"Also kept as {job.file}")
@@ -160,7 +174,7 @@ def generate(
     if output == STDOUT:
         return
     if as_json:
-        answer_json(job.model_dump(mode="json") | {"file": str(written)})
+        answer_json(job.model_dump(mode="json") | {"file": str(written)} | list_paths(files))
     else:
         answer(str(written))
 
@@ -211,6 +225,23 @@ def describe_take(job: Job) -> list[str]:
     ]
     lines = [" · ".join(part for part in line if part) for line in (music, making)]
     return [*lines, *about.get("notes", [])]
+
+
+def describe_attached(files: Sequence[tuple[AttachedFile, str]]) -> list[str]:
+    """Return a line with the names and the folder of the stems, and one with the MIDI file."""
+    stems = [(one.name, path) for one, path in files if one.kind == STEM]
+    lines = []
+    if stems:
+        folder = stems[0][1].rpartition("/")[0]
+        lines.append(f"{_count(len(stems), 'stem')} in {folder}: {', '.join(n for n, _ in stems)}")
+    return lines + [f"MIDI in {path}" for one, path in files if one.kind == MIDI]
+
+
+def list_paths(files: Sequence[tuple[AttachedFile, str]]) -> dict[str, Any]:
+    """Return the paths of stems, by name, and of the MIDI file, as `--json` shows them."""
+    stems = {one.name: path for one, path in files if one.kind == STEM}
+    midi = [path for one, path in files if one.kind == MIDI]
+    return {"stems": stems, "midi": midi[0] if midi else None}
 
 
 def _count(number: int, word: str) -> str:

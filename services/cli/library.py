@@ -108,13 +108,18 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show everything about one job."""
+    from services.cli.generate import list_paths
+    from services.jobs.attachments import list_attached
+
     service = open_service()
     found = service.get(job)
     analysis = service.find_analysis(found.job_id)
+    files = list_paths([(one, one.file) for one in list_attached(service, found.job_id)])
     if as_json:
-        answer_json(found.model_dump(mode="json") | {"analysis": analysis})
+        answer_json(found.model_dump(mode="json") | files | {"analysis": analysis})
         return
     shown = found.model_dump(mode="json", exclude={"metadata"}) | found.metadata
+    shown |= {name: value for name, value in files.items() if value}
     shown["analysis"] = analysis
     answer_fields(
         {name: _format_value(value) for name, value in shown.items() if value is not None}

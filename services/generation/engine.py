@@ -78,6 +78,13 @@ class EngineFacts:
     """It can follow the melody of an audio file."""
     takes_continuation: bool = False
     """Whether it can continue an audio file."""
+    most_parts: int = 0
+    """Instruments that a take has at most, each with its audio and notes; 0 if it has no parts."""
+
+    @property
+    def has_parts(self) -> bool:
+        """Whether it can give stems and notes."""
+        return self.most_parts > 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -66,6 +66,8 @@ class GenerationRequest(BaseModel):
         pattern=REFERENCE_PATTERN,
         description="Audio to continue: the id of an input, or of a completed job.",
     )
+    stems: bool = Field(False, description="Also keep each instrument as a WAV file.")
+    midi: bool = Field(False, description="Also keep the notes as a MIDI file.")
 
 
 def parse_request(**fields: Any) -> GenerationRequest:

@@ -8,16 +8,19 @@ import secrets
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from services.errors import InvalidRequestError, OutputError
+from services.library.attachments import MIDI, STEM
 from services.machine.umask import callers_umask
 
 if TYPE_CHECKING:
     from services.audio import AudioExporter
+    from services.jobs.attachments import AttachedFile
     from services.jobs.models import Job
 
 STDOUT = "-"
@@ -35,12 +38,16 @@ class Destination:
     force: bool
 
     @classmethod
-    def parse(cls, text: str, *, force: bool) -> Destination:
+    def parse(
+        cls, text: str, *, force: bool, stems: bool = False, midi: bool = False
+    ) -> Destination:
         """Read a file name, a folder or `-`, and check that it can be written.
 
         Args:
             text: from the command line.
             force: whether an existing file may be replaced.
+            stems: whether a folder of stems is to be beside the file.
+            midi: whether a MIDI file is to be beside it.
 
         Raises:
             InvalidRequestError: the suffix is of no format, or stdout is a terminal.
@@ -53,7 +60,11 @@ class Destination:
                 )
             return cls(None, is_folder=False, force=force)
         try:
-            return cls._parse_path(text, force=force)
+            parsed = cls._parse_path(text, force=force)
+            if parsed.path is not None and not parsed.is_folder:
+                for kind in [STEM] * stems + [MIDI] * midi:
+                    refuse_overwrite(_beside(parsed.path, kind), force=force)
+            return parsed
         except OSError as error:
             raise OutputError(f"{text} cannot be written: {error.strerror}.") from error
 
@@ -112,6 +123,52 @@ class Destination:
                 f"{target} could not be written: {error.strerror}. The take is kept as {kept}."
             ) from error
         return target
+
+    def deliver_attached(
+        self, job: Job, delivered: Path, files: Sequence[tuple[AttachedFile, Path]]
+    ) -> list[tuple[AttachedFile, Path]]:
+        """Copy stems and MIDI beside the delivered take: `NAME.stems/drums.wav`, `NAME.mid`.
+
+        Stems are WAV files whatever the format of the take is. An earlier set that `force` lets
+        this one replace is removed. Nothing is copied beside standard output.
+
+        Args:
+            job: of the take.
+            delivered: what `deliver` returned.
+            files: each with its path on this machine.
+
+        Returns:
+            The files with the paths of their copies.
+
+        Raises:
+            OutputError: one could not be written; all are still in the library.
+        """
+        if self.path is None:
+            return []
+        copies = [(one, source, _beside(delivered, one.kind, one.name)) for one, source in files]
+        try:
+            for _, source, target in copies:
+                copy_whole(source, target, replace=self.force)
+            names = {target.name for one, _, target in copies if one.kind == STEM}
+            if names and self.force:
+                for old in _beside(delivered, STEM).glob("*.wav"):
+                    if old.name not in names:
+                        old.unlink()
+        except OSError as error:
+            reason = "it exists" if isinstance(error, FileExistsError) else error.strerror
+            raise OutputError(
+                f"{target} could not be written: {reason}. The stems and MIDI are kept beside "
+                f"{job.file}."
+            ) from error
+        return [(one, target) for one, _, target in copies]
+
+
+def _beside(take: Path, kind: str, name: str | None = None) -> Path:
+    """Return the place of the MIDI file or of a stem of a take, or of the folder of its stems."""
+    if kind == MIDI:
+        return take.with_suffix(".mid")
+    folder = take.with_suffix(".stems")
+    return folder if name is None else folder / f"{name}.wav"
 
 
 def _copy_encoded(take: Path, target: Path, exporter: AudioExporter, *, replace: bool) -> None:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Literal
 
 from services import __version__
 from services.errors import OutputError
+from services.jobs.attachments import AttachedFile, local_attachment
 from services.jobs.outfile import encode_take
+from services.library.attachments import MIDI
 from services.library.store.cache import CACHE_FOLDER, FileCache
 
 if TYPE_CHECKING:
@@ -82,6 +84,17 @@ class Renditions:
             f"{key}{suffix}", lambda path: encode_take(source, path, *self._levels), may_make
         )
         return Rendition(path, key, audio_format.media_type)
+
+    def attached(self, attached: AttachedFile) -> Rendition:
+        """Return a stem or the MIDI file of a job, as it is stored.
+
+        Raises:
+            FileGoneError: it is gone.
+            OutputError: the store cannot be used, or the file is damaged.
+        """
+        path = local_attachment(self._service, attached)
+        media_type = "audio/midi" if attached.kind == MIDI else "audio/wav"
+        return Rendition(path, attached.sha256, media_type, attached.sha256)
 
     def peaks(
         self, job: Job, form: PeaksForm, pairs: int = _DEFAULT_PAIRS, *, may_make: bool = True

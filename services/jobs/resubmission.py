@@ -9,7 +9,7 @@ from services import storage
 from services.database import storage_errors
 from services.errors import JobNotFailedError
 from services.jobs.models import GenerationRequest, parse_request
-from services.jobs.submission import SAMPLING
+from services.jobs.submission import KEPT_FIELDS
 from services.library.input_names import input_hashes
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def list_failed() -> list[str]:
 
 
 def _request_of(job: Job) -> GenerationRequest:
-    names = (*SAMPLING, "seed")
+    names = (*KEPT_FIELDS, "seed")
     return parse_request(
         prompt=job.prompt,
         duration=job.duration_seconds,

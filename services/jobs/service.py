@@ -28,10 +28,11 @@ from services.jobs.submission import (
     Repeatable,
     add_row,
     audio_references,
+    check_abilities,
     check_batch,
     check_duration,
-    check_files,
     find_repeated,
+    list_demands,
     require_queue_space,
 )
 from services.jobs.view import HistoryPage, add_estimates, build_job
@@ -137,8 +138,9 @@ class MusicService:
         named = {field: path for field, path in files.items() if path is not None}
         choice = self.registry.choose(request.model or self.settings.model_name)
         check_duration(request, choice.entry)
-        check_files({*audio_references(request), *named}, choice.entry, self.registry)
-        require_space(Delivery.of(self.settings), request.duration, choice.entry.facts)
+        check_abilities({*list_demands(request), *named}, choice.entry, self.registry)
+        delivery, facts = Delivery.of(self.settings), choice.entry.facts
+        require_space(delivery, request.duration, facts, stems=request.stems)
         kept = {field: self.inputs.add(path) for field, path in named.items()}
         request = request.model_copy(update={field: found.id for field, found in kept.items()})
         remarks = tuple(

@@ -27,12 +27,14 @@ if TYPE_CHECKING:
 
 LARGEST_BATCH = 10
 
-SAMPLING = ("temperature", "top_k", "top_p", "cfg_coef")
+KEPT_FIELDS = ("temperature", "top_k", "top_p", "cfg_coef", "stems", "midi")
 """Fields of a request that a row keeps in its metadata if they are not the default."""
 
 _ABILITIES = (
     ("melody", "takes_melody", "follow a melody"),
     ("continue_from", "takes_continuation", "continue other music"),
+    ("stems", "has_parts", "keep stems: its audio has no separate parts"),
+    ("midi", "has_parts", "keep MIDI: it makes audio without notes"),
 )
 """Field of a request, the fact that its engine needs, and the ability in words."""
 
@@ -102,8 +104,13 @@ def audio_references(request: GenerationRequest) -> dict[str, str]:
     return {field: reference for field, reference in named.items() if reference is not None}
 
 
-def check_files(fields: Collection[str], entry: EngineEntry, registry: Registry) -> None:
-    """Check that an engine can use the audio files that these fields of a request name.
+def list_demands(request: GenerationRequest) -> set[str]:
+    """Return the fields of the request that not every engine can satisfy."""
+    return {field for field, _, _ in _ABILITIES if getattr(request, field)}
+
+
+def check_abilities(fields: Collection[str], entry: EngineEntry, registry: Registry) -> None:
+    """Check that an engine can satisfy these fields of a request.
 
     Raises:
         InvalidRequestError: it cannot; the message names an engine that can.
@@ -154,7 +161,7 @@ def add_row(
         sample_rate=entry.facts.sample_rate,
         channels=entry.facts.channels,
         file_path=f"{datetime.now(UTC):%Y/%m/%d}/{generation_id}.wav",
-        metadata={"seed": seed, **_sampling(request), **inputs, **parent},
+        metadata={"seed": seed, **_list_kept_fields(request), **inputs, **parent},
         generation_id=generation_id,
         owner=owner,
     )
@@ -181,9 +188,8 @@ def find_repeated(
     return [row for row in rows if row is not None] if all(rows) else []
 
 
-def _sampling(request: GenerationRequest) -> dict[str, Any]:
-    """Return the sampling fields that differ from their defaults."""
-    fields = request.model_dump(include=set(SAMPLING))
+def _list_kept_fields(request: GenerationRequest) -> dict[str, Any]:
+    fields = request.model_dump(include=set(KEPT_FIELDS))
     return {
         name: value
         for name, value in fields.items()

@@ -4,7 +4,7 @@ Code that every job runs takes paths as text: `Path` interns each part of its na
 keeps every interned string until the process ends.
 """
 
-# ruff: noqa: PTH105, PTH110, PTH118, PTH120, PTH122
+# ruff: noqa: PTH103, PTH105, PTH110, PTH118, PTH120, PTH122
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from services.audio.inventory import scan
+from services.library.attachments import MIDI, attachment_name, stems_folder
 
 StrPath = str | os.PathLike[str]
 
@@ -34,7 +35,10 @@ def remove_draft(draft: StrPath) -> None:
 
 
 def remove_take_and_drafts(final: Path) -> None:
+    """Remove a take, its stems and MIDI, and the drafts of all attempts at it."""
     final.unlink(missing_ok=True)
+    Path(attachment_name(str(final), MIDI, "")).unlink(missing_ok=True)
+    shutil.rmtree(stems_folder(str(final)), ignore_errors=True)
     remove_drafts(final)
 
 
@@ -61,12 +65,16 @@ def _prefix(name: str) -> str:
 def rename_draft(draft: StrPath, final: StrPath) -> None:
     """Rename a draft durably; does nothing when it was renamed before.
 
+    The folder is made if it is missing; that it survives a power cut is up to a later rename of a
+    file beside it.
+
     Raises:
         FileNotFoundError: neither file exists.
         OSError: the disk refuses.
     """
     # Repeatable, because the commit that follows may have to be tried again.
     if os.path.exists(draft):
+        os.makedirs(os.path.dirname(final), exist_ok=True)
         os.replace(draft, final)
     descriptor = os.open(os.path.dirname(final), os.O_RDONLY | os.O_DIRECTORY)
     try:

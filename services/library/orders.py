@@ -27,6 +27,8 @@ class Order:
     file_path: str
     """The take's name in the store."""
     params: GenerationParams
+    midi: bool = False
+    """Whether to keep the notes as a MIDI file beside the take."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Field of `params` -> SHA-256 of its input; `fetch_inputs` replaces the field by a path."""
 
@@ -48,7 +50,9 @@ class Order:
                 prompt=generation.prompt,
                 duration_seconds=generation.duration_seconds,
                 seed=metadata["seed"],
+                stems=metadata.get("stems") is True,
                 **sampling,
             ),
+            midi=metadata.get("midi") is True,
             inputs=input_hashes(metadata),
         )

@@ -1,4 +1,4 @@
-"""Comparing the stored files with the rows: finding orphans, repairing them, removing old files.
+"""Comparing the stored files with the rows: finding orphans and repairing them.
 
 Only files in day folders (`YYYY/MM/DD`), inputs and `lost-and-found` belong to the project. Other
 files in the store are neither reported nor changed.
@@ -16,14 +16,15 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from services import storage
-from services.audio.inventory import FileCleanup, StoredFile, plan_cleanup
 from services.errors import OutputError
+from services.library.attachments import stems_folder
 from services.library.input_names import input_hashes, is_unused_input
 from services.library.store.interface import sha256_of
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from services.audio.inventory import StoredFile
     from services.library.store import FileStore
 
 FILE_MISSING = "file_missing"
@@ -39,11 +40,9 @@ INPUT_GRACE_SECONDS = 86_400.0
 """A younger input may belong to a request that has not arrived yet."""
 
 _PAGE = 1000
-_ROWS_A_TRANSACTION = 500
-_DAY_SECONDS = 86_400
-_AGAIN = "The same prompt, duration, seed and model make it again."
-_REMOVED = f"Its file was removed to free space. {_AGAIN}"
-_GONE = f"Its file is no longer in the output folder. {_AGAIN}"
+ROWS_A_TRANSACTION = 500
+MAKE_AGAIN = "The same prompt, duration, seed and model make it again."
+_GONE = f"Its file is no longer in the output folder. {MAKE_AGAIN}"
 
 
 class OrphanKind(StrEnum):
@@ -73,6 +72,8 @@ class Orphan:
     size_bytes: int
     detail: str
     generation_id: str | None = None
+    is_attachment: bool = False
+    """Whether it is a stem or the MIDI file of its generation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,22 +110,27 @@ def find_orphans(store: FileStore, *, deep: bool = False) -> FileCheck:
     """
     # The files are listed before the rows are read: a row is older than its file, so a job that is
     # accepted meanwhile cannot make its file look unclaimed.
-    files = {file.relative: file for file in store.list() if not _is_lost_and_found(file)}
+    files = {file.relative: file for file in store.list() if not is_lost_and_found(file)}
     claims: set[str] = set()
     orphans: list[Orphan] = []
     used_inputs: set[str] = set()
     rows = 0
-    for row in _generations():
+    for row, attached in list_rows():
         rows += 1
         used_inputs |= set(input_hashes(row.get_metadata()).values())
         if row.is_failed or row.is_cancelled:
             continue
-        claims.add(_without_suffix(row.file_path))
-        found = (
-            _examine(row, files.get(row.file_path), store, deep=deep) if row.is_complete else None
-        )
-        if found is not None:
-            orphans.append(found)
+        claims.add(without_suffix(row.file_path))
+        if not row.is_complete:
+            # They may be published at this moment.
+            claims.add(stems_folder(row.file_path))
+            continue
+        claims |= {one.file_path for one in attached}
+        examined = [_examine(row, files.get(row.file_path), store, deep=deep)]
+        examined += [
+            _examine_attachment(one, files.get(one.file_path), store, deep=deep) for one in attached
+        ]
+        orphans += [orphan for orphan in examined if orphan is not None]
     if orphans:
         store.check()
     latest = time.time() - GRACE_SECONDS
@@ -146,7 +152,8 @@ def repair_orphans(store: FileStore, findings: FileCheck) -> list[tuple[Orphan, 
     """Repair orphans; return each with what was done, or None where nothing was done.
 
     A generation without its file is kept, and the loss is recorded in its row. A file without a
-    generation is moved to `lost-and-found`. Only unfinished files are deleted.
+    generation is moved to `lost-and-found`. A stem or MIDI file that is gone loses its own row.
+    Only unfinished files are deleted.
 
     Raises:
         OutputError: a file cannot be moved or removed.
@@ -154,16 +161,18 @@ def repair_orphans(store: FileStore, findings: FileCheck) -> list[tuple[Orphan, 
     """
     now = datetime.now(UTC)
     actions: dict[OrphanKind, Callable[[Session, Orphan], str | None]] = {
-        OrphanKind.MISSING: lambda session, one: _record_missing(
-            session, one.generation_id, _GONE, now
+        OrphanKind.MISSING: lambda session, one: (
+            _forget_attachment(session, one)
+            if one.is_attachment
+            else record_missing(session, one.generation_id, _GONE, now)
         ),
         OrphanKind.RETURNED: _record_returned,
     }
     done: dict[Orphan, str | None] = {}
     of_rows = [orphan for orphan in findings.orphans if orphan.kind in actions]
-    for start in range(0, len(of_rows), _ROWS_A_TRANSACTION):
+    for start in range(0, len(of_rows), ROWS_A_TRANSACTION):
         with storage.get_session() as session:
-            for orphan in of_rows[start : start + _ROWS_A_TRANSACTION]:
+            for orphan in of_rows[start : start + ROWS_A_TRANSACTION]:
                 done[orphan] = actions[orphan.kind](session, orphan)
     for orphan in findings.orphans:
         if orphan.kind is OrphanKind.UNCLAIMED:
@@ -175,116 +184,88 @@ def repair_orphans(store: FileStore, findings: FileCheck) -> list[tuple[Orphan, 
     return [(orphan, done.get(orphan)) for orphan in findings.orphans]
 
 
-def clean_up_files(
-    store: FileStore,
-    *,
-    older_than_days: float | None = None,
-    max_bytes: int | None = None,
-    dry_run: bool = True,
-) -> FileCleanup:
-    """Remove old files; their generations stay, and record that the file is gone.
-
-    Args:
-        store: holds the files.
-        older_than_days: older files are removed.
-        max_bytes: the oldest files are removed until the rest takes no more than this.
-        dry_run: only return the plan.
-
-    Raises:
-        OutputError: a file cannot be removed.
-        StorageError: the database cannot be used.
-    """
-    before = None if older_than_days is None else time.time() - older_than_days * _DAY_SECONDS
-    own = [
-        file
-        for file in store.list()
-        if not file.is_temporary and (file.is_in_day_folder or _is_lost_and_found(file))
-    ]
-    owners, unfinished = _owners({file.relative for file in own})
-    free = [file for file in own if file.relative not in unfinished]
-    plan = plan_cleanup(free, written_before=before, max_bytes=max_bytes)
-    if dry_run:
-        return plan
-    # Rows first: a crash in between leaves unclaimed files, which `find_orphans` finds, and no row
-    # that names a file which is gone.
-    ids = [owners[file.relative] for file in plan.files if file.relative in owners]
-    now = datetime.now(UTC)
-    for start in range(0, len(ids), _ROWS_A_TRANSACTION):
-        with storage.get_session() as session:
-            for generation_id in ids[start : start + _ROWS_A_TRANSACTION]:
-                _record_missing(session, generation_id, _REMOVED, now)
-    for file in plan.files:
-        store.delete(file.relative)
-        store.prune_folders(file.relative)
-    return replace(plan, deleted=True)
-
-
-def _generations() -> Iterator[storage.Generation]:
-    """Yield every row, in short transactions; rows added meanwhile are left out."""
+def list_rows() -> Iterator[tuple[storage.Generation, list[storage.Attachment]]]:
+    """Yield every row with its attachments, in short transactions; later rows are left out."""
     cursor = None
     while True:
         with storage.get_session(read_only=True) as session:
             page = storage.list_generations(session, limit=_PAGE, cursor=cursor)
-        yield from page.items
+            attached = storage.get_attachments(session, [row.id for row in page.items])
+        for row in page.items:
+            yield row, attached.get(row.id, [])
         cursor = page.next_cursor
         if cursor is None:
             return
 
 
-def _owners(paths: set[str]) -> tuple[dict[str, str], set[str]]:
-    """Return path -> id of the completed generations, and the paths of unfinished jobs."""
-    owners: dict[str, str] = {}
-    unfinished: set[str] = set()
-    for row in _generations():
-        if row.file_path in paths and row.is_complete:
-            owners[row.file_path] = row.id
-        elif row.file_path in paths and not row.is_finished:
-            unfinished.add(row.file_path)
-    return owners, unfinished
-
-
 def _examine(
     row: storage.Generation, file: StoredFile | None, store: FileStore, *, deep: bool
 ) -> Orphan | None:
-
-    def orphan(kind: OrphanKind, size: int, detail: str) -> Orphan:
-        return Orphan(kind, row.file_path, size, detail, row.id)
-
     known_missing = not has_take(row)
-    try:
+    expected = (row.file_size_bytes, row.file_sha256)
+    found = _compare(store, row.file_path, file, expected, deep=deep or known_missing)
+    if found is None and known_missing:
         size = store.stat(row.file_path).size if file is None else file.size
-        digest = ""
-        if row.file_sha256 is not None and (deep or known_missing):
-            digest = sha256_of(store, row.file_path)
+        found = Orphan(OrphanKind.RETURNED, row.file_path, size, "The file is back.")
+    elif found is not None and found.kind is OrphanKind.MISSING and known_missing:
+        return None
+    return None if found is None else replace(found, generation_id=row.id)
+
+
+def _examine_attachment(
+    attached: storage.Attachment, file: StoredFile | None, store: FileStore, *, deep: bool
+) -> Orphan | None:
+    expected = (attached.bytes, attached.sha256)
+    found = _compare(store, attached.file_path, file, expected, deep=deep)
+    if found is None:
+        return None
+    return replace(found, generation_id=attached.generation_id, is_attachment=True)
+
+
+def _compare(
+    store: FileStore,
+    path: str,
+    file: StoredFile | None,
+    expected: tuple[int | None, str | None],
+    *,
+    deep: bool,
+) -> Orphan | None:
+    """Compare a file with its expected size and SHA-256, None for unknown; `deep` reads it."""
+    expected_size, expected_sha256 = expected
+    try:
+        size = store.stat(path).size if file is None else file.size
+        reads = expected_sha256 is not None and deep
+        digest = sha256_of(store, path) if reads else ""
     except FileNotFoundError:
-        return None if known_missing else orphan(OrphanKind.MISSING, 0, _GONE)
+        return Orphan(OrphanKind.MISSING, path, 0, _GONE)
     except ValueError:
-        return orphan(OrphanKind.UNREACHABLE, 0, "The path leads out of the store.")
+        return Orphan(OrphanKind.UNREACHABLE, path, 0, "The path leads out of the store.")
     except OSError as error:
-        return orphan(OrphanKind.UNREACHABLE, 0, f"It cannot be read: {error.strerror}.")
-    if row.file_size_bytes not in {None, size}:
-        return orphan(
-            OrphanKind.CHANGED, size, f"It has {size} bytes instead of {row.file_size_bytes}."
-        )
-    if digest not in {"", row.file_sha256}:
-        return orphan(
-            OrphanKind.CHANGED, size, "Its SHA-256 is not that of the file that was written."
-        )
-    return orphan(OrphanKind.RETURNED, size, "The file is back.") if known_missing else None
+        detail = f"It cannot be read: {error.strerror}."
+        return Orphan(OrphanKind.UNREACHABLE, path, 0, detail)
+    if expected_size not in {None, size}:
+        detail = f"It has {size} bytes instead of {expected_size}."
+        return Orphan(OrphanKind.CHANGED, path, size, detail)
+    if digest not in {"", expected_sha256}:
+        detail = "Its SHA-256 is not that of the file that was written."
+        return Orphan(OrphanKind.CHANGED, path, size, detail)
+    return None
 
 
 def _orphan_of(file: StoredFile, claims: set[str]) -> Orphan | None:
     if file.is_temporary:
         return Orphan(OrphanKind.TEMPORARY, file.relative, file.size, "It was never finished.")
-    if not file.is_in_day_folder or _is_claimed(file.relative, claims):
+    if not file.is_in_day_folder or is_claimed(file.relative, claims):
         return None
     return Orphan(
         OrphanKind.UNCLAIMED, file.relative, file.size, "It belongs to no completed generation."
     )
 
 
-def _is_claimed(relative: str, claims: set[str]) -> bool:
+def is_claimed(relative: str, claims: set[str]) -> bool:
     """Whether the file is a generation's, lies beside it, or is in a folder with its name."""
+    if relative in claims:
+        return True
     folder, _, name = relative.rpartition("/")
     while "." in name:
         name = name.rpartition(".")[0]
@@ -297,16 +278,16 @@ def _is_claimed(relative: str, claims: set[str]) -> bool:
     return False
 
 
-def _without_suffix(path: str) -> str:
+def without_suffix(path: str) -> str:
     folder, _, name = path.rpartition("/")
     return f"{folder}/{name.rpartition('.')[0] or name}"
 
 
-def _is_lost_and_found(file: StoredFile) -> bool:
+def is_lost_and_found(file: StoredFile) -> bool:
     return file.relative.startswith(f"{LOST_AND_FOUND}/")
 
 
-def _record_missing(
+def record_missing(
     session: Session, generation_id: str | None, message: str, now: datetime
 ) -> str | None:
     row = _completed(session, generation_id)
@@ -317,6 +298,11 @@ def _record_missing(
     row.merge_metadata({FILE_MISSING: {"since": since, "size_bytes": row.file_size_bytes}})
     row.file_size_bytes = None
     return "recorded in the database"
+
+
+def _forget_attachment(session: Session, orphan: Orphan) -> str | None:
+    deleted = storage.delete_attachments(session, orphan.generation_id or "", orphan.path)
+    return "removed from the database" if deleted else None
 
 
 def _record_returned(session: Session, orphan: Orphan) -> str | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.errors import CancelledError, OutputError
+from services.library.attachments import Attachment, write_attachments
 from services.library.take_metadata import build_file_facts, build_measurements, build_row_metadata
 from services.machine.space import free_bytes
 
@@ -26,6 +27,9 @@ RENDER_SHARE = 0.85
 
 SPARE_BYTES = 8 * 2**20
 """Free space that must remain for the database and other programs."""
+
+MOST_PARTS = 16
+"""Largest `most_parts` of any engine."""
 
 BYTES_A_SAMPLE = {"PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4}
 
@@ -62,6 +66,8 @@ class Take:
     """For the job's row, JSON-ready."""
     measurements: dict[str, Any]
     """For the row's analysis, JSON-ready; the fields of `storage.Measurements`."""
+    attachments: tuple[Attachment, ...] = ()
+    """The stems and the MIDI file, if the order asks for them."""
 
 
 def make_take(
@@ -83,7 +89,7 @@ def make_take(
     def report_render(stage: str, fraction: float) -> None:
         progress(stage, RENDER_SHARE * fraction)
 
-    require_space(delivery, order.params.duration_seconds, engine.facts)
+    require_space(delivery, order.params.duration_seconds, engine.facts, stems=order.params.stems)
     rendered = engine.render(order.params, report_render, should_stop)
     _stop_if_asked(should_stop)
     progress("mastering", RENDER_SHARE)
@@ -102,6 +108,9 @@ def make_take(
         mastered=mastered,
     )
     written = _write(path, mastered, rendered.sample_rate, delivery.bit_depth, facts)
+    attachments = write_attachments(
+        order, str(path), rendered, mastered, delivery.bit_depth, facts, should_stop
+    )
     return Take(
         path=written.path,
         bytes=written.bytes,
@@ -111,26 +120,33 @@ def make_take(
             engine.facts, rendered, mastered, measured, delivery.target_lufs
         ),
         measurements=build_measurements(mastered, measured),
+        attachments=attachments,
     )
 
 
-def estimate_most_bytes(delivery: Delivery, seconds: float) -> int:
+def estimate_most_bytes(delivery: Delivery, seconds: float, *, stems: bool = False) -> int:
     """Return the size of a stereo take at 48 kHz, which is the largest that any engine makes."""
-    return int(seconds * 48_000) * 2 * BYTES_A_SAMPLE[delivery.bit_depth]
+    files = 1 + MOST_PARTS * stems
+    return files * int(seconds * 48_000) * 2 * BYTES_A_SAMPLE[delivery.bit_depth]
 
 
-def require_space(delivery: Delivery, seconds: float, facts: EngineFacts) -> None:
+def require_space(
+    delivery: Delivery, seconds: float, facts: EngineFacts, *, stems: bool = False
+) -> None:
     """Check before rendering that the disk has space for the take.
 
     Args:
         delivery: has the output folder and the bit depth.
         seconds: duration of the take.
-        facts: have the sample rate and the channels.
+        facts: have the sample rate, the channels and the number of parts.
+        stems: whether each part is kept too.
 
     Raises:
         OutputError: too little is free, or the folder cannot be created.
     """
-    need = int(seconds * facts.sample_rate) * facts.channels * BYTES_A_SAMPLE[delivery.bit_depth]
+    files = 1 + facts.most_parts * stems
+    frames = files * int(seconds * facts.sample_rate)
+    need = frames * facts.channels * BYTES_A_SAMPLE[delivery.bit_depth]
     try:
         delivery.output_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:

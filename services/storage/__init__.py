@@ -12,6 +12,12 @@ from services.storage.api_keys import (
     revoke_api_key,
     touch_api_key,
 )
+from services.storage.attachments import (
+    NewAttachment,
+    delete_attachments,
+    get_attachments,
+    replace_attachments,
+)
 from services.storage.attempts import (
     cancel_generation,
     claim_generation,
@@ -97,7 +103,14 @@ from services.storage.generations import (
     update_generation_status,
 )
 from services.storage.idempotency import find_idempotency_key, record_request
-from services.storage.models import AudioAnalysis, Base, Generation, InstalledModel, Prompt
+from services.storage.models import (
+    Attachment,
+    AudioAnalysis,
+    Base,
+    Generation,
+    InstalledModel,
+    Prompt,
+)
 from services.storage.overview import (
     Histogram,
     JobTotals,
@@ -164,6 +177,7 @@ __all__ = [
     "STATUSES",
     "UNFINISHED_STATUSES",
     "ApiKey",
+    "Attachment",
     "AudioAnalysis",
     "BackupError",
     "Base",
@@ -194,6 +208,7 @@ __all__ = [
     "MigrationError",
     "MissingDriverError",
     "Move",
+    "NewAttachment",
     "NotADatabaseError",
     "OverwriteRefusedError",
     "Page",
@@ -233,6 +248,7 @@ __all__ = [
     "database_errors",
     "database_file",
     "delete_api_keys",
+    "delete_attachments",
     "delete_generation",
     "describe_database",
     "describe_sqlite_library",
@@ -245,6 +261,7 @@ __all__ = [
     "get_all_generations",
     "get_all_prompts",
     "get_analysis",
+    "get_attachments",
     "get_database_stats",
     "get_engine",
     "get_generation",
@@ -290,6 +307,7 @@ __all__ = [
     "release_generation",
     "remove_queue_entry",
     "remove_workers",
+    "replace_attachments",
     "reset_database",
     "reset_rate",
     "restore_database",

@@ -281,6 +281,23 @@ class AudioAnalysis(Base):
     analysed_at: Mapped[datetime] = mapped_column(UtcDateTime)
 
 
+class Attachment(Base):
+    """A file that belongs to a take, a stem or its MIDI; deleted with its generation."""
+
+    __tablename__ = "attachments"
+
+    generation_id: Mapped[str] = mapped_column(
+        Identifier, ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True
+    )
+    kind: Mapped[str] = mapped_column(Text, primary_key=True)
+    name: Mapped[str] = mapped_column(Identifier, primary_key=True)
+    file_path: Mapped[str] = mapped_column(Text)
+    bytes: Mapped[int] = mapped_column(Count)
+    sha256: Mapped[str] = mapped_column(Digest)
+
+    __table_args__ = (CheckConstraint("kind IN ('stem', 'midi')", name="kind"),)
+
+
 class InstalledModel(Base):
     """A model that is installed on this machine."""
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
 
 from services.storage.generations import match_status
-from services.storage.models import Generation
+from services.storage.models import Attachment, Generation
 from services.storage.queue_models import QueueEntry
 from services.storage.schema import FINISHED_STATUSES, GenerationStatus
 
@@ -206,5 +206,6 @@ def average_work_seconds(session: Session, *, sample: int = 100) -> float | None
 
 
 def sum_file_bytes(session: Session) -> int:
-    """Return the total size of all takes in bytes; reads every row."""
-    return int(session.execute(select(func.sum(Generation.file_size_bytes))).scalar_one() or 0)
+    """Return the total size of all takes and what belongs to them in bytes; reads every row."""
+    sizes = (Generation.file_size_bytes, Attachment.bytes)
+    return sum(int(session.execute(select(func.sum(size))).scalar_one() or 0) for size in sizes)

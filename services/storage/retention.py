@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, func, select
 
+from services.storage.attachments import get_attachments
 from services.storage.columns import utc_now
 from services.storage.models import Generation
 from services.storage.schema import FINISHED_STATUSES
@@ -27,6 +28,9 @@ class ExpiredGeneration:
     file_path: str
     file_size_bytes: int
     finished_at: datetime
+    attachments: tuple[str, ...] = ()
+    """Names of its stems and MIDI file."""
+    attached_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +43,12 @@ class Cleanup:
     @property
     def file_paths(self) -> tuple[str, ...]:
         """The files of these generations, relative to the output folder."""
-        return tuple(row.file_path for row in self.expired)
+        return tuple(path for row in self.expired for path in (row.file_path, *row.attachments))
 
     @property
     def total_bytes(self) -> int:
         """Total size of the files."""
-        return sum(row.file_size_bytes for row in self.expired)
+        return sum(row.file_size_bytes + row.attached_bytes for row in self.expired)
 
 
 def cleanup_generations(
@@ -81,11 +85,16 @@ def cleanup_generations(
         .where(finished_at < utc_now() - timedelta(days=older_than_days))
         .order_by(finished_at, Generation.id)
     )
-    expired = tuple(
-        ExpiredGeneration(row_id, path, size or 0, at) for row_id, path, size, at in found
-    )
-    if not dry_run:
-        for start in range(0, len(expired), _ROWS_A_STATEMENT):
-            chosen = [row.id for row in expired[start : start + _ROWS_A_STATEMENT]]
+    rows = found.all()
+    expired: list[ExpiredGeneration] = []
+    for start in range(0, len(rows), _ROWS_A_STATEMENT):
+        some = rows[start : start + _ROWS_A_STATEMENT]
+        chosen = [row_id for row_id, *_ in some]
+        attached = get_attachments(session, chosen)
+        for row_id, path, size, at in some:
+            files = attached.get(row_id, [])
+            names, total = tuple(one.file_path for one in files), sum(one.bytes for one in files)
+            expired.append(ExpiredGeneration(row_id, path, size or 0, at, names, total))
+        if not dry_run:
             session.execute(delete(Generation).where(Generation.id.in_(chosen)))
-    return Cleanup(expired, deleted=not dry_run)
+    return Cleanup(tuple(expired), deleted=not dry_run)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from enum import StrEnum
 
-SCHEMA_VERSION = "1.4.0"
+SCHEMA_VERSION = "1.5.0"
 """Version of the tables at `HEAD_REVISION`."""
 
-KNOWN_REVISIONS = ("001", "002", "003", "004", "005")
+KNOWN_REVISIONS = ("001", "002", "003", "004", "005", "006")
 """Alembic revisions that this release can open, oldest first."""
 
 HEAD_REVISION = KNOWN_REVISIONS[-1]

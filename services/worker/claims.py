@@ -17,7 +17,13 @@ from services.errors import DGXMusicError, EngineEndedError, OutputError
 from services.jobs.attempt_token import AttemptToken
 from services.jobs.dispatch import Dispatch
 from services.jobs.failpoints import reach
-from services.jobs.publication import final_name, lock_held, publish_take, upload_take
+from services.jobs.publication import (
+    final_name,
+    list_final_names,
+    lock_held,
+    publish_take,
+    upload_take,
+)
 from services.library.drafts import draft_path, remove_draft
 from services.library.inputs import fetch_inputs
 from services.library.orders import Order
@@ -65,8 +71,8 @@ class Claims:
         self._queue = queue
         self._worker_id = worker_id
         self._store = store
-        self._uploaded: set[AttemptToken] = set()
-        """Attempts whose files are in the store but not known to be published."""
+        self._uploaded: dict[AttemptToken, list[str]] = {}
+        """Attempt -> names of its files, which are in the store but not known to be published."""
 
     def is_suspect(self, dispatch: Dispatch) -> bool:
         """Whether a process ended while it ran this job, perhaps because of it."""
@@ -149,14 +155,15 @@ class Claims:
         Raises:
             OutputError: the store refuses; it holds no part of the file.
         """
-        self._uploaded.add(attempt.token)
+        names = list_final_names(attempt.order, attempt.token, take, self._store)
+        self._uploaded[attempt.token] = names
         upload_take(attempt.order, attempt.token, take, self._store)
 
     def publish(self, attempt: Attempt, take: Take) -> bool:
         """See `publish_take`."""
         published = publish_take(attempt.order, attempt.token, take, self._store)
         if published:
-            self._uploaded.discard(attempt.token)
+            self._uploaded.pop(attempt.token, None)
         return published
 
     def retry_or_fail(self, attempt: Attempt, error: DGXMusicError) -> float | None:
@@ -225,18 +232,16 @@ class Claims:
             )
 
     def clean_up(self, attempt: Attempt) -> None:
-        """Remove the attempt's draft, and the file that it uploaded and did not publish."""
+        """Remove the attempt's drafts, and the files that it uploaded and did not publish."""
         remove_draft(self.draft_path(attempt))
-        if attempt.token not in self._uploaded:
-            return
-        self._uploaded.discard(attempt.token)
-        name = self._final_name(attempt)
+        names = self._uploaded.pop(attempt.token, [])
         try:
-            if self._is_refused(attempt):
-                self._store.delete_upload(name)
+            if names and self._is_refused(attempt):
+                for name in names:
+                    self._store.delete_upload(name)
         except (OutputError, storage.StorageError) as error:
             # The next attempt removes it, or `files check --repair`.
-            log.warning("file not removed file=%s: %s", name, error)
+            log.warning("files not removed file=%s: %s", names[-1], error)
 
     def _is_refused(self, attempt: Attempt) -> bool:
         """Whether the attempt can no longer be published.

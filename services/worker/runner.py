@@ -241,8 +241,10 @@ class AttemptRunner:
 
     def _pause_for_outage(self, attempt: Attempt) -> float | None:
         """Return the pause in seconds before the job is tried again, or None to count the fault."""
-        seconds = attempt.order.params.duration_seconds
-        if self._outage.is_found(estimate_most_bytes(self._delivery, seconds)):
+        params = attempt.order.params
+        seconds = params.duration_seconds
+        need = estimate_most_bytes(self._delivery, seconds, stems=params.stems)
+        if self._outage.is_found(need):
             # No pause: another worker may take the job at once.
             return 0.0
         self._outages[attempt.generation_id] += 1

@@ -248,7 +248,9 @@ def test_written_master_keeps_its_levels(
 
 def test_mastered_has_all_fields_of_the_report():
     assert issubclass(Mastered, MasterReport)
-    assert set(MasterReport.__dataclass_fields__) | {"audio"} == set(Mastered.__dataclass_fields__)
+    assert set(MasterReport.__dataclass_fields__) | {"audio", "plan"} == set(
+        Mastered.__dataclass_fields__
+    )
 
 
 def test_failed_search_still_keeps_the_ceiling(monkeypatch):

@@ -80,6 +80,32 @@ def test_sentence_becomes_a_mastered_take_with_its_row(home):
     assert home.files() == [job["path"]]
 
 
+def test_stems_and_midi_are_kept_and_copied_beside_the_output(home):
+    options = (*SHORT, "--seed", "5", "--stems", "--midi", "-o", "out/loop.flac")
+    job = generate(home, HOUSE, *options)
+    kept = json.loads(home.call("status", job["job_id"], "--json").stdout)
+    assert {"drums", "bass"} <= set(job["stems"]) == set(kept["stems"])
+    base = f"{job['job_id']}.stems"
+    for name, path in job["stems"].items():
+        assert path == f"out/loop.stems/{name}.wav"
+        assert kept["stems"][name].endswith(f"/{base}/{name}.wav")
+        assert (home.path / path).read_bytes() == Path(kept["stems"][name]).read_bytes()
+    assert job["midi"] == "out/loop.mid"
+    assert (home.path / job["midi"]).read_bytes() == Path(kept["midi"]).read_bytes()
+    assert f"drums {kept['stems']['drums']}" in home.call("status", job["job_id"]).stdout
+    for options in (("--stems", "-o", "out/loop.wav"), ("--midi", "-o", "out/loop.wav")):
+        refused = home.call("generate", HOUSE, *SHORT, *options)
+        assert refused.returncode == 7
+        assert "exists. Add --force" in refused.stderr
+
+
+def test_where_stems_are_is_said_after_generating(home):
+    result = home.call("generate", HOUSE, *SHORT, "--stems", "--midi", "--seed", "5")
+    folder = result.stdout.strip().removesuffix(".wav")
+    assert f" stems in {folder}.stems: " in result.stderr
+    assert f"MIDI in {folder}.mid" in result.stderr
+
+
 def test_audio_has_the_requested_tempo(home):
     job = generate(home, TRAP, "--seed", "11")
     audio, rate = sf.read(job["path"])

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from services.audio import FORMATS, AudioExporter, TakeFacts, open_audio, read_facts, write_wav
 from services.errors import InvalidRequestError, OutputError
+from services.jobs.attachments import AttachedFile
 from services.jobs.models import Job
 from services.jobs.outfile import SUFFIXES, Destination, copy_whole, suggest_name
 
@@ -70,6 +71,47 @@ def test_the_error_of_a_failed_delivery_names_the_kept_take(tmp_path):
     made.write_bytes(b"RIFF")
     with pytest.raises(OutputError, match=r"kept as .*made\.wav"):
         destination.deliver(job(), made, AudioExporter())
+
+
+def attach(folder: Path, *names: str) -> list[tuple[AttachedFile, Path]]:
+    files = []
+    for name in names:
+        path = folder / f"source-{name}"
+        path.write_text(name)
+        kind = "midi" if name == "score" else "stem"
+        files.append(
+            (AttachedFile(kind=kind, name=name, file="", file_path="", bytes=1, sha256=""), path)
+        )
+    return files
+
+
+def test_stems_and_midi_are_copied_beside_the_file(tmp_path):
+    destination = Destination.parse(str(tmp_path / "a.b.flac"), force=False, stems=True, midi=True)
+    files = attach(tmp_path, "drums", "lead 2", "score")
+    copies = destination.deliver_attached(job(), tmp_path / "a.b.flac", files)
+    assert [path for _, path in copies] == [
+        tmp_path / "a.b.stems" / "drums.wav",
+        tmp_path / "a.b.stems" / "lead 2.wav",
+        tmp_path / "a.b.mid",
+    ]
+    assert [path.read_text() for _, path in copies] == ["drums", "lead 2", "score"]
+
+
+def test_stems_that_are_replaced_leave_none_of_the_earlier_set(tmp_path):
+    destination = Destination.parse(str(tmp_path / "a.wav"), force=True, stems=True)
+    destination.deliver_attached(job(), tmp_path / "a.wav", attach(tmp_path, "drums", "pad"))
+    (tmp_path / "a.stems" / "notes.txt").touch()
+    destination.deliver_attached(job(), tmp_path / "a.wav", attach(tmp_path, "drums"))
+    assert {path.name for path in (tmp_path / "a.stems").iterdir()} == {"drums.wav", "notes.txt"}
+
+
+def test_a_stem_that_appeared_meanwhile_is_not_replaced_without_force(tmp_path):
+    destination = Destination.parse(str(tmp_path / "a.wav"), force=False, stems=True)
+    (tmp_path / "a.stems").mkdir()
+    (tmp_path / "a.stems" / "drums.wav").write_text("precious")
+    with pytest.raises(OutputError, match="it exists"):
+        destination.deliver_attached(job(), tmp_path / "a.wav", attach(tmp_path, "drums"))
+    assert (tmp_path / "a.stems" / "drums.wav").read_text() == "precious"
 
 
 def test_a_destination_below_a_file_is_refused(tmp_path):

@@ -12,6 +12,7 @@ from services import storage
 from services.audio.inventory import temporary_name
 from services.cli.files import cleanup, parse_size
 from services.errors import InvalidRequestError, OutputError
+from services.library import cleanup as library_cleanup
 from services.library import reconcile
 from services.library.reconcile import FILE_MISSING, LOST_AND_FOUND, OrphanKind, has_take
 from services.library.store import FolderStore
@@ -36,7 +37,7 @@ def repair_orphans(output, findings):
 
 
 def clean_up_files(output, **options):
-    return reconcile.clean_up_files(FolderStore(output), **options)
+    return library_cleanup.clean_up_files(FolderStore(output), **options)
 
 
 def put(path, data=MUSIC, *, age_seconds=7200.0):

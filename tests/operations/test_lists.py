@@ -151,6 +151,7 @@ def test_models_are_listed_with_the_reason_they_are_unavailable(rig):
         "shortest_seconds": 1.0,
         "longest_seconds": 600.0,
         "takes_melody": False,
+        "has_parts": True,
         "takes_continuation": False,
         "available": True,
         "why_not": None,

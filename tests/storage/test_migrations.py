@@ -314,11 +314,13 @@ ROWS_OF_003 = (
 
 def rows_of_every_table(database: Database) -> dict[str, list[dict[str, Any]]]:
     with database.engine.connect() as connection:
+        present = inspect(connection).get_table_names()
         return {
             table: [
                 dict(row) for row in connection.exec_driver_sql(f"SELECT * FROM {table}").mappings()
             ]
             for table in storage.Base.metadata.tables
+            if table in present
         }
 
 
@@ -365,6 +367,21 @@ def test_revision_005_adds_why_a_worker_takes_no_jobs(bare_database: Database) -
     assert rows_of_every_table(bare_database)["workers"] == [before | {"outage": None}]
     downgrade(bare_database, "004")
     assert rows_of_every_table(bare_database)["workers"] == [before]
+
+
+def test_revision_006_adds_the_files_of_takes_and_keeps_the_rest(bare_database: Database) -> None:
+    upgrade(bare_database, "005")
+    with bare_database.engine.begin() as connection:
+        connection.exec_driver_sql(
+            "INSERT INTO prompts (text, first_used_at, last_used_at) VALUES "
+            "('words', '2026-01-01 00:00:00.000000', '2026-01-01 00:00:00.000000')"
+        )
+    before = rows_of_every_table(bare_database)
+    assert "attachments" not in before
+    prepare_database(bare_database)
+    assert rows_of_every_table(bare_database) == before | {"attachments": []}
+    downgrade(bare_database, "005")
+    assert rows_of_every_table(bare_database) == before
 
 
 def test_unknown_target_revision_is_refused(database: Database) -> None:

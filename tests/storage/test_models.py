@@ -66,7 +66,7 @@ def test_known_status_becomes_a_plain_string() -> None:
 
 
 def test_schema_version_and_revisions() -> None:
-    assert get_schema_version() == "1.4.0"
+    assert get_schema_version() == "1.5.0"
     assert (KNOWN_REVISIONS[0], HEAD_REVISION) == ("001", KNOWN_REVISIONS[-1])
 
 

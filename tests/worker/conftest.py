@@ -123,10 +123,11 @@ class Rig:
         client: str | None = None,
         priority: str = "normal",
         model: str | None = None,
+        **fields: object,
     ) -> list[str]:
         jobs = [
             self.service.submit(
-                parse_request(prompt=prompt, duration=1, model=model), client, priority
+                parse_request(prompt=prompt, duration=1, model=model, **fields), client, priority
             )
             for prompt in prompts
         ]
@@ -183,7 +184,11 @@ class Rig:
 
     def published(self, jobs: list[Job]) -> set[str]:
         location = f"{self.service.store.location}/"
-        return {job.file.removeprefix(location) for job in jobs if job.file}
+        ids = [job.job_id for job in jobs]
+        with storage.get_session(read_only=True) as session:
+            attached = storage.get_attachments(session, ids).values()
+            names = {one.file_path for files in attached for one in files}
+        return names | {job.file.removeprefix(location) for job in jobs if job.file}
 
     def signal_again(self, process: Program) -> int | None:
         """Send SIGTERM to a draining process until it ends; return its exit code."""

@@ -6,7 +6,7 @@ succeeds; so do `kill` (as the system does without memory), `segfault`, `raise`,
 succeed. "hold" renders until the file `released` is beside the ledger; "deaf" does too, but ignores
 a stop. "log" writes a line to the log. "meet 3" waits
 until three requests are in the process at once, which only `choir` can do; it also records the
-inputs of a request. `slow` is a choir that takes a second to load.
+inputs of a request, and has two parts. `slow` is a choir that takes a second to load.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from services.generation.engine import (
     ShouldStop,
 )
 from services.generation.registry import EngineEntry, Registry
+from services.generation.score import Key, Note, Part, Score
 
 LEDGER = "DGX_MUSIC_TEST_LEDGER"
 LIMIT_SECONDS = 120.0
@@ -49,7 +50,18 @@ FACTS = EngineFacts(
     longest_seconds=30.0,
 )
 OTHER = replace(FACTS, name="other")
-CHOIR = replace(FACTS, name="choir", concurrent=3, takes_melody=True, takes_continuation=True)
+CHOIR = replace(
+    FACTS, name="choir", concurrent=3, takes_melody=True, takes_continuation=True, most_parts=2
+)
+SCORE = Score(
+    tempo_bpm=120.0,
+    bars=1,
+    key=Key(9, "minor"),
+    genre="choral",
+    sections=(),
+    chords=(),
+    parts=(Part("high", "lead", "lead-flute", (Note(0.0, 1.0, 69, 0.8),)),),
+)
 SLOW = replace(CHOIR, name="slow")
 SLOW_LOAD_SECONDS = 1.0
 
@@ -130,8 +142,13 @@ class PuppetEngine:
         times = np.arange(round(params.duration_seconds * FACTS.sample_rate)) / FACTS.sample_rate
         wave = 0.5 * np.sin(2 * np.pi * 220 * times)
         note("rendered", params.seed)
+        audio = wave[None].astype(np.float32)
         return Rendered(
-            audio=wave[None].astype(np.float32), sample_rate=FACTS.sample_rate, seed=params.seed
+            audio=audio,
+            sample_rate=FACTS.sample_rate,
+            seed=params.seed,
+            stems={"high": 0.75 * audio, "low": 0.25 * audio} if params.stems else {},
+            score=SCORE if self.facts.most_parts else None,
         )
 
     def _meet(self, others: int) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from services import storage
 from services.jobs import failpoints
+from services.jobs.attachments import list_attached, local_attachment
 from services.jobs.dispatch import Dispatch
 from services.jobs.failpoints import NAMES, VARIABLE
 from services.jobs.making import JobMaker
@@ -41,6 +42,9 @@ KILLED_AT = {
 }
 
 
+RENAMED = "publish-after-rename"
+
+
 def state_of(pid: int) -> str:
     status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     return status.rpartition(")")[2].split()[0]
@@ -65,6 +69,21 @@ def test_a_worker_killed_at_any_point_loses_nothing(sqlite_rig: Rig, point: str)
     sqlite_rig.worker()
     assert sqlite_rig.finished([job_id])[0].status == "completed"
     sqlite_rig.assert_settled([job_id])
+
+
+def test_a_worker_killed_after_its_renames_leaves_a_whole_set_and_one_take(sqlite_rig: Rig) -> None:
+    dead = sqlite_rig.worker(models="choir", **{VARIABLE.removeprefix("DGX_MUSIC_"): RENAMED})
+    (job_id,) = sqlite_rig.submit("sleep 0", model="choir", stems=True, midi=True)
+    assert sqlite_rig.ended(dead) == failpoints.EXIT_CODE
+    assert len(sqlite_rig.files()) == 4
+    assert list_attached(sqlite_rig.service, job_id) == []
+    sqlite_rig.worker(models="choir")
+    assert sqlite_rig.finished([job_id])[0].status == "completed"
+    sqlite_rig.assert_settled([job_id])
+    attached = list_attached(sqlite_rig.service, job_id)
+    assert [one.name for one in attached] == ["high", "low", "score"]
+    for one in attached:
+        local_attachment(sqlite_rig.service, one)
 
 
 @pytest.mark.parametrize(

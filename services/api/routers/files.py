@@ -20,12 +20,14 @@ from services.api.schemas import JOB_ID, JobId, PeaksData
 from services.api.state import Api, ApiState, CurrentCaller
 from services.api.visible import find_visible_job
 from services.errors import UnknownGenerationError
+from services.jobs.attachments import find_midi
 from services.jobs.outfile import SUFFIXES, suggest_name
 from services.jobs.renditions import PeaksForm, Rendition, RenditionMissingError
 from services.library.reconcile import FILE_MISSING
 
 if TYPE_CHECKING:
     from services.api.caller import Caller
+    from services.jobs.attachments import AttachedFile
     from services.jobs.models import Job
 
 router = APIRouter(tags=["files"])
@@ -48,11 +50,13 @@ _TAG = re.compile(r'"([^"]*)"')
 _locks: WeakValueDictionary[str, Lock] = WeakValueDictionary()
 """URL -> lock held while its rendition is produced."""
 
+MIDI_SUFFIX = ".mid"
+
 Filename = Annotated[
     str,
     Path(
         examples=[f"{JOB_ID}.wav"],
-        description=f"The id of the job followed by one of {', '.join(SUFFIXES)}.",
+        description=f"The id of the job followed by one of {', '.join((*SUFFIXES, MIDI_SUFFIX))}.",
         max_length=100,
     ),
 ]
@@ -60,12 +64,12 @@ Download = Annotated[
     bool, Query(description="Make browsers save the file, under a name with prompt and tempo.")
 ]
 
-_AUDIO = ("audio/wav", "audio/flac", "audio/mpeg", "audio/ogg")
+_MEDIA_TYPES = ("audio/wav", "audio/flac", "audio/mpeg", "audio/ogg", "audio/midi")
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _PEAKS = {"schema": PeaksData.model_json_schema()}
 
 
-def _describe_responses(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
+def describe_file_responses(description: str, *media_types: str) -> dict[int | str, dict[str, Any]]:
     content: dict[str, Any] = {
         media_type: _PEAKS if media_type == "application/json" else _BINARY
         for media_type in media_types
@@ -101,8 +105,9 @@ class AudioResponse(FileResponse):
 @router.get(
     "/files/{filename}",
     response_class=AudioResponse,
-    responses=_describe_responses("The audio", *_AUDIO) | describe_problems("insufficient-storage"),
-    summary="Get the audio in any format",
+    responses=describe_file_responses("The audio or the notes", *_MEDIA_TYPES)
+    | describe_problems("insufficient-storage"),
+    summary="Get the audio in any format, or the notes",
 )
 async def get_file(
     filename: Filename,
@@ -113,27 +118,35 @@ async def get_file(
 ) -> Response:
     """The WAV, or FLAC, MP3, Ogg Vorbis or Opus, which is converted from it on first request.
 
-    Supports ranges, HEAD, If-None-Match and If-Range; the ETag of the WAV is its SHA-256.
+    With the suffix .mid, the notes of a job that was made with `midi`. Supports ranges, HEAD,
+    If-None-Match and If-Range; the ETag of WAV and MIDI is their SHA-256.
     """
     name = PurePath(filename)
-    if name.suffix not in SUFFIXES or name.name != filename:
+    suffixes = (*SUFFIXES, MIDI_SUFFIX)
+    if name.suffix not in suffixes or name.name != filename:
         raise ProblemError(
-            "not-found", f"There is no file {filename!r}; names end in {', '.join(SUFFIXES)}."
+            "not-found", f"There is no file {filename!r}; names end in {', '.join(suffixes)}."
         )
-    job = await _get_finished_job(api, caller, name.stem)
+    job = await get_finished_job(api, caller, name.stem)
     saved_as = str(PurePath(suggest_name(job)).with_suffix(name.suffix))
-    return await _respond(
+    if name.suffix == MIDI_SUFFIX:
+        return await respond_with_attached(
+            request, api, lambda: find_midi(api.service, job.job_id), saved_as, download=download
+        )
+    return await respond(
         request,
         lambda may_make: api.renditions.audio(job, name.suffix, may_make=may_make),
         CONVERSIONS,
-        disposition=f'{"attachment" if download else "inline"}; filename="{saved_as}"',
+        disposition=_build_disposition(saved_as, download=download),
     )
 
 
 @router.get(
     "/jobs/{job_id}/peaks",
     response_class=AudioResponse,
-    responses=_describe_responses("The outline", "application/json", "application/octet-stream"),
+    responses=describe_file_responses(
+        "The outline", "application/json", "application/octet-stream"
+    ),
     summary="Get the outline of the waveform",
 )
 async def get_peaks(
@@ -149,8 +162,8 @@ async def get_peaks(
     ] = 1000,
 ) -> Response:
     """Minima and maxima in audiowaveform's format, to draw the waveform without the audio."""
-    job = await _get_finished_job(api, caller, job_id)
-    return await _respond(
+    job = await get_finished_job(api, caller, job_id)
+    return await respond(
         request, lambda may_make: api.renditions.peaks(job, form, pairs, may_make=may_make)
     )
 
@@ -158,15 +171,15 @@ async def get_peaks(
 @router.get(
     "/jobs/{job_id}/spectrogram",
     response_class=AudioResponse,
-    responses=_describe_responses("The spectrogram", "image/png"),
+    responses=describe_file_responses("The spectrogram", "image/png"),
     summary="Get a spectrogram",
 )
 async def get_spectrogram(
     job_id: JobId, request: Request, api: Api, caller: CurrentCaller
 ) -> Response:
     """Time runs to the right, frequency upwards, and louder is brighter."""
-    job = await _get_finished_job(api, caller, job_id)
-    return await _respond(
+    job = await get_finished_job(api, caller, job_id)
+    return await respond(
         request, lambda may_make: api.renditions.spectrogram(job, may_make=may_make)
     )
 
@@ -179,7 +192,7 @@ for _path, _endpoint in (
     router.add_api_route(_path, _endpoint, methods=["HEAD"], include_in_schema=False)
 
 
-async def _get_finished_job(api: ApiState, caller: Caller, job_id: str) -> Job:
+async def get_finished_job(api: ApiState, caller: Caller, job_id: str) -> Job:
     """Find a job that has audio.
 
     Raises:
@@ -196,7 +209,7 @@ async def _get_finished_job(api: ApiState, caller: Caller, job_id: str) -> Job:
     return job
 
 
-async def _respond(
+async def respond(
     request: Request,
     make: Callable[[bool], Rendition],
     limiter: CapacityLimiter = PICTURES,
@@ -217,6 +230,34 @@ async def _respond(
     if disposition is not None:
         headers["Content-Disposition"] = disposition
     return AudioResponse(rendition.path, headers=headers, media_type=rendition.media_type)
+
+
+async def respond_with_attached(
+    request: Request,
+    api: ApiState,
+    find: Callable[[], AttachedFile],
+    saved_as: str,
+    *,
+    download: bool,
+) -> Response:
+    """Answer with a stem or a MIDI file, which is stored as it is sent.
+
+    Args:
+        request: of the client.
+        api: of the server.
+        find: returns the file, or raises; called in another thread.
+        saved_as: the name that browsers save it under.
+        download: whether browsers save it.
+    """
+    return await respond(
+        request,
+        lambda _may_make: api.renditions.attached(find()),
+        disposition=_build_disposition(saved_as, download=download),
+    )
+
+
+def _build_disposition(saved_as: str, *, download: bool) -> str:
+    return f'{"attachment" if download else "inline"}; filename="{saved_as}"'
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:

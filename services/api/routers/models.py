@@ -33,6 +33,7 @@ class ModelInfo(BaseModel):
     longest_seconds: float = Field(examples=[600.0])
     takes_melody: bool = Field(description="Whether it can follow the melody of an input.")
     takes_continuation: bool = Field(description="Whether it can continue an input.")
+    has_parts: bool = Field(description="Whether it can keep stems and MIDI.")
     available: bool = Field(description="Whether jobs for it are accepted.")
     why_not: str | None = Field(description="What it lacks; null if it is available.")
     is_default: bool = Field(description="Whether requests without a model use it.")
@@ -73,6 +74,7 @@ def list_models(api: Api) -> ModelList:
                 longest_seconds=facts.longest_seconds,
                 takes_melody=facts.takes_melody,
                 takes_continuation=facts.takes_continuation,
+                has_parts=facts.has_parts,
                 available=reason is None,
                 why_not=None if reason is None else api.settings.hide_paths(reason),
                 is_default=facts.name == default,

@@ -28,6 +28,7 @@ FACTS = EngineFacts(
     channels=2,
     shortest_seconds=1.0,
     longest_seconds=600.0,
+    most_parts=16,
 )
 
 COMPOSING_SHARE = 0.05

@@ -96,7 +96,8 @@ class BucketStore:
         # A single request, so that a killed process leaves no parts of a multipart upload. Its
         # signature covers the body's digest: the server refuses data damaged on the way.
         key = check_name(final_name)
-        attributes: Any = {"Content-Type": "audio/wav", _DIGEST: sha256}
+        content_type = "audio/midi" if key.endswith(".mid") else "audio/wav"
+        attributes: Any = {"Content-Type": content_type, _DIGEST: sha256}
         try:
             data = Path(draft).read_bytes()
         except OSError as error:

@@ -19,12 +19,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from services.generation.engine import EngineSettings, GenerationParams
+from services.library.attachments import Attachment
 from services.library.input_names import FIELDS
 from services.library.orders import Order
 from services.library.takes import Delivery, Take
@@ -114,7 +115,8 @@ def decode_order(message: dict[str, Any]) -> tuple[Order, Path, Delivery]:
 
 def encode_take(take: Take) -> dict[str, Any]:
     """Return the fields of a take but its path, which the worker knows."""
-    return {name: getattr(take, name) for name in _TAKE_FIELDS}
+    fields = {name: getattr(take, name) for name in _TAKE_FIELDS}
+    return fields | {"attachments": [asdict(one) for one in take.attachments]}
 
 
 def decode_take(fields: dict[str, Any], path: StrPath) -> Take:
@@ -123,7 +125,9 @@ def decode_take(fields: dict[str, Any], path: StrPath) -> Take:
     Raises:
         TypeError: a field is missing or unknown.
     """
-    return Take(path=path, **fields)
+    take = Take(path=path, **fields)
+    attachments: Any = take.attachments
+    return replace(take, attachments=tuple(Attachment(**one) for one in attachments))
 
 
 def _encode_paths(fields: dict[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from services import storage
 from services.cli import doctor
 from services.config import Settings, load_settings
 from services.errors import FileDamagedError, OutputError, SettingsError, StoreAwayError
-from services.library import reconcile
+from services.library import cleanup, reconcile
+from services.library.attachments import attachment_name
 from services.library.drafts import draft_path, remove_old_drafts
 from services.library.reconcile import (
     LOST_AND_FOUND,
@@ -248,6 +249,22 @@ def test_removing_leftovers_removes_only_files_of_this_job(shelf):
     assert not draft.exists()
 
 
+def test_stems_and_midi_of_earlier_attempts_are_leftovers_too(shelf):
+    nonce = next(NONCES)
+    take = shelf.store.final_name(NAME, nonce)
+    for kind, name in (("stem", "drums"), ("stem", "lead"), ("midi", "score")):
+        final = attachment_name(take, kind, name)
+        draft = shelf.outputs / f".dgx-{name}.part"
+        draft.write_bytes(MUSIC)
+        shelf.store.upload(draft, final, digest(MUSIC))
+        shelf.store.publish(draft, final)
+        assert b"".join(shelf.store.read_range(final)) == MUSIC
+    other = shelf.put(name=f"{DAY}/other.wav")
+    assert len(shelf.names()) == 4
+    shelf.store.remove_leftovers(NAME)
+    assert shelf.names() == [other]
+
+
 def test_no_leftovers_are_removed_by_a_caller_that_lost_the_job(shelf):
     final = shelf.put()
     draft, uploaded = shelf.upload()
@@ -302,7 +319,7 @@ def test_orphans_are_found_and_repaired(shelf, sqlite_database, monkeypatch):
     assert shelf.names() == sorted([good, changed, f"{LOST_AND_FOUND}/{loose}"])
     assert not has_take(read(gone))
     assert has_take(read(out))
-    plan = reconcile.clean_up_files(shelf.store, max_bytes=0, dry_run=False)
+    plan = cleanup.clean_up_files(shelf.store, max_bytes=0, dry_run=False)
     assert len(plan.files) == 3
     assert shelf.names() == []
 

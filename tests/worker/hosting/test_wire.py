@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.generation.engine import SEED_LIMIT, GenerationParams
+from services.library.attachments import Attachment
 from services.library.orders import Order
 from services.library.takes import Delivery, Take
 from services.worker.hosting.wire import (
@@ -42,6 +43,7 @@ ORDERS = st.builds(
     created_at=st.datetimes(timezones=st.just(UTC)),
     file_path=TEXT,
     params=PARAMS,
+    midi=st.booleans(),
     inputs=st.dictionaries(TEXT, TEXT, max_size=2),
 )
 DELIVERY = Delivery(
@@ -68,6 +70,7 @@ def test_a_take_is_decoded_as_it_was_encoded():
         seconds=0.5,
         metadata={"notes": ["ä"]},
         measurements={"bpm": 120.0, "key": None},
+        attachments=(Attachment("stem", "drums", "b", 9, "cd"),),
     )
     assert decode_take(through_the_socket(encode_take(take)), Path("a")) == take
 
