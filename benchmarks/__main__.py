@@ -14,6 +14,7 @@ PARTS = (
     "cold_start",
     "composer",
     "composer_memory",
+    "stems",
     "audio",
     "formats",
     "memory",

@@ -16,6 +16,7 @@ from services.errors import OutputError
 from services.jobs import failpoints
 from services.jobs.dispatch import Dispatch
 from services.jobs.models import parse_request
+from services.library.attachments import Attachment
 from services.library.store import FileStore, open_store, sha256_of
 from services.library.takes import Take
 from services.worker.claims import Claims
@@ -116,12 +117,19 @@ def test_an_upload_of_a_cancelled_job_is_refused_and_removed(bucket_rig: Rig) ->
     draft.parent.mkdir(parents=True)
     draft.write_bytes(b"music")
     digest = hashlib.sha256(b"music").hexdigest()
-    take = Take(path=draft, bytes=5, sha256=digest, seconds=1.0, metadata={}, measurements={})
+    attachments = tuple(
+        Attachment(kind, name, str(draft), 5, digest)
+        for kind, name in (("stem", "drums"), ("midi", "score"))
+    )
+    take = Take(
+        path=draft, bytes=5, sha256=digest, seconds=1.0, metadata={}, measurements={},
+        attachments=attachments,
+    )  # fmt: skip
     with storage.get_session() as session:
         assert storage.cancel_generation(session, job_id)
         storage.remove_queue_entry(session, job_id)
     claims.upload(attempt, take)
-    assert len(uploads(service.store)) == 1
+    assert len(uploads(service.store)) == 3
     assert not claims.publish(attempt, take)
     claims.clean_up(attempt)
     assert_settled(bucket_rig, [job_id])
