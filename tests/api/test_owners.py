@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -40,6 +41,8 @@ EXPECTED = {
     ("GET", "/api/v1/jobs/{job_id}/events"): OWNED,
     ("GET", "/api/v1/events"): KEYED,
     ("GET", "/api/v1/files/{filename}"): OWNED,
+    ("GET", "/api/v1/files/{job_id}/stems/{filename}"): OWNED,
+    ("GET", "/api/v1/jobs/{job_id}/stems"): OWNED,
     ("GET", "/api/v1/jobs/{job_id}/peaks"): OWNED,
     ("GET", "/api/v1/jobs/{job_id}/spectrogram"): OWNED,
     ("GET", "/api/v1/history"): KEYED,
@@ -79,6 +82,18 @@ class Guarded:
         made = self.ask("owner", "POST", "/api/v1/generate", json=body)
         self.job_id = str(made.json()["job_id"])
         finish(Api(self.state, Callers(app), self.client), self.job_id)
+        self.add_stem(self.job_id)
+
+    def add_stem(self, name: str) -> None:
+        file = self.state.settings.output_dir / "a.stems" / f"{name}.wav"
+        file.parent.mkdir()
+        file.write_bytes(b"music")
+        stem = storage.NewAttachment(
+            kind="stem", name=name, file_path=f"a.stems/{name}.wav", bytes=5,
+            sha256=hashlib.sha256(b"music").hexdigest(),
+        )  # fmt: skip
+        with storage.get_session() as session:
+            storage.replace_attachments(session, self.job_id, [stem])
 
     def end_streams(self) -> None:
         # As a signal does, in the thread of the event loop.

@@ -97,6 +97,8 @@ def test_stems_and_midi_are_kept_and_copied_beside_the_output(home):
         refused = home.call("generate", HOUSE, *SHORT, *options)
         assert refused.returncode == 7
         assert "exists. Add --force" in refused.stderr
+    assert home.call("db", "cleanup", "--older-than", "0", "--yes").returncode == 0
+    assert list((home.path / "data" / "outputs").rglob(f"{job['job_id']}*")) == []
 
 
 def test_where_stems_are_is_said_after_generating(home):

@@ -147,7 +147,7 @@ def test_age_is_shown_in_its_largest_unit(seconds, shown):
 def test_start_of_an_id_finds_the_job(library_of_four):
     newest = call_json(library_of_four, "history")["generations"][0]
     shown = call_json(library_of_four, "status", newest["job_id"][:6])
-    assert shown == newest | {"analysis": None}
+    assert shown == newest | {"analysis": None, "stems": {}, "midi": None}
     assert {"job_id", "status", "prompt", "model", "file", "metadata", "error_message"} <= set(
         newest
     )

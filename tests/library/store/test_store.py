@@ -265,6 +265,14 @@ def test_stems_and_midi_of_earlier_attempts_are_leftovers_too(shelf):
     assert shelf.names() == [other]
 
 
+@pytest.mark.parametrize(("name", "media_type"), [("a.wav", "audio/wav"), ("a.mid", "audio/midi")])
+def test_a_file_in_a_bucket_has_its_media_type(bucket, name, media_type):
+    final = bucket.put(name=f"{DAY}/{name}")
+    store = bucket.store
+    found = store._library.get(store._reader, final, options={"head": True})
+    assert found.attributes["Content-Type"] == media_type
+
+
 def test_no_leftovers_are_removed_by_a_caller_that_lost_the_job(shelf):
     final = shelf.put()
     draft, uploaded = shelf.upload()
