@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gc
 import http.client
 import itertools
@@ -143,6 +144,21 @@ def find_server_programs() -> Path | None:
     return None if on_path is None else Path(on_path).resolve().parent
 
 
+def install_packages(*packages: str) -> None:
+    """Install packages of Debian, if that can be done here; one test process after the other."""
+    if os.geteuid() != 0 or shutil.which("apt-get") is None:
+        return
+    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+    # A second apt-get would fail, or search the half-updated lists of the first.
+    with (Path(tempfile.gettempdir()) / "dgx-music-tests-apt.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for command in (
+            ["apt-get", "update", "-qq"],
+            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages],
+        ):
+            subprocess.run(command, env=quiet, capture_output=True, check=False, timeout=600)
+
+
 def install_server() -> None:
     """Install Debian's package, which would also start a cluster if it were not told otherwise."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
@@ -151,12 +167,7 @@ def install_server() -> None:
     settings.mkdir(parents=True, exist_ok=True)
     if not (settings / "createcluster.conf").exists():
         (settings / "createcluster.conf").write_text("create_main_cluster = false\n")
-    quiet = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
-    for command in (
-        ["apt-get", "update", "-qq"],
-        ["apt-get", "install", "-y", "-qq", "postgresql"],
-    ):
-        subprocess.run(command, env=quiet, capture_output=True, check=False, timeout=600)
+    install_packages("postgresql")
 
 
 @dataclass(frozen=True)
