@@ -57,6 +57,10 @@ test-unit *OPTIONS: _dev
 test-integration *OPTIONS: _dev
     @"{{ bin }}/pytest" -m "(integration or postgres) and not nightly" "$@"
 
+# Tests of the files for DAWs, in Ardour itself where it is or can be installed.
+test-daw *OPTIONS: _dev
+    @"{{ bin }}/pytest" tests/daw "$@"
+
 # All tests, with branch coverage.
 test-coverage *OPTIONS: _dev
     @"{{ bin }}/pytest" --cov --cov-report=term-missing:skip-covered --cov-report=html "$@"
