@@ -17,6 +17,7 @@ PARTS = (
     "stems",
     "audio",
     "formats",
+    "sessions",
     "memory",
     "analysis",
     "foreign",
