@@ -40,6 +40,11 @@ serve *OPTIONS: _core
 install-models *NAMES: _musicgen
     @"{{ bin }}/dgx-music" models install "$@"
 
+# Write takes as an Ardour session: just export-ardour last --output ~/sessions
+[no-cd]
+export-ardour *JOBS_AND_OPTIONS: _core
+    @"{{ bin }}/dgx-music" export-ardour "$@"
+
 # List jobs, newest first.
 [no-cd]
 history *OPTIONS: _core

@@ -31,7 +31,7 @@ from services.generation.registry import default_registry
 
 DOCS = Path(__file__).parents[1] / "docs"
 COMMANDS = (
-    "", "generate", "retry", "history", "status", "serve", "worker",
+    "", "generate", "export", "export-ardour", "retry", "history", "status", "serve", "worker",
     "analyze", "normalize", "convert",
     "models", "models list", "models install", "models add", "models test",
     "files", "files stats", "files cleanup", "files check",

@@ -21,6 +21,7 @@ from services.cli import (
     audio,
     db,
     doctor,
+    export,
     files,
     generate,
     gpu,
@@ -56,6 +57,8 @@ app = App(
     epilog="Settings are environment variables or lines of .env: see docs/settings.md.",
 )
 app.command("generate")(generate.generate)
+app.command("export")(export.export)
+app.command("export-ardour")(export.export_ardour)
 app.command("retry")(retry.retry)
 app.command("history")(library.history)
 app.command("status")(library.status)

@@ -6,11 +6,13 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 from services import storage
-from services.errors import OutputError
+from services.errors import OutputError, UnknownGenerationError
 from services.jobs.failpoints import reach
 from services.library.attachments import attachment_name
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from sqlalchemy.orm import Session
 
     from services.jobs.attempt_token import AttemptToken
@@ -84,6 +86,27 @@ def upload_take(order: Order, token: AttemptToken, take: Take, store: FileStore)
 def list_final_names(order: Order, token: AttemptToken, take: Take, store: FileStore) -> list[str]:
     """Return the names in the store of all files of a take."""
     return [final for _, final in _list_files(take, final_name(order, token, store))]
+
+
+def publish_attachments(
+    generation_id: str, attachments: Sequence[Attachment], store: FileStore
+) -> None:
+    """Give drafts of stems and MIDI their names beside a published take, and record them.
+
+    Raises:
+        UnknownGenerationError: the job has been deleted, or its take has.
+        OutputError: the store refuses; the take keeps the attachments that it had.
+    """
+    with storage.get_session() as session:
+        row = storage.lock_generation(session, generation_id)
+        if row is None or not row.is_complete:
+            raise UnknownGenerationError(f"The generation {generation_id} has been deleted.")
+        for one in attachments:
+            final = attachment_name(row.file_path, one.kind, one.name)
+            store.upload(one.path, final, one.sha256)
+            store.publish(one.path, final)
+        described = [_describe(one, row.file_path) for one in attachments]
+        storage.replace_attachments(session, generation_id, described)
 
 
 def _list_files(take: Take, name: str) -> list[tuple[StrPath, str]]:

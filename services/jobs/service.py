@@ -43,6 +43,8 @@ from services.library.takes import Delivery, require_space
 from services.machine.space import require_disk_floor
 
 STATUSES = tuple(storage.GenerationStatus)
+LAST = "last"
+"""Stands for the newest job where the start of an id is enough."""
 POLL_SECONDS = 0.1
 """Pause between two reads of the row of a job that a caller waits for."""
 
@@ -226,13 +228,17 @@ class MusicService:
         return job
 
     def get(self, id_or_prefix: str) -> Job:
-        """Return the job with this id, or the only one whose id starts with it.
+        """Return the job with this id, the only one whose id starts with it, or the `last` one.
 
         Raises:
             UnknownGenerationError: no job has this id, or several ids start with it.
         """
+        wanted = id_or_prefix.strip().lower()
         with storage_errors(), storage.get_session(read_only=True) as session:
-            found = storage.find_generations_by_prefix(session, id_or_prefix.strip().lower())
+            if wanted == LAST:
+                found = storage.get_all_generations(session, limit=1)
+            else:
+                found = storage.find_generations_by_prefix(session, wanted)
             if not found:
                 raise UnknownGenerationError(
                     f"There is no generation {id_or_prefix!r}. `dgx-music history` lists them."

@@ -15,6 +15,7 @@ from services.generation.engine import (
 
 if TYPE_CHECKING:
     from services.generation.composer.prompt import ParsedPrompt
+    from services.generation.score import Score
 
 VERSION = "1"
 """Changes whenever the same seed may give other samples than before."""
@@ -46,7 +47,6 @@ class ComposerEngine:
         self, params: GenerationParams, progress: Progress, should_stop: ShouldStop
     ) -> Rendered:
         # The synthesiser imports numba, which takes a while and which the facts do not need.
-        from services.generation.composer.compose import compose
         from services.generation.composer.prompt import parse_prompt
         from services.generation.composer.synth import render_score
 
@@ -56,7 +56,7 @@ class ComposerEngine:
             )
         progress("composing", 0.0)
         parsed = parse_prompt(params.prompt)
-        score = compose(parsed, duration_seconds=params.duration_seconds, seed=params.seed)
+        score = write_score(params)
 
         def report(stage: str, fraction: float) -> None:
             progress(stage, COMPOSING_SHARE + (1.0 - COMPOSING_SHARE) * fraction)
@@ -81,6 +81,15 @@ class ComposerEngine:
             score=score,
             understood=_describe(parsed),
         )
+
+
+def write_score(params: GenerationParams) -> Score:
+    """Return the notes that `ComposerEngine.render` plays for these parameters."""
+    from services.generation.composer.compose import compose
+    from services.generation.composer.prompt import parse_prompt
+
+    parsed = parse_prompt(params.prompt)
+    return compose(parsed, duration_seconds=params.duration_seconds, seed=params.seed)
 
 
 def _describe(parsed: ParsedPrompt) -> dict[str, Any]:
