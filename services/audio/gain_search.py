@@ -15,7 +15,7 @@ from services.audio.loudness import (
     decibels,
     gated_loudness,
 )
-from services.audio.sources import BlockReducer
+from services.audio.sources import BlockReducer, LoopSource
 from services.audio.truepeak import ShortFilterFollower, SteepFollower
 
 if TYPE_CHECKING:
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from services.audio.sources import Source
 
 LARGEST_REDUCTION_DB = 12.0
+_SEAM_SAMPLES = 2048
+"""More than the interpolators reach, before and after the seam of a loop."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +46,8 @@ class BlockMeasurement:
     """Reading of the steep interpolator, linear."""
     sample_peak: float
     """Linear."""
+    loop: bool = False
+    """The peaks are also those of the audio when it is repeated."""
 
     @property
     def highest_peak(self) -> float:
@@ -71,16 +75,43 @@ def measure_blocks(source: Source, block: int) -> BlockMeasurement:
     programme.push(power)
     programme.finish()
     energy.push(power)
-    peaks = steep.finish()
+    steep_peaks = steep.finish()
+    peaks = np.maximum(steep_peaks, short.finish())
+    if isinstance(source, LoopSource):
+        _include_seam(source, peaks, block, samples)
     return BlockMeasurement(
         sample_rate=source.sample_rate,
         samples=samples,
         programme=programme,
         power=energy.result() / np.float32(block),
-        peaks=np.maximum(peaks, short.finish()),
-        true_peak=float(peaks.max()),
+        peaks=peaks,
+        true_peak=float(steep_peaks.max()),
         sample_peak=highest,
+        loop=isinstance(source, LoopSource),
     )
+
+
+def _include_seam(source: LoopSource, peaks: NDArray[np.float32], block: int, samples: int) -> None:
+    """Raise the first and last peaks to those of the repeated loop, in place.
+
+    A file that starts and ends in silence has other peaks between its first and last samples.
+    """
+    blocks = -(-_SEAM_SAMPLES // block)
+    first = max(peaks.size - blocks, 0)
+    ending = source.around_seam(samples - first * block, blocks * block)
+    found = _follow_peaks(ending, block)[: peaks.size - first]
+    np.maximum(peaks[first:], found, out=peaks[first:])
+    starting = source.around_seam(blocks * block, blocks * block)
+    found = _follow_peaks(starting, block)[blocks : blocks + peaks.size]
+    np.maximum(peaks[: found.size], found, out=peaks[: found.size])
+
+
+def _follow_peaks(source: Source, block: int) -> NDArray[np.float32]:
+    steep, short = SteepFollower(source, block), ShortFilterFollower(source, block)
+    for audio in source.blocks():
+        steep.push(audio)
+        short.push(audio)
+    return np.maximum(steep.finish(), short.finish())
 
 
 class InputGainSearch:
@@ -94,6 +125,7 @@ class InputGainSearch:
 
     def __init__(self, measured: BlockMeasurement, ceiling: float, plain_gain: float) -> None:
         self._peaks = measured.peaks
+        self._loop = measured.loop
         self._step = control_step(measured.sample_rate)
         self._power = measured.power.astype(np.float64)
         self._ceiling = ceiling
@@ -126,7 +158,8 @@ class InputGainSearch:
         return input_gain, self._gains(input_gain, ceiling)
 
     def _gains(self, input_gain: float, ceiling: float) -> NDArray[np.float64]:
-        gains = compute_gain_curve(self._peaks, ceiling / input_gain, self._step)
+        limit = ceiling / input_gain
+        gains = compute_gain_curve(self._peaks, limit, self._step, loop=self._loop)
         return np.ones(self._peaks.size) if gains is None else gains
 
     def _loudness(self, power: NDArray[np.float64]) -> float:

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _CONTROL_RATE_HZ = 3000
 _REACH_SECONDS = 0.005
 _RELEASE_SECONDS = 0.060
+_LOOP_LEAD_SECONDS = 1.0
+"""Time in which a reduction of 12 dB recovers to less than a millionth of a dB."""
 _ROW = 1024
 
 
@@ -70,7 +72,7 @@ def control_step(sample_rate: int) -> float:
 
 
 def compute_gain_curve(
-    peaks: NDArray[np.float32], ceiling: float, step_seconds: float
+    peaks: NDArray[np.float32], ceiling: float, step_seconds: float, *, loop: bool = False
 ) -> Gains | None:
     """Return the gain at the middle of each control block that keeps `peaks` under `ceiling`.
 
@@ -78,12 +80,15 @@ def compute_gain_curve(
         peaks: true peak of each control block, linear, `[blocks]`.
         ceiling: linear.
         step_seconds: length of a control block.
+        loop: the first block follows the last.
 
     Returns:
         Linear gains `[blocks]`, at most 1, or None if no peak exceeds the ceiling.
     """
     if float(peaks.max()) <= ceiling:
         return None
+    if loop:
+        return _compute_loop_curve(peaks, ceiling, step_seconds)
     needed = 20 * np.log10(ceiling / np.maximum(peaks, ceiling, dtype=np.float64))
     released = _release(needed, step_seconds)
     reach = max(1, round(_REACH_SECONDS / step_seconds))
@@ -93,6 +98,30 @@ def compute_gain_curve(
     window = np.hanning(2 * reach + 3)[1:-1]
     smooth = np.convolve(np.pad(held, reach, mode="edge"), window / window.sum(), mode="valid")
     return np.asarray(10 ** (smooth / 20))
+
+
+def _compute_loop_curve(peaks: NDArray[np.float32], ceiling: float, step_seconds: float) -> Gains:
+    """Return the gains from the middle of enough repetitions for them to settle."""
+    ahead = max(2, round(4 * _REACH_SECONDS / step_seconds))
+    behind = ahead + round(_LOOP_LEAD_SECONDS / step_seconds)
+    around = peaks[np.arange(-behind, peaks.size + ahead) % peaks.size]
+    # The blocks of a loop are stretched by less than one (`spread_gains`), hence the neighbours.
+    nearest = np.maximum(around, np.maximum(np.roll(around, 1), np.roll(around, -1)))
+    gains = compute_gain_curve(nearest, ceiling, step_seconds)
+    assert gains is not None
+    return gains[behind : behind + peaks.size]
+
+
+def spread_gains(gains: Gains, samples: int) -> NDArray[np.float32]:
+    """Return the gain at each sample of a loop, linear between the gains and over the seam.
+
+    The gains are spread over the loop evenly, so that the last block, which may be shorter, does
+    not break the curve where the loop starts again.
+    """
+    middles = (np.arange(-1, gains.size + 1) + 0.5) * (samples / gains.size)
+    around = np.concatenate((gains[-1:], gains, gains[:1]))
+    curve = np.interp(np.arange(samples) + 0.5, middles, around)
+    return np.asarray(curve, dtype=np.float32)
 
 
 def reduction_db(gains: Gains) -> float:

@@ -14,9 +14,9 @@ import numpy as np
 
 from services.audio.arrays import as_audio, check_sample_rate
 from services.audio.gain_search import InputGainSearch, measure_blocks
-from services.audio.limiter import apply_gains, control_block, reduction_db
+from services.audio.limiter import apply_gains, control_block, reduction_db, spread_gains
 from services.audio.loudness import SHORTEST_GATED_SECONDS, decibels, finite_or_none
-from services.audio.sources import ArraySource, join_blocks
+from services.audio.sources import ArraySource, LoopSource, join_blocks
 from services.audio.truepeak import METER_ERROR_DB
 
 if TYPE_CHECKING:
@@ -84,6 +84,8 @@ def master(
     sample_rate: int,
     target_lufs: float | None = DEFAULT_TARGET_LUFS,
     true_peak_dbtp: float = DEFAULT_TRUE_PEAK_DBTP,
+    *,
+    loop: bool = False,
 ) -> Mastered:
     """Master a signal to a loudness under a true-peak ceiling.
 
@@ -93,6 +95,8 @@ def master(
         target_lufs: integrated loudness; None keeps the samples and only measures.
         true_peak_dbtp: highest true peak by both interpolators of `truepeak`, also after rounding
             to 16 bit.
+        loop: the audio will be repeated without a gap. The gains at its end lead to those at its
+            start, and the ceiling also holds for peaks between its last sample and its first.
 
     Raises:
         TypeError: not a tensor or array, or a sample rate that is not an integer.
@@ -100,7 +104,7 @@ def master(
     """
     rate = check_sample_rate(sample_rate)
     audio = as_audio(signal)
-    source = ArraySource(audio, rate)
+    source = (LoopSource if loop else ArraySource)(audio, rate)
     plan = plan_master(source, target_lufs, true_peak_dbtp)
     if not plan.changes_nothing:
         audio = join_blocks(plan.apply(source.blocks()), audio.shape)
@@ -219,7 +223,7 @@ def _make_limiting_plan(
     aim, margin_db = target_lufs, _MARGIN_DB
     for _ in range(_ROUNDS):
         input_gain, gains = search.run(aim, margin_db)
-        limited = _LimitedSource(source, gains * input_gain, block)
+        limited = _limit(source, gains * input_gain, block)
         result = measure_blocks(limited, _METER_BLOCK)
         excess_db = decibels(result.highest_peak / ceiling)
         missing = target_lufs - result.programme.integrated_lufs()
@@ -238,7 +242,16 @@ def _make_limiting_plan(
         gain_reduction_db=reduction_db(gains),
         flags=flags,
     )
+    if isinstance(source, LoopSource):
+        gains, block = spread_gains(gains, source.audio.shape[1]).astype(np.float64), 1
     return MasterPlan(report, gain=input_gain * trim, gains=gains, block=block)
+
+
+def _limit(source: Source, gains: NDArray[np.float64], block: int) -> Source:
+    if isinstance(source, LoopSource):
+        curve = spread_gains(gains, source.audio.shape[1])
+        return LoopSource(source.audio * curve, source.sample_rate)
+    return _LimitedSource(source, gains, block)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -46,6 +46,16 @@ class ArraySource:
             yield self.audio[:, start : start + _BLOCK_FRAMES]
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class LoopSource(ArraySource):
+    """Audio that will be repeated without a gap: its first sample follows its last."""
+
+    def around_seam(self, before: int, after: int) -> ArraySource:
+        """Return the last `before` samples and the first `after`; a short loop is repeated."""
+        places = np.arange(-before, after) % self.audio.shape[1]
+        return ArraySource(self.audio[:, places], self.sample_rate)
+
+
 def join_blocks(blocks: Iterable[Audio], shape: tuple[int, ...]) -> Audio:
     """Join blocks into one array `[channels, samples]` without holding them all twice."""
     audio = np.empty(shape, np.float32)
