@@ -114,6 +114,8 @@ class Score:
     sections: tuple[Section, ...]
     chords: tuple[Chord, ...]
     parts: tuple[Part, ...]
+    loop: bool = False
+    """The end leads back into the start, and what rings past the end is heard at the start."""
 
     beats_per_bar = 4
 

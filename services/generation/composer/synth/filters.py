@@ -13,6 +13,8 @@ from services.generation.composer.synth.kernels import Audio, Curve, biquads, st
 Sections = NDArray[np.float64]
 
 BUTTERWORTH = 1.0 / sqrt(2.0)
+FILTER_LEAD_SECONDS = 0.25
+"""Time after which every fixed filter of the synthesiser has forgotten its input."""
 LOW_PASS = np.array([0.0, 0.0, 1.0])
 
 

@@ -12,6 +12,9 @@ from services.generation.composer.synth.kernels import CONTROL, Audio, Curve
 from services.generation.composer.synth.oscillators import pitch_hertz
 from services.generation.score import Note, Part
 
+Effect = Callable[[Audio, float], Audio]
+"""An effect on `[2, n]`, given the time of the first sample in seconds."""
+
 REFERENCE_VELOCITY = 0.8
 """The velocity at which patches have their nominal level."""
 BRIGHTNESS_OCTAVES = 8.0
@@ -31,10 +34,50 @@ class RenderContext:
     """Of this part only."""
     check_cancelled: Callable[[], None] = lambda: None
     """Called between notes; raises CancelledError when the render is cancelled."""
+    loop: bool = False
+    """The audio repeats: what rings past its end is heard at its start."""
 
     def sample_at(self, beat: float) -> int:
         """Return the sample nearest to a beat, at least 0."""
         return max(0, round(beat * self.beat_seconds * self.rate))
+
+    @property
+    def seconds(self) -> float:
+        """Length of the part's audio."""
+        return self.samples / self.rate
+
+    def whole_cycles(self, hertz: float) -> float:
+        """Return the frequency of an LFO; in a loop the nearest that fits whole cycles into it."""
+        return max(1, round(hertz * self.seconds)) / self.seconds if self.loop else hertz
+
+    def add(self, out: Audio, sound: Audio, begin: int) -> None:
+        """Add `[1 or 2, n]` to `out` `[2, samples]` from sample `begin` on.
+
+        What passes the end is cut, or in a loop added to the start.
+        """
+        if self.loop:
+            add_around(out, sound, begin)
+        else:
+            add_at(out, sound, begin)
+
+    def apply(self, effect: Effect, audio: Audio, lead_seconds: float) -> Audio:
+        """Run an effect that keeps a state over the whole part, which it may change in place.
+
+        In a loop the effect first hears the end of the part, so that its state at the first sample
+        is that after the last.
+
+        Args:
+            effect: called with the audio and the time of its first sample in seconds, which is
+                negative for a loop.
+            audio: `[2, samples]`.
+            lead_seconds: time after which the effect has forgotten its input.
+        """
+        if not self.loop:
+            return effect(audio, 0.0)
+        lead = math.ceil(lead_seconds * self.rate / CONTROL) * CONTROL
+        before = np.arange(-lead, 0) % audio.shape[1]
+        out = effect(np.concatenate((audio[:, before], audio), axis=1), -lead / self.rate)
+        return np.ascontiguousarray(out[:, lead:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +166,18 @@ def add_at(out: Audio, sound: Audio, begin: int) -> None:
         out[:, begin:end] += sound[:, : end - begin]
 
 
+def add_around(out: Audio, sound: Audio, begin: int) -> None:
+    """Add `[1 or 2, n]` to `out` `[2, samples]`; what passes the end goes on at the start."""
+    samples = out.shape[1]
+    begin %= samples
+    done = 0
+    while done < sound.shape[1]:
+        count = min(samples - begin, sound.shape[1] - done)
+        out[:, begin : begin + count] += sound[:, done : done + count]
+        done += count
+        begin = 0
+
+
 def play_notes(voice: Voice, part: Part, context: RenderContext, *, mono: bool = False) -> Audio:
     """Render every note in the order of their starts and add them: `[2, samples]`."""
     out = np.zeros((2, context.samples), dtype=np.float32)
@@ -131,7 +186,7 @@ def play_notes(voice: Voice, part: Part, context: RenderContext, *, mono: bool =
         context.check_cancelled()
         begin = context.sample_at(note.start)
         if begin < context.samples:
-            add_at(out, voice(make_tone(note, part, context)), begin)
+            context.add(out, voice(make_tone(note, part, context)), begin)
     return out
 
 

@@ -19,8 +19,12 @@ from services.generation.composer.synth.drums import (
     Snare,
     Tom,
 )
-from services.generation.composer.synth.filters import apply_biquads, low_pass
-from services.generation.composer.synth.instrument import RenderContext, add_at, velocity_gain
+from services.generation.composer.synth.filters import (
+    FILTER_LEAD_SECONDS,
+    apply_biquads,
+    low_pass,
+)
+from services.generation.composer.synth.instrument import RenderContext, velocity_gain
 
 if TYPE_CHECKING:
     from services.generation.composer.synth.kernels import Audio
@@ -87,8 +91,13 @@ class Kit:
                     pitch, strength / _STRENGTHS, variant, salt, context.rate
                 )
             sound = hits[key] * np.float32(velocity_gain(note.velocity))
-            add_at(out, _choke(sound, choke - begin, context.rate), begin)
-        return apply_biquads(out, low_pass(self.top, context.rate)) if self.top < 18_000.0 else out
+            context.add(out, _choke(sound, choke - begin, context.rate), begin)
+        if self.top >= 18_000.0:
+            return out
+        section = low_pass(self.top, context.rate)
+        return context.apply(
+            lambda audio, _start: apply_biquads(audio, section), out, FILTER_LEAD_SECONDS
+        )
 
     def render_hit(self, pitch: int, velocity: float, variant: int, salt: int, rate: int) -> Audio:
         """Return one hit `[2, n]` at the level that it has at the reference velocity."""
@@ -109,9 +118,15 @@ def sounding_pitch(pitch: int) -> int:
 
 
 def _find_chokes(notes: list[Note], context: RenderContext) -> list[int]:
-    """Return the sample at which a later hat chokes each note, beyond the end where none does."""
-    never = context.samples * 2
+    """Return the sample at which a later hat chokes each note, far beyond the end where none does.
+
+    In a loop the first hat chokes an open one before the end.
+    """
+    never = context.samples + 60 * context.rate
     following = never
+    if context.loop:
+        hats = (note for note in notes if sounding_pitch(note.pitch) in HATS)
+        following = next((context.sample_at(hat.start) + context.samples for hat in hats), never)
     out = []
     for note in reversed(notes):
         is_hat = sounding_pitch(note.pitch) in HATS

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, exp, pi, sin, sqrt
+from math import ceil, cos, exp, pi, sin, sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from services.generation.composer.synth.curves import control_points, control_times
 from services.generation.composer.synth.effects import Echo, Reverb, tape
-from services.generation.composer.synth.filters import apply_biquads, high_pass, sweep
+from services.generation.composer.synth.filters import (
+    FILTER_LEAD_SECONDS,
+    apply_biquads,
+    high_pass,
+    sweep,
+)
 from services.generation.composer.synth.instrument import Instrument, RenderContext, brightness_at
 from services.generation.composer.synth.kits import KICKS, sounding_pitch
 
@@ -77,6 +82,12 @@ def duck_curve(score: Score, rate: int, samples: int) -> NDArray[np.float32]:
     curve = np.zeros(samples, dtype=np.float32)
     dip = _duck_shape(rate, score.seconds_at(1.0))
     lead = round(_DUCK_LEAD_SECONDS * rate)
+    if score.loop:
+        # The first kicks of the next time round duck the end.
+        for start in starts:
+            places = np.arange(start - lead, start - lead + dip.size) % samples
+            np.maximum.at(curve, places, dip)
+        return curve
     for start in starts:
         begin = max(0, start - lead)
         piece = dip[begin - (start - lead) :][: max(0, samples - begin)]
@@ -107,21 +118,31 @@ def render_channel(
     if effects.on_tape and part.role in {"chords", "lead", "pad", "arp"}:
         out = tape()(out, context)
     if part.brightness and not instrument.filtered:
-        apply_brightness(out, part, context)
+        out = apply_brightness(out, part, context)
     out *= np.float32(10.0 ** (part.gain_db / 20.0))
     apply_pan(out, part.pan)
     context.check_cancelled()
     if part.delay > 0.0:
-        out = _add_return(
-            out, effects.echo.render(out, context.rate, context.beat_seconds), part.delay
+        echo = effects.echo
+        repeats = context.apply(
+            lambda dry, _start: echo.render(dry, context.rate, context.beat_seconds),
+            out,
+            echo.lead_seconds(context.beat_seconds),
         )
+        out = _add_return(out, repeats, part.delay)
         context.check_cancelled()
     if part.reverb > 0.0:
-        out = _add_return(out, effects.reverb.render(out, context.rate), part.reverb)
+        reverb = effects.reverb
+        returned = context.apply(
+            lambda dry, _start: reverb.render(dry, context.rate), out, reverb.lead_seconds
+        )
+        out = _add_return(out, returned, part.reverb)
         context.check_cancelled()
     if part.sidechain > 0.0 and part.role != "drums":
         out *= np.float32(1.0) - np.float32(min(part.sidechain, 1.0)) * duck
-    return make_lows_mono(out, context.rate)
+    return context.apply(
+        lambda dry, _start: make_lows_mono(dry, context.rate), out, FILTER_LEAD_SECONDS
+    )
 
 
 def _add_return(dry: Audio, returned: Audio, send: float) -> Audio:
@@ -131,12 +152,19 @@ def _add_return(dry: Audio, returned: Audio, send: float) -> Audio:
     return returned
 
 
-def apply_brightness(audio: Audio, part: Part, context: RenderContext) -> None:
-    """Low-pass a part without a filter of its own, in place; above 0.5 it stays open."""
-    beats = control_times(control_points(audio.shape[1]), context.rate) / context.beat_seconds
-    octaves = 12.0 * np.minimum(brightness_at(part.brightness, beats) - 0.5, 0.0)
-    if np.any(octaves):
-        sweep(audio, 21_000.0 * 2.0**octaves, context.rate)
+def apply_brightness(audio: Audio, part: Part, context: RenderContext) -> Audio:
+    """Low-pass a part without a filter of its own; above 0.5 it stays open."""
+
+    def apply(dry: Audio, start: float) -> Audio:
+        seconds = control_times(control_points(dry.shape[1]), context.rate) + start
+        if context.loop:
+            seconds %= context.seconds
+        octaves = 12.0 * np.minimum(
+            brightness_at(part.brightness, seconds / context.beat_seconds) - 0.5, 0.0
+        )
+        return sweep(dry, 21_000.0 * 2.0**octaves, context.rate) if np.any(octaves) else dry
+
+    return context.apply(apply, audio, FILTER_LEAD_SECONDS)
 
 
 def apply_pan(audio: Audio, pan: float) -> None:
@@ -162,32 +190,62 @@ def make_lows_mono(audio: Audio, rate: int) -> Audio:
     return audio
 
 
-def bus_gain(total: Audio, rate: int, threshold_db: float = -15.0) -> NDArray[np.float32]:
+def bus_gain(
+    total: Audio, rate: int, threshold_db: float = -15.0, *, loop: bool = False
+) -> NDArray[np.float32]:
     """Return the gain of the bus compressor at each sample: 2:1 above an RMS threshold, soft knee.
 
-    One curve applies to all stems, so that they sum to the mix.
+    One curve applies to all stems, so that they sum to the mix. That of a loop ends where it
+    begins.
     """
     samples = total.shape[1]
+    if loop:
+        return _bus_gain_of_loop(total, rate, threshold_db)
     blocks = -(-samples // _BLOCK)
     whole = samples // _BLOCK
     means = np.zeros(blocks)
     for side in total:
         framed = side[: whole * _BLOCK].reshape(whole, _BLOCK)
         means[:whole] += np.einsum("ij,ij->i", framed, framed) / (2.0 * _BLOCK)
-    rise = 1.0 - exp(-_BLOCK / (0.03 * rate))
-    fall = 1.0 - exp(-_BLOCK / (0.18 * rate))
-    level, levels = 0.0, np.zeros(blocks)
-    for index, mean in enumerate(means.tolist()):
-        level += (rise if mean > level else fall) * (mean - level)
-        levels[index] = level
-    over = 10.0 * np.log10(levels + 1e-10) - threshold_db
-    knee = 6.0
-    reduction = np.where(over > knee / 2, over, np.clip(over + knee / 2, 0, None) ** 2 / (2 * knee))
-    gains = 10.0 ** (-0.5 * reduction / 20.0)
+    gains = _compress(_follow_level(means, 0.0, rate), threshold_db)
     # Linear within a block, from the gain of the block before.
     steps = np.diff(gains, prepend=1.0)[:, np.newaxis].astype(np.float32)
     ramp = np.linspace(-1.0, 0.0, _BLOCK, endpoint=False, dtype=np.float32)
     return (gains[:, np.newaxis].astype(np.float32) + steps * ramp).reshape(-1)[:samples]
+
+
+def _bus_gain_of_loop(total: Audio, rate: int, threshold_db: float) -> NDArray[np.float32]:
+    samples = total.shape[1]
+    # Blocks of almost equal length fill the loop exactly.
+    edges = np.round(np.linspace(0, samples, max(1, round(samples / _BLOCK)) + 1)).astype(int)
+    power = np.sum(total.astype(np.float64) ** 2, axis=0)
+    means = np.add.reduceat(power, edges[:-1]) / (2.0 * np.diff(edges))
+    # The level at the end of one time round is that at the start of the next.
+    level = 0.0
+    for _ in range(1 + ceil(2.0 * rate / samples)):
+        level = float(_follow_level(means, level, rate)[-1])
+    gains = _compress(_follow_level(means, level, rate), threshold_db)
+    at_edges = np.concatenate((gains[-1:], gains))
+    return np.interp(np.arange(samples), edges, at_edges).astype(np.float32)
+
+
+def _follow_level(means: NDArray[np.float64], level: float, rate: int) -> NDArray[np.float64]:
+    """Return the smoothed power after each block, from the `level` before the first."""
+    rise = 1.0 - exp(-_BLOCK / (0.03 * rate))
+    fall = 1.0 - exp(-_BLOCK / (0.18 * rate))
+    levels = np.zeros(means.size)
+    for index, mean in enumerate(means.tolist()):
+        level += (rise if mean > level else fall) * (mean - level)
+        levels[index] = level
+    return levels
+
+
+def _compress(levels: NDArray[np.float64], threshold_db: float) -> NDArray[np.float64]:
+    """Return the linear gain for each level (power)."""
+    over = 10.0 * np.log10(levels + 1e-10) - threshold_db
+    knee = 6.0
+    reduction = np.where(over > knee / 2, over, np.clip(over + knee / 2, 0, None) ** 2 / (2 * knee))
+    return np.asarray(10.0 ** (-0.5 * reduction / 20.0))
 
 
 def end_fade(samples: int, rate: int) -> NDArray[np.float32]:

@@ -66,7 +66,8 @@ def render_score(
     Args:
         score: what to play.
         sample_rate: Hz.
-        samples: length of everything returned; the last 25 ms fade to zero.
+        samples: length of everything returned; the last 25 ms fade to zero, except of a loop,
+            whose length is that of the score.
         seed: of the synthesiser's noise and phases.
         progress: called with a stage and the fraction done, from this thread only.
         should_stop: asked about every 50 ms, from this thread only.
@@ -89,7 +90,8 @@ def render_score(
         # The part's name, not its place: a part sounds the same whatever plays beside it.
         entropy = [seed, zlib.crc32(part.name.encode())]
         rng = np.random.Generator(np.random.PCG64(entropy))
-        return RenderContext(sample_rate, samples, 60.0 / score.tempo_bpm, rng, check)
+        beat = 60.0 / score.tempo_bpm
+        return RenderContext(sample_rate, samples, beat, rng, check, score.loop)
 
     duck = duck_curve(score, sample_rate, samples)
     effects = effects_of(score.genre)
@@ -103,7 +105,7 @@ def render_score(
             _watch(jobs, score.parts, progress, should_stop)
         finally:
             halt.set()
-        rendered = _mix(channels, sample_rate, samples, stems=stems)
+        rendered = _mix(channels, sample_rate, samples, stems=stems, loop=score.loop)
     progress("mixing", 1.0)
     return rendered
 
@@ -188,12 +190,16 @@ def _watch(
             progress(f"playing {parts[done - 1].name}", 0.95 * done / len(jobs))
 
 
-def _mix(channels: list[_Channel], sample_rate: int, samples: int, *, stems: bool) -> RenderedScore:
+def _mix(
+    channels: list[_Channel], sample_rate: int, samples: int, *, stems: bool, loop: bool
+) -> RenderedScore:
     """Apply one gain curve to all parts and add them, always in the order of the score."""
     total = np.zeros((2, samples), dtype=np.float32)
     for channel in channels:
         total += channel.load()
-    gain = bus_gain(total, sample_rate) * end_fade(samples, sample_rate)
+    gain = bus_gain(total, sample_rate, loop=loop)
+    if not loop:
+        gain *= end_fade(samples, sample_rate)
     total[:] = 0.0
     kept = {}
     for channel in channels:
