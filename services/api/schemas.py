@@ -11,6 +11,7 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, BeforeValidator, 
 
 from services.api.root_path import PREFIX, under_root
 from services.generation.engine import SEED_LIMIT
+from services.generation.length import MOST_BARS
 from services.jobs.models import GenerationRequest, Job, PromptText
 from services.jobs.submission import LARGEST_BATCH
 from services.paths import hide_paths
@@ -74,6 +75,12 @@ class GenerateRequest(GenerationRequest):
             json_schema_extra={"pattern": PROMPT_PATTERN},
         ),
     ]
+    bars: Annotated[int | None, BeforeValidator(_convert_whole_float)] = Field(
+        None,
+        ge=1,
+        le=MOST_BARS,
+        description="Length in whole bars, in the place of a duration.",
+    )
     top_k: Annotated[int, BeforeValidator(_convert_whole_float)] = Field(250, ge=0, le=500)
     seed: Annotated[int | None, BeforeValidator(_convert_whole_float)] = Field(
         None,

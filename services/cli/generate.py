@@ -12,6 +12,7 @@ from services.cli.options import AsJson, Model
 from services.cli.running import StopFlag, progress_bar
 from services.errors import InvalidRequestError, StorageError
 from services.generation.engine import SEED_LIMIT
+from services.generation.length import MOST_BARS
 from services.installation import name_install_command
 from services.library.attachments import MIDI, STEM
 
@@ -52,6 +53,23 @@ Duration = Annotated[
         show_default=f"{DEFAULTS['duration']:g}",
     ),
 ]
+Bars = Annotated[
+    int | None,
+    typer.Option(
+        "--bars",
+        metavar="N",
+        help=f"Length in whole bars instead of seconds, 1 to {MOST_BARS}. Not with MusicGen.",
+        show_default=False,
+    ),
+]
+Loop = Annotated[
+    bool,
+    typer.Option(
+        "--loop",
+        help="Make a seamless loop. Beats of up to 30 s are loops of up to 16 bars anyway.",
+    ),
+]
+NoLoop = Annotated[bool, typer.Option("--no-loop", help="Make an intro and an ending instead.")]
 Seed = Annotated[
     int | None,
     typer.Option(
@@ -104,6 +122,9 @@ def generate(
     prompt: Prompt,
     *,
     duration: Duration = None,
+    bars: Bars = None,
+    loop: Loop = False,
+    no_loop: NoLoop = False,
     seed: Seed = None,
     model: Model = None,
     melody: Melody = None,
@@ -132,8 +153,11 @@ def generate(
     from services.jobs.outfile import STDOUT, Destination
     from services.jobs.service import MusicService
 
+    if loop and no_loop:
+        raise InvalidRequestError("--loop and --no-loop contradict each other. Leave out one.")
     given = {
-        "duration": duration, "seed": seed, "model": model, "temperature": temperature,
+        "duration": duration, "bars": bars, "loop": loop if loop or no_loop else None,
+        "seed": seed, "model": model, "temperature": temperature,
         "top_k": top_k, "top_p": top_p, "cfg_coef": cfg_coef,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
@@ -211,7 +235,7 @@ def describe_take(job: Job) -> list[str]:
     seconds = job.generation_time_seconds or 0.0
     music = [
         *_describe_music(about),
-        _count(about.get("bars", 0), "bar"),
+        _describe_bars(about),
         f"{job.duration_seconds:g} s",
         f"{about['integrated_lufs']:.1f} LUFS" if "integrated_lufs" in about else "",
         f"{about['true_peak_dbtp']:.1f} dBTP" if "true_peak_dbtp" in about else "",
@@ -242,6 +266,11 @@ def list_paths(files: Sequence[tuple[AttachedFile, str]]) -> dict[str, Any]:
     stems = {one.name: path for one, path in files if one.kind == STEM}
     midi = [path for one, path in files if one.kind == MIDI]
     return {"stems": stems, "midi": midi[0] if midi else None}
+
+
+def _describe_bars(about: dict[str, Any]) -> str:
+    bars = about.get("bars", 0)
+    return f"{bars}-bar loop" if bars and about.get("loop") else _count(bars, "bar")
 
 
 def _count(number: int, word: str) -> str:

@@ -85,6 +85,8 @@ class EngineFacts:
     def has_parts(self) -> bool:
         """Whether it can give stems and notes."""
         return self.most_parts > 0
+    counts_bars: bool = False
+    """Whether it can make an exact number of bars, and loops."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +104,10 @@ class GenerationParams:
     """An audio file whose melody the music follows."""
     continue_from: Path | None = None
     """An audio file that the music continues; the result begins where the file ends."""
+    bars: int | None = None
+    """Bars to make; None for those that fit the duration. They fill the duration of a loop."""
+    loop: bool = False
+    """Whether the end leads back to the start, and tails go on there."""
     stems: bool = False
     """Whether to return each part's audio beside the mix; a stem takes the memory of a mix."""
 
@@ -135,6 +141,8 @@ class Rendered:
     """E.g. "C minor", "F# major", "E dorian"."""
     bars: int | None = None
     """Whole bars from the first sample; the audio after them is their tail."""
+    loop: bool = False
+    """The audio can be repeated without a gap or a click: whole bars, their tail at the start."""
     stems: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
     """Part name -> `[channels, samples]`; they sum to `audio` within 1e-6.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from services.errors import EngineUnavailableError
 from services.installation import name_repair_command
@@ -13,7 +13,17 @@ from services.installation import name_repair_command
 if TYPE_CHECKING:
     from services.config import Settings
     from services.generation.engine import Engine, EngineFacts, EngineSettings
+    from services.generation.length import Length
     from services.generation.musicgen.catalogue import PublishedModel
+
+
+class SettleLength(Protocol):
+    """Decides the duration, the bars and whether it is a loop; see `composer.length`."""
+
+    def __call__(
+        self, prompt: str, length: Length, facts: EngineFacts, *, usual_seconds: float
+    ) -> Length: ...
+
 
 AUTO = "auto"
 """Model name that stands for the best engine available here."""
@@ -31,6 +41,8 @@ class EngineEntry:
     """Whether it has an install command of its own, so that its absence is no error."""
     is_named_only: bool = False
     """Whether only requests that name it get it, and `auto` never does."""
+    settle_length: SettleLength | None = None
+    """Decides how long a request is; None for an engine that does not count bars."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,14 @@ def _load_composer() -> Engine:
     return ComposerEngine()
 
 
+def _settle_composer_length(
+    prompt: str, length: Length, facts: EngineFacts, *, usual_seconds: float
+) -> Length:
+    from services.generation.composer.length import settle_length
+
+    return settle_length(prompt, length, facts, usual_seconds=usual_seconds)
+
+
 def _musicgen(model: PublishedModel, settings: Settings | EngineSettings) -> EngineEntry:
     def load() -> Engine:
         from services.generation.musicgen.engine import MusicGenEngine
@@ -131,5 +151,7 @@ def default_registry(settings: Settings | EngineSettings) -> Registry:
 
     models = [*MODELS.values(), *list_added(settings.models_dir)]
     entries = {model.name: _musicgen(model, settings) for model in models}
-    entries[FACTS.name] = EngineEntry(FACTS, _load_composer, _why_no_composer)
+    entries[FACTS.name] = EngineEntry(
+        FACTS, _load_composer, _why_no_composer, settle_length=_settle_composer_length
+    )
     return Registry(entries)

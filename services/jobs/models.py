@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from services.errors import InvalidRequestError
 from services.generation.engine import SEED_LIMIT
+from services.generation.length import MOST_BARS
 
 PROMPT_MIN = 3
 PROMPT_MAX = 500
@@ -49,6 +50,17 @@ class GenerationRequest(BaseModel):
     prompt: PromptText
     duration: float = Field(
         DEFAULT_SECONDS, ge=SHORTEST_SECONDS, le=LONGEST_SECONDS, description="Seconds."
+    )
+    bars: int | None = Field(
+        None,
+        ge=1,
+        le=MOST_BARS,
+        description="Length in whole bars, in the place of a duration.",
+    )
+    loop: bool | None = Field(
+        None,
+        description="True: a seamless loop. False: with an intro and an ending. None: the model's "
+        "habit; the composer loops beats of up to 30 s.",
     )
     temperature: float = Field(1.0, ge=0.1, le=2.0)
     top_k: int = Field(250, ge=0, le=500)

@@ -46,7 +46,7 @@ def list_failed() -> list[str]:
 
 
 def _request_of(job: Job) -> GenerationRequest:
-    names = (*KEPT_FIELDS, "seed")
+    names = (*KEPT_FIELDS, "seed", "bars", "loop")
     return parse_request(
         prompt=job.prompt,
         duration=job.duration_seconds,

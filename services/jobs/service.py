@@ -34,6 +34,7 @@ from services.jobs.submission import (
     find_repeated,
     list_demands,
     require_queue_space,
+    settle_length,
 )
 from services.jobs.view import HistoryPage, add_estimates, build_job
 from services.library.inputs import InputStore
@@ -139,6 +140,7 @@ class MusicService:
         """
         named = {field: path for field, path in files.items() if path is not None}
         choice = self.registry.choose(request.model or self.settings.model_name)
+        request = settle_length(request, choice.entry, self.registry)
         check_duration(request, choice.entry)
         check_abilities({*list_demands(request), *named}, choice.entry, self.registry)
         delivery, facts = Delivery.of(self.settings), choice.entry.facts

@@ -17,6 +17,7 @@ from services.errors import (
     RequestMismatchError,
 )
 from services.generation.engine import SEED_LIMIT
+from services.generation.length import Length
 from services.jobs.models import GenerationRequest
 from services.library.input_names import FIELDS
 
@@ -84,6 +85,35 @@ def check_batch(jobs: int, priority: str | Sequence[str]) -> list[storage.Priori
     return [storage.Priority(each) for each in priorities]
 
 
+def settle_length(
+    request: GenerationRequest, entry: EngineEntry, registry: Registry
+) -> GenerationRequest:
+    """Return the request with its duration, its bars and whether it is a loop decided.
+
+    Raises:
+        InvalidRequestError: the engine cannot make this length, or bars or loops at all.
+    """
+    if entry.settle_length is None:
+        if request.bars is not None:
+            raise _refuse(entry, registry, "counts_bars", "make an exact number of bars")
+        if request.loop:
+            raise _refuse(entry, registry, "counts_bars", "make loops")
+        return request
+    states_duration = "duration" in request.model_fields_set
+    settled = entry.settle_length(
+        request.prompt,
+        Length(
+            duration_seconds=request.duration if states_duration else None,
+            bars=request.bars,
+            loop=request.loop,
+        ),
+        entry.facts,
+        usual_seconds=request.duration,
+    )
+    update = {"duration": settled.duration_seconds, "bars": settled.bars, "loop": settled.loop}
+    return request.model_copy(update=update)
+
+
 def check_duration(request: GenerationRequest, entry: EngineEntry) -> None:
     """Check the duration against the limits of the engine.
 
@@ -118,14 +148,19 @@ def check_abilities(fields: Collection[str], entry: EngineEntry, registry: Regis
     for field, fact, ability in _ABILITIES:
         if field not in fields or getattr(entry.facts, fact):
             continue
-        able = [other for other in registry if getattr(other.facts, fact)]
-        able.sort(key=lambda other: other.why_unavailable() is not None)
-        advice = "No model of this release can."
-        if able:
-            reason = able[0].why_unavailable()
-            rest = "." if reason is None else f", but not here: {reason}"
-            advice = f"The model {able[0].facts.name!r} can{rest}"
-        raise InvalidRequestError(f"The model {entry.facts.name!r} cannot {ability}. {advice}")
+        raise _refuse(entry, registry, fact, ability)
+
+
+def _refuse(entry: EngineEntry, registry: Registry, fact: str, ability: str) -> InvalidRequestError:
+    """Return the error that an engine lacks an ability, with one that has it."""
+    able = [other for other in registry if getattr(other.facts, fact)]
+    able.sort(key=lambda other: other.why_unavailable() is not None)
+    advice = "No model of this release can."
+    if able:
+        reason = able[0].why_unavailable()
+        rest = "." if reason is None else f", but not here: {reason}"
+        advice = f"The model {able[0].facts.name!r} can{rest}"
+    return InvalidRequestError(f"The model {entry.facts.name!r} cannot {ability}. {advice}")
 
 
 def require_queue_space(session: Session, jobs: int, limit: int) -> None:
@@ -161,7 +196,13 @@ def add_row(
         sample_rate=entry.facts.sample_rate,
         channels=entry.facts.channels,
         file_path=f"{datetime.now(UTC):%Y/%m/%d}/{generation_id}.wav",
-        metadata={"seed": seed, **_list_kept_fields(request), **inputs, **parent},
+        metadata={
+            "seed": seed,
+            **_list_kept_fields(request),
+            **_length(request),
+            **inputs,
+            **parent,
+        },
         generation_id=generation_id,
         owner=owner,
     )
@@ -186,6 +227,12 @@ def find_repeated(
     rows = [storage.get_generation(session, job_id) for job_id in json.loads(before.job_ids)]
     # If a job was deleted since, the submission counts as new.
     return [row for row in rows if row is not None] if all(rows) else []
+
+
+def _length(request: GenerationRequest) -> dict[str, Any]:
+    """Return the settled bars and whether it is a loop, as far as they are known."""
+    fields = request.model_dump(include={"bars", "loop"})
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def _list_kept_fields(request: GenerationRequest) -> dict[str, Any]:

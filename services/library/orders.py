@@ -51,6 +51,8 @@ class Order:
                 duration_seconds=generation.duration_seconds,
                 seed=metadata["seed"],
                 stems=metadata.get("stems") is True,
+                bars=metadata.get("bars"),
+                loop=metadata.get("loop", False),
                 **sampling,
             ),
             midi=metadata.get("midi") is True,

@@ -49,7 +49,7 @@ def build_file_facts(
             if score is not None
         ),
         loudness=mastered.loudness,
-        is_loop=_is_loop(rendered),
+        is_loop=rendered.loop,
     )
 
 
@@ -79,6 +79,7 @@ def build_row_metadata(
         "key": rendered.key or (key and key.name),
         "key_confidence": _rounded(key.confidence) if key and not rendered.key else None,
         "bars": rendered.bars,
+        "loop": rendered.loop if rendered.bars is not None else None,
         **rendered.understood,
         "target_lufs": target_lufs,
         "integrated_lufs": _rounded(mastered.integrated_lufs),
@@ -105,15 +106,6 @@ def build_measurements(mastered: Mastered, measured: Analysis) -> dict[str, floa
         "rms_energy": features.rms,
         "dynamic_range_db": _rounded(features.dynamic_range_db),
     }
-
-
-def _is_loop(rendered: Rendered) -> bool:
-    """Whether the audio ends with its last bar, to the sample."""
-    if rendered.bars is None or rendered.tempo_bpm is None:
-        return False
-    beats = rendered.bars * _BEATS_PER_BAR
-    samples = beats * 60 / rendered.tempo_bpm * rendered.sample_rate
-    return bool(abs(samples - rendered.audio.shape[1]) < 1)
 
 
 def _other_tempo(stated: float | None, measured: float | None) -> float | None:

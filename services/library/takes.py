@@ -171,6 +171,7 @@ def _master(rendered: Rendered, delivery: Delivery) -> Mastered:
         rendered.sample_rate,
         target_lufs=delivery.target_lufs,
         true_peak_dbtp=delivery.true_peak_dbtp,
+        loop=rendered.loop,
     )
 
 

@@ -61,7 +61,10 @@ def strongest_period_bpm(audio: np.ndarray, rate: int, near: float) -> float:
 def test_sentence_becomes_a_mastered_take_with_its_row(home):
     job = generate(home, TRAP, "--seed", "7")
     info = sf.info(job["path"])
-    assert (info.samplerate, info.channels, info.frames) == (48_000, 2, 16 * 48_000)
+    # The most bars that fit into 16 s, as a loop.
+    frames = round(8 * 4 * 60 / 140 * 48_000)
+    assert (info.samplerate, info.channels, info.frames) == (48_000, 2, frames)
+    assert job["duration_seconds"] == frames / 48_000
     loudness, peak = independent_meter(job["path"])
     assert abs(loudness + 16.0) <= 0.1
     assert peak <= -1.0
@@ -106,6 +109,19 @@ def test_where_stems_are_is_said_after_generating(home):
     folder = result.stdout.strip().removesuffix(".wav")
     assert f" stems in {folder}.stems: " in result.stderr
     assert f"MIDI in {folder}.mid" in result.stderr
+
+
+def test_bars_and_loop_are_kept_or_explained(home):
+    job = generate(home, HOUSE, "--bars", "1", "--no-loop", "--seed", "7")
+    assert job["duration_seconds"] == 2.0
+    assert (job["metadata"]["bars"], job["metadata"]["loop"]) == (1, False)
+    for arguments, said in (
+        (("--bars", "4", "-d", "5"), "4 bars at 120 BPM last 8.00 s, not 5 s."),
+        (("--loop", "--no-loop"), "--loop and --no-loop contradict each other."),
+    ):
+        result = home.call("generate", HOUSE, *arguments)
+        assert result.returncode == 2
+        assert said in result.stderr
 
 
 def test_audio_has_the_requested_tempo(home):

@@ -17,6 +17,8 @@ def test_the_defaults_are_those_of_the_contract():
     assert request.model_dump() == {
         "prompt": "lo-fi beat",
         "duration": 16.0,
+        "bars": None,
+        "loop": None,
         "temperature": 1.0,
         "top_k": 250,
         "top_p": 0.0,
@@ -56,6 +58,7 @@ def test_a_prompt_with_control_characters_is_refused(prompt):
         ("duration", 0.99), ("temperature", 0.0), ("temperature", 2.1), ("top_k", -1),
         ("top_k", 501), ("top_p", 1.1), ("cfg_coef", 0.9), ("cfg_coef", 11),
         ("seed", -1), ("seed", SEED_LIMIT), ("seed", 1.5), ("duration", "long"),
+        ("bars", 0), ("bars", 513), ("bars", 1.5),
     ],
 )  # fmt: skip
 def test_a_value_outside_its_range_is_refused_by_name(field, value):

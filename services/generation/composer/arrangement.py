@@ -51,11 +51,13 @@ class Passage:
     resolves: bool
     """Its last bar is an ending; False in a piece of under four bars."""
     next_kind: SectionKind | None
-    """The properties of the next section."""
+    """The properties of the next section; after the last one of a loop the first follows."""
     develops: bool = False
     """The piece is long enough for sections to change halfway."""
     is_repeat: bool = False
     """A section of this kind came before: `late_slots` play from its start."""
+    turns_around: bool = False
+    """The last section of a loop: its last bar leads back to the first."""
 
     @property
     def end_bar(self) -> int:
@@ -192,7 +194,7 @@ def arrange(
     Args:
         bars: length of the piece, 1 or more.
         form: of the genre.
-        loop: no intro and no ending.
+        loop: no intro and no ending: the full groove plays from the first beat.
         structure: section names that the prompt mentions; they change short pieces.
     """
     if loop:
@@ -284,10 +286,19 @@ def _make_passages(runs: list[tuple[str, int]], form: Form, *, loop: bool) -> tu
                 kind,
                 last and not loop,
                 last and not loop and bars >= 4,
-                None if last else kinds[runs[index + 1][0]],
-                bars > SHORT_BARS,
+                _kind_after(runs, index, kinds, loop=loop),
+                bars > SHORT_BARS and not loop,
                 seen[name] > 1,
+                turns_around=last and loop,
             )
         )
         bar += length
     return tuple(out)
+
+
+def _kind_after(
+    runs: list[tuple[str, int]], index: int, kinds: dict[str, SectionKind], *, loop: bool
+) -> SectionKind | None:
+    if index + 1 < len(runs):
+        return kinds[runs[index + 1][0]]
+    return kinds[runs[0][0]] if loop else None

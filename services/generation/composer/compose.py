@@ -39,7 +39,14 @@ _PLAYERS = {
 }
 
 
-def compose(parsed: ParsedPrompt, *, duration_seconds: float, seed: int) -> Score:
+def compose(
+    parsed: ParsedPrompt,
+    *,
+    duration_seconds: float,
+    seed: int,
+    bars: int | None = None,
+    loop: bool | None = None,
+) -> Score:
     """Write as many whole bars as fit the duration, at least one.
 
     No note starts in what is left of the duration after the last bar.
@@ -48,8 +55,10 @@ def compose(parsed: ParsedPrompt, *, duration_seconds: float, seed: int) -> Scor
         parsed: the reading of the prompt, which fixes tempo, key and style.
         duration_seconds: more than 0.
         seed: chooses among the pieces of that tempo, key and style.
+        bars: how many to write; None for those that fit the duration.
+        loop: whether the end leads back to the start; None for what the prompt says.
     """
-    plan = make_plan(parsed, duration_seconds=duration_seconds, seed=seed)
+    plan = make_plan(parsed, duration_seconds=duration_seconds, seed=seed, bars=bars, loop=loop)
     parts = [_perform(plan, voice, _play(plan, voice)) for voice in plan.voices]
     if not any(part.notes for part in parts):
         parts = [_perform(plan, voice, _play_alone(plan, voice)) for voice in plan.voices]
@@ -61,6 +70,7 @@ def compose(parsed: ParsedPrompt, *, duration_seconds: float, seed: int) -> Scor
         sections=tuple(passage.section for passage in plan.passages),
         chords=plan.harmony.chords,
         parts=tuple(part for part in parts if part.notes),
+        loop=plan.loop,
     )
 
 
@@ -117,6 +127,9 @@ def _follow_sections(plan: Plan, voice: Voice) -> tuple[tuple[float, float], ...
     for passage in plan.passages:
         start, end = (_brightness_at(plan, passage, which, depth) for which in (0, 1))
         first = passage.section.start_bar * 4.0
+        if plan.loop and not points:
+            # The filter comes from where the loop ends.
+            points.append((0.0, _brightness_at(plan, plan.passages[-1], 1, depth)))
         points += [(first + (_STEP_BEATS if points else 0.0), start), (passage.end_bar * 4.0, end)]
     return tuple(points)
 

@@ -265,7 +265,8 @@ def _has_fill(patterns: DrumPatterns, passage: Passage, index: int) -> bool:
     if passage.kind.drum_level < 2 or patterns.groove.fills == ("none",):
         return False
     if index == passage.section.bars - 1:
-        return True
+        # A loop of a single bar keeps its groove.
+        return not (passage.turns_around and passage.section.bars == 1)
     rng = RandomStream(patterns.seed, "phrase", passage.section.start_bar + index)
     return index % 4 == 3 and rng.chance(0.9 if index % 8 == 7 else 0.6)
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from services.generation.composer.prompt import ParsedPrompt
     from services.generation.score import Score
 
-VERSION = "1"
+VERSION = "2"
 """Changes whenever the same seed may give other samples than before."""
 
 FACTS = EngineFacts(
@@ -30,6 +30,7 @@ FACTS = EngineFacts(
     shortest_seconds=1.0,
     longest_seconds=600.0,
     most_parts=16,
+    counts_bars=True,
 )
 
 COMPOSING_SHARE = 0.05
@@ -78,8 +79,9 @@ class ComposerEngine:
             key=score.key.name,
             bars=score.bars,
             stems=rendered.stems,
+            loop=score.loop,
             score=score,
-            understood=_describe(parsed),
+            understood=_describe(parsed, score),
         )
 
 
@@ -88,11 +90,16 @@ def write_score(params: GenerationParams) -> Score:
     from services.generation.composer.compose import compose
     from services.generation.composer.prompt import parse_prompt
 
-    parsed = parse_prompt(params.prompt)
-    return compose(parsed, duration_seconds=params.duration_seconds, seed=params.seed)
+    return compose(
+        parse_prompt(params.prompt),
+        duration_seconds=params.duration_seconds,
+        seed=params.seed,
+        bars=params.bars,
+        loop=params.loop,
+    )
 
 
-def _describe(parsed: ParsedPrompt) -> dict[str, Any]:
+def _describe(parsed: ParsedPrompt, score: Score) -> dict[str, Any]:
     """Return the genre, what the prompt states, and the notes on it, without what was assumed."""
     facts = parsed.to_dict()
     stated = facts["read"]
@@ -101,4 +108,9 @@ def _describe(parsed: ParsedPrompt) -> dict[str, Any]:
     if "key" in stated:
         stated.pop("mode", None)
     stated.pop("energy", None)
-    return {"genre": parsed.genre, "requested": stated, "notes": facts["notes"]}
+    notes = facts["notes"]
+    if parsed.bars not in (None, score.bars):
+        notes.append(
+            f"The prompt says {parsed.bars} bars; the request's own length, {score.bars}, was kept."
+        )
+    return {"genre": parsed.genre, "requested": stated, "notes": notes}

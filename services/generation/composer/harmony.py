@@ -45,9 +45,13 @@ class Harmony:
 
     chords: tuple[Chord, ...]
     starts: tuple[float, ...]
+    loop: bool = False
 
     def at(self, beat: float) -> Chord:
-        """Return the chord at a beat; the last one after the end."""
+        """Return the chord at a beat; after the end the last one, or in a loop from the first."""
+        end = self.chords[-1].start + self.chords[-1].duration
+        if self.loop and beat >= end - 1e-6:
+            beat %= end
         return self.chords[max(0, bisect_right(self.starts, beat + 1e-6) - 1)]
 
     def between(self, start: float, end: float) -> Iterator[tuple[float, float, Chord]]:
@@ -112,7 +116,7 @@ def compose_harmony(
         cells = _lay_out(passage, themes[passage.kind.theme], spread)
         _add_cadence(cells, passage, key, loop=loop)
         chords.extend(_make_chords(cells, passage.section.start_bar, key, colour))
-    return Harmony(tuple(chords), tuple(chord.start for chord in chords))
+    return Harmony(tuple(chords), tuple(chord.start for chord in chords), loop)
 
 
 def _bars_per_chord(genre: str, bars: int, theme: str, rng: RandomStream) -> int:

@@ -46,6 +46,8 @@ class Plan:
     """-1..1; 0 is the genre's own."""
     register: int
     """Semitones by which lead and arpeggio are shifted."""
+    loop: bool
+    """The end leads back to the start."""
 
     @property
     def beats(self) -> float:
@@ -75,20 +77,30 @@ class Plan:
                 yield passage, span
 
 
-def make_plan(parsed: ParsedPrompt, *, duration_seconds: float, seed: int) -> Plan:
+def make_plan(
+    parsed: ParsedPrompt,
+    *,
+    duration_seconds: float,
+    seed: int,
+    bars: int | None = None,
+    loop: bool | None = None,
+) -> Plan:
+    """Decide everything about a piece but its notes; see `compose` for the arguments."""
     genre, style = GENRES[parsed.genre], STYLES[parsed.style]
     tempo = parsed.tempo_bpm
     # One seed gives unrelated pieces in two styles.
     seed = RandomStream(seed, parsed.style).getrandbits(53)
-    bars = max(1, math.floor(duration_seconds * tempo / (60.0 * BAR) + 1e-6))
-    passages = arrange(bars, genre.form, loop=parsed.loop, structure=parsed.structure)
+    if bars is None:
+        bars = max(1, math.floor(duration_seconds * tempo / (60.0 * BAR) + 1e-6))
+    loop = parsed.loop if loop is None else loop
+    passages = arrange(bars, genre.form, loop=loop, structure=parsed.structure)
     harmony = compose_harmony(
         passages,
         genre=parsed.genre,
         key=parsed.key,
         colour=style.colour or genre.colour,
         seed=seed,
-        loop=parsed.loop,
+        loop=loop,
     )
     requested = parsed.instrumentation.requested
     drum_patterns = choose_patterns(
@@ -111,6 +123,7 @@ def make_plan(parsed: ParsedPrompt, *, duration_seconds: float, seed: int) -> Pl
         density=min(1.0, max(0.05, genre.lead_density + 0.3 * parsed.density)),
         brightness=parsed.brightness,
         register=parsed.register,
+        loop=loop,
     )
 
 

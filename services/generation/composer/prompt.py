@@ -20,6 +20,8 @@ from services.generation.composer.tempo_and_key import (
     read_tempo,
 )
 from services.generation.composer.vocabulary import (
+    BARS,
+    COUNTS,
     FASTER,
     LOOP,
     MOODS,
@@ -28,6 +30,7 @@ from services.generation.composer.vocabulary import (
     STRUCTURE,
     SWUNG,
 )
+from services.generation.length import MOST_BARS
 from services.generation.score import Key, Mode
 
 _STYLE = {name: re.compile(rf"(?<!\w)(?:{words})(?!\w)") for name, words in STYLE_WORDS.items()}
@@ -36,6 +39,7 @@ _SECTION = {name: re.compile(rf"(?<!\w)(?:{words})(?!\w)") for name, words in ST
 _FASTER, _SLOWER, _LOOP, _STRAIGHT, _SWUNG = (
     re.compile(rf"(?<!\w)(?:{words})(?!\w)") for words in (FASTER, SLOWER, LOOP, STRAIGHT, SWUNG)
 )
+_BARS = re.compile(rf"(?<![\w.,/#-]){BARS}(?!\w)")
 _NOT = re.compile(r"\b(?:not|no|non|isn'?t|never|without|less|nothing)\s+(?:\w+\s+){0,1}$")
 _APART = re.compile(r"^[\s,/&+-]*$")
 
@@ -65,6 +69,8 @@ class ParsedPrompt:
     instrumentation: Instrumentation
     structure: tuple[str, ...]
     loop: bool
+    bars: int | None
+    """Length that the prompt states."""
     swing: float | None
     """Length of the first of two sixteenths as a share of both; None for the genre's."""
     stated: frozenset[str]
@@ -103,6 +109,7 @@ class ParsedPrompt:
             "only": list(self.instrumentation.only),
             "structure": list(self.structure),
             "loop": self.loop,
+            "bars": self.bars,
         }
         read = {name: value for name, value in facts.items() if name in self.stated}
         return {
@@ -144,11 +151,12 @@ def parse_prompt(prompt: str) -> ParsedPrompt:
     tonic = rng.randrange(12) if key.tonic is None else key.tonic
     structure = tuple(name for name, pattern in _SECTION.items() if pattern.search(low))
     loop = bool(_LOOP.search(low))
+    bars = _find_bars(low)
     stated = {
         "genre": spans, "style": spans, "tempo_bpm": tempo is not None,
         "key": key.tonic is not None, "mode": key.mode is not None, "mood": moods, "energy": moods,
         "instruments": instrumentation.requested, "without": instrumentation.excluded,
-        "only": instrumentation.only, "structure": structure, "loop": loop,
+        "only": instrumentation.only, "structure": structure, "loop": loop, "bars": bars,
     }  # fmt: skip
     return ParsedPrompt(
         genre=STYLES[style].genre,
@@ -163,6 +171,7 @@ def parse_prompt(prompt: str) -> ParsedPrompt:
         instrumentation=instrumentation,
         structure=structure,
         loop=loop,
+        bars=bars,
         swing=_find_swing(low),
         stated=frozenset(name for name, evidence in stated.items() if evidence),
         notes=_collect_notes(style, complaint, note_unplayed_metre(text), named=bool(spans)),
@@ -237,6 +246,15 @@ def _choose_tempo(style: str, low: str, moods: tuple[str, ...], rng: RandomStrea
 
 def _tempo_range(style: str) -> tuple[float, float, float]:
     return STYLES[style].tempo or GENRES[STYLES[style].genre].tempo
+
+
+def _find_bars(low: str) -> int | None:
+    """Return the length in bars if the prompt states one only, as in "8 bar loop"."""
+    stated = {
+        COUNTS[match[1]] if match[1] in COUNTS else int(match[1]) for match in _BARS.finditer(low)
+    }
+    bars = stated.pop() if len(stated) == 1 else 0
+    return bars if 1 <= bars <= MOST_BARS else None
 
 
 def _find_swing(low: str) -> float | None:

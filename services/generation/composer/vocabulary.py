@@ -212,6 +212,9 @@ INSTRUMENTS: dict[str, Instrument] = {
 FASTER = r"fast(?:er|-paced)?|up[ -]?tempo|quick|high[ -]tempo|speedy|rapid"
 SLOWER = r"slow(?:er|ed|ly)?|down[ -]?tempo|half[ -]?time|sluggish|low[ -]tempo|unhurried"
 
+COUNTS: dict[str, int] = {"one": 1, "two": 2, "four": 4, "eight": 8, "sixteen": 16}
+"""Numbers of bars that are written as words."""
+
 STRUCTURE: dict[str, str] = {
     "drop": r"drops?",
     "build": r"build[ -]?ups?|builds?|rising|crescendo",
@@ -222,6 +225,7 @@ STRUCTURE: dict[str, str] = {
     "verse": r"verses?",
 }
 
+BARS = r"(\d{1,3}|" + "|".join(COUNTS) + r")[ -]?bars?(?![ -]blues)"
 LOOP = r"loop(?:s|ed|able|ing)?|seamless(?:ly)?"
 STRAIGHT = r"straight|quanti[sz]ed|un-?swung|no swing"
 SWUNG = r"swing|swung|shuffled?|off-?grid|dilla"

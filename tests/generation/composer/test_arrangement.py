@@ -23,7 +23,9 @@ def test_passages_cover_all_bars_once(bars: int, form: str, loop: bool, build: b
         at = passage.end_bar
     assert at == bars
     assert [passage.is_last for passage in passages].count(True) == (0 if loop else 1)
-    assert all((p.next_kind is None) == (p is passages[-1]) for p in passages)
+    assert all(p.next_kind is not None for p in passages[:-1])
+    assert passages[-1].next_kind == (passages[0].kind if loop else None)
+    assert [p.turns_around for p in passages] == [loop and p is passages[-1] for p in passages]
 
 
 @given(st.integers(SHORT_BARS + 1, 700), st.sampled_from(FORMS))
