@@ -34,7 +34,7 @@ def run(repeats: int = 5) -> list[Row]:
     """Time cold processes in sequence, on one database and folder."""
     commands = {
         "dgx-music --help": ["--help"],
-        "generate, 16 s": ["generate", PROMPT],
+        "generate, 16 s": ["generate", PROMPT, "--no-loop"],
         "generate, 180 s": ["generate", PROMPT, "--duration", "180"],
         "history": ["history"],
     }

@@ -30,7 +30,8 @@ GENRES_WITH_BEAT = tuple(name for name, genre in GENRES.items() if genre.form !=
 USUAL_STEP = 0.999
 """Quantile of the steps between neighbouring samples that the seam has to stay under."""
 
-_WINDOW, _HOP = 512, 128
+_WINDOW, _HOP, _FADE = 512, 128, 48
+"""Samples at 48 kHz."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,31 +41,40 @@ class Seam:
     step: float
     """Step from the last sample to the first, relative to the 99.9 % quantile of all steps."""
     flux: float
-    """Largest rise of the spectrum that begins before the seam, relative to that of any bar."""
+    """Largest rise of the spectrum over the seam, relative to any other in the bars.
+
+    The first beat by itself, faded in after silence, is one of the others: a kick is no click.
+    """
 
     @property
     def is_silent(self) -> bool:
         return self.step <= 1.0 and self.flux <= 1.0
 
 
-def make_loop(prompt: str, seed: int, folder: Path, *, bars: int | None = None) -> Audio:
-    """Make a loop as a job does and return the samples of its 16-bit file, `[channels, n]`."""
+def make_loop(
+    prompt: str, seed: int, folder: Path, *, bars: int | None = None, is_cut: bool = False
+) -> Audio:
+    """Make a loop as a job does and return the samples of its 16-bit file, `[channels, n]`.
+
+    With `is_cut` a piece with an ending and a tail is made instead, and cut after its last bar.
+    """
     length = settle_length(prompt, Length(bars=bars), FACTS, usual_seconds=16.0)
     assert length.loop
     assert length.duration_seconds is not None
     params = GenerationParams(
         prompt=prompt,
-        duration_seconds=length.duration_seconds,
+        duration_seconds=length.duration_seconds + (1.0 if is_cut else 0.0),
         seed=seed,
         bars=length.bars,
-        loop=True,
+        loop=not is_cut,
     )
     rendered = ComposerEngine().render(params, lambda _stage, _fraction: None, lambda: False)
     mastered = master(rendered.audio, rendered.sample_rate, loop=rendered.loop)
     path = folder / "loop.wav"
     write_wav(path, mastered.audio, rendered.sample_rate)
     samples, _ = soundfile.read(path, dtype="float32", always_2d=True)
-    return np.ascontiguousarray(samples.T)
+    frames = round(length.duration_seconds * rendered.sample_rate)
+    return np.ascontiguousarray(samples.T[:, :frames])
 
 
 def measure_seam(audio: Audio) -> Seam:
@@ -74,9 +84,12 @@ def measure_seam(audio: Audio) -> Seam:
     # The start of the loop is a multiple of the hop, so that the windows lie around the seam alike.
     flux = _follow_flux(np.concatenate((audio[:, -_WINDOW:], audio, audio[:, :_WINDOW]), axis=1))
     over_seam = _WINDOW // _HOP
+    first_beat = audio[:, : 2 * _WINDOW].copy()
+    first_beat[:, :_FADE] *= np.linspace(0.0, 1.0, _FADE, dtype=np.float32)
+    alone = _follow_flux(np.pad(first_beat, ((0, 0), (_WINDOW, 0))))
     return Seam(
         step=float(step / np.quantile(steps, USUAL_STEP)),
-        flux=float(flux[:over_seam].max() / flux[over_seam:-over_seam].max()),
+        flux=float(flux[:over_seam].max() / max(flux[over_seam:-over_seam].max(), alone.max())),
     )
 
 
@@ -88,19 +101,23 @@ def _follow_flux(audio: Audio) -> NDArray[np.float64]:
     return np.asarray(np.maximum(np.diff(spectrum, axis=0), 0.0).sum(axis=1))
 
 
-def measure_genres(seeds: int) -> Iterator[tuple[str, int, Seam]]:
-    """Yield (genre, seed, seam) for every genre with a beat."""
+def measure_genres(seeds: int, *, is_cut: bool = False) -> Iterator[tuple[str, int, Seam]]:
+    """Yield (genre, seed, seam) for every genre with a beat; see `make_loop`."""
     with tempfile.TemporaryDirectory() as folder:
         for genre in GENRES_WITH_BEAT:
             for seed in range(seeds):
-                yield genre, seed, measure_seam(make_loop(genre, seed, Path(folder)))
+                yield genre, seed, measure_seam(make_loop(genre, seed, Path(folder), is_cut=is_cut))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.loops", description=__doc__)
     parser.add_argument("--seeds", type=int, default=20, metavar="N", help="Seeds of each genre.")
+    parser.add_argument(
+        "--cut", action="store_true", help="Cut pieces with an ending after their last bar instead."
+    )
+    options = parser.parse_args()
     found: dict[str, list[Seam]] = {}
-    for genre, _, seam in measure_genres(parser.parse_args().seeds):
+    for genre, _, seam in measure_genres(options.seeds, is_cut=options.cut):
         found.setdefault(genre, []).append(seam)
     print(f"{'genre':16} {'loops':>5} {'silent':>6} {'step':>6} {'flux':>6}   (largest)")
     for genre, seams in found.items():

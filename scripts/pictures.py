@@ -16,10 +16,12 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 
-from services.audio import master
-from services.generation.composer.engine import ComposerEngine
+from services.audio import Mastered, master
+from services.generation.composer.engine import FACTS, ComposerEngine
+from services.generation.composer.length import settle_length
 from services.generation.composer.prompt import parse_prompt
 from services.generation.engine import GenerationParams, Rendered
+from services.generation.length import Length
 from services.generation.score import Score
 
 SEED = 7
@@ -50,13 +52,12 @@ def main() -> None:
     for name, prompt in PROMPTS.items():
         draw(prompt, options.seconds, options.seed, FOLDER / f"{name}.png")
     draw(PROMPTS["house"], LONG_SECONDS, options.seed, FOLDER / "house-three-minutes.png")
+    draw_seam(PROMPTS["house"], options.seconds, options.seed, FOLDER / "seam.png")
 
 
 def draw(prompt: str, seconds: float, seed: int, path: Path) -> None:
     """Write a PNG with waveform, spectrogram and piano roll on one time axis."""
-    params = GenerationParams(prompt=prompt, duration_seconds=seconds, seed=seed)
-    rendered = ComposerEngine().render(params, lambda *_: None, lambda: False)
-    mastered = master(rendered.audio, rendered.sample_rate)
+    rendered, mastered = make(prompt, seconds, seed)
     assert rendered.score is not None
     figure, (wave, spectrum, roll) = plt.subplots(
         3, 1, figsize=(12, 9), sharex=True, height_ratios=(1, 1.6, 2), layout="constrained"
@@ -73,7 +74,48 @@ def draw(prompt: str, seconds: float, seed: int, path: Path) -> None:
     for axes in (wave, spectrum, roll):
         mark_bars(axes, rendered)
     roll.set_xlabel("seconds")
-    roll.set_xlim(0, seconds)
+    roll.set_xlim(0, rendered.audio.shape[1] / rendered.sample_rate)
+    figure.savefig(path, dpi=80)
+    plt.close(figure)
+    print(path)
+
+
+def make(prompt: str, seconds: float, seed: int) -> tuple[Rendered, Mastered]:
+    """Make the take of a request with this duration."""
+    asked = Length(duration_seconds=seconds)
+    length = settle_length(prompt, asked, FACTS, usual_seconds=seconds)
+    assert length.duration_seconds is not None
+    params = GenerationParams(
+        prompt=prompt,
+        duration_seconds=length.duration_seconds,
+        seed=seed,
+        bars=length.bars,
+        loop=bool(length.loop),
+    )
+    rendered = ComposerEngine().render(params, lambda *_: None, lambda: False)
+    return rendered, master(rendered.audio, rendered.sample_rate, loop=rendered.loop)
+
+
+def draw_seam(prompt: str, seconds: float, seed: int, path: Path) -> None:
+    """Write a PNG of a loop played twice, and of the 20 ms around its seam."""
+    rendered, mastered = make(prompt, seconds, seed)
+    assert rendered.loop
+    audio, rate = mastered.audio, rendered.sample_rate
+    twice, length = np.tile(audio, 2), audio.shape[1]
+    figure, (wave, spectrum, near) = plt.subplots(
+        3, 1, figsize=(12, 8), height_ratios=(1, 1.6, 1), layout="constrained"
+    )
+    figure.suptitle(f"“{prompt}”, seed {seed}: {rendered.bars} bars, twice", fontsize=10)
+    draw_waveform(wave, twice, rate)
+    draw_spectrogram(spectrum, twice, rate)
+    for axes in (wave, spectrum):
+        axes.set_xlim(length / rate - 2.0, length / rate + 2.0)
+        axes.axvline(length / rate, color="red", linewidth=0.8)
+    around = round(0.01 * rate)
+    times = np.arange(-around, around) / rate * 1000.0
+    near.plot(times, twice[:, length - around : length + around].T, linewidth=0.8)
+    near.axvline(0.0, color="red", linewidth=0.8)
+    near.set_xlabel("milliseconds from the seam")
     figure.savefig(path, dpi=80)
     plt.close(figure)
     print(path)

@@ -66,7 +66,7 @@ Loop = Annotated[
     bool,
     typer.Option(
         "--loop",
-        help="Make a seamless loop. Beats of up to 30 s are loops of up to 16 bars anyway.",
+        help="Make a seamless loop. Beats of up to 30 s are loops of 4, 8 or 16 bars anyway.",
     ),
 ]
 NoLoop = Annotated[bool, typer.Option("--no-loop", help="Make an intro and an ending instead.")]

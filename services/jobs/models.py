@@ -60,7 +60,7 @@ class GenerationRequest(BaseModel):
     loop: bool | None = Field(
         None,
         description="True: a seamless loop. False: with an intro and an ending. None: the model's "
-        "habit; the composer loops beats of up to 30 s.",
+        "habit; the composer makes loops of 4, 8 or 16 bars of beats of up to 30 s.",
     )
     temperature: float = Field(1.0, ge=0.1, le=2.0)
     top_k: int = Field(250, ge=0, le=500)

@@ -143,7 +143,7 @@ def test_models_are_listed_with_the_reason_they_are_unavailable(rig):
     assert away["why_not"] == "Its weights are not here."
     assert here == {
         "name": "here",
-        "version": "1",
+        "version": "2",
         "description": "Composes and synthesises on any machine; needs no weights.",
         "licence": "CC0-1.0",
         "sample_rate": 48_000,

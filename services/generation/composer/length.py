@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 HABIT_SECONDS = 30.0
 """Up to this duration a piece with a beat is a loop, unless the request says otherwise."""
-_HABIT_BARS = 16
-"""Most bars of a loop that nobody asked for."""
+_HABIT_BARS = (4, 16)
+"""Fewest and most bars of a loop that nobody asked for."""
 _STRETCH = 1.1
 """How much longer than asked a loop may be: 8 bars at 119 BPM for 16 seconds."""
 _SAME_SECONDS = 0.05
@@ -31,8 +31,8 @@ def settle_length(
     """Decide duration, bars and loop of a request.
 
     A loop that was asked for by its duration has 1, 2, 4, 8, ... bars: the most that are at most a
-    tenth longer than the duration. Pieces with a beat of up to 30 s are loops of up to 16 bars
-    unless the request, or a section that the prompt names, says otherwise.
+    tenth longer than the duration. Pieces with a beat of up to 30 s are loops of 4, 8 or 16 bars
+    where these fit, unless the request, or a section that the prompt names, says otherwise.
 
     Args:
         prompt: as the request has it; what `length` states wins over it.
@@ -64,9 +64,9 @@ def settle_length(
     asked = usual_seconds if duration is None else duration
     if not _is_loop(parsed, length.loop, asked):
         return replace(length, duration_seconds=asked, loop=False)
-    most = MOST_BARS if length.loop or parsed.loop else _HABIT_BARS
+    fewest, most = (1, MOST_BARS) if length.loop or parsed.loop else _HABIT_BARS
     fitting = _choose_bars(asked, parsed.tempo_bpm, most, facts)
-    if fitting:
+    if fitting >= fewest:
         return replace(
             length, duration_seconds=_last(fitting, parsed, facts), bars=fitting, loop=True
         )

@@ -26,7 +26,7 @@ def samples(length: Length) -> float:
     [
         ("trap at 140", None, 8),
         ("trap at 140", 30.0, 16),
-        ("trap at 140", 2.0, 1),
+        ("trap at 140, loop", 2.0, 1),
         ("techno 132 bpm", 7.0, 4),
         ("house 119 bpm", 16.0, 8),
         ("drum and bass 174 bpm", 16.0, 8),
@@ -49,7 +49,8 @@ def test_a_beat_is_a_loop_of_the_bars_that_fit(
         ("ambient 70 bpm", 16.0),
         ("orchestral 90 bpm", 16.0),
         ("trap at 140", 30.1),
-        ("trap at 140", 1.0),
+        ("trap at 140", 6.0),
+        ("trap loop at 140", 1.0),
         ("house 124 with a long intro and a drop", 16.0),
         ("trap without drums", 16.0),
         ("solo piano, lo-fi", 16.0),

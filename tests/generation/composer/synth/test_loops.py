@@ -126,3 +126,18 @@ def test_a_sound_goes_on_at_the_start_as_often_as_it_is_long(begin: int, length:
     add_around(out, np.ones((1, length), dtype=np.float32), begin)
     expected = np.bincount(np.arange(begin, begin + length) % 7, minlength=7)
     assert np.array_equal(out, np.stack([expected, expected]))
+
+
+def test_the_stems_of_a_loop_sum_to_its_mix() -> None:
+    score = make_score(BASS, DRUMS)
+    rendered = render_score(
+        score,
+        sample_rate=RATE,
+        samples=round(score.seconds * RATE),
+        seed=1,
+        progress=lambda _stage, _fraction: None,
+        should_stop=lambda: False,
+        stems=True,
+    )
+    total = np.sum([stem.astype(np.float64) for stem in rendered.stems.values()], axis=0)
+    assert np.abs(total - rendered.mix).max() < 1e-6
