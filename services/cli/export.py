@@ -11,6 +11,7 @@ from services.cli.console import answer, answer_json, note
 from services.cli.generate import Quiet
 from services.cli.options import AsJson
 from services.cli.running import StopFlag, progress_bar
+from services.machine.umask import callers_umask
 
 Jobs = Annotated[
     list[str],
@@ -27,7 +28,14 @@ Name = Annotated[
         "--name", metavar="NAME", help="The name of the session.", show_default="the first prompt"
     ),
 ]
-Force = Annotated[bool, typer.Option("--force", "-f", help="Replace an export of the same name.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        "-f",
+        help="Replace an export of the same name, with all that was changed or recorded in it.",
+    ),
+]
 
 
 def export(
@@ -65,6 +73,7 @@ def export(
             force=force,
             progress=progress,
             should_stop=stop,
+            permissions=callers_umask,
         )
     if not quiet:
         for remark in done.remarks:

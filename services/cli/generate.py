@@ -153,10 +153,8 @@ def generate(
     from services.jobs.outfile import STDOUT, Destination
     from services.jobs.service import MusicService
 
-    if loop and no_loop:
-        raise InvalidRequestError("--loop and --no-loop contradict each other. Leave out one.")
     given = {
-        "duration": duration, "bars": bars, "loop": loop if loop or no_loop else None,
+        "duration": duration, "bars": bars, "loop": _read_loop(loop=loop, no_loop=no_loop),
         "seed": seed, "model": model, "temperature": temperature,
         "top_k": top_k, "top_p": top_p, "cfg_coef": cfg_coef,
     }  # fmt: skip
@@ -201,6 +199,13 @@ def generate(
         answer_json(job.model_dump(mode="json") | {"file": str(written)} | list_paths(files))
     else:
         answer(str(written))
+
+
+def _read_loop(*, loop: bool, no_loop: bool) -> bool | None:
+    """Return whether a loop is wanted; None if nothing is said about it."""
+    if loop and no_loop:
+        raise InvalidRequestError("--loop and --no-loop contradict each other. Leave out one.")
+    return loop if loop or no_loop else None
 
 
 def _is_first(service: MusicService) -> bool:

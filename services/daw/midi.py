@@ -14,7 +14,7 @@ _DRUM_CHANNEL = 9
 _BEND_RANGE = 24
 """Semitones up and down, set by registered parameter 0; an octave slide needs 12."""
 
-_PROGRAMS: dict[str, int] = {
+PROGRAMS: dict[str, int] = {
     "bass-808": 38, "bass-sub": 39, "bass-reese": 38, "bass-saw": 38, "bass-acid": 87,
     "bass-upright": 32, "keys-rhodes": 4, "keys-piano": 0, "keys-organ": 16, "stab-house": 62,
     "pad-warm": 89, "pad-air": 91, "pad-supersaw": 90, "strings": 48, "lead-pluck": 45,
@@ -43,7 +43,7 @@ def score_to_midi(score: Score) -> bytes:
         else:
             channel = channels[pitched % len(channels)]
             pitched += 1
-        tracks.append(_encode_track(_list_events(part, channel), _to_ticks(score.beats)))
+        tracks.append(encode_track(list_events(part, channel), to_ticks(score.beats)))
     header = struct.pack(">4sIHHH", b"MThd", 6, 1, len(tracks), TICKS)
     return header + b"".join(tracks)
 
@@ -77,19 +77,19 @@ def _encode_conductor(score: Score) -> bytes:
     ]
     events += [
         (
-            _to_ticks(section.start_bar * score.beats_per_bar),
+            to_ticks(section.start_bar * score.beats_per_bar),
             1,
             _encode_meta(0x06, section.name.encode()),
         )
         for section in score.sections
     ]
-    return _encode_track(events, _to_ticks(score.beats))
+    return encode_track(events, to_ticks(score.beats))
 
 
-def _list_events(part: Part, channel: int) -> list[Event]:
+def list_events(part: Part, channel: int) -> list[Event]:
     events: list[Event] = [(0, 0, _encode_meta(0x03, part.name.encode()))]
     if channel != _DRUM_CHANNEL:
-        events.append((0, 0, bytes((0xC0 | channel, _PROGRAMS.get(part.patch, 0)))))
+        events.append((0, 0, bytes((0xC0 | channel, PROGRAMS.get(part.patch, 0)))))
     slides = any(note.glide_to is not None for note in part.notes)
     if slides:
         events += [
@@ -99,7 +99,7 @@ def _list_events(part: Part, channel: int) -> list[Event]:
     pan = round(64 + 63 * part.pan)
     events.append((0, 1, bytes((0xB0 | channel, 10, min(127, max(0, pan))))))
     for note in part.notes:
-        start, end = _to_ticks(note.start), _to_ticks(note.start + note.duration)
+        start, end = to_ticks(note.start), to_ticks(note.start + note.duration)
         end = max(end, start + 1)
         velocity = min(127, max(1, round(note.velocity * 127)))
         events.append((end, 2, bytes((0x80 | channel, note.pitch, 0))))
@@ -125,7 +125,7 @@ def _encode_bend(channel: int, position: float) -> bytes:
     return bytes((0xE0 | channel, value & 0x7F, value >> 7))
 
 
-def _encode_track(events: list[Event], end: int) -> bytes:
+def encode_track(events: list[Event], end: int) -> bytes:
     body = bytearray()
     now = 0
     for tick, _, message in sorted(events, key=lambda event: event[:2]):
@@ -147,5 +147,5 @@ def _encode_quantity(value: int) -> bytes:
     return bytes(reversed(out))
 
 
-def _to_ticks(beats: float) -> int:
+def to_ticks(beats: float) -> int:
     return round(beats * TICKS)

@@ -271,11 +271,11 @@ class Session:
         ]
         return max(ends + sounds)
 
-    def name_audio_files(self, suffix: str = ".wav") -> dict[Path, str]:
+    def name_audio_files(self) -> dict[Path, str]:
         """Return source -> a safe and unique name for its copy in the session."""
         names: dict[Path, str] = {}
         for track, clip in self.audio_clips():
             text = f"{clip.take.name} {track.name}" if len(self.takes) > 1 else track.name
             names.setdefault(clip.source.path, make_file_name(text, "audio"))
         unique = make_unique(names.values())
-        return {path: name + suffix for path, name in zip(names, unique, strict=True)}
+        return {path: f"{name}.wav" for path, name in zip(names, unique, strict=True)}

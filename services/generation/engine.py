@@ -85,6 +85,7 @@ class EngineFacts:
     def has_parts(self) -> bool:
         """Whether it can give stems and notes."""
         return self.most_parts > 0
+
     counts_bars: bool = False
     """Whether it can make an exact number of bars, and loops."""
 

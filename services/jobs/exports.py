@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from services.jobs.parts import add_parts, explain_no_parts, read_score
 from services.library.attachments import STEM
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from services.generation.engine import Progress, ShouldStop
@@ -50,6 +52,7 @@ def export_jobs(
     force: bool = False,
     progress: Progress,
     should_stop: ShouldStop,
+    permissions: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> Export:
     """Write takes as one session into a folder, after each other, with stems and notes.
 
@@ -65,6 +68,7 @@ def export_jobs(
         force: whether an existing export of this name may be replaced.
         progress: called as takes are rendered again.
         should_stop: asked often; True stops the export.
+        permissions: is entered while the export is written: the files are its caller's.
 
     Raises:
         InvalidRequestError: the format is unknown, a job has no take, or the export exists.
@@ -83,7 +87,8 @@ def export_jobs(
         takes.append(_gather(service, job, remarks, report, should_stop))
     progress("writing", _GATHERING_SHARE)
     session = build_session(name or jobs[0].prompt, takes)
-    path = WRITERS[to](session, folder, force=force)
+    with permissions():
+        path = WRITERS[to](session, folder, force=force)
     progress("completed", 1.0)
     return Export(path=path, remarks=tuple(remarks))
 

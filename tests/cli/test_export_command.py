@@ -1,6 +1,7 @@
 """`dgx-music export`: takes become sessions, folders and packs."""
 
 import json
+import os
 import sqlite3
 from contextlib import closing
 from xml.etree import ElementTree
@@ -131,3 +132,14 @@ def test_a_missing_file_is_named_and_nothing_is_written(home, take):
     assert done.returncode in {FileGoneError.exit_code, InvalidRequestError.exit_code}
     assert take["job_id"] in done.stderr
     assert not (home.path / "out").exists()
+
+
+def test_an_export_follows_the_umask_and_stems_in_the_library_stay_private(home, take):
+    os.umask(umask := os.umask(0o022))
+    ran = home.run("export", "last", "--to", "folder", "--output", "out")
+    assert ran.returncode == 0, ran.stderr
+    folder = home.path / "out" / PROMPT
+    assert folder.stat().st_mode & 0o777 == 0o777 & ~umask
+    assert (folder / "README.txt").stat().st_mode & 0o777 == 0o666 & ~umask
+    stems = json.loads(home.call("status", "last", "--json").stdout)["stems"]
+    assert {(home.path / path).stat().st_mode & 0o777 for path in stems.values()} == {0o600}
