@@ -62,10 +62,12 @@ class ComposerEngine:
         def report(stage: str, fraction: float) -> None:
             progress(stage, COMPOSING_SHARE + (1.0 - COMPOSING_SHARE) * fraction)
 
+        # A loop ends with its last bar, whatever duration a caller names beside it.
+        seconds = score.seconds if score.loop else params.duration_seconds
         rendered = render_score(
             score,
             sample_rate=FACTS.sample_rate,
-            samples=round(params.duration_seconds * FACTS.sample_rate),
+            samples=round(seconds * FACTS.sample_rate),
             seed=params.seed,
             progress=report,
             should_stop=should_stop,

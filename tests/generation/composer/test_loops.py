@@ -84,9 +84,9 @@ def test_a_bass_slides_to_the_first_chord_at_the_end_of_a_loop() -> None:
         assert note.glide_to % 12 in roots
 
 
-def test_a_note_on_the_length_is_given_when_the_prompt_says_another() -> None:
+def test_a_loop_has_its_bars_whatever_duration_and_prompt_say() -> None:
     params = GenerationParams(
-        prompt="8 bar house loop 240 bpm", duration_seconds=1.0, seed=1, bars=1, loop=True
+        prompt="8 bar house loop 240 bpm", duration_seconds=1.5, seed=1, bars=1, loop=True
     )
     rendered = ComposerEngine().render(params, lambda *_: None, lambda: False)
     assert (rendered.bars, rendered.loop) == (1, True)
