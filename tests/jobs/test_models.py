@@ -27,6 +27,8 @@ def test_the_defaults_are_those_of_the_contract():
         "seed": None,
         "melody": None,
         "continue_from": None,
+        "stems": False,
+        "midi": False,
     }
 
 
