@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from services.audio.spectrum import BANDS, FRAMES_PER_SECOND
+from services.audio.spectrum import BANDS, FRAMES_PER_SECOND, NOTE_HOPS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,6 +24,8 @@ clicks."""
 
 _SILENT = 1e-9
 """Magnitude of silence, far below the step of any file format."""
+_STILL = 1e-3
+"""Standard deviation of the onset strength in a held sound."""
 _LOW, _MIDDLE = slice(0, 6), slice(14, 34)
 
 
@@ -33,6 +35,9 @@ class Onsets:
 
     full: Curve
     """All bands; those below 800 Hz, which carry the beat, count three times."""
+    changes: Curve
+    """`full` and the rise of single notes, in equal parts. The latter also shows the changes of
+    held chords, in which the energy rises nowhere; it is less exact in time."""
     low: Curve
     """Below 450 Hz: kick and bass."""
     middle: Curve
@@ -56,6 +61,7 @@ class Onsets:
 _NONE = np.zeros(0)
 _NO_ONSETS = Onsets(
     full=_NONE,
+    changes=_NONE,
     low=_NONE,
     middle=_NONE,
     low_accents=_NONE,
@@ -76,12 +82,29 @@ def find_onsets(spectrum: Spectrum) -> Onsets:
     full = _subtract_local_mean(rise @ weights)
     return Onsets(
         full=full,
+        changes=_add_notes(full, spectrum.notes),
         low=_subtract_local_mean(rise[:, _LOW].mean(axis=1)),
         middle=_subtract_local_mean(rise[:, _MIDDLE].mean(axis=1)),
         low_accents=_subtract_local_mean(accents[:, _LOW].mean(axis=1)),
         middle_accents=_subtract_local_mean(accents[:, _MIDDLE].mean(axis=1)),
         events=_count_events(full),
     )
+
+
+def _add_notes(full: Curve, notes: NDArray[np.float32]) -> Curve:
+    """Return `Onsets.changes`."""
+    loudest = max(float(notes.max(initial=0.0)), _SILENT)
+    rise = _compute_rise(np.log1p(notes * np.float32(1000.0 / loudest))).mean(axis=1)
+    if not rise.size:
+        return full
+    at = np.arange(full.size) / NOTE_HOPS
+    rise = np.interp(at, np.arange(rise.size), rise).astype(np.float32)
+    return _scale(full) + _scale(_subtract_local_mean(rise))
+
+
+def _scale(curve: Curve) -> Curve:
+    """Return a curve with a standard deviation of 1, or less if it hardly moves."""
+    return np.asarray(curve / (curve.std() + _STILL))
 
 
 def _compute_rise(level: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -37,6 +37,8 @@ _FINEST_HZ = 30.0
 _CLEAR_BEATS = (1, 2, 3, 4)
 _CONTRAST_REACH, _CONTRAST_TEMPI, _CONTRAST_LINES = 0.12, 400, 64
 """Of `measure_contrast`: reach as a ratio, number of tempi compared, number of lines."""
+_FEWEST_COMPARED = 160
+"""In short signals so many tempi are too near to be told apart that the rest vary by chance."""
 
 
 def autocorrelation(curve: Curve) -> Curve:
@@ -55,7 +57,7 @@ def score_tempi(onsets: Onsets) -> Curve:
     """Return the score of each of `TEMPI`, as the natural logarithm of its odds."""
     octaves = np.log2(TEMPI / _USUAL_BPM)
     total = _USUAL_SLOPE * octaves + _USUAL_CURVE * octaves**2
-    for curve, weights in ((onsets.full, _FULL), (onsets.low, _LOW), (onsets.middle, _MIDDLE)):
+    for curve, weights in ((onsets.changes, _FULL), (onsets.low, _LOW), (onsets.middle, _MIDDLE)):
         correlation = autocorrelation(curve)
         for beats, weight in weights.items():
             total += weight * correlation_after(correlation, beats * 60.0 / TEMPI)
@@ -115,7 +117,7 @@ def measure_contrast(curve: Curve, bpm: float) -> float:
     one_cycle_bpm = 60.0 * FRAMES_PER_SECOND / curve.size
     tempi = bpm * np.exp(np.linspace(-_CONTRAST_REACH, _CONTRAST_REACH, _CONTRAST_TEMPI))
     others = tempi[np.abs(tempi - bpm) >= 2 * one_cycle_bpm]
-    if others.size < _CONTRAST_TEMPI // 8:
+    if others.size < _FEWEST_COMPARED:
         return 0.0
     power, bins_per_hertz = _compute_power(curve)
     most = int(4 * _FINEST_HZ * 60.0 / (bpm * np.exp(_CONTRAST_REACH)))

@@ -7,6 +7,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import soxr  # type: ignore[import-untyped]  # ships neither stubs nor py.typed
 
 from services.audio.summary import ANALYSIS_RATE
 
@@ -25,7 +26,14 @@ FRAMES_PER_SECOND = ANALYSIS_RATE / HOP
 BANDS = 40
 """Mel bands from 30 Hz to 10 kHz; the lowest ten end at 800 Hz."""
 
+NOTE_HOPS = 2
+"""Step of the note spectra in steps of `HOP`."""
+LOWEST_NOTE, HIGHEST_NOTE = 35, 96
+"""MIDI numbers: 62 Hz to 2.1 kHz."""
+
 _LOWEST_HZ, _HIGHEST_HZ = 30.0, 10_000.0
+_NOTE_DECIMATION, _NOTE_SIZE = 4, 1024
+"""The note window is 186 ms long: neighbouring semitones are apart from 100 Hz on."""
 _FRAMES_AT_ONCE = 256
 _SILENT_POWER = 1e-10
 """Mean power of a bin below which a frame does not count for the flatness."""
@@ -35,6 +43,9 @@ _SILENT_POWER = 1e-10
 class Spectrum:
     bands: Spectra
     """Magnitude, `[frames, BANDS]`; frame k is centred on sample k * HOP."""
+    notes: Spectra
+    """Magnitude of the semitones from `LOWEST_NOTE` to `HIGHEST_NOTE`, `[note frames, semitones]`;
+    frame k is centred on sample k * HOP * NOTE_HOPS."""
     power: NDArray[np.float64]
     """Mean power spectrum, `[bins]`."""
     flatness: float
@@ -76,9 +87,19 @@ def compute_spectrum(summary: SignalSummary) -> Spectrum:
     stacked = np.concatenate(bands)
     return Spectrum(
         bands=stacked,
+        notes=_compute_notes(summary.mono),
         power=power / len(stacked),
         flatness=flat_power / total_power if total_power else 0.0,
     )
+
+
+def _compute_notes(mono: Spectra) -> Spectra:
+    """Return `Spectrum.notes` from the mono mix."""
+    hop = NOTE_HOPS * HOP // _NOTE_DECIMATION
+    # A quarter of the rate makes the long window as cheap as the short one.
+    slow = soxr.resample(mono, _NOTE_DECIMATION, 1)
+    groups = [group @ _note_weights() for group in compute_magnitudes(slow, _NOTE_SIZE, hop)]
+    return np.concatenate(groups)
 
 
 def _sum_flatness(squares: Spectra) -> tuple[float, float]:
@@ -107,6 +128,18 @@ def _mel_weights() -> Spectra:
     rising, falling = (hertz - low) / (middle - low), (high - hertz) / (high - middle)
     weights = np.maximum(np.minimum(rising, falling), 0.0)
     return weights.astype(np.float32)
+
+
+@cache
+def _note_weights() -> Spectra:
+    """Return triangles a semitone wide on each side, `[bins, semitones]`; none is empty."""
+    hertz = frequencies(_NOTE_SIZE)[:, None] / _NOTE_DECIMATION
+    notes = np.arange(LOWEST_NOTE, HIGHEST_NOTE + 1)
+    centres = 440.0 * 2.0 ** ((notes - 69) / 12)
+    # Low semitones are narrower than a bin.
+    width = np.maximum(centres * (2.0 ** (1 / 12) - 1.0), hertz[1])
+    weights = np.maximum(1.0 - np.abs(hertz - centres) / width, 0.0)
+    return np.asarray(weights, np.float32)
 
 
 def _mel(hertz: float) -> float:

@@ -39,8 +39,10 @@ SHORTEST_SECONDS = 1.5
 """A shorter signal has no tempo."""
 
 _FEWEST_EVENTS = 4
-_UNCLEAR, _SHORT_UNCLEAR_SECONDS, _TO_CLEAR = 0.15, 1.5, 0.35
-"""Limits of the clarity of noise: 0.15 for 8 s or more, 1.5 s divided by the length for less."""
+_UNCLEAR, _TO_CLEAR = 0.15, 0.35
+_SHORT_UNCLEAR, _SHORTER_UNCLEAR = 0.65, 1.6
+"""Limits of the clarity of noise: 0.15; in less than 19 s of signal 0.65 divided by the root of the
+seconds; in less than 6 s 1.6 divided by the seconds."""
 _HINT_REACH = 0.12
 """Largest distance of the tempo from the hint, as a ratio."""
 _HINT_WIDTH = 0.06
@@ -58,10 +60,14 @@ _NOISE_CONTRAST, _CLEAR_CONTRAST = 6.0, 10.0
 _EVEN = 0.8
 """Least correlation after half a beat, relative to that after a beat, of pulses that might be beats
 of the double tempo."""
+_FAST_BPM, _DIVIDED = 130.0, 0.55
+"""From this tempo on, beats with that much correlation after half a beat might be eighths: of the
+tuning half of `benchmarks.foreign`, reels that read twice as fast as written."""
+_AMBIGUOUS_CONFIDENCE = 0.75
 _STEADY, _DRIFTING = 0.003, 0.012
 """Difference between the tempi of the two halves of a signal, as a ratio."""
 _SHORTEST_HALF_SECONDS, _CLEAR_HALVES = 8.0, 0.5
-_AMBIGUOUS_ODDS = 1.0
+_AMBIGUOUS_ODDS = 0.5
 _WALTZ_MARGIN = 0.12
 """Least excess of the correlation at three beats over two or four, summed over two curves."""
 _CONTRADICTED = 0.5
@@ -73,7 +79,8 @@ class Tempo:
     """None if there is no tempo."""
     confidence: float
     """0..1: clarity of the repetition times the probability of this tempo; 0 without a tempo, at
-    most 0.5 if the music contradicts the hint."""
+    most 0.5 if the music contradicts the hint, and 0.75 if no hint says which of the likely
+    multiples is the tempo."""
     octave_ambiguous: bool
     """Whether a half, a third, double or triple of this tempo is almost as likely, or more."""
     hint_supported: bool | None
@@ -150,14 +157,16 @@ def find_tempo(onsets: Onsets, hint_bpm: float | None = None) -> Tempo:
     rivals = [peak for peak in others if odds[peak] > odds[chosen] - _AMBIGUOUS_ODDS]
     beats_per_bar = _count_beats_per_bar(onsets, bpm)
     bar = find_bar(onsets, bpm, beats_per_bar)
+    octave_ambiguous = any(_is_multiple(TEMPI[peak], bpm) for peak in rivals) or _has_even_halves(
+        onsets, bpm
+    )
+    confidence = chance * evidence.certainty * _measure_steadiness(onsets, bpm, evidence.clarity)
+    if hint_bpm is None and octave_ambiguous:
+        confidence = min(confidence, _AMBIGUOUS_CONFIDENCE)
     return Tempo(
         bpm=bpm,
-        confidence=chance
-        * evidence.certainty
-        * _measure_steadiness(onsets, bpm, evidence.clarity)
-        * (_CONTRADICTED if supported is False else 1.0),
-        octave_ambiguous=any(_is_multiple(TEMPI[peak], bpm) for peak in rivals)
-        or _has_even_halves(onsets, bpm),
+        confidence=confidence * (_CONTRADICTED if supported is False else 1.0),
+        octave_ambiguous=octave_ambiguous,
         hint_supported=supported,
         alternatives=tuple(round(float(TEMPI[peak]), 1) for peak in others[:3]),
         clarity=evidence.clarity,
@@ -179,9 +188,13 @@ class _Evidence(NamedTuple):
 
 
 def _measure_evidence(onsets: Onsets, about_bpm: float) -> _Evidence:
-    bpm = refine(onsets.full, about_bpm)
-    clearness, contrast = measure_clarity(onsets.full, bpm), measure_contrast(onsets.full, bpm)
-    unclear = max(_UNCLEAR, _SHORT_UNCLEAR_SECONDS / onsets.seconds)
+    bpm = refine(onsets.changes, about_bpm)
+    clearness, contrast = (
+        measure_clarity(onsets.changes, bpm),
+        measure_contrast(onsets.changes, bpm),
+    )
+    seconds = onsets.seconds
+    unclear = max(_UNCLEAR, _SHORT_UNCLEAR / math.sqrt(seconds), _SHORTER_UNCLEAR / seconds)
     is_clear = onsets.events >= _FEWEST_EVENTS and clearness >= unclear
     if not is_clear and (contrast < _NOISE_CONTRAST or not onsets.events):
         return _Evidence(bpm, clearness, None)
@@ -199,21 +212,20 @@ def _measure_steadiness(onsets: Onsets, bpm: float, clearness: float) -> float:
     """
     if onsets.seconds < 2 * _SHORTEST_HALF_SECONDS or clearness < _CLEAR_HALVES:
         return 1.0
-    middle = onsets.full.size // 2
-    first, second = refine(onsets.full[:middle], bpm), refine(onsets.full[middle:], bpm)
+    middle = onsets.changes.size // 2
+    first, second = refine(onsets.changes[:middle], bpm), refine(onsets.changes[middle:], bpm)
     return 1.0 - ramp(abs(math.log(second / first)), _STEADY, _DRIFTING)
 
 
 def _has_even_halves(onsets: Onsets, bpm: float) -> bool:
-    """Return whether the halves of a beat sound like the beats, so that those may be twice as fast.
+    """Return whether the halves of a beat sound like the beats, so that another octave is as good.
 
-    Every second of such pulses is as good a beat as all of them.
+    Every second of such pulses is as good a beat as all of them. Where the double tempo is too fast
+    for beats, the halves suggest that the beats are eighths.
     """
-    if 2 * bpm > TEMPI[-1]:
-        return False
     after = np.array([0.5, 1.0]) * (60.0 / bpm)
-    half, whole = correlation_after(autocorrelation(onsets.full), after)
-    return bool(whole > 0.0 and half >= _EVEN * whole)
+    half, whole = correlation_after(autocorrelation(onsets.changes), after)
+    return bool(whole > 0.0 and half >= (_DIVIDED if bpm > _FAST_BPM else _EVEN) * whole)
 
 
 def _no_tempo(hint_bpm: float | None, clearness: float = 0.0) -> Tempo:
@@ -274,7 +286,7 @@ def _compute_chance(
 def _count_beats_per_bar(onsets: Onsets, bpm: float) -> int:
     after = np.array([2.0, 3.0, 4.0]) * (60.0 / bpm)
     full, low = (
-        correlation_after(autocorrelation(curve), after) for curve in (onsets.full, onsets.low)
+        correlation_after(autocorrelation(curve), after) for curve in (onsets.changes, onsets.low)
     )
     two, three, four = full + low
     return 3 if three - max(two, four) > _WALTZ_MARGIN else 4

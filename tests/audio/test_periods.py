@@ -31,7 +31,13 @@ def build_onsets(bpm, start=0.0):
     full = pulses(2 * bpm, start=late)
     low, middle = pulses(bpm, start=late, every=4), pulses(bpm, start=late + beat, every=2)
     return Onsets(
-        full=full, low=low, middle=middle, low_accents=low, middle_accents=middle, events=48
+        full=full,
+        changes=full,
+        low=low,
+        middle=middle,
+        low_accents=low,
+        middle_accents=middle,
+        events=48,
     )
 
 

@@ -5,9 +5,13 @@ from services.audio.onsets import find_onsets
 from services.audio.sources import ArraySource
 from services.audio.spectrum import (
     BANDS,
+    FRAMES_PER_SECOND,
     HOP,
+    LOWEST_NOTE,
+    NOTE_HOPS,
     SIZE,
     _mel_weights,
+    _note_weights,
     compute_magnitudes,
     compute_spectrum,
     frequencies,
@@ -94,3 +98,38 @@ def test_silent_and_very_short_signals_have_no_onsets(signal):
 
 def test_steady_tone_has_at_most_its_own_onset():
     assert find_onsets(spectrum_of(sine(30, 3.0))).events <= 1
+
+
+def test_no_note_is_empty():
+    weights = _note_weights()
+    assert (weights >= 0).all()
+    assert (weights.max(axis=0) > 0.2).all()
+
+
+@pytest.mark.parametrize("note", [48, 69, 70, 90])
+def test_a_tone_is_loudest_in_its_note(note):
+    at = np.arange(ANALYSIS_RATE) / ANALYSIS_RATE
+    tone = np.sin(880 * np.pi * 2 ** ((note - 69) / 12) * at).astype(np.float32)
+    spectrum = spectrum_of(tone)
+    assert LOWEST_NOTE + spectrum.notes.sum(axis=0).argmax() == note
+    assert len(spectrum.notes) == len(spectrum.bands) // NOTE_HOPS + 1
+
+
+def test_a_change_of_note_without_an_attack_is_an_onset():
+    at = np.arange(4 * ANALYSIS_RATE) / ANALYSIS_RATE
+    second = np.sin(0.5 * np.pi * ((at - 2.0) / 0.2 + 0.5).clip(0.0, 1.0)) ** 2
+    hertz = (220.0, 247.0)
+    first_tone, second_tone = (np.sin(2 * np.pi * each * at) for each in hertz)
+    signal = np.sqrt(1.0 - second) * first_tone + np.sqrt(second) * second_tone
+    onsets = find_onsets(spectrum_of((0.3 * signal).astype(np.float32)))
+    inner = onsets.changes[30:-30]
+    found = (inner.argmax() + 30) / FRAMES_PER_SECOND
+    assert found == pytest.approx(2.0, abs=0.15)
+    assert inner.max() > 4 * np.quantile(inner, 0.8) + 1.0
+
+
+def test_onsets_of_a_signal_of_any_length_are_one_curve_each():
+    for samples in (1, HOP, 2 * HOP, 3 * HOP, 5 * HOP, ANALYSIS_RATE):
+        onsets = find_onsets(spectrum_of(np.full(samples, 0.1, np.float32)))
+        assert onsets.changes.shape == onsets.full.shape
+        assert np.isfinite(onsets.changes).all()

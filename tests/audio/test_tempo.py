@@ -164,6 +164,42 @@ def test_soft_onsets_do_not_support_a_wrong_hint(seed):
         assert tempo.confidence <= 0.5
 
 
+def legato(seed, bpm=96.0, seconds=12.0, fade=0.2):
+    """Three voices of sines that fade into the next note on some of the beats, at equal power."""
+    rng = np.random.default_rng(seed)
+    at = np.arange(round(seconds * RATE)) / RATE
+    mix = np.zeros(at.size)
+    for low in (48, 55, 64):
+        start, note = 0.0, low
+        while start < seconds:
+            end = start + 60.0 / bpm * rng.integers(1, 3)
+            note = low + int(
+                rng.choice([step for step in (0, 2, 4, 5, 7, 9) if low + step != note])
+            )
+            rise, fall = (((at - edge) / fade + 0.5).clip(0.0, 1.0) for edge in (start, end))
+            level = 0.1 * np.sin(0.5 * np.pi * rise) * np.cos(0.5 * np.pi * fall)
+            mix += level * np.sin(880 * np.pi * 2 ** ((note - 69) / 12) * at)
+            start = end
+    return mix.astype(np.float32)
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_chords_without_attacks_have_a_tempo(seed):
+    signal = legato(seed)
+    for hint in (None, 97.0):
+        tempo = estimate_tempo(signal, RATE, hint_bpm=hint)
+        assert tempo.bpm == pytest.approx(96.0, abs=0.1)
+        assert tempo.hint_supported is (None if hint is None else True)
+    wrong = estimate_tempo(signal, RATE, hint_bpm=72.0)
+    assert wrong.hint_supported is False
+
+
+@pytest.mark.parametrize(("seconds", "seed"), [(8, 11), (10, 31), (12, 33)])
+def test_short_noise_has_no_tempo_by_chance(seconds, seed):
+    noise = 0.1 * np.random.default_rng(seed).standard_normal(seconds * RATE)
+    assert estimate_tempo(noise, RATE).bpm is None
+
+
 def clicks(bpm, faster=0.0, seconds=30.0):
     """Clicks whose tempo rises evenly by `faster` BPM."""
     signal = np.zeros(round(seconds * RATE), np.float32)
@@ -179,6 +215,23 @@ def clicks(bpm, faster=0.0, seconds=30.0):
 def test_fast_clicks_that_read_half_are_flagged(bpm):
     tempo = estimate_tempo(clicks(bpm), RATE)
     assert tempo.bpm == pytest.approx(bpm / 2, abs=0.1)
+    assert tempo.octave_ambiguous
+
+
+def test_only_a_hint_makes_an_ambiguous_octave_certain():
+    signal = clicks(200.0, seconds=16.0)
+    blind, hinted = (estimate_tempo(signal, RATE, hint_bpm=hint) for hint in (None, 100.0))
+    assert blind.octave_ambiguous
+    assert 0.5 < blind.confidence <= 0.75
+    assert hinted.bpm == blind.bpm
+    assert hinted.confidence > 0.9
+
+
+@pytest.mark.parametrize("bpm", [71.0, 74.0])
+def test_a_fast_tempo_of_running_eighths_is_flagged(bpm):
+    reel = {HAT: range(16), KICK: (0, 2, 6, 8, 10, 14), SNARE: (4, 12)}
+    tempo = estimate_tempo(loop(bpm, reel, seconds=12.0), RATE)
+    assert tempo.bpm == pytest.approx(2 * bpm, abs=0.1)
     assert tempo.octave_ambiguous
 
 
