@@ -40,7 +40,7 @@ serve *OPTIONS: _core
 install-models *NAMES: _musicgen
     @"{{ bin }}/dgx-music" models install "$@"
 
-# Write takes as an Ardour session: just export-ardour last --output ~/sessions
+# Write takes as an Ardour session: just export-ardour last [--output ~/sessions]
 [no-cd]
 export-ardour *JOBS_AND_OPTIONS: _core
     @"{{ bin }}/dgx-music" export-ardour "$@"
@@ -50,9 +50,10 @@ export-ardour *JOBS_AND_OPTIONS: _core
 history *OPTIONS: _core
     @"{{ bin }}/dgx-music" history "$@"
 
-# All tests, some at a time. They keep pytest's bytecode, whatever the environment says.
+# All tests, some at a time; of those for two databases the seed draws one. They keep pytest's
+# bytecode, whatever the environment says.
 test *OPTIONS: _dev
-    @PYTHONDONTWRITEBYTECODE="" "{{ bin }}/pytest" --numprocesses auto --dist worksteal "$@"
+    @DGX_MUSIC_TEST_ONE_DATABASE=1 PYTHONDONTWRITEBYTECODE="" "{{ bin }}/pytest" --numprocesses auto --dist worksteal "$@"
 
 # Tests without database servers and other processes.
 test-unit *OPTIONS: _dev

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -72,6 +73,7 @@ KINDS = [
 ]
 
 REQUIRED = "DGX_MUSIC_TEST_REQUIRE"
+ONE_DATABASE = "DGX_MUSIC_TEST_ONE_DATABASE"
 SERVER_USER = "postgres"
 SERVER_PACKAGES = Path("/usr/lib/postgresql")
 NUMBERS = itertools.count()
@@ -82,6 +84,39 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep one database of each test that runs on both, where `just test` asks for that.
+
+    The seed of the run draws which, as it draws the examples of a property.
+    """
+    if os.environ.get(ONE_DATABASE) != "1" or REQUIRED in os.environ:
+        return
+    if not SERVER_PACKAGES.exists():
+        # Then the tests may have no server.
+        return
+    kept, dropped = draw_databases(items, str(config.getoption("randomly_seed", "0")))
+    config.hook.pytest_deselected(items=dropped)
+    items[:] = kept
+
+
+def draw_databases(
+    items: list[pytest.Item], seed: str
+) -> tuple[list[pytest.Item], list[pytest.Item]]:
+    """Return the tests to run, and those that run on the other database."""
+    names = {item.nodeid for item in items}
+    kept: list[pytest.Item] = []
+    dropped: list[pytest.Item] = []
+    for item in items:
+        on_sqlite = item.nodeid.replace("postgresql", "sqlite")
+        on_postgres = on_sqlite.replace("sqlite", "postgresql")
+        if on_sqlite == on_postgres or not {on_sqlite, on_postgres} <= names:
+            kept.append(item)
+            continue
+        drawn = on_postgres if zlib.crc32(f"{seed} {on_sqlite}".encode()) & 1 else on_sqlite
+        (kept if item.nodeid == drawn else dropped).append(item)
+    return kept, dropped
 
 
 def pytest_collection_finish() -> None:

@@ -13,6 +13,8 @@ from services.cli.options import AsJson
 from services.cli.running import StopFlag, progress_bar
 from services.machine.umask import callers_umask
 
+HERE = Path()
+
 Jobs = Annotated[
     list[str],
     typer.Argument(
@@ -20,7 +22,14 @@ Jobs = Annotated[
     ),
 ]
 Folder = Annotated[
-    Path, typer.Option("--output", "-o", metavar="DIR", help="The folder to write it into.")
+    Path,
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="DIR",
+        help="The folder to write it into.",
+        show_default="the current folder",
+    ),
 ]
 Name = Annotated[
     str | None,
@@ -45,7 +54,7 @@ def export(
         str,
         typer.Option(metavar="FORMAT", help="ardour, dawproject, reaper, folder or pack."),
     ],
-    output: Folder,
+    output: Folder = HERE,
     name: Name = None,
     force: Force = False,
     as_json: AsJson = False,
@@ -87,7 +96,7 @@ def export(
 def export_ardour(
     jobs: Jobs,
     *,
-    output: Folder,
+    output: Folder = HERE,
     name: Name = None,
     force: Force = False,
     as_json: AsJson = False,

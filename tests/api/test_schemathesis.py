@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -11,12 +12,16 @@ from pathlib import Path
 import pytest
 
 from services import storage
-from tests.conftest import LIMIT_SECONDS, wait_until
+from tests.conftest import LIMIT_SECONDS, REQUIRED, wait_until
 
 pytestmark = pytest.mark.integration
 
 HERE = Path(__file__).parent
 PROGRAMS = Path(sys.executable).parent
+
+ALL_PHASES = "examples,coverage,fuzzing,stateful"
+QUICK_PHASES = "examples,fuzzing,stateful"
+"""Without the limits of each field, which take longest."""
 
 CONFIG = """
 hooks = "schemathesis_hooks"
@@ -76,13 +81,13 @@ def address(tmp_path: Path, sqlite_url: str) -> Iterator[str]:
         process.wait()
 
 
-def run(address: str, folder: Path, examples: int) -> None:
+def run(address: str, folder: Path, examples: int, phases: str) -> None:
     ran = subprocess.run(
         [
             PROGRAMS / "st",
             "--config-file", folder / "schemathesis.toml",
             "run", f"{address}/api/v1/openapi.json",
-            "--phases", "examples,coverage,fuzzing,stateful",
+            "--phases", phases,
             "--checks", "all",
             # DELETE cancels a job and keeps its record.
             "--exclude-checks", "use_after_free",
@@ -101,9 +106,9 @@ def run(address: str, folder: Path, examples: int) -> None:
 
 
 def test_server_conforms_to_its_document(address: str, tmp_path: Path) -> None:
-    run(address, tmp_path, 3)
+    run(address, tmp_path, 3, ALL_PHASES if REQUIRED in os.environ else QUICK_PHASES)
 
 
 @pytest.mark.nightly
 def test_server_conforms_to_its_document_at_length(address: str, tmp_path: Path) -> None:
-    run(address, tmp_path, 300)
+    run(address, tmp_path, 300, ALL_PHASES)

@@ -52,6 +52,13 @@ def test_a_take_without_stems_gets_them_and_becomes_an_ardour_session(home, take
     assert np.abs(total - mix).max() <= 1.5 * (len(stems) + 1) / 2**15
 
 
+def test_without_a_folder_the_current_one_is_used(home, take):
+    assert (
+        home.call("export-ardour", "last", "--name", "Beat").stdout == "Beat-ardour/Beat.ardour\n"
+    )
+    assert (home.path / "Beat-ardour/Beat.ardour").exists()
+
+
 def test_stems_that_are_there_are_not_rendered_again(home, monkeypatch):
     generate(home, PROMPT, "--stems")
     monkeypatch.setattr("services.jobs.exports.add_parts", None)

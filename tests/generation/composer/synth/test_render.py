@@ -100,7 +100,7 @@ def test_the_mix_is_the_same_to_the_bit_with_and_without_stems(rendered):
 
 
 def test_a_mix_alone_needs_far_less_memory_than_stems():
-    parts = 24
+    parts = 48
     score = replace(SCORE, parts=tuple(replace(PAD, name=f"pad {k}") for k in range(parts)))
 
     def peak(*, stems):
